@@ -1,0 +1,1 @@
+"""Images and examples: how files become tensors."""

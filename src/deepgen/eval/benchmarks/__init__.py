@@ -1,0 +1,1 @@
+"""One file per benchmark; the file name is the benchmark's name."""

@@ -1,0 +1,1 @@
+"""Complete configurations with names: anything run twice lives here."""
