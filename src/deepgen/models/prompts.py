@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -25,6 +27,13 @@ class Tokens:
     def lengths(self) -> list[int]:
         """Real tokens per row."""
         return self.attention_mask.sum(dim=1).tolist()
+
+    def select(self, rows: Sequence[int], length: int) -> Tokens:
+        """Some rows, cut on the left to `length`; what is cut must be padding."""
+        index = torch.as_tensor(list(rows))
+        if max(self.lengths[row] for row in rows) > length:
+            raise ValueError(f"rows {list(rows)} hold more than {length} tokens")
+        return Tokens(self.input_ids[index, -length:], self.attention_mask[index, -length:])
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same batch on another device."""

@@ -6,39 +6,34 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 Posterior = Literal["sample", "mode"]
 
 
-def encode(
+def encode(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """Posterior of images (B, 3, H, W) in [-1, 1], over the VAE's own (B, C, H / 8, W / 8) latents."""
+    return vae.encode(pixels.to(vae.dtype)).latent_dist
+
+
+def draw(
     vae: AutoencoderKL,
-    pixels: Tensor,
+    distribution: DiagonalGaussianDistribution,
     posterior: Posterior = "sample",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Scaled latents of images.
+    """Latents (B, C, h, w) in the DiT's scale.
 
-    Args:
-        vae: the autoencoder.
-        pixels: (B, 3, H, W) in [-1, 1].
-        posterior: draw from the posterior, as in training and in the original's inference, or take its mode.
-        generator: source of the draw.
-
-    Returns:
-        (B, C, H / 8, W / 8).
+    Training and the original's inference sample the posterior, references included. `"mode"` takes its mean instead.
     """
-    distribution = vae.encode(pixels.to(vae.dtype)).latent_dist
-    if posterior == "mode":
-        return scale(vae, distribution.mode())
-    mean = distribution.mean
-    noise = randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return scale(vae, mean + distribution.std * noise)
-
-
-def scale(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The VAE's own latents in the DiT's scale."""
+    if posterior not in ("sample", "mode"):
+        raise ValueError(f"unknown posterior {posterior!r}; known: sample, mode")
+    latents = distribution.mean
+    if posterior == "sample":
+        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=torch.float32)
+        latents = latents + distribution.std * noise.to(latents.dtype)
     return (latents - vae.config.shift_factor) * vae.config.scaling_factor
 
 
