@@ -1,0 +1,43 @@
+"""Shared fixtures: a random tiny model with DeepGen's structure, from the committed goldens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from parity import Goldens
+from PIL import Image
+
+from deepgen.pipeline import DeepGenPipeline
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Goldens:
+    """The committed goldens folder."""
+    return Goldens(GOLDENS)
+
+
+@pytest.fixture
+def pipe(goldens: Goldens) -> DeepGenPipeline:
+    """A fresh pipeline of random weights: 64 x 64 by default, 2 steps."""
+    pipe = DeepGenPipeline(
+        vlm=goldens.new_vlm(),
+        connector=goldens.connector(),
+        transformer=goldens.transformer(),
+        vae=goldens.pipeline().vae,
+        scheduler=goldens.pipeline().scheduler,
+        tokenizer=goldens.pipeline().tokenizer,
+        defaults={"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A photograph stand-in whose sides are no multiples of anything: 90 x 70 (width x height)."""
+    ramp = torch.linspace(0, 255, 90).expand(70, 90)
+    return Image.fromarray(torch.stack([ramp, ramp.flip(1), ramp / 2], dim=-1).to(torch.uint8).numpy())
