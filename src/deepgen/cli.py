@@ -1,0 +1,68 @@
+"""The command line: the table of commands, and what becomes of their errors.
+
+An error one can expect (a missing file, a bad size, a full disk) is one line on stderr and exit code 2;
+DEEPGEN_DEBUG=1 shows where it came from. Ctrl-C ends with 130, as shells expect. Anything else is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from tyro.conf import subcommand
+
+from deepgen._version import __version__
+from deepgen.commands.convert import Convert
+from deepgen.commands.edit import Edit
+from deepgen.commands.eval import Eval
+from deepgen.commands.generate import Generate
+from deepgen.commands.info import Info
+from deepgen.commands.train import Train
+from deepgen.commands.verify import Verify
+
+Command = (
+    Annotated[Generate, subcommand("generate")]
+    | Annotated[Edit, subcommand("edit")]
+    | Annotated[Convert, subcommand("convert")]
+    | Annotated[Verify, subcommand("verify")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Eval, subcommand("eval")]
+)
+
+DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"deepgen {__version__}")
+        return 0
+    command = tyro.cli(Command, prog="deepgen", description=DESCRIPTION, args=arguments)
+    try:
+        return command.run()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        is_bug = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
+        if is_bug or os.environ.get("DEEPGEN_DEBUG") == "1":
+            raise
+        print(f"deepgen: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # not imported for the question: what never ran cannot have raised
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if _is_out_of_memory(error):
+        return f"too little memory; try --offload model, --quantize nf4 or a smaller --size ({text})"
+    return text

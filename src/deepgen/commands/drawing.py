@@ -1,0 +1,98 @@
+"""What `generate` and `edit` share.
+
+Everything is checked before the model is loaded; then one picture is drawn after the other, and each is kept as
+soon as it is done.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepgen.commands.loading import load_pipeline
+from deepgen.commands.options import PictureOptions, check_text
+from deepgen.commands.outputs import check_output, grid_path, picture_paths
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
+
+
+def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -> None:
+    """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about.
+
+    Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
+    """
+    from deepgen.data.images import open_image
+    from deepgen.data.png import PictureRecord, image_grid, save_png
+
+    options.check()
+    check_text("the prompt", prompt)
+    check_text("--negative", options.negative)
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; say what to draw, or how to change the picture")
+    opened = [open_image(path) for path in references]
+    check_output(options.output, options.num_images, _pixels(options, opened))
+
+    pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
+    settings = _settings(options, pipe.config.defaults, is_edit=bool(opened))
+    first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    paths = picture_paths(options.output, options.num_images)
+    drawn: list[Image] = []
+    try:
+        for seed, path in enumerate(paths, start=first_seed):
+            started = time.perf_counter()
+            pipe.set_progress_bar_config(
+                desc=path.name, leave=False, disable=None
+            )  # None: only on a terminal
+            image = pipe(prompt, image=opened or None, seed=seed, **settings).images[0]
+            record = PictureRecord(
+                prompt=prompt,
+                negative_prompt=options.negative,
+                seed=seed,
+                steps=settings["num_inference_steps"],
+                guidance=settings["guidance_scale"],
+                width=image.width,
+                height=image.height,
+                scheduler=options.scheduler,
+                model=options.model,
+                references=tuple(Path(reference).name for reference in references),
+            )
+            save_png(image, path, record if options.metadata else None)
+            drawn.append(image)
+            seconds = time.perf_counter() - started
+            print(f"{path}  {image.width}x{image.height}, seed {seed}, {seconds:.1f} s", flush=True)
+    except KeyboardInterrupt:
+        print(f"deepgen: stopped; {len(drawn)} of {len(paths)} pictures are kept", file=sys.stderr)
+        raise
+    if len(drawn) > 1:
+        save_png(image_grid(drawn), grid_path(options.output))
+        print(grid_path(options.output))
+
+
+def _settings(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
+    """The pipeline's arguments. The model's own steps and guidance are spelled out, so that pictures record them."""
+    guidance = defaults["guidance_scale"]
+    if is_edit:
+        guidance = defaults.get("edit_guidance_scale", guidance)
+    height, width = options.height_and_width() or (None, None)
+    return {
+        "negative_prompt": options.negative,
+        "height": height,
+        "width": width,
+        "num_inference_steps": defaults["num_inference_steps"] if options.steps is None else options.steps,
+        "guidance_scale": guidance if options.guidance is None else options.guidance,
+    }
+
+
+def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:
+    """About how many pixels one picture will have."""
+    asked = options.height_and_width()
+    if asked is not None:
+        return asked[0] * asked[1]
+    return references[0].width * references[0].height if references else ASSUMED_PIXELS

@@ -1,0 +1,152 @@
+"""From options to a pipeline that is ready to draw: device, number format, placement, LoRA, solver."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize
+
+if TYPE_CHECKING:
+    import torch
+
+    from deepgen.pipeline import DeepGenPipeline
+
+LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
+
+TINY_NOTICE = """\
+deepgen: drawing with `tiny`, the small model inside this package. It knows a world of flat shapes: circle,
+square, triangle, star, cross and diamond, in red, green, blue, yellow, purple, orange, cyan or pink, with
+positions and counts; its edits recolour, remove, add and move shapes and change the background. For real
+pictures choose the 5B model: --model deepgenteam/DeepGen-1.0-diffusers (14 GB to download)."""
+
+
+def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
+    """The pipeline those options describe; says on stderr what it loads."""
+    started = time.perf_counter()
+    with _paused_garbage_collector():
+        from deepgen.diffusion.solvers import make_scheduler
+        from deepgen.pipeline import DeepGenPipeline
+    if options.model == "tiny":
+        print(TINY_NOTICE, file=sys.stderr)
+
+    device = choose_device(options.device)
+    check_offload(options.offload, device)
+    dtype = choose_dtype(options.dtype, device, is_large(options.model))
+    settings: dict[str, Any] = {"torch_dtype": dtype}
+    if options.quantize != "none":
+        settings["quantization_config"] = _quantization(options.quantize, dtype)
+
+    pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
+    if options.lora is not None:
+        pipe.load_lora_weights(options.lora)
+    pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
+    _place(pipe, device, options.offload)
+    if options.compile:
+        pipe.transformer.compile()
+    seconds = time.perf_counter() - started
+    print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
+    return pipe
+
+
+def choose_device(asked: Device) -> str:
+    """The device to compute on; ValueError when the asked one is not there."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return next(name for name, is_there in present.items() if is_there)
+    if not present[asked]:
+        there = ", ".join(name for name, is_there in present.items() if is_there)
+        raise ValueError(f"--device {asked}: PyTorch finds none here; there is: {there}")
+    return asked
+
+
+def choose_dtype(asked: Dtype, device: str, model_is_large: bool) -> torch.dtype:
+    """The number format: bfloat16 where the hardware has it, and for large models anywhere."""
+    import torch
+
+    if asked != "auto":
+        return getattr(torch, asked)
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if model_is_large else torch.float32
+
+
+def is_large(model: str) -> bool:
+    """Whether a model's weights hold some two billion parameters or more; a Hub name counts as large."""
+    if model == "tiny":
+        return False
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.stat().st_size > LARGE_MODEL_BYTES
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*.safetensors")) > LARGE_MODEL_BYTES
+    return True
+
+
+def check_offload(offload: Offload, device: str) -> None:
+    """ValueError where there is no accelerator to offload from."""
+    if offload != "none" and device == "cpu":
+        raise ValueError(
+            f"--offload {offload} moves parts off an accelerator, and this runs on the CPU; leave it out"
+        )
+
+
+def _place(pipe: DeepGenPipeline, device: str, offload: Offload) -> None:
+    import torch
+
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        pipe.enable_group_offload(
+            onload_device=torch.device(device), offload_type="leaf_level", use_stream=device == "cuda"
+        )
+    else:
+        pipe.to(device)
+
+
+def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
+    """How diffusers is told to quantise a pipeline; the connector and the VAE are small and stay whole."""
+    from importlib.util import find_spec
+
+    from diffusers import PipelineQuantizationConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ModuleNotFoundError(f"--quantize {quantize} needs bitsandbytes: pip install 'deepgen[quant]'")
+    parts = ["transformer", "vlm"]
+    if quantize == "int8":
+        backend, arguments = "bitsandbytes_8bit", {"load_in_8bit": True}
+    else:
+        backend, arguments = (
+            "bitsandbytes_4bit",
+            {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_compute_dtype": dtype,
+            },
+        )
+    return PipelineQuantizationConfig(
+        quant_backend=backend, quant_kwargs=arguments, components_to_quantize=parts
+    )
+
+
+@contextmanager
+def _paused_garbage_collector() -> Iterator[None]:
+    """Imports make a million objects that stay; looking through them in vain takes a fifth of the start.
+
+    What was imported is then frozen, so that it is not looked through later either, not even at exit.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,0 +1,48 @@
+"""Where pictures go.
+
+Asked before a model is loaded, because a full disk is bad news after ten minutes of drawing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+SPARE_BYTES = 2**20  # file system overhead and metadata
+
+
+def picture_paths(output: Path, num_images: int) -> list[Path]:
+    """`out.png`, or `out-0.png`, `out-1.png`, ... for several."""
+    if num_images == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{index}") for index in range(num_images)]
+
+
+def grid_path(output: Path) -> Path:
+    """`out-grid.png`."""
+    return output.with_stem(f"{output.stem}-grid")
+
+
+def check_output(output: Path, num_images: int, pixels: int) -> None:
+    """Make the folder and prove that the pictures, of so many pixels each, can be written to it.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or its disk has too little room.
+    """
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a folder; try {output / 'out.png'}")
+    folder = output.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write pictures to {folder.absolute()}: {error.strerror or error}") from error
+    copies = num_images if num_images == 1 else 2 * num_images  # the grid repeats them all
+    needed, free = copies * pixels * 3 + SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder.absolute()} has {free / 1e6:.1f} MB left, the pictures may need {needed / 1e6:.1f} MB; "
+            "free some space or choose another --output"
+        )

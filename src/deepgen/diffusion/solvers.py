@@ -1,0 +1,36 @@
+"""The solvers one can ask for by name; all diffusers' own, each with its own words for the same schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+_FLOW_MATCH = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
+_MULTISTEP = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+NAMES = (*_FLOW_MATCH, *_MULTISTEP)
+
+
+def make_scheduler(name: str, scheduler: Any) -> Any:
+    """The solver of that name on the noise schedule of `scheduler`, a `FlowMatchEulerDiscreteScheduler`.
+
+    Raises:
+        ValueError: the name is unknown, or the schedule shifts dynamically and the solver cannot.
+    """
+    if name == "euler":
+        return scheduler
+    if name not in NAMES:
+        raise ValueError(f"unknown scheduler {name!r}; known: {', '.join(NAMES)}")
+    if scheduler.config.use_dynamic_shifting:
+        raise ValueError(f"scheduler {name!r} cannot follow this model's dynamic shift; use euler")
+    steps, shift = scheduler.config.num_train_timesteps, scheduler.config.shift
+    if name in _FLOW_MATCH:
+        return _FLOW_MATCH[name](num_train_timesteps=steps, shift=shift)
+    return _MULTISTEP[name](
+        num_train_timesteps=steps, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
