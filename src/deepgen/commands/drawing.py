@@ -1,7 +1,7 @@
 """What `generate` and `edit` share.
 
-Everything is checked before the model is loaded; then one picture is drawn after the other, and each is kept as
-soon as it is done.
+Everything is checked before the model is loaded; then one picture is drawn after the other, and each is kept
+as soon as it is done.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
 
 
 def _settings(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
-    """The pipeline's arguments. The model's own steps and guidance are spelled out, so that pictures record them."""
+    """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
     guidance = defaults["guidance_scale"]
     if is_edit:
         guidance = defaults.get("edit_guidance_scale", guidance)

@@ -121,20 +121,13 @@ def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
 
     if find_spec("bitsandbytes") is None:
         raise ModuleNotFoundError(f"--quantize {quantize} needs bitsandbytes: pip install 'deepgen[quant]'")
-    parts = ["transformer", "vlm"]
-    if quantize == "int8":
-        backend, arguments = "bitsandbytes_8bit", {"load_in_8bit": True}
-    else:
-        backend, arguments = (
-            "bitsandbytes_4bit",
-            {
-                "load_in_4bit": True,
-                "bnb_4bit_quant_type": "nf4",
-                "bnb_4bit_compute_dtype": dtype,
-            },
-        )
+    arguments: dict[str, Any] = {"load_in_8bit": True}
+    if quantize == "nf4":
+        arguments = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     return PipelineQuantizationConfig(
-        quant_backend=backend, quant_kwargs=arguments, components_to_quantize=parts
+        quant_backend="bitsandbytes_8bit" if quantize == "int8" else "bitsandbytes_4bit",
+        quant_kwargs=arguments,
+        components_to_quantize=["transformer", "vlm"],
     )
 
 

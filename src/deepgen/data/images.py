@@ -24,7 +24,7 @@ ImageSource = Union[str, Path, bytes, Image.Image, np.ndarray, "Tensor"]
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 # Formats that Pillow decodes by itself; others (EPS, for one) start outside programs.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 # What Pillow's readers raise on files that are cut short or made up.
 _BROKEN = (
