@@ -217,7 +217,13 @@ DEEPGEN_TINY = Architecture(
         "tie_word_embeddings": True,
     },
     scheduler={"num_train_timesteps": 1000, "shift": 1.5},
-    defaults={"height": 96, "width": 96, "num_inference_steps": 16, "guidance_scale": 2.5, "edit_guidance_scale": 1.5},
+    defaults={
+        "height": 96,
+        "width": 96,
+        "num_inference_steps": 16,
+        "guidance_scale": 2.5,
+        "edit_guidance_scale": 1.5,
+    },
 )
 
 ARCHITECTURES = {a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY)}

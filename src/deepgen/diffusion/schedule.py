@@ -1,0 +1,80 @@
+"""Noise levels of a sampling run, whichever diffusers scheduler makes them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def set_timesteps(
+    scheduler: Any,
+    num_steps: int,
+    device: torch.device | str | None = None,
+    *,
+    num_tokens: int | None = None,
+) -> Tensor:
+    """Prepare a flow scheduler for `num_steps` steps and return 1000 * sigma of every model call, (num_calls,) float32.
+
+    Heun calls the model twice a step. Some schedulers round their timesteps to integers; sigmas are exact in all of them,
+    so the DiT's input is taken from those.
+
+    Args:
+        scheduler: any diffusers scheduler with flow sigmas (flow matching, or `use_flow_sigmas=True`).
+        num_steps: solver steps.
+        device: where the timesteps are wanted.
+        num_tokens: DiT tokens of the target, which set mu where the scheduler shifts dynamically.
+
+    Raises:
+        ValueError: the scheduler does not work on flow sigmas.
+    """
+    config = scheduler.config
+    if "Flow" not in type(scheduler).__name__ and not config.get("use_flow_sigmas", False):
+        raise ValueError(
+            f"{type(scheduler).__name__} does not follow the flow-matching path; "
+            "use FlowMatchEuler, FlowMatchHeun, or DPM-Solver++/UniPC with use_flow_sigmas=True"
+        )
+    kwargs = {}
+    if (
+        config.get("use_dynamic_shifting", False)
+        and "mu" in inspect.signature(scheduler.set_timesteps).parameters
+    ):
+        kwargs["mu"] = dynamic_mu(num_tokens or config.base_image_seq_len, config)
+    scheduler.set_timesteps(num_steps, device=device, **kwargs)
+    calls = len(scheduler.timesteps)
+    return scheduler.sigmas[:calls].to(device=device, dtype=torch.float32) * config.num_train_timesteps
+
+
+def dynamic_mu(num_tokens: int, config: Any) -> float:
+    """mu of a dynamic shift: linear in the number of target tokens, base_shift at base_image_seq_len."""
+    slope = (config.get("max_shift", 1.16) - config.get("base_shift", 0.5)) / (
+        config.get("max_image_seq_len", 4096) - config.get("base_image_seq_len", 256)
+    )
+    return config.get("base_shift", 0.5) + slope * (num_tokens - config.get("base_image_seq_len", 256))
+
+
+def check_num_steps(num_inference_steps: int) -> None:
+    """ValueError unless there is at least one step."""
+    if (
+        isinstance(num_inference_steps, bool)
+        or not isinstance(num_inference_steps, int)
+        or num_inference_steps < 1
+    ):
+        raise ValueError(
+            f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}"
+        )
+
+
+def check_guidance(guidance_scale: float) -> None:
+    """ValueError unless the scale is a finite number that is not negative."""
+    if (
+        not isinstance(guidance_scale, (int, float))
+        or not math.isfinite(guidance_scale)
+        or guidance_scale < 0
+    ):
+        raise ValueError(
+            f"guidance_scale must be a finite number, 0 or more, got {guidance_scale!r}; 1 switches it off"
+        )

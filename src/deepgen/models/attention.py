@@ -1,0 +1,112 @@
+"""Attention of the connector and the DiT, through diffusers' dispatcher.
+
+Both processors hand query, key and value to `dispatch_attention_fn`, so `model.set_attention_backend("flash")` and the
+rest of diffusers' switch apply. The default is torch's scaled dot product attention.
+
+A mask is a boolean (B, K) over keys, True where the key is real, or None when nothing is padded: padded queries need
+none, because their outputs are dropped and no real query can see them.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor, nn
+
+# B batch, S image tokens, L context tokens, H heads, E head width, D width
+
+
+class JointAttentionProcessor:
+    """SD3 joint attention over [image, context] tokens, or self attention where no context is given."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend; shapes (B, S, D) and (B, L, D). Masks: (B, S + L) for joint, (B, S) for self attention."""
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query, key, value = (rearrange(x, "b s (h e) -> b s h e", h=attn.heads) for x in (query, key, value))
+        query, key = _normalise(attn.norm_q, query), _normalise(attn.norm_k, key)
+        mask = image_mask
+
+        if encoder_hidden_states is not None:
+            context = (
+                proj(encoder_hidden_states) for proj in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+            )
+            added_query, added_key, added_value = (
+                rearrange(x, "b l (h e) -> b l h e", h=attn.heads) for x in context
+            )
+            query = torch.cat([query, _normalise(attn.norm_added_q, added_query)], dim=1)
+            key = torch.cat([key, _normalise(attn.norm_added_k, added_key)], dim=1)
+            value = torch.cat([value, added_value], dim=1)
+            mask = attention_mask
+
+        attended = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )  # (B, S [+ L], H, E)
+        attended = rearrange(attended, "b s h e -> b s (h e)").to(hidden_states.dtype)
+
+        if encoder_hidden_states is None:
+            return attn.to_out[0](attended)
+        image, context = attended.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], dim=1)
+        if not attn.context_pre_only:
+            context = attn.to_add_out(context)
+        return attn.to_out[0](image), context
+
+
+def _normalise(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+class BridgeAttentionProcessor:
+    """Plain bidirectional self attention, for the connector's encoder layers."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: BridgeAttention, hidden_states: Tensor) -> Tensor:
+        """Attend; (B, L, D) to (B, L, D)."""
+        query, key, value = (
+            rearrange(proj(hidden_states), "b l (h e) -> b l h e", h=attn.num_heads)
+            for proj in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        attended = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.out_proj(rearrange(attended, "b l h e -> b l (h e)"))
+
+
+class BridgeAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head self attention with biases everywhere; the released files' own parameter names."""
+
+    _default_processor_cls = BridgeAttentionProcessor
+    _available_processors = [BridgeAttentionProcessor]
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not divisible by num_attention_heads {num_heads}")
+        self.num_heads = num_heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(hidden_size, hidden_size) for _ in range(4)
+        )
+        self.set_processor(BridgeAttentionProcessor())
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return self.processor(self, hidden_states)

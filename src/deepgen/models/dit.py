@@ -1,0 +1,204 @@
+"""The MM-DiT: SD3.5-Medium with reference images as extra tokens.
+
+A sample's image tokens are [target, reference 1, reference 2, ...]. Every image takes its own centred crop of the position
+table, references are not marked in any way and pass through every block with the target's modulation; only the target's
+tokens are read out. Blocks, embeddings and weights are those of diffusers' SD3Transformer2DModel.
+
+Samples of one call may differ in size and in number of references. Shorter sequences are then padded on the right and a
+mask over keys keeps the padding invisible; where nothing is padded there is no mask, so fused kernels apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.utils.peft_utils import apply_lora_scale
+from einops import rearrange
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from deepgen.models.attention import JointAttentionProcessor
+
+__all__ = [
+    "DeepGenTransformer2DModel",
+    "ModelMixin",
+]  # diffusers finds the loader through ModelMixin in this module
+
+# B batch, C latent channels, h w latent size, S image tokens, L context tokens, D width
+
+
+class FinalJointBlock(JointTransformerBlock):
+    """The last block, which reads the context without changing it.
+
+    diffusers' block returns None for the context there, on which its first-block cache stumbles; this one returns the
+    context it was given.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Context (B, L, D), untouched, and image tokens (B, S, D)."""
+        _, hidden_states = super().forward(hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
+        return encoder_hidden_states, hidden_states
+
+
+TransformerBlockRegistry.register(
+    FinalJointBlock,
+    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
+)
+
+
+class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
+    """SD3.5's transformer that also reads reference latents. Loads any SD3Transformer2DModel folder unchanged."""
+
+    _repeated_blocks = ["JointTransformerBlock", "FinalJointBlock"]
+    _no_split_modules = ["JointTransformerBlock", "FinalJointBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 128,
+        patch_size: int = 2,
+        in_channels: int = 16,
+        num_layers: int = 24,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 24,
+        joint_attention_dim: int = 4096,
+        caption_projection_dim: int = 1536,
+        pooled_projection_dim: int = 2048,
+        out_channels: int = 16,
+        pos_embed_max_size: int = 384,
+        dual_attention_layers: tuple[int, ...] = (),
+        qk_norm: str | None = "rms_norm",
+    ) -> None:
+        super().__init__(
+            sample_size=sample_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            num_layers=num_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            caption_projection_dim=caption_projection_dim,
+            pooled_projection_dim=pooled_projection_dim,
+            out_channels=out_channels,
+            pos_embed_max_size=pos_embed_max_size,
+            dual_attention_layers=dual_attention_layers,
+            qk_norm=qk_norm,
+        )
+        self.transformer_blocks[-1] = FinalJointBlock(
+            dim=self.inner_dim,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            context_pre_only=True,
+            qk_norm=qk_norm,
+            use_dual_attention=num_layers - 1 in dual_attention_layers,
+        )
+        self.set_attn_processor(JointAttentionProcessor())
+
+    @apply_lora_scale("joint_attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        reference_latents: Sequence[Sequence[Tensor]] | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
+        """Velocity of every sample.
+
+        Args:
+            hidden_states: noisy latents, (B, C, h, w), or B tensors (C, h_i, w_i) whose sizes may differ.
+            encoder_hidden_states: context, (B, L, joint_attention_dim).
+            pooled_projections: pooled condition, (B, pooled_projection_dim).
+            timestep: 1000 * sigma, (B,).
+            reference_latents: per sample, the clean latents (C, h, w) of its references; lists may be empty.
+            encoder_attention_mask: boolean (B, L), True at real context positions; None if all are.
+            joint_attention_kwargs: only `scale` (of a LoRA) is read.
+            return_dict: wrap the result as diffusers does.
+
+        Returns:
+            Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
+        """
+        samples = [[target] for target in hidden_states]
+        if reference_latents is not None:
+            if len(reference_latents) != len(samples):
+                raise ValueError(f"{len(samples)} samples but reference_latents for {len(reference_latents)}")
+            samples = [
+                [*own, *references] for own, references in zip(samples, reference_latents, strict=True)
+            ]
+        sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
+
+        image, image_mask = self.embed_images(samples)  # (B, S, D), (B, S) or None
+        context = self.context_embedder(encoder_hidden_states)  # (B, L, D)
+        modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
+        kwargs = self._masks(image_mask, encoder_attention_mask, image, context)
+        for block in self.transformer_blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                context, image = self._gradient_checkpointing_func(block, image, context, modulation, kwargs)
+            else:
+                context, image = block(
+                    hidden_states=image,
+                    encoder_hidden_states=context,
+                    temb=modulation,
+                    joint_attention_kwargs=kwargs,
+                )
+        patches = self.proj_out(self.norm_out(image, modulation))  # (B, S, 4 C)
+        output = self.unpatchify(patches, sizes)
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def embed_images(self, samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+        """Tokens of every sample's images, right-padded to the longest, and the mask of real ones (None: no pads)."""
+        shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
+        if len(shapes) == 1:
+            columns = (torch.stack(images) for images in zip(*samples, strict=True))
+            return torch.cat([self.pos_embed(images) for images in columns], dim=1), None
+        tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
+        lengths = torch.tensor([len(x) for x in tokens], device=tokens[0].device)
+        if (lengths == lengths[0]).all():
+            return torch.stack(tokens), None
+        padded = pad_sequence(tokens, batch_first=True)
+        return padded, torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
+
+    @staticmethod
+    def _masks(
+        image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
+    ) -> dict[str, Tensor]:
+        """Key masks for the processors: `image_mask` (B, S) and the joint `attention_mask` (B, S + L)."""
+        if image_mask is None and context_mask is None:
+            return {}
+        if image_mask is None:
+            joint_image_mask = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+        else:
+            joint_image_mask = image_mask
+        if context_mask is None:
+            context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        masks = {"attention_mask": torch.cat([joint_image_mask, context_mask.bool()], dim=1)}
+        return masks if image_mask is None else {**masks, "image_mask": image_mask}
+
+    def unpatchify(self, patches: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | list[Tensor]:
+        """Target tokens back to latents; each token's values are ordered (row, column, channel)."""
+        patch = self.config.patch_size
+        if len(set(sizes)) == 1:
+            height, width = sizes[0]
+            target = patches[:, : (height // patch) * (width // patch)]
+            return rearrange(
+                target, "b (h w) (p q c) -> b c (h p) (w q)", p=patch, q=patch, h=height // patch
+            )
+        return [self.unpatchify(row[None], [size])[0] for row, size in zip(patches, sizes, strict=True)]

@@ -1,0 +1,669 @@
+"""The pipeline: prompts and pictures in, pictures out.
+
+Everything a diffusers pipeline does works here, because every part is registered. What is ours: which samples are padded
+to what, so that a picture does not depend on its batch-mates; references, which the VLM reads as image tokens and the DiT
+as clean latents; and sizes, so that an edit comes back in the geometry of its source.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from deepgen.data.images import ImageSource, open_image
+from deepgen.data.resize import nearest_valid_sizes, reference_size
+from deepgen.diffusion.guidance import guide
+from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
+from deepgen.lora import DeepGenLoraLoaderMixin
+from deepgen.models import vae as latent_space
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
+from deepgen.types import Condition
+
+Padding = Literal["pair", "batch"]
+OutputType = Literal["pil", "np", "pt", "latent"]
+
+TINY_DIR = Path(__file__).parent / "assets" / "tiny"
+FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
+
+# n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
+
+
+@dataclass
+class DeepGenPipelineOutput(BaseOutput):
+    """Pictures, in the order of the prompts, and the seed that makes each of them alone (None where none was used)."""
+
+    images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
+    seeds: list[int] | None = None
+
+
+class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
+    """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv 2602.12205).
+
+    Example:
+        >>> pipe = DeepGenPipeline.from_pretrained("tiny")
+        >>> picture = pipe("a red circle on a white background", seed=1).images[0]
+        >>> edited = pipe("make the circle blue", image=picture, seed=1).images[0]
+    """
+
+    model_cpu_offload_seq = "vlm->connector->transformer->vae"
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "pooled_prompt_embeds"]
+
+    vlm: DeepGenVLM
+    connector: StackedChannelBridge
+    transformer: DeepGenTransformer2DModel
+    vae: AutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        vlm: DeepGenVLM,
+        connector: StackedChannelBridge,
+        transformer: DeepGenTransformer2DModel,
+        vae: AutoencoderKL,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        tokenizer: PreTrainedTokenizerBase,
+        defaults: dict[str, Any] | None = None,
+        max_prompt_tokens: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vlm=vlm,
+            connector=connector,
+            transformer=transformer,
+            vae=vae,
+            scheduler=scheduler,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(defaults=defaults or FALLBACK_DEFAULTS, max_prompt_tokens=max_prompt_tokens)
+        self._interrupt = False
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DeepGenPipeline:
+        """Load any published or own form of DeepGen.
+
+        Args:
+            pretrained_model_name_or_path: `"tiny"`, a folder of ours, the published diffusers folder, a native `.pt` or
+                `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any of these.
+            **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the source lacks
+                base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
+
+        Raises:
+            FileNotFoundError: nothing was found there; the message says what was looked for.
+            ValueError: files are broken, keys are missing or foreign.
+        """
+        from deepgen.models.layouts import detect
+        from deepgen.models.weights import load_components
+
+        source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
+        layout = detect(source)
+        if layout.kind == "deepgen":
+            pipe = super().from_pretrained(str(layout.path), **kwargs)
+        else:
+            pipe = cls(**load_components(layout, **kwargs))
+        return pipe
+
+    # --- sizes ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size_unit(self) -> int:
+        """Heights and widths are multiples of this many pixels."""
+        return self.vae_scale_factor * self.transformer.config.patch_size
+
+    def check_size(self, height: int, width: int) -> None:
+        """ValueError unless the model can draw this size."""
+        unit, longest = self.size_unit, self.transformer.config.pos_embed_max_size * self.size_unit
+        if height < unit or width < unit or height % unit or width % unit:
+            nearest = " or ".join(f"{w}x{h}" for h, w in nearest_valid_sizes(height, width, unit))
+            raise ValueError(
+                f"size {width}x{height} (width x height) is not a multiple of {unit} in both directions; try {nearest}"
+            )
+        if max(height, width) > longest:
+            raise ValueError(
+                f"size {width}x{height} is too large: this model's positions end at {longest} pixels a side"
+            )
+
+    # --- conditions ----------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        pixels: Sequence[Sequence[Tensor]] | None = None,
+        *,
+        guided: bool = True,
+        padding: Padding = "pair",
+    ) -> tuple[Condition, Condition | None]:
+        """Conditions of prompts and of their negatives.
+
+        Pads are visible to the connector, so what a prompt is padded to is part of its meaning. `"pair"` pads each prompt
+        and its negative to the longer of the two, which is what the original does with one prompt, and makes a condition
+        independent of the rest of the batch. `"batch"` pads everything to the longest, as the original does with several.
+
+        Args:
+            prompt: one or n prompts; instructions where `pixels` is given.
+            negative_prompt: one, or one per prompt.
+            pixels: per prompt, its references, (3, H, W) in [-1, 1] with sides that are multiples of 32.
+            guided: also return the negatives' conditions.
+            padding: `"pair"` or `"batch"`.
+
+        Returns:
+            Positive and negative condition of n rows; the negative is None unless `guided`.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = (
+            [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        )
+        if len(negatives) != len(prompts):
+            raise ValueError(
+                f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts; give one or as many"
+            )
+        if padding not in ("pair", "batch"):
+            raise ValueError(f"unknown padding {padding!r}; known: pair, batch")
+        tokens = self._tokenize(prompts + negatives, None if pixels is None else [*pixels, *pixels])
+
+        count = len(prompts)
+        longest = [max(pair) for pair in zip(tokens.lengths[:count], tokens.lengths[count:], strict=True)]
+        if padding == "batch":
+            longest = [max(longest)] * count
+        groups = defaultdict(list)
+        for index, length in enumerate(longest):
+            groups[length].append(index)
+
+        encoded, order = [], []
+        for length, members in groups.items():
+            rows = [*members, *(count + i for i in members)] if guided else members
+            row_pixels = None if pixels is None else [pixels[row % count] for row in rows]
+            encoded.append(self._encode_tokens(tokens.select(rows, length), row_pixels))
+            order += rows
+        everything = Condition.cat(encoded).select([order.index(row) for row in range(len(order))])
+        if not guided:
+            return everything, None
+        return everything.select(range(count)), everything.select(range(count, 2 * count))
+
+    def _tokenize(self, prompts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Tokens:
+        """Tokens of prompts in their template; overlong user text is cut, with a warning."""
+        limit = self.config.max_prompt_tokens
+        prompts = [shorten(self.tokenizer, prompt, limit) for prompt in prompts]
+        if pixels is None:
+            return tokenize(self.tokenizer, [generation_prompt(prompt) for prompt in prompts])
+        counts = [
+            [(x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN) for x in row]
+            for row in pixels
+        ]
+        texts = [editing_prompt(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+        return tokenize(self.tokenizer, texts)
+
+    def _encode_tokens(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]] | None) -> Condition:
+        """One VLM pass and one connector pass over equally padded rows; images shared by rows are read once."""
+        device = self._execution_device
+        images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
+        places = {key: index for index, key in enumerate(images)}
+        states = self.vlm(
+            input_ids=tokens.input_ids.to(device),
+            attention_mask=tokens.attention_mask.to(device),
+            think_tokens=self.connector.think_tokens().to(device),
+            taps=self.connector.taps,
+            pixel_values=[x.to(device) for x in images.values()],
+            image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
+        )
+        return Condition(*self.connector(states))
+
+    # --- references and noise --------------------------------------------------------------------------------------------
+
+    def prepare_latents(
+        self,
+        height: int,
+        width: int,
+        generators: Sequence[torch.Generator],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Tensor:
+        """Initial noise (B, C, h, w), drawn in float32 and sample by sample, so that each depends on its seed alone."""
+        shape = (
+            1,
+            self.transformer.config.in_channels,
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
+        noise = [torch.randn(shape, generator=g, device=g.device) for g in generators]
+        return torch.cat([x.to(device=device, dtype=dtype) for x in noise])
+
+    def prepare_references(
+        self,
+        pixels: Sequence[Sequence[Tensor]],
+        generators: Sequence[torch.Generator],
+        dtype: torch.dtype,
+        posterior: latent_space.Posterior = "sample",
+    ) -> list[list[Tensor]]:
+        """Clean latents (C, h, w) of every sample's references; the posterior is drawn with the sample's generator."""
+        cache: dict[int, Any] = {}
+        samples = []
+        for row, generator in zip(pixels, generators, strict=True):
+            latents = []
+            for image in row:
+                if id(image) not in cache:
+                    cache[id(image)] = latent_space.encode(self.vae, image[None].to(self._execution_device))
+                drawn = latent_space.draw(self.vae, cache[id(image)], posterior, generator)
+                latents.append(drawn[0].to(dtype))
+            samples.append(latents)
+        return samples
+
+    # --- sampling ----------------------------------------------------------------------------------------------------------
+
+    def denoise(
+        self,
+        latents: Tensor,
+        positive: Condition,
+        negative: Condition | None = None,
+        reference_latents: Sequence[Sequence[Tensor]] | None = None,
+        *,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Tensor:
+        """Follow the flow from noise to clean latents, (B, C, h, w) both.
+
+        Args:
+            latents: noise.
+            positive: condition of every sample.
+            negative: condition of the unguided branch; None runs one branch only.
+            reference_latents: per sample, its references.
+            num_inference_steps: solver steps.
+            guidance_scale: weight of the positive branch over the negative.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the tensors it
+                returns replace the loop's.
+            callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
+        """
+        patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
+        timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device, num_tokens=patches)
+        condition = positive if negative is None else Condition.cat([negative, positive])
+        branches = 1 if negative is None else 2
+        references = None if reference_latents is None else list(reference_latents) * branches
+        prompt_embeds, pooled_prompt_embeds = condition.prompt_embeds, condition.pooled_prompt_embeds
+
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for step, timestep in enumerate(timesteps):
+                if self._interrupt:
+                    break
+                noisy = torch.cat([latents] * branches)
+                with self.transformer.cache_context("guided"):
+                    velocity = self.transformer(
+                        hidden_states=noisy.to(prompt_embeds.dtype),
+                        encoder_hidden_states=prompt_embeds,
+                        pooled_projections=pooled_prompt_embeds,
+                        timestep=timestep.expand(len(noisy)),
+                        reference_latents=references,
+                        encoder_attention_mask=condition.mask,
+                        return_dict=False,
+                    )[0]
+                if negative is not None:
+                    velocity = guide(velocity, guidance_scale)
+                latents = self.scheduler.step(
+                    velocity, self.scheduler.timesteps[step], latents, return_dict=False
+                )[0]
+                if callback_on_step_end is not None:
+                    known = {
+                        "latents": latents,
+                        "prompt_embeds": prompt_embeds,
+                        "pooled_prompt_embeds": pooled_prompt_embeds,
+                    }
+                    given = {name: known[name] for name in callback_on_step_end_tensor_inputs}
+                    known.update(callback_on_step_end(self, step, timestep, given) or {})
+                    latents = known["latents"]
+                    prompt_embeds, pooled_prompt_embeds = (
+                        known["prompt_embeds"],
+                        known["pooled_prompt_embeds"],
+                    )
+                progress.update()
+        self._reset_caches()
+        return latents
+
+    def _reset_caches(self) -> None:
+        """Forget what caching hooks kept of this trajectory."""
+        if self.transformer.is_cache_enabled:
+            self.transformer._reset_stateful_cache()
+
+    def interrupt(self) -> None:
+        """Stop after the current step; the call returns what it has. Safe from a callback or another thread."""
+        self._interrupt = True
+
+    # --- the call ------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: ImageSource | Sequence[Any] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        restore_size: bool = True,
+        padding: Padding = "pair",
+        reference_posterior: latent_space.Posterior = "sample",
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> DeepGenPipelineOutput | tuple[Any]:
+        """Draw pictures from prompts, or edit pictures by instructions.
+
+        Args:
+            prompt: one or several prompts, or instructions where `image` is given.
+            image: references (path, PIL image, array, tensor): one picture, the list of one prompt's pictures, or a list
+                with each prompt's picture or list of pictures.
+            negative_prompt: what to steer away from; one, or one per prompt.
+            height: pixels, a multiple of 16. Default: the model's own; for an edit, its first reference's.
+            width: as `height`.
+            num_inference_steps: solver steps; default the model's own.
+            guidance_scale: 1 or less draws without a negative branch; default the model's own.
+            num_images_per_prompt: samples per prompt.
+            seed: image k of the call is drawn with seed + k, or with the k-th of a list.
+            generator: instead of a seed: one, drawn from in turn, or one per image.
+            latents: initial noise (B, C, h, w).
+            prompt_embeds: condition made by `encode_prompt`, instead of `prompt`; with `pooled_prompt_embeds`.
+            pooled_prompt_embeds: see `prompt_embeds`.
+            negative_prompt_embeds: the negative branch's; with `negative_pooled_prompt_embeds`.
+            negative_pooled_prompt_embeds: see `negative_prompt_embeds`.
+            output_type: "pil", "np" (H, W, 3) in [0, 1], "pt" (3, H, W) in [0, 1], or "latent".
+            return_dict: return a `DeepGenPipelineOutput`, otherwise a tuple of its images.
+            restore_size: bring an edit back to the exact size of its source, where no size was asked for.
+            padding: see `encode_prompt`.
+            reference_posterior: "sample" as the original does, or "mode".
+            callback_on_step_end: see `denoise`.
+            callback_on_step_end_tensor_inputs: see `denoise`.
+
+        Raises:
+            ValueError: an argument is out of range or does not fit another; the message names it.
+        """
+        self._interrupt = False
+        defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
+        steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        if guidance_scale is None:
+            guidance_scale = defaults["guidance_scale"]
+            if image is not None:
+                guidance_scale = defaults.get("edit_guidance_scale", guidance_scale)
+        check_num_steps(steps)
+        check_guidance(guidance_scale)
+        self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        guided = guidance_scale > 1
+
+        # What to draw: n prompts with their references.
+        prompts = _prompts(prompt, prompt_embeds)
+        count = len(prompts) if prompts is not None else len(prompt_embeds)
+        references = _references(image, count)
+        sizes, sources = self._plan_sizes(references, count, height, width, defaults)
+        pixels = None if references is None else self._working_pixels(references, height, width, defaults)
+
+        # Whom to draw it with: B samples, sample k of prompt k // num_images_per_prompt.
+        total = count * num_images_per_prompt
+        seeds, generators = _generators(seed, generator, total)
+        if prompts is not None:
+            positive, negative = self.encode_prompt(
+                prompts,
+                "" if negative_prompt is None else negative_prompt,
+                pixels,
+                guided=guided,
+                padding=padding,
+            )
+        else:
+            positive = _given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds)
+            negative = None
+        if negative_prompt_embeds is not None and guided:
+            negative = _given_condition(
+                "negative_prompt_embeds", negative_prompt_embeds, negative_pooled_prompt_embeds
+            )
+        if guided and (negative is None or len(negative) != count):
+            raise ValueError(
+                f"guidance_scale {guidance_scale} needs negative_prompt_embeds for each of the {count} prompt_embeds"
+            )
+
+        # Samples of equal size go together; the others follow, and everything returns in order.
+        groups = defaultdict(list)
+        for sample in range(total):
+            groups[sizes[sample // num_images_per_prompt]].append(sample)
+        if latents is not None:
+            self._check_latents(latents, total, groups)
+        results: list[Any] = [None] * total
+        dtype = positive.prompt_embeds.dtype
+        for (group_height, group_width), samples in groups.items():
+            rows = [sample // num_images_per_prompt for sample in samples]
+            own = [generators[sample] for sample in samples]
+            if latents is None:
+                noise = self.prepare_latents(group_height, group_width, own, dtype, self._execution_device)
+            else:
+                noise = latents[samples].to(device=self._execution_device, dtype=dtype)
+            reference_latents = None
+            if pixels is not None:
+                row_pixels = [pixels[row] for row in rows]
+                reference_latents = self.prepare_references(row_pixels, own, dtype, reference_posterior)
+            clean = self.denoise(
+                noise,
+                positive.select(rows),
+                negative.select(rows) if guided and negative is not None else None,
+                reference_latents,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )
+            drawn = clean if output_type == "latent" else latent_space.decode(self.vae, clean).float()
+            for sample, row, picture in zip(samples, rows, drawn, strict=True):
+                results[sample] = picture
+                if output_type != "latent" and restore_size and sources[row] is not None:
+                    results[sample] = _resize(picture, sources[row])
+        self.maybe_free_model_hooks()
+
+        images = _to_output(results, output_type)
+        return DeepGenPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
+
+    # --- checks and plans ------------------------------------------------------------------------------------------------------
+
+    def _check_arguments(
+        self, num_images_per_prompt: int, output_type: str, callback_inputs: Sequence[str]
+    ) -> None:
+        """Arguments that need no look at the prompts."""
+        if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"unknown output_type {output_type!r}; known: pil, np, pt, latent")
+        unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: unknown {', '.join(sorted(unknown))}; "
+                f"known: {', '.join(self._callback_tensor_inputs)}"
+            )
+
+    def _check_latents(self, latents: Tensor, total: int, groups: dict[tuple[int, int], list[int]]) -> None:
+        """Given noise must fit the samples and their one size."""
+        if len(groups) > 1:
+            raise ValueError(
+                "latents can only be given where all samples have one size; give height and width"
+            )
+        height, width = next(iter(groups))
+        expected = (
+            total,
+            self.transformer.config.in_channels,
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
+        if tuple(latents.shape) != expected:
+            raise ValueError(f"latents must have shape {expected} for this call, got {tuple(latents.shape)}")
+
+    def _plan_sizes(
+        self,
+        references: list[list[Image.Image]] | None,
+        count: int,
+        height: int | None,
+        width: int | None,
+        defaults: dict[str, Any],
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int] | None]]:
+        """Per prompt, the (height, width) that is drawn and the one it is brought back to (None: as drawn)."""
+        if references is None or height is not None or width is not None:
+            size = (height or defaults["height"], width or defaults["width"])
+            self.check_size(*size)
+            return [size] * count, [None] * count
+        longest = max(defaults["height"], defaults["width"])
+        sources = [(row[0].height, row[0].width) for row in references]
+        sizes = [reference_size(source, longest, PIXELS_PER_TOKEN) for source in sources]
+        for size in sizes:
+            self.check_size(*size)
+        return sizes, [
+            None if size == source else source for size, source in zip(sizes, sources, strict=True)
+        ]
+
+    def _working_pixels(
+        self,
+        references: list[list[Image.Image]],
+        height: int | None,
+        width: int | None,
+        defaults: dict[str, Any],
+    ) -> list[list[Tensor]]:
+        """References as the model sees them: (3, H, W) in [-1, 1], sides multiples of 32, whole picture, no crop."""
+        longest = max(height or defaults["height"], width or defaults["width"])
+        cache: dict[int, Tensor] = {}
+        for picture in (picture for row in references for picture in row):
+            if id(picture) not in cache:
+                size = reference_size((picture.height, picture.width), longest, PIXELS_PER_TOKEN)
+                self.check_size(*size)
+                cache[id(picture)] = _pixels(picture, size)
+        return [[cache[id(picture)] for picture in row] for row in references]
+
+
+def _prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> list[str] | None:
+    """The prompts as a list; None where embeddings are given instead."""
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("give either prompt or prompt_embeds")
+    if prompt is None:
+        return None
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("prompt is an empty list")
+    for index, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise ValueError(f"prompt {index} is {type(text).__name__}, expected a string")
+        if not text.strip():
+            raise ValueError(f"prompt {index} is empty; say what to draw, or how to change the picture")
+    return prompts
+
+
+def _references(image: Any, count: int) -> list[list[Image.Image]] | None:
+    """Per prompt, its opened references."""
+    if image is None:
+        return None
+    if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
+        image = list(image)
+    if not isinstance(image, (list, tuple)):
+        opened = open_image(image)
+        return [[opened] for _ in range(count)]
+    if not image:
+        raise ValueError("image is an empty list; leave it out to draw from the prompt alone")
+    nested = any(isinstance(row, (list, tuple)) for row in image)
+    if not nested and count == 1:
+        return [[open_image(picture) for picture in image]]
+    if len(image) != count:
+        raise ValueError(
+            f"image: {len(image)} entries given for {count} prompts; give each prompt its picture or list"
+        )
+    rows = [list(row) if isinstance(row, (list, tuple)) else [row] for row in image]
+    for index, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"image: prompt {index} has no picture; draw it in a call of its own")
+    return [[open_image(picture) for picture in row] for row in rows]
+
+
+def _generators(
+    seed: int | Sequence[int] | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    total: int,
+) -> tuple[list[int] | None, list[torch.Generator]]:
+    """One generator per image, and their seeds where they are known."""
+    if seed is not None and generator is not None:
+        raise ValueError("give either seed or generator")
+    if isinstance(generator, torch.Generator):
+        return None, [generator] * total
+    if generator is not None:
+        if len(generator) != total:
+            raise ValueError(
+                f"generator: {len(generator)} given for {total} images; give one, or one per image"
+            )
+        return None, list(generator)
+    if seed is None:
+        seed = int(
+            torch.randint(2**31, ()).item()
+        )  # from torch's global state, so torch.manual_seed rules it
+    seeds = [seed + k for k in range(total)] if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != total:
+        raise ValueError(f"seed: {len(seeds)} given for {total} images; give one, or one per image")
+    return seeds, [torch.Generator().manual_seed(s) for s in seeds]
+
+
+def _given_condition(name: str, embeds: Tensor, pooled: Tensor | None) -> Condition:
+    """A condition from embeddings the caller made."""
+    if pooled is None or len(pooled) != len(embeds):
+        raise ValueError(f"{name} needs its pooled embeddings, one row for each of its {len(embeds)}")
+    return Condition(embeds, pooled)
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A picture, resized whole to (height, width), as (3, H, W) in [-1, 1]."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels (3, H, W) resized whole to another (height, width)."""
+    return F.interpolate(pixels[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
+
+
+def _to_output(pictures: list[Tensor], output_type: OutputType) -> Any:
+    """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes agree."""
+    same = len({picture.shape for picture in pictures}) == 1
+    if output_type == "latent":
+        return torch.stack(pictures) if same else pictures
+    if output_type == "pil":
+        # The original's rounding: scale, clamp, cut off.
+        bytes_ = [
+            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in pictures
+        ]
+        return [Image.fromarray(x) for x in bytes_]
+    unit = [(x / 2 + 0.5).clamp(0, 1) for x in pictures]
+    if output_type == "pt":
+        return torch.stack(unit) if same else unit
+    arrays = [x.permute(1, 2, 0).cpu().numpy() for x in unit]
+    return np.stack(arrays) if same else arrays
