@@ -159,7 +159,9 @@ def _detect_folder(path: Path, source: str) -> Layout:
     for name in ("model.safetensors.index.json", "model.safetensors"):
         if (path / name).is_file():
             if "model_type" in (read_json(path / "config.json") if (path / "config.json").is_file() else {}):
-                raise CheckpointError(f"{path} is a language model by itself; pass it as the base VLM, with vlm=")
+                raise CheckpointError(
+                    f"{path} is a language model by itself; pass it as the base VLM, with vlm="
+                )
             return Layout("rl-dir", path, source, weight_files(path))
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in NATIVE_SUFFIXES)
     if len(files) == 1:
@@ -179,7 +181,9 @@ def _detect_folder(path: Path, source: str) -> Layout:
 
 def _candidates(path: Path) -> list[Path]:
     patterns = ("model_index.json", "mp_rank_00_model_states.pt", "model.safetensors*", "*.pt")
-    found = [file for pattern in patterns for depth in ("*", "*/*") for file in path.glob(f"{depth}/{pattern}")]
+    found = [
+        file for pattern in patterns for depth in ("*", "*/*") for file in path.glob(f"{depth}/{pattern}")
+    ]
     native = {file if file.suffix == ".pt" and "mp_rank" not in file.name else file.parent for file in found}
     return [item for item in native if not any(item.is_relative_to(other) for other in native - {item})]
 
@@ -225,14 +229,18 @@ def _detect_file(path: Path, source: str) -> Layout:
     if path.suffix == ".zip":
         members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         there = f"it holds {', '.join(members[:8])}" if members else "it is incomplete: join all parts first"
-        raise CheckpointError(f"{path} is an archive; unpack it (`unzip {path.name}`) and pass what is inside; {there}")
+        raise CheckpointError(
+            f"{path} is an archive; unpack it (`unzip {path.name}`) and pass what is inside; {there}"
+        )
     if path.name == "model_index.json":
         return _detect_folder(path.parent, source)
     if path.name == "mp_rank_00_model_states.pt":
         return Layout("deepspeed-dir", path.parent, source, (path,))
     if path.suffix not in NATIVE_SUFFIXES:
         known = ", ".join(NATIVE_SUFFIXES)
-        raise CheckpointError(f"{path} is no checkpoint file: known endings are {known}; GGUF is not supported")
+        raise CheckpointError(
+            f"{path} is no checkpoint file: known endings are {known}; GGUF is not supported"
+        )
     return Layout("native-file", path, source, (path,))
 
 

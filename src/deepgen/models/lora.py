@@ -130,7 +130,9 @@ def attach(vlm: Any, lora: Mapping[str, Pair], scale: float, dtype: torch.dtype 
     settings = adapter_config(lora, scale)
     settings.pop("peft_type")
     inject_adapter_in_model(LoraConfig(**settings), vlm, "default")
-    vlm._hf_peft_config_loaded = True  # what transformers' own load_adapter sets, for delete_adapter and the rest
+    vlm._hf_peft_config_loaded = (
+        True  # what transformers' own load_adapter sets, for delete_adapter and the rest
+    )
     targets = dict(vlm.named_parameters())
     for module, pair in lora.items():
         for side, tensor in (("A", pair.a), ("B", pair.b)):

@@ -104,6 +104,8 @@ def split(tensors: dict[str, LazyTensor]) -> tuple[dict[str, dict[str, LazyTenso
             continue
         part, ours = found
         if ours in parts.setdefault(part, {}):
-            raise CheckpointError(f"{name} and {parts[part][ours].name} are the same tensor of {part} ({ours})")
+            raise CheckpointError(
+                f"{name} and {parts[part][ours].name} are the same tensor of {part} ({ours})"
+            )
         parts[part][ours] = tensor
     return parts, unknown

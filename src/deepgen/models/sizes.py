@@ -15,12 +15,14 @@ from deepgen.models.config import ARCHITECTURES, tap_indices
 from deepgen.models.names import THINK_TOKENS
 from deepgen.models.tensors import CheckpointError, LazyTensor
 
-# A depth whose taps number one to this many, for a connector opened without its VLM.
-_TAP_STRIDE = 6
+_TAP_STRIDE = 6  # of the published model
 
 
 def connector_config(
-    tensors: Mapping[str, LazyTensor], vlm_num_layers: int | None, hints: Mapping[str, Any] | None = None
+    tensors: Mapping[str, LazyTensor],
+    vlm_num_layers: int | None,
+    hints: Mapping[str, Any] | None = None,
+    spare_heads: int | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of the connector. Shapes win over `hints`, which fill in what shapes cannot tell.
 
@@ -28,6 +30,7 @@ def connector_config(
         tensors: by our names.
         vlm_num_layers: depth of the VLM it reads, None if unknown.
         hints: config found beside the checkpoint, or given by the caller.
+        spare_heads: number of heads if nothing tells it, for when only shapes matter.
     """
     hints = dict(hints or {})
     shape = _shapes(tensors, "connector")
@@ -58,7 +61,7 @@ def connector_config(
     depth = vlm_num_layers or hints.get("vlm_num_layers") or named.get("vlm_num_layers")
     stride = hints.get("tap_stride") or named.get("tap_stride", _TAP_STRIDE)
     if depth is None:
-        depth = stride * num_taps
+        depth = stride * num_taps + (stride == 1)  # the least depth with that many taps
     if variant == "scb" and len(tap_indices(depth, stride)) != num_taps:
         fitting = [s for s in range(1, depth) if len(tap_indices(depth, s)) == num_taps]
         if len(fitting) != 1:
@@ -68,7 +71,7 @@ def connector_config(
                 f"{{'tap_stride': N}} (fitting: {fitting or 'none'})"
             )
         stride = fitting[0]
-    heads = hints.get("num_attention_heads") or named.get("num_attention_heads")
+    heads = hints.get("num_attention_heads") or named.get("num_attention_heads") or spare_heads
     if heads is None:
         raise CheckpointError(
             "the number of attention heads of this connector cannot be read off its tensors "
@@ -91,7 +94,9 @@ def transformer_config(
     width, in_channels, patch, _ = shape("pos_embed.proj.weight")
     head = shape("transformer_blocks.0.attn.norm_q.weight")[0]
     dual = {
-        int(match.group(1)) for name in tensors if (match := re.match(r"transformer_blocks\.(\d+)\.attn2\.", name))
+        int(match.group(1))
+        for name in tensors
+        if (match := re.match(r"transformer_blocks\.(\d+)\.attn2\.", name))
     }
     sizes = {
         "patch_size": patch,

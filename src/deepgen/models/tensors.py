@@ -214,7 +214,9 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(stand_ins):  # pyright: ignore[reportArgumentType]
             return load()
     except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "blocked" in line), "")
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "blocked" in line), ""
+        )
         raise CheckpointError(
             f"{path} is a pickle that asks for more than tensors"
             f" ({reason or str(error).strip().splitlines()[-1]}), and loading it could run code, so it was not loaded."
