@@ -51,7 +51,16 @@ def editing_prompt(instruction: str, num_image_tokens: Sequence[int]) -> str:
     return CHAT.format(content=f"{references}\n{instruction}")
 
 
-def tokenize(tokenizer, texts: Sequence[str]) -> Tokens:
+def shorten(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> str:
+    """The prompt, or its first `max_tokens` tokens with a warning that says so."""
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if len(ids) <= max_tokens:
+        return prompt
+    warnings.warn(f"prompt has {len(ids)} tokens; the first {max_tokens} were kept", stacklevel=3)
+    return tokenizer.decode(ids[:max_tokens])
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tokens:
     """Tokenise and pad on the left to the longest, with the tokenizer's pad token. Nothing is cut."""
     encoded = tokenizer(
         list(texts), padding=True, padding_side="left", add_special_tokens=True, return_tensors="pt"

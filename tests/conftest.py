@@ -1,0 +1,44 @@
+"""Shared fixtures: a random tiny model with DeepGen's structure, from the committed goldens."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import Goldens
+from PIL import Image
+
+from deepgen.pipeline import DeepGenPipeline
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Goldens:
+    """The committed goldens folder."""
+    return Goldens(GOLDENS)
+
+
+@pytest.fixture(scope="session")
+def _components(goldens: Goldens) -> dict[str, Any]:
+    """Parts to copy from; building them takes longer than using them."""
+    return goldens.pipeline().components
+
+
+@pytest.fixture
+def pipe(_components: dict[str, Any]) -> DeepGenPipeline:
+    """A fresh pipeline of random weights: 64 x 64 by default, 2 steps."""
+    defaults = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
+    pipe = DeepGenPipeline(**copy.deepcopy(_components), defaults=defaults)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A photograph stand-in whose sides are no multiples of anything: 90 x 70 (width x height)."""
+    ramp = torch.linspace(0, 255, 90).expand(70, 90)
+    return Image.fromarray(torch.stack([ramp, ramp.flip(1), ramp / 2], dim=-1).to(torch.uint8).numpy())
