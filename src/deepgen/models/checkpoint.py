@@ -1,7 +1,7 @@
 """A checkpoint of any layout as parts with our names, and the strict account of its keys.
 
-`read_checkpoint` takes what the files hold; `complete` adds what they leave to base models. Every key ends up used,
-skipped for a stated reason, or in an error that lists it.
+`read_checkpoint` takes what the files hold; `complete` adds what they leave to base models. Every key ends up
+used, skipped for a stated reason, or in an error that lists it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = 20  # keys of one kind that an error spells out
 
 @dataclass
 class LoadReport:
-    """What became of every key. Keys are written `part.name` in our names, foreign ones as the file has them."""
+    """What became of every key; keys are `part.name` in our names, foreign ones as the file has them."""
 
     used: dict[str, int] = field(default_factory=dict)  # tensors by part
     bases: dict[str, str] = field(default_factory=dict)  # part -> base model it came from
@@ -63,7 +63,7 @@ class Checkpoint:
     hints: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Compare every part with the model its config describes; CheckpointError that lists what does not fit."""
+        """Compare every part with the model of its config; CheckpointError that lists what does not fit."""
         for part in self.parts.values():
             compare(part, self.report)
         self.report.raise_if_incomplete(self.layout.source)
@@ -74,8 +74,8 @@ def read_checkpoint(
 ) -> Checkpoint:
     """The parts the files hold. Parts left to base models are absent; a native VLM has no config yet.
 
-    With `shapes_only` a connector whose number of heads nothing tells is not an error: no shape depends on it.
-    Raises CheckpointError or FileNotFoundError for files that cannot be opened.
+    With `shapes_only` a connector whose number of heads nothing tells is not an error: no shape depends on
+    it. Raises CheckpointError or FileNotFoundError for files that cannot be opened.
     """
     reader = _read_native if layout.is_native else _read_folder
     return reader(layout, dict(connector_config or {}), 1 if shapes_only else None)
@@ -166,8 +166,8 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
     if "connector" not in found:
         shown = ", ".join((unknown or [name for part in found.values() for name in part])[:5])
         raise CheckpointError(
-            f"{layout.source} is no DeepGen checkpoint: it has no connector (connector.layers.*, projector_1, "
-            f"meta_queries); its tensors are {shown}, ..."
+            f"{layout.source} is no DeepGen checkpoint: it has no connector (connector.layers.*, "
+            f"projector_1, meta_queries); its tensors are {shown}, ..."
         )
     beside = _config_beside(layout)
     hints = beside.get("connector", {}) | connector_config
@@ -213,8 +213,8 @@ def complete(
 ) -> Checkpoint:
     """Fill in, from base models, the parts the checkpoint does not hold. Arguments are folders or hub ids.
 
-    Parts in `skip` are left absent. A native checkpoint without LoRA on a plain VLM gets a note, since the published
-    training adapted the VLM. Raises FileNotFoundError when a base model cannot be had.
+    Parts in `skip` are left absent. A native checkpoint without LoRA on a plain VLM gets a note, since the
+    published training adapted the VLM. Raises FileNotFoundError when a base model cannot be had.
     """
     parts, report = checkpoint.parts, checkpoint.report
     vlm = vlm or BASE_VLM
@@ -231,8 +231,10 @@ def complete(
         report.bases[name] = str(source)
         if name == "vlm" and not checkpoint.lora:
             report.notes.append(
-                f"{checkpoint.layout.source} has neither a VLM nor a LoRA for one, so the plain {source} is used. If "
-                "its VLM was fine-tuned (the published SFT and RL stages train a LoRA), its pictures may be wrong"
+                f"{checkpoint.layout.source} has neither a VLM nor a LoRA for one, "
+                f"so the plain {source} is used. "
+                "If its VLM was fine-tuned (the published SFT and RL stages train a LoRA), "
+                "its pictures may be wrong"
             )
     if "vlm" in parts and not names_connector_exactly(checkpoint):
         depth = parts["vlm"].config.text_config.num_hidden_layers

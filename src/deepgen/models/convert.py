@@ -1,7 +1,7 @@
 """`deepgen convert`: any layout to safetensors, in our folder layout or as one native state dict.
 
-Tensors stream from the source to the destination one by one. Everything is checked before the first byte is written, and
-written beside the destination under another name, so a destination that exists is complete.
+Tensors stream from the source to the destination one by one. Everything is checked before the first byte is
+written, and written beside the destination under another name, so a destination that exists is complete.
 """
 
 from __future__ import annotations
@@ -69,16 +69,17 @@ def convert(
 
     Args:
         source: path or hub id of any layout.
-        destination: a folder that does not exist or is empty; for "native" also a name ending in `.safetensors`.
-        layout: "deepgen", a folder `DeepGenPipeline.from_pretrained` and diffusers load; "native", the flat state dict of
-            the original, without the base models' VLM and VAE, as the original writes it.
+        destination: a folder that does not exist or is empty; for "native" also a name ending in
+            `.safetensors`.
+        layout: "deepgen", a folder `DeepGenPipeline.from_pretrained` and diffusers load; "native", the flat
+            state dict of the original, without the base models' VLM and VAE, as the original writes it.
         dtype: cast floating point tensors; None keeps each as stored.
-        lora: of the VLM: merged into its weights, written as a peft adapter (native: as the original's LoRA keys), or
-            left out.
+        lora: of the VLM: merged into its weights, written as a peft adapter (native: as the original's LoRA
+            keys), or left out.
         lora_scale: alpha / rank of a checkpoint that does not say; 2.0 by default.
         shard_size: largest file, as "4GB".
-        vlm: base models for what the source lacks, folders or hub ids; likewise `transformer`, `vae`, `tokenizer` and
-            `scheduler`.
+        vlm: base models for what the source lacks, folders or hub ids; likewise `transformer`, `vae`,
+            `tokenizer` and `scheduler`.
         transformer: see `vlm`.
         vae: see `vlm`.
         tokenizer: see `vlm`.
@@ -250,7 +251,7 @@ def _defaults(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _keep_native(checkpoint: Checkpoint, lora: LoraMode) -> None:
-    """Only what a native file holds. Merging has no place to go there, so LoRA is kept as keys unless ignored."""
+    """Only what a native file holds. Without a VLM to merge into, LoRA stays as keys unless ignored."""
     left_out = [name for name in checkpoint.parts if name not in NATIVE_PARTS]
     for name in left_out:
         del checkpoint.parts[name]
@@ -261,7 +262,8 @@ def _keep_native(checkpoint: Checkpoint, lora: LoraMode) -> None:
         )
     if checkpoint.lora and checkpoint.lora_scale != DEFAULT_SCALE:
         checkpoint.report.notes.append(
-            f"a native file does not store the scale of its LoRA: load it with lora_scale={checkpoint.lora_scale}"
+            "a native file does not store the scale of its LoRA: "
+            f"load it with lora_scale={checkpoint.lora_scale}"
         )
     if lora == "ignore":
         checkpoint.lora = {}

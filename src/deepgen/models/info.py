@@ -1,7 +1,9 @@
-"""`deepgen info`: what a checkpoint or a named architecture consists of, and the memory each way of running it needs.
+"""`deepgen info`: what a checkpoint or a named architecture consists of, and the memory each way of running
+it needs.
 
-Nothing is loaded: files are counted from their headers, architectures on the meta device. Memory is that of weights and
-training state; activations come on top (about 0.5 to 7 GB per training sample, see spec training, section 3).
+Nothing is loaded: files are counted from their headers, architectures on the meta device. Memory is that of
+weights and training state; activations come on top (about 0.5 to 7 GB per training sample, see spec training,
+section 3).
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def info(
 ) -> ModelInfo:
     """Count a named architecture, or a checkpoint of any layout.
 
-    Raises FileNotFoundError or CheckpointError as `detect` does; an unknown name is told what names there are.
+    Raises FileNotFoundError or CheckpointError as `detect` does; an unknown name is told what names there
+    are.
     """
     if str(source) in ARCHITECTURES:
         return _of_architecture(ARCHITECTURES[str(source)])
@@ -122,7 +125,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
             models[name] = build(name, config)
         if part is not None:
             result.parts.append(_count(part, models.get(name)))
-            result.config[name] = part.config.to_dict() if hasattr(part.config, "to_dict") else part.config
+            result.config[name] = part.config.to_dict() if name == "vlm" and part.config else part.config
     if checkpoint.lora:
         tensors = {
             f"{name}.{side}": getattr(pair, side) for name, pair in checkpoint.lora.items() for side in "ab"
@@ -164,8 +167,8 @@ def _count(part: Part, model: nn.Module | None) -> PartInfo:
 def memory_needs(models: dict[str, nn.Module]) -> dict[str, int]:
     """Bytes each mode needs for weights, gradients and optimizer state, by mode.
 
-    Training is in bfloat16 with AdamW keeping float32 weights and two moments (12 bytes a trained parameter) and
-    bfloat16 gradients (2 bytes).
+    Training is in bfloat16 with AdamW keeping float32 weights and two moments (12 bytes a trained parameter)
+    and bfloat16 gradients (2 bytes).
     """
     stored = {name: _elements(model) for name, model in models.items()}
     trained = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}

@@ -1,10 +1,11 @@
-"""Which of the known checkpoint layouts a path or hub id is, decided from names and headers without reading weights.
+"""Which of the known checkpoint layouts a path or hub id is, decided from names and headers without reading
+weights.
 
     deepgen              our folder: model_index.json that registers vlm and connector
-    diffusers-published  the released folder: model_index.json with a list for a class, vlm and connector beside it
-    native-file          one .pt, .pth, .bin or .safetensors file, or a folder that holds one
-    deepspeed-dir        iter_N.pth/ or global_stepN/ with mp_rank_00_model_states.pt
-    rl-dir               checkpoint-N/ with model.safetensors, one file or shards with an index
+    diffusers-published  the released folder: model_index.json with a list for a class, vlm and connector
+    beside it native-file          one .pt, .pth, .bin or .safetensors file, or a folder that holds one
+    deepspeed-dir        iter_N.pth/ or global_stepN/ with mp_rank_00_model_states.pt rl-dir
+    checkpoint-N/ with model.safetensors, one file or shards with an index
 
 What is none of these raises an error that says what was looked for, where, and what was there.
 """
@@ -39,7 +40,7 @@ _ZIP_PART = re.compile(r"\.zip\.part-\w+$|\.z\d\d$")
 
 @dataclass(frozen=True)
 class Layout:
-    """A recognised checkpoint: its kind, the file or folder, and for native kinds the files with the weights."""
+    """A recognised checkpoint: its kind, its file or folder, and for native kinds the weight files."""
 
     kind: Kind
     path: Path
@@ -68,7 +69,8 @@ class HubOptions:
 def detect(source: str | Path, hub: HubOptions | None = None) -> Layout:
     """The layout of a path or hub id.
 
-    Raises FileNotFoundError when nothing usable is there, CheckpointError when it is something else or broken.
+    Raises FileNotFoundError when nothing usable is there, CheckpointError when it is something else or
+    broken.
     """
     path = resolve(source, hub, ignore=("*.zip.part-*", "*.png", "*.jpg", "*.gguf"))
     if path.is_dir():
@@ -83,7 +85,7 @@ def resolve(
     allow: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
 ) -> Path:
-    """The local path of a path or hub id, downloaded if need be. Raises FileNotFoundError that names every place."""
+    """The local path of a path or hub id, downloaded if need be; FileNotFoundError names every place."""
     path = Path(source).expanduser()
     if path.exists():
         return path.absolute()
@@ -112,9 +114,10 @@ def _download(name: str, hub: HubOptions, allow: Sequence[str] | None, ignore: S
     except Exception as error:  # the hub client raises a dozen unrelated classes; all mean "not to be had"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"{name!r} is neither a folder ({Path(name).absolute()} does not exist) nor a model that can be had from "
-            f"the hub: looked in the cache {cache} and at {constants.ENDPOINT}, revision {hub.revision or 'main'}; "
-            f"{type(error).__name__}: {reason}. Download it where there is a network and pass the folder instead"
+            f"{name!r} is neither a folder ({Path(name).absolute()} does not exist) nor a model that can be "
+            f"had from the hub: looked in the cache {cache} and at {constants.ENDPOINT}, "
+            f"revision {hub.revision or 'main'}; {type(error).__name__}: {reason}. "
+            "Download it where there is a network and pass the folder instead"
         ) from error
     return Path(folder)
 
@@ -147,7 +150,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if single.is_file():
             return (single,)
     raise FileNotFoundError(
-        f"no weights in {folder}: looked for {', '.join(tried)} and their .index.json; found {_listing(folder)}"
+        f"no weights in {folder}: looked for {', '.join(tried)} and their .index.json; "
+        f"found {_listing(folder)}"
     )
 
 
@@ -203,7 +207,8 @@ def _detect_pipeline(path: Path, source: str) -> Layout:
     parts = _DEEPGEN_PARTS if is_ours else _PUBLISHED_PARTS
     if absent := [part for part in parts if not (path / part).is_dir()]:
         raise FileNotFoundError(
-            f"{path} lacks the folders {', '.join(absent)}; expected {', '.join(parts)}, found {_listing(path)}"
+            f"{path} lacks the folders {', '.join(absent)}; expected {', '.join(parts)}, "
+            f"found {_listing(path)}"
         )
     return Layout("deepgen" if is_ours else "diffusers-published", path, source)
 
@@ -214,12 +219,14 @@ def _detect_deepspeed(path: Path, source: str) -> Layout:
         return Layout("deepspeed-dir", path, source, (path / states[0],))
     if any(name.startswith(("zero_pp_rank", "bf16_zero_pp_rank")) for name in states):
         raise CheckpointError(
-            f"{path} is a ZeRO-3 checkpoint: its weights are cut into {len(states)} pieces that only DeepSpeed joins. "
+            f"{path} is a ZeRO-3 checkpoint: its weights are cut into {len(states)} pieces, which only "
+            "DeepSpeed joins. "
             f"Run DeepSpeed's script on it, `python zero_to_fp32.py {path.parent} model.pt -t {path.name}`, "
             "and open model.pt"
         )
     raise CheckpointError(
-        f"{path} was saved with model parallelism ({', '.join(states)}); only mp_rank_00_model_states.pt is supported"
+        f"{path} was saved with model parallelism ({', '.join(states)}); "
+        "only mp_rank_00_model_states.pt is supported"
     )
 
 
@@ -249,7 +256,8 @@ def _refuse_split_zip(folder: Path) -> None:
     if parts:
         name = parts[0].split(".zip")[0] + ".zip"
         raise CheckpointError(
-            f"{folder} holds a split archive ({len(parts)} parts). Join and unpack it, then pass a folder inside: "
+            f"{folder} holds a split archive ({len(parts)} parts). Join and unpack it, then pass what is "
+            "inside: "
             f"cd {folder} && cat {name}.part-* > {name} && unzip {name}"
         )
 

@@ -68,7 +68,7 @@ def pairs(tensors: Mapping[str, LazyTensor]) -> dict[str, Pair]:
 def merge(
     weights: Mapping[str, LazyTensor], lora: Mapping[str, Pair], scale: float = DEFAULT_SCALE
 ) -> dict[str, LazyTensor]:
-    """`weights` with every pair added when it is read. Raises CheckpointError for a pair without its weight."""
+    """`weights` with every pair added as it is read. CheckpointError for a pair without its weight."""
     merged = dict(weights)
     for module, pair in lora.items():
         name = f"{module}.weight"
@@ -91,7 +91,7 @@ def _read_merged(weight: LazyTensor, pair: Pair, scale: float) -> Tensor:
 
 
 def adapter_config(lora: Mapping[str, Pair], scale: float = DEFAULT_SCALE) -> dict[str, Any]:
-    """peft's `adapter_config.json`: exact modules, and every rank that is not the most common one."""
+    """The `adapter_config.json` of peft: exact modules, and every rank that is not the most common one."""
     rank = Counter(pair.rank for pair in lora.values()).most_common(1)[0][0]
     others = {module: pair.rank for module, pair in sorted(lora.items()) if pair.rank != rank}
     return {

@@ -1,4 +1,4 @@
-"""The four parts with weights: their classes and configs, built on the meta device and filled tensor by tensor."""
+"""The four parts with weights: classes and configs, built on the meta device, filled tensor by tensor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHT_STEM = {
 
 @dataclass
 class Part:
-    """One part of a checkpoint: its tensors by our names, and the config they are for (None while unknown)."""
+    """One part of a checkpoint: its tensors by our names, and their config (None while unknown)."""
 
     name: str
     tensors: Mapping[str, LazyTensor]

@@ -1,7 +1,8 @@
 """Configs read off tensor shapes, for checkpoints that carry none.
 
-Shapes tell everything but the connector's head count, its tap stride when the depth of the VLM is unknown, and the DiT's
-sample size. Those come from a named architecture of the same shapes, a config beside the checkpoint, or the caller.
+Shapes tell everything but the connector's head count, its tap stride when the depth of the VLM is unknown,
+and the DiT's sample size. Those come from a named architecture of the same shapes, a config beside the
+checkpoint, or the caller.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def connector_config(
     }
     if taps_width % vlm_width:
         raise CheckpointError(
-            f"projector_1 reads {taps_width} channels, which is no multiple of the think tokens' width {vlm_width}"
+            f"projector_1 reads {taps_width} channels, no multiple of the think tokens' width {vlm_width}"
         )
     num_taps = taps_width // vlm_width
     variant = hints.get("variant") or ("last_hidden" if num_taps == 1 else "scb")

@@ -1,9 +1,9 @@
 """Tensors of a checkpoint, opened one at a time.
 
-A file is opened as a dictionary of `LazyTensor`: name, shape and dtype come from its header, the numbers only from
-`read()`, which seeks and copies. Nothing is memory mapped, so what has been read and dropped does not count against
-the process, and a 5B model can be walked through in the memory of its largest tensor. Pickles are opened with
-`weights_only=True`; what needs more is refused.
+A file is opened as a dictionary of `LazyTensor`: name, shape and dtype come from its header, the numbers only
+from `read()`, which seeks and copies. Nothing is memory mapped, so what has been read and dropped does not
+count against the process, and a 5B model can be walked through in the memory of its largest tensor. Pickles
+are opened with `weights_only=True`; what needs more is refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ SAFETENSORS_DTYPES = {
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 WRAPPERS = ("module", "state_dict", "model")
 
-# What mmengine and DeepSpeed store next to the weights. It is replaced by a value that does nothing, never imported.
+# What mmengine and DeepSpeed store next to the weights. It is replaced by a value that does nothing, never
+# imported.
 BOOKKEEPING = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.core.multiarray._reconstruct",
@@ -141,9 +142,15 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     if size != start + end:
         fault = "truncated" if size < start + end else "followed by foreign bytes"
         raise CheckpointError(
-            f"{path} is {fault}: its header promises {start + end} bytes, the file has {size}; download it again"
+            f"{path} is {fault}: its header promises {start + end} bytes, the file has {size}; "
+            "download it again"
         )
     return tensors
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
 
 
 def _read_span(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -151,7 +158,7 @@ def _read_span(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dty
     if tensor.numel():
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            view = as_bytes(tensor)
             while view:
                 count = file.readinto(view)
                 if not count:
@@ -206,7 +213,8 @@ def unwrap(state: Any) -> Mapping[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    # A zip with readable offsets is loaded without its data; files of torch before 1.6 come into memory whole.
+    # A zip with readable offsets is loaded without its data; files of torch before 1.6 come into memory
+    # whole.
     is_zip = zipfile.is_zipfile(path)
     load = partial(torch.load, path, weights_only=True, map_location="meta" if is_zip else "cpu")
     stand_ins = [(type("Inert", (_Bookkeeping,), {}), name) for name in BOOKKEEPING]
@@ -219,13 +227,15 @@ def _load(path: Path) -> Any:
         )
         raise CheckpointError(
             f"{path} is a pickle that asks for more than tensors"
-            f" ({reason or str(error).strip().splitlines()[-1]}), and loading it could run code, so it was not loaded."
+            f" ({reason or str(error).strip().splitlines()[-1]}), and loading it could run code, "
+            "so it was not loaded."
             " If you trust its author, rewrite it on a throw-away machine:"
             f" torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'clean.pt')"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or not a torch file: {str(error).splitlines()[0]}"
+            f"{path} ({path.stat().st_size} bytes) is truncated or not a torch file: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
         ) from None
 
 

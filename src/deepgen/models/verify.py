@@ -1,9 +1,9 @@
 """`deepgen verify`: is this checkpoint whole?
 
-Looked at, in this order: can every file be opened and is it as long as its header says; are its tensors numbers (no NaN or
-infinity) and not zeros, as an interrupted download leaves them; do the keys fit the model; is the sha256 the expected one.
-The expected hash comes from a SHA256SUMS file of our own, from what the Hub client noted when it downloaded, or from the
-table of the published files.
+Looked at, in this order: can every file be opened and is it as long as its header says; are its tensors
+numbers (no NaN or infinity) and not zeros, as an interrupted download leaves them; do the keys fit the model;
+is the sha256 the expected one. The expected hash comes from a SHA256SUMS file of our own, from what the Hub
+client noted when it downloaded, or from the table of the published files.
 """
 
 from __future__ import annotations
@@ -23,41 +23,14 @@ from deepgen.models import names
 from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint
 from deepgen.models.layouts import HubOptions, Layout, detect, resolve, weight_files
 from deepgen.models.parts import WEIGHTED
+from deepgen.models.published import PUBLISHED
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
 
 Severity = Literal["error", "warning"]
 SUMS = "SHA256SUMS"
 
-# deepgenteam/DeepGen-1.0-diffusers at revision 85c2ed2: file -> tensors, elements, sha256
-PUBLISHED = {
-    "connector/model.safetensors": (
-        103,
-        432_449_532,
-        "425ce59f596eeb573f9cd52138b775df47ce69c60d2782fb32cac5498ed208f3",
-    ),
-    "transformer/diffusion_pytorch_model.safetensors": (
-        909,
-        2_469_663_936,
-        "54078ee51ab477275e94b610249ea912d6f80d24256c4197fe48945eef706883",
-    ),
-    "vae/diffusion_pytorch_model.safetensors": (
-        244,
-        83_819_683,
-        "5a170129752b4ad4ab98996d2e59097c8c693afc31a5964bd2ad60896686c1e2",
-    ),
-    "vlm/model-00001-of-00002.safetensors": (
-        628,
-        2_498_840_576,
-        "d6f11cc9c30184ce92605f25ac1e6b6644ee217e7b86a28282b3c9b17de3e609",
-    ),
-    "vlm/model-00002-of-00002.safetensors": (
-        196,
-        1_255_782_400,
-        "c675c19a231b0ead141d8d3a05fe930892ddf17f1324d75bb94d2a42a79f7ebc",
-    ),
-}
-
-# Zero when training starts, by design: the output projectors of a new connector and the B factor of a new LoRA.
+# Zero when training starts, by design: the output projectors of a new connector and the B factor of a new
+# LoRA.
 _ZERO_AT_START = re.compile(
     r"(^|\.)(projector_[23]|pooled_projector|context_projector)\.|\.lora_B\.|\.lora_embedding_B"
 )
@@ -104,7 +77,8 @@ class VerifyReport:
     def __str__(self) -> str:
         errors = sum(problem.severity == "error" for problem in self.problems)
         head = (
-            f"{self.path} ({self.kind}): {self.files} files, {self.tensors} tensors, {self.nbytes / 1e9:.2f} GB; "
+            f"{self.path} ({self.kind}): {self.files} files, {self.tensors} tensors, "
+            f"{self.nbytes / 1e9:.2f} GB; "
             f"{errors} errors, {len(self.problems) - errors} warnings, {len(self.hashes)} hashes match"
         )
         return "\n".join([head, *map(str, self.problems), *(f"note: {note}" for note in self.notes)])

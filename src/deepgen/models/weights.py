@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from deepgen.models import lora as low_rank
 from deepgen.models.checkpoint import Checkpoint, complete, read_checkpoint
@@ -44,7 +45,8 @@ def load_components(
     Args:
         source: path, hub id or detected layout.
         torch_dtype: of all parts; None keeps each part as stored.
-        vlm: base model used where the checkpoint has none: a folder, a hub id, or a loaded model, as are the next four.
+        vlm: base model used where the checkpoint has none: a folder, a hub id, or a loaded model, as are the
+            next four.
         transformer: as `vlm`; a pipeline folder serves for this, `vae` and `scheduler`.
         vae: as `vlm`.
         tokenizer: as `vlm`; by default the VLM's.
@@ -55,7 +57,10 @@ def load_components(
         attn_implementation: of the VLM, as in transformers.
         device_map: one device, for all parts.
         quantization_config: refused; quantise a converted folder.
-        revision: of a hub id, with `cache_dir`, `token` and `local_files_only` as in huggingface_hub.
+        revision: of a hub id; this and the next three as in huggingface_hub.
+        cache_dir: see `revision`.
+        token: see `revision`.
+        local_files_only: see `revision`.
 
     Raises:
         FileNotFoundError: the source or a base model is not there; says what was looked for and where.
@@ -64,7 +69,13 @@ def load_components(
     _refuse_placement(device_map, quantization_config)
     hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     layout = source if isinstance(source, Layout) else detect(source, hub)
-    given = dict(vlm=vlm, transformer=transformer, vae=vae, tokenizer=tokenizer, scheduler=scheduler)
+    given = {
+        "vlm": vlm,
+        "transformer": transformer,
+        "vae": vae,
+        "tokenizer": tokenizer,
+        "scheduler": scheduler,
+    }
     ready = {
         name: value
         for name, value in given.items()
@@ -118,8 +129,9 @@ def adapt(checkpoint: Checkpoint, mode: LoraMode, scale: float | None) -> None:
 
 
 def _with_depth(connector_config: dict[str, Any] | None, vlm: Any) -> dict[str, Any]:
-    depth = {"vlm_num_layers": vlm.config.text_config.num_hidden_layers} if isinstance(vlm, nn.Module) else {}
-    return depth | (connector_config or {})
+    if not isinstance(vlm, PreTrainedModel):
+        return connector_config or {}
+    return {"vlm_num_layers": vlm.config.text_config.num_hidden_layers, **(connector_config or {})}
 
 
 def _load_small(checkpoint: Checkpoint, ready: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Writing safetensors shards from tensors that are read one at a time.
 
-The header is known before any tensor is read, so it is written first and the data streams after it: a folder of any size
-is written in the memory of its largest tensor.
+The header is known before any tensor is read, so it is written first and the data streams after it: a folder
+of any size is written in the memory of its largest tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from deepgen.models.tensors import SAFETENSORS_DTYPES, LazyTensor
+from deepgen.models.tensors import SAFETENSORS_DTYPES, LazyTensor, as_bytes
 
 _DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -63,7 +63,8 @@ def write_shards(
 ) -> list[Written]:
     """Write `stem.safetensors`, or numbered shards of at most `shard_size` bytes of data and their index.
 
-    A tensor larger than `shard_size` gets a shard of its own. `progress` is called with the bytes of each tensor.
+    A tensor larger than `shard_size` gets a shard of its own. `progress` is called with the bytes of each
+    tensor.
     """
     shards: list[dict[str, LazyTensor]] = [{}]
     room = shard_size
@@ -121,4 +122,4 @@ def _chunks(head: bytes, tensors: Iterable[LazyTensor], dtype: torch.dtype | Non
     yield memoryview(head)
     for tensor in tensors:
         value = tensor.read().to(target_dtype(tensor, dtype)).contiguous()
-        yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
+        yield as_bytes(value)
