@@ -1,0 +1,278 @@
+"""A checkpoint of any layout as parts with our names, and the strict account of its keys.
+
+`read_checkpoint` takes what the files hold; `complete` adds what they leave to base models. Every key ends up
+used, skipped for a stated reason, or in an error that lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepgen.models import names, sizes
+from deepgen.models.layouts import HubOptions, Layout, read_json, resolve, weight_files
+from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
+from deepgen.models.parts import WEIGHTED, Part, build, read_config
+from deepgen.models.tensors import CheckpointError, LazyTensor, open_files
+
+BASE_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
+BASE_PIPELINE = "Skywork/UniPic2-SD3.5M-Kontext-2B"
+ADAPTER_DIR = "vlm_lora"
+SHOWN = 20  # keys of one kind that an error spells out
+
+
+@dataclass
+class LoadReport:
+    """What became of every key; keys are `part.name` in our names, foreign ones as the file has them."""
+
+    used: dict[str, int] = field(default_factory=dict)  # tensors by part
+    bases: dict[str, str] = field(default_factory=dict)  # part -> base model it came from
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)  # key -> reason
+    notes: list[str] = field(default_factory=list)
+
+    def raise_if_incomplete(self, source: str) -> None:
+        """CheckpointError that lists every key that is missing, foreign or of the wrong shape."""
+        faults = {"missing": self.missing, "unexpected": self.unexpected, "wrong shape": self.mismatched}
+        lines = [
+            f"  {len(keys)} {fault}: {', '.join(keys[:SHOWN])}"
+            + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+            for fault, keys in faults.items()
+            if keys
+        ]
+        if lines:
+            raise CheckpointError("\n".join([f"{source} does not fit the model:", *lines]))
+
+
+@dataclass
+class Checkpoint:
+    """Parts by name, the VLM's LoRA if there is one, and where tokenizer and scheduler are."""
+
+    layout: Layout
+    parts: dict[str, Part]
+    lora: dict[str, Pair]
+    report: LoadReport
+    lora_scale: float = DEFAULT_SCALE
+    tokenizer: Path | None = None
+    scheduler: Path | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    hints: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Compare every part with the model of its config; CheckpointError that lists what does not fit."""
+        for part in self.parts.values():
+            compare(part, self.report)
+        self.report.raise_if_incomplete(self.layout.source)
+
+
+def read_checkpoint(
+    layout: Layout, connector_config: Mapping[str, Any] | None = None, *, shapes_only: bool = False
+) -> Checkpoint:
+    """The parts the files hold. Parts left to base models are absent; a native VLM has no config yet.
+
+    With `shapes_only` a connector whose number of heads nothing tells is not an error: no shape depends on
+    it. Raises CheckpointError or FileNotFoundError for files that cannot be opened.
+    """
+    reader = _read_native if layout.is_native else _read_folder
+    return reader(layout, dict(connector_config or {}), 1 if shapes_only else None)
+
+
+def compare(part: Part, report: LoadReport) -> None:
+    """Add to `report` how the part's tensors differ from the model of its config."""
+    expected = build(part.name, part.config).state_dict()
+    report.missing += [f"{part.name}.{name}" for name in expected if name not in part.tensors]
+    report.unexpected += [f"{part.name}.{name}" for name in part.tensors if name not in expected]
+    report.mismatched += [
+        f"{part.name}.{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
+        for name, tensor in part.tensors.items()
+        if name in expected and tensor.shape != tuple(expected[name].shape)
+    ]
+    report.used[part.name] = len(part.tensors)
+
+
+def open_part(name: str, folder: Path, report: LoadReport, *, is_base: bool = False) -> Part:
+    """One part from a folder of its own, config and weights."""
+    tensors = translate(name, open_files(weight_files(folder)), report)
+    return Part(name, tensors, read_config(name, folder), str(folder), is_base)
+
+
+def translate(part: str, tensors: Mapping[str, LazyTensor], report: LoadReport) -> dict[str, LazyTensor]:
+    """A part's tensors by our names; foreign connector names and the language head go to the report."""
+    if part not in ("vlm", "connector"):
+        return dict(tensors)
+    result: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        ours = names.vlm_name(name) if part == "vlm" else names.connector_name(name)
+        if ours is None:
+            report.unexpected.append(f"{part}.{name}")
+        elif part == "vlm" and ours.startswith("lm_head."):
+            report.ignored[f"{part}.{name}"] = names.UNUSED_HEAD
+        elif ours in result:
+            raise CheckpointError(
+                f"{name} and {result[ours].name} of {tensor.origin} are the same tensor ({ours})"
+            )
+        else:
+            result[ours] = tensor
+    return result
+
+
+# --- folders
+
+
+def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
+    folder, report, hints = layout.path, LoadReport(), connector_config
+    index = read_json(folder / "model_index.json")
+    parts = {}
+    for name in WEIGHTED:
+        if not (folder / name).is_dir():
+            continue
+        if name == "connector" and layout.kind != "deepgen":
+            # Its config was never seen; the tensors say all but the heads, and those it may name.
+            config_path = folder / name / "config.json"
+            hints = (read_json(config_path) if config_path.is_file() else {}) | connector_config
+            tensors = translate(name, open_files(weight_files(folder / name)), report)
+            depth = parts["vlm"].config.text_config.num_hidden_layers if "vlm" in parts else None
+            config = sizes.connector_config(tensors, depth, hints, spare_heads)
+            parts[name] = Part(name, tensors, config, str(folder / name))
+        else:
+            parts[name] = open_part(name, folder / name, report)
+    checkpoint = Checkpoint(layout, parts, {}, report, defaults=index.get("defaults") or {})
+    if (folder / ADAPTER_DIR).is_dir():
+        checkpoint.lora, checkpoint.lora_scale = _read_adapter(folder / ADAPTER_DIR)
+    checkpoint.tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else None
+    checkpoint.scheduler = folder / "scheduler" if (folder / "scheduler").is_dir() else None
+    checkpoint.hints = hints
+    return checkpoint
+
+
+def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
+    config = read_json(folder / "adapter_config.json")
+    tensors = {names.vlm_name(name): tensor for name, tensor in open_files(weight_files(folder)).items()}
+    return pairs(tensors), config["lora_alpha"] / config["r"]
+
+
+# --- native files
+
+
+def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
+    found, unknown = names.split(open_files(layout.files))
+    report = LoadReport(unexpected=unknown)
+    for tensor in found.pop("ema", {}).values():
+        report.ignored[tensor.name] = names.UNUSED_EMA
+    if "connector" not in found:
+        shown = ", ".join((unknown or [name for part in found.values() for name in part])[:5])
+        raise CheckpointError(
+            f"{layout.source} is no DeepGen checkpoint: it has no connector (connector.layers.*, "
+            f"projector_1, meta_queries); its tensors are {shown}, ..."
+        )
+    beside = _config_beside(layout)
+    hints = beside.get("connector", {}) | connector_config
+    lora = pairs(found.pop("vlm_lora", {}))
+    for name in [name for name in found.get("vlm", {}) if name.startswith("lm_head.")]:
+        report.ignored[found["vlm"].pop(name).name] = names.UNUSED_HEAD
+    parts = {}
+    for name in ("connector", "transformer", "vae", "vlm"):
+        if tensors := found.get(name):
+            parts[name] = Part(name, tensors, None, str(layout.path))
+    parts["connector"].config = sizes.connector_config(parts["connector"].tensors, None, hints, spare_heads)
+    if "transformer" in parts:
+        parts["transformer"].config = sizes.transformer_config(
+            parts["transformer"].tensors, beside.get("transformer")
+        )
+    if head := lora.pop("lm_head", None):
+        report.ignored |= {tensor.name: names.UNUSED_HEAD for tensor in (head.a, head.b)}
+    return Checkpoint(layout, parts, lora, report, hints=hints, defaults=beside.get("defaults", {}))
+
+
+def _config_beside(layout: Layout) -> dict[str, Any]:
+    for name in ("config.json", "model_config.json"):
+        path = layout.folder / name
+        content = read_json(path) if path.is_file() else {}
+        if isinstance(content, dict) and "connector" in content:
+            return content
+    return {}
+
+
+# --- base models
+
+
+def complete(
+    checkpoint: Checkpoint,
+    *,
+    vlm: str | Path | None = None,
+    transformer: str | Path | None = None,
+    vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    scheduler: str | Path | None = None,
+    skip: tuple[str, ...] = (),
+    hub: HubOptions | None = None,
+) -> Checkpoint:
+    """Fill in, from base models, the parts the checkpoint does not hold. Arguments are folders or hub ids.
+
+    Parts in `skip` are left absent. A native checkpoint without LoRA on a plain VLM gets a note, since the
+    published training adapted the VLM. Raises FileNotFoundError when a base model cannot be had.
+    """
+    parts, report = checkpoint.parts, checkpoint.report
+    vlm = vlm or BASE_VLM
+    bases = {"vlm": vlm, "transformer": transformer or BASE_PIPELINE, "vae": vae or BASE_PIPELINE}
+    for name, source in bases.items():
+        stored = parts.get(name)
+        if name in skip or (stored is not None and stored.config is not None):
+            continue
+        folder = base_folder(name, source, hub)
+        if stored is not None:
+            stored.config = read_config(name, folder)
+            continue
+        parts[name] = open_part(name, folder, report, is_base=True)
+        report.bases[name] = str(source)
+        if name == "vlm" and not checkpoint.lora:
+            report.notes.append(
+                f"{checkpoint.layout.source} has neither a VLM nor a LoRA for one, "
+                f"so the plain {source} is used. "
+                "If its VLM was fine-tuned (the published SFT and RL stages train a LoRA), "
+                "its pictures may be wrong"
+            )
+    if "vlm" in parts and not names_connector_exactly(checkpoint):
+        depth = parts["vlm"].config.text_config.num_hidden_layers
+        part = parts["connector"]
+        part.config = sizes.connector_config(part.tensors, depth, checkpoint.hints)
+    if "tokenizer" not in skip:
+        checkpoint.tokenizer = checkpoint.tokenizer or base_folder("tokenizer", tokenizer or vlm, hub)
+    if "scheduler" not in skip:
+        source = scheduler or transformer or BASE_PIPELINE
+        checkpoint.scheduler = checkpoint.scheduler or base_folder("scheduler", source, hub)
+    return checkpoint
+
+
+def names_connector_exactly(checkpoint: Checkpoint) -> bool:
+    """Whether the connector's config is the checkpoint's own rather than read off its shapes."""
+    return checkpoint.layout.kind == "deepgen"
+
+
+_MARKER = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+
+
+def base_folder(name: str, source: str | Path, hub: HubOptions | None = None) -> Path:
+    """The folder of one part of a base model: `source` itself, or the part's folder inside a pipeline.
+
+    Raises FileNotFoundError that says which file was looked for.
+    """
+    hub = HubOptions(
+        cache_dir=hub.cache_dir if hub else None,
+        token=hub.token if hub else None,
+        local_files_only=bool(hub and hub.local_files_only),
+    )
+    if name in ("vlm", "tokenizer"):
+        weights = ["*.safetensors"] if name == "vlm" else []
+        path = resolve(source, hub, allow=["*.json", "*.txt", *weights], ignore=["transformer/*", "vae/*"])
+    else:
+        path = resolve(source, hub, allow=[f"{name}/*", "model_index.json"])
+    marker = _MARKER.get(name, "config.json")
+    for folder in (path / name, path):
+        if (folder / marker).is_file():
+            return folder
+    raise FileNotFoundError(f"no {name} in {source}: looked for {path / name / marker} and {path / marker}")

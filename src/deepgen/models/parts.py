@@ -1,0 +1,120 @@
+"""The four parts with weights: classes and configs, built on the meta device, filled tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepgen.models.config import Architecture
+from deepgen.models.layouts import read_json
+from deepgen.models.tensors import LazyTensor
+
+WEIGHTED = ("vlm", "connector", "transformer", "vae")
+WEIGHT_STEM = {
+    "vlm": "model",
+    "connector": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+
+
+@dataclass
+class Part:
+    """One part of a checkpoint: its tensors by our names, and their config (None while unknown)."""
+
+    name: str
+    tensors: Mapping[str, LazyTensor]
+    config: Any
+    origin: str
+    is_base: bool = False
+
+
+@lru_cache
+def part_class(name: str) -> Any:
+    """The class of a part. Imported late: listing names needs no diffusers."""
+    if name == "vlm":
+        from deepgen.models.vlm import DeepGenVLM
+
+        return DeepGenVLM
+    if name == "connector":
+        from deepgen.models.connector import StackedChannelBridge
+
+        return StackedChannelBridge
+    if name == "transformer":
+        from deepgen.models.dit import DeepGenTransformer2DModel
+
+        return DeepGenTransformer2DModel
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL
+
+
+def read_config(name: str, folder: Path) -> Any:
+    """The config of a part's folder: transformers' object for the VLM, a plain dictionary otherwise."""
+    content = read_json(folder / "config.json")
+    if name == "vlm":
+        from transformers import Qwen2_5_VLConfig
+
+        return Qwen2_5_VLConfig.from_dict(content)
+    return {key: value for key, value in content.items() if not key.startswith("_")}
+
+
+def named_config(name: str, architecture: Architecture) -> Any:
+    """The config of a part in a named architecture."""
+    sizes = getattr(architecture, name)
+    if name == "vlm":
+        from transformers import Qwen2_5_VLConfig
+
+        return Qwen2_5_VLConfig(**sizes)
+    return dict(sizes)
+
+
+def build(
+    name: str, config: Any, dtype: torch.dtype | None = None, attn_implementation: str | None = None
+) -> nn.Module:
+    """The part on the meta device: every tensor has its name and shape, none has memory."""
+    with torch.device("meta"):
+        if name == "vlm":
+            options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+            return part_class(name)._from_config(config, dtype=dtype or torch.float32, **options)
+        return part_class(name).from_config(config)
+
+
+def materialize(
+    part: Part, dtype: torch.dtype | None = None, attn_implementation: str | None = None
+) -> nn.Module:
+    """The loaded part. Each tensor is read, cast and handed over, so nothing exists twice.
+
+    Without `dtype` the stored one is kept, the widest where a part mixes several.
+    """
+    dtype = dtype or stored_dtype(part)
+    model: Any = build(part.name, part.config, dtype, attn_implementation)
+    state = {}
+    for name, tensor in part.tensors.items():
+        value = tensor.read()
+        state[name] = value.to(dtype) if value.is_floating_point() else value
+    model.load_state_dict(state, strict=True, assign=True)
+    _fill_computed_buffers(model)
+    return model.eval()
+
+
+def stored_dtype(part: Part) -> torch.dtype:
+    """The floating point type a part is stored in; the widest if there are several."""
+    stored = {tensor.dtype for tensor in part.tensors.values() if tensor.dtype.is_floating_point}
+    return max(stored, key=lambda dtype: torch.finfo(dtype).bits, default=torch.float32)
+
+
+def _fill_computed_buffers(model: Any) -> None:
+    # Rotary frequencies are computed, not stored; transformers' own initialiser fills them in.
+    for module in model.modules():
+        computed = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in computed:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if computed:
+            model._init_weights(module)
