@@ -301,6 +301,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
         timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device, num_tokens=patches)
         condition = positive if negative is None else Condition.cat([negative, positive])
+        condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
         branches = 1 if negative is None else 2
         references = None if reference_latents is None else list(reference_latents) * branches
         prompt_embeds, pooled_prompt_embeds = condition.prompt_embeds, condition.pooled_prompt_embeds
@@ -458,7 +459,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if latents is not None:
             self._check_latents(latents, total, groups)
         results: list[Any] = [None] * total
-        dtype = positive.prompt_embeds.dtype
+        dtype = self.transformer.dtype
         for (group_height, group_width), samples in groups.items():
             rows = [sample // num_images_per_prompt for sample in samples]
             own = [generators[sample] for sample in samples]
