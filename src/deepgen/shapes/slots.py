@@ -88,7 +88,8 @@ def edit_code(edit: Edit) -> np.ndarray:
         size = named.size if edit.states_size else None
         code[2] = _object(2, ObjectClaim(shape=named.shape, color=named.color, size=size, cell=named.cell))
         return code
-    code[1] = _object(1, ObjectClaim(shape=named.shape, color=named.color, cell=named.cell))
+    # Not its cell: Qwen2.5-VL marks image tokens by rotary phase alone, so values that are attended to carry no place.
+    code[1] = _object(1, ObjectClaim(shape=named.shape, color=named.color))
     attribute = {"recolor": "color", "replace": "shape", "resize": "size", "move": "cell"}.get(edit.kind)
     if attribute is not None:
         code[2] = _object(2, ObjectClaim(**{attribute: edit.value}))
