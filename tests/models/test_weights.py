@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.conftest import GOLDENS, HEADS
 from safetensors.torch import load_file, save_file
 
+from checkpoints import GOLDENS, HEADS
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.models.weights import load_components
@@ -178,11 +178,8 @@ def test_merged_lora_computes_what_peft_computes(native, lora, options, tmp_path
     merged = load_components(tmp_path / "model.pt", **options, lora="merge")["vlm"]
     plain = DeepGenVLM.from_pretrained(GOLDENS / "vlm").eval()
     before = run(plain)
-    targets = [
-        name
-        for name, module in plain.named_modules()
-        if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
-    ]
+    found = {re.sub(r"^lmm\.(model\.)?|\.lora_.*", "", name) for name in lora} - {"lm_head"}
+    targets = [name for name, _ in plain.named_modules() if name in found]
     inject_adapter_in_model(LoraConfig(r=2, lora_alpha=4, target_modules=targets), plain, "default")
     theirs = {
         name.removeprefix("lmm.").removeprefix("model."): value
