@@ -19,7 +19,7 @@ Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 
 def sample_density(weighting: Weighting, batch: int, generator: torch.Generator | None = None) -> Tensor:
-    """u of each sample, (B,) in [0, 1): uniform, logit-normal (mean 0, std 1) or mode-seeking (scale 1.29)."""
+    """U of each sample, (B,) in [0, 1): uniform, logit-normal (mean 0, std 1) or mode-seeking (scale 1.29)."""
     return compute_density_for_timestep_sampling(
         weighting, batch, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=generator
     )

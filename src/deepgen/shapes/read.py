@@ -58,7 +58,9 @@ def read(image: Image.Image | np.ndarray) -> Reading:
     """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3))."""
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image).astype(np.float32)
     if pixels.shape != (CANVAS, CANVAS, 3):
-        raise ValueError(f"pictures of this world are {CANVAS}x{CANVAS} RGB, got an array of shape {pixels.shape}")
+        raise ValueError(
+            f"pictures of this world are {CANVAS}x{CANVAS} RGB, got an array of shape {pixels.shape}"
+        )
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     base = np.median(border, axis=0)
     errors = {name: float(np.linalg.norm(base - np.array(color))) for name, color in BACKGROUNDS.items()}
@@ -78,7 +80,9 @@ def read(image: Image.Image | np.ndarray) -> Reading:
         else:
             objects.append(item)
     return Reading(
-        background=background if is_known else None, objects=tuple(objects), unreadable_cells=tuple(unreadable)
+        background=background if is_known else None,
+        objects=tuple(objects),
+        unreadable_cells=tuple(unreadable),
     )
 
 
@@ -104,9 +108,7 @@ def _read_cell(window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray, 
 def _color_of(window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray) -> str:
     """The palette color most interior pixels are nearest to; rims are mixed with the background and do not vote."""
     padded = np.pad(is_foreground, 1)
-    interior = (
-        is_foreground & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    )
+    interior = is_foreground & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     voters = window[interior if interior.sum() >= 8 else is_foreground]  # (V, 3)
     names = list(COLORS)
     palette = np.array([COLORS[name] for name in names], dtype=np.float32)

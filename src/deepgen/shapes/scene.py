@@ -17,7 +17,12 @@ CELL = 32
 JITTER = 2
 MAX_OBJECTS = 4
 
-BACKGROUNDS = {"white": (250, 250, 250), "black": (12, 12, 12), "grey": (128, 128, 128), "brown": (106, 66, 36)}
+BACKGROUNDS = {
+    "white": (250, 250, 250),
+    "black": (12, 12, 12),
+    "grey": (128, 128, 128),
+    "brown": (106, 66, 36),
+}
 COLORS = {
     "red": (220, 30, 40),
     "green": (30, 165, 70),

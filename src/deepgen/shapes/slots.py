@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 
 from .caption import EDIT_KINDS, RELATIONS, Claim, Edit, ObjectClaim
-from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES
+from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene
 
 NUM_SLOTS = 8
 WIDTH = 128
@@ -54,7 +54,11 @@ def _sum(*attributes: tuple[str, object]) -> np.ndarray:
 
 def _object(slot: int, claim: ObjectClaim) -> np.ndarray:
     return _sum(
-        ("slot", slot), ("shape", claim.shape), ("color", claim.color), ("size", claim.size), ("cell", claim.cell)
+        ("slot", slot),
+        ("shape", claim.shape),
+        ("color", claim.color),
+        ("size", claim.size),
+        ("cell", claim.cell),
     )
 
 
@@ -99,3 +103,11 @@ def edit_code(edit: Edit) -> np.ndarray:
 def pooled_code(code: np.ndarray) -> np.ndarray:
     """The pooled condition that goes with codes (..., NUM_SLOTS, WIDTH): their scaled mean, (..., WIDTH)."""
     return POOLED_SCALE * code.mean(-2)
+
+
+def describe_cells(scene: Scene) -> np.ndarray:
+    """What is in each cell: shape, color and size, zero where it is empty. (9, WIDTH) float32."""
+    cells = np.zeros((len(CELLS), WIDTH), dtype=np.float32)
+    for item in scene.objects:
+        cells[item.cell] = _sum(("shape", item.shape), ("color", item.color), ("size", item.size))
+    return cells

@@ -124,9 +124,13 @@ class ShapesReport:
         lines = [f"shapes {version}, seed {self.seed}, steps {self.num_steps or 'default'}"]
         for k in self.kinds:
             low, high = k.interval
-            lines.append(f"{k.kind:16} {k.accuracy:5.2f}  [{low:.2f}, {high:.2f}]  {k.num_right}/{k.num_total}")
+            lines.append(
+                f"{k.kind:16} {k.accuracy:5.2f}  [{low:.2f}, {high:.2f}]  {k.num_right}/{k.num_total}"
+            )
         lines.append(f"{'generation':16} {self.generation_accuracy:5.2f}")
-        lines.append(f"{'editing':16} {self.edit_accuracy:5.2f}  kept {self.kept:.2f}, PSNR outside {self.psnr:.1f} dB")
+        lines.append(
+            f"{'editing':16} {self.edit_accuracy:5.2f}  kept {self.kept:.2f}, PSNR outside {self.psnr:.1f} dB"
+        )
         lines.append(f"{self.seconds_per_image:.2f} s per image")
         return "\n".join(lines)
 
@@ -260,7 +264,9 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def picture_grid(items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+def picture_grid(
+    items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8
+) -> Image.Image:
     """The first pictures of every kind in a row, edits as source and result, a green frame around the right ones."""
     kinds = list(dict.fromkeys(item.kind for item in items))
     label, step = 110, CANVAS + 6
