@@ -14,7 +14,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from deepgen.diffusion.losses import flow_matching_loss, interpolate
+from deepgen.diffusion.losses import interpolate
+from deepgen.diffusion.noise_levels import flow_matching_loss
 from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
@@ -123,7 +124,7 @@ class TinyDiT:
             reference_latents=None if batch.references is None else [[x] for x in batch.references],
             return_dict=False,
         )[0]
-        loss = flow_matching_loss(velocity, batch.clean, batch.noise).mean()
+        loss = flow_matching_loss(velocity, batch.clean, batch.noise)
         return loss, {"generate" if batch.references is None else "edit": float(loss.detach())}
 
 
