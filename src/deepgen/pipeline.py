@@ -109,16 +109,24 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             FileNotFoundError: nothing was found there; the message says what was looked for.
             ValueError: files are broken, keys are missing or foreign.
         """
-        from deepgen.models.layouts import detect
+        from deepgen.models.checkpoint import read_checkpoint
+        from deepgen.models.layouts import HubOptions, detect
         from deepgen.models.weights import load_components
 
         source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
-        layout = detect(source)
-        if layout.kind == "deepgen":
-            pipe = super().from_pretrained(str(layout.path), **kwargs)
-        else:
-            pipe = cls(**load_components(layout, **kwargs))
-        return pipe
+        hub = {
+            name: kwargs[name]
+            for name in ("revision", "cache_dir", "token", "local_files_only")
+            if name in kwargs
+        }
+        layout = detect(source, HubOptions(**hub))
+        if "dtype" in kwargs:
+            kwargs["torch_dtype"] = kwargs.pop("dtype")
+        if layout.kind != "deepgen":
+            return cls(**load_components(layout, **kwargs))
+        if layout.path != TINY_DIR:  # the libraries would fill a missing tensor with noise and go on
+            read_checkpoint(layout).check()
+        return super().from_pretrained(str(layout.path), **kwargs)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 

@@ -1,26 +1,52 @@
-"""`deepgen convert`: any released or trained checkpoint as a folder that loads without further ado."""
+"""`deepgen convert`: any released or trained checkpoint in another layout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from deepgen.commands.loading import locate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a checkpoint of any known layout in another one."""
+    """Write a checkpoint of any known layout as a folder of safetensors, or back in the original's layout."""
 
-    source: Positional[str]
-    """A folder, a checkpoint file or a Hub name."""
-    target: Positional[Path]
-    """The folder to write."""
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]
+    """`tiny`, a folder, a checkpoint file or a Hub name."""
+    target: Positional[Annotated[Path, arg(metavar="TARGET")]]
+    """Where to write; must not exist yet."""
+    layout: Literal["deepgen", "native"] = "deepgen"
+    """deepgen: a folder that loads as it is. native: the original's flat file, without VLM and VAE."""
+    dtype: Literal["as stored", "float32", "bfloat16", "float16"] = "as stored"
+    """Number format of the weights."""
+    lora: Literal["merge", "adapter", "ignore"] = "merge"
+    """What becomes of LoRA weights of the VLM."""
+    vlm: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The VLM, where the checkpoint has none."""
+    transformer: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The DiT, where the checkpoint has none."""
+    vae: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The VAE, where the checkpoint has none."""
 
     def run(self) -> int:
         """Exit code 0 once the target is complete."""
         from deepgen.models.convert import convert
 
-        convert(self.source, self.target)
-        print(self.target)
+        done = convert(
+            locate(self.source),
+            self.target,
+            layout=self.layout,
+            dtype=None if self.dtype == "as stored" else self.dtype,
+            lora=self.lora,
+            vlm=self.vlm,
+            transformer=self.transformer,
+            vae=self.vae,
+        )
+        print(
+            f"{done.destination}  {len(done.files)} files, {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB"
+        )
         return 0

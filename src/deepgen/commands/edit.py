@@ -15,7 +15,7 @@ from deepgen.commands.options import PictureOptions
 class Edit(PictureOptions):
     """Change a picture as an instruction says, or make one from several."""
 
-    prompt: Positional[str]
+    prompt: Positional[Annotated[str, arg(metavar="TEXT")]]
     """The instruction."""
     image: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
     """The picture to change; repeat the option to give several."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from deepgen.commands.drawing import draw
 from deepgen.commands.options import PictureOptions
@@ -14,7 +15,7 @@ from deepgen.commands.options import PictureOptions
 class Generate(PictureOptions):
     """Draw pictures from a description."""
 
-    prompt: Positional[str]
+    prompt: Positional[Annotated[str, arg(metavar="TEXT")]]
     """What to draw."""
 
     def run(self) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from deepgen.commands.loading import locate
+from deepgen.commands.reporting import print_report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Say what a checkpoint holds: layout, parts, sizes, number formats."""
+    """Say what a checkpoint or a named architecture holds, and the memory it needs."""
 
-    path: Positional[str]
-    """`tiny`, a folder, a checkpoint file or a Hub name."""
+    path: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    """`tiny`, a folder, a checkpoint file, a Hub name, or an architecture such as deepgen-1.0."""
     json: bool = False
     """Print JSON, for programs."""
 
@@ -21,6 +24,5 @@ class Info:
         """Exit code 0 once it is printed."""
         from deepgen.models.info import info
 
-        found = info(self.path)
-        print(json.dumps(asdict(found), indent=2, default=str) if self.json else found)
+        print_report(info(locate(self.path)), as_json=self.json)
         return 0

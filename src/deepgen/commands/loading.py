@@ -54,6 +54,13 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     return pipe
 
 
+def locate(model: str) -> str | Path:
+    """The folder behind the name `tiny`; anything else as it came."""
+    from deepgen.pipeline import TINY_DIR
+
+    return TINY_DIR if model == "tiny" else model
+
+
 def choose_device(asked: Device) -> str:
     """The device to compute on; ValueError when the asked one is not there."""
     import torch

@@ -13,7 +13,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 class Train:
     """Train with a named recipe."""
 
-    recipe: Positional[str]
+    recipe: Positional[Annotated[str, arg(metavar="RECIPE")]]
     """The recipe's name; a wrong one lists those there are."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
     """Where checkpoints and logs go. Default: runs/RECIPE."""

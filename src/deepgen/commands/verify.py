@@ -5,22 +5,34 @@ A download that was cut short or filled with zeros can load without complaint, a
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from deepgen.commands.loading import locate
+from deepgen.commands.reporting import print_report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check a checkpoint: files, sizes, missing and foreign keys, zeros and NaN."""
+    """Check a checkpoint: files, sizes, keys, zeros and NaN, and hashes where the right ones are known."""
 
-    path: Positional[str]
-    """A folder, a checkpoint file or a Hub name."""
+    path: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    """`tiny`, a folder, a checkpoint file or a Hub name."""
+    scan: bool = True
+    """Read every tensor for zeros, NaN and infinity."""
+    hashes: bool = True
+    """Compute sha256 where the right one is known."""
+    json: bool = False
+    """Print JSON, for programs."""
 
     def run(self) -> int:
         """Exit code 0 when nothing is wrong, 1 otherwise."""
         from deepgen.models.verify import verify
 
-        report = verify(self.path)
-        print(report)
+        source = locate(self.path)
+        report = verify(source, scan=self.scan, hashes=self.hashes, progress=sys.stderr.isatty())
+        print_report(report, as_json=self.json)
         return 0 if report.ok else 1
