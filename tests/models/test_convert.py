@@ -73,6 +73,16 @@ def test_a_native_folder_remembers_its_sizes(ours, bases, native, tmp_path):
     assert torch.equal(loaded["connector"].think_tokens.weight, native["meta_queries"])
 
 
+def test_the_settings_a_model_was_tuned_for_are_kept(ours, bases, tmp_path):
+    index = json.loads((ours / "model_index.json").read_text())
+    defaults = {"height": 96, "width": 96, "num_inference_steps": 16, "guidance_scale": 2.5}
+    (ours / "model_index.json").write_text(json.dumps({**index, "defaults": defaults}))
+    convert(ours, tmp_path / "again", progress=False)
+    convert(tmp_path / "again", tmp_path / "native", layout="native", progress=False)
+    assert DeepGenPipeline.from_pretrained(tmp_path / "again").config.defaults == defaults
+    assert DeepGenPipeline.from_pretrained(tmp_path / "native", **bases).config.defaults == defaults
+
+
 def test_a_native_destination_can_be_one_file(ours, native, tmp_path):
     convert(ours, tmp_path / "model.safetensors", layout="native", progress=False)
     assert load_file(tmp_path / "model.safetensors").keys() == native.keys()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.models import names, sizes
+from deepgen.models.config import ARCHITECTURES, Architecture
 from deepgen.models.layouts import HubOptions, Layout, read_json, resolve, weight_files
 from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
 from deepgen.models.parts import WEIGHTED, Part, build, read_config
@@ -67,6 +68,20 @@ class Checkpoint:
         for part in self.parts.values():
             compare(part, self.report)
         self.report.raise_if_incomplete(self.layout.source)
+
+    def architecture(self) -> Architecture | None:
+        """The named architecture with this connector, if there is one."""
+        config = self.parts["connector"].config if "connector" in self.parts else {}
+        for known in ARCHITECTURES.values():
+            sizes = {key: value for key, value in known.connector.items() if key != "num_attention_heads"}
+            if config and all(config.get(key, value) == value for key, value in sizes.items()):
+                return known
+        return None
+
+    def pipeline_defaults(self) -> dict[str, Any]:
+        """Size, steps and guidance it was tuned for: its own, else its architecture's, else nothing."""
+        known = self.architecture()
+        return dict(self.defaults or (known.defaults if known else {}))
 
 
 def read_checkpoint(

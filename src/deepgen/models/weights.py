@@ -42,6 +42,8 @@ def load_components(
 ) -> dict[str, Any]:
     """The parts of a pipeline from any layout, loaded strictly: every key is used or is in the error.
 
+    They are the arguments of `DeepGenPipeline`: the six parts, and `defaults` where they are known.
+
     Args:
         source: path, hub id or detected layout.
         torch_dtype: of all parts; None keeps each part as stored.
@@ -101,6 +103,8 @@ def load_components(
     if lora == "adapter" and checkpoint.lora and "vlm" not in ready:
         low_rank.attach(loaded["vlm"], checkpoint.lora, checkpoint.lora_scale, loaded["vlm"].dtype)
     loaded |= _load_small(checkpoint, ready)
+    if defaults := checkpoint.pipeline_defaults():
+        loaded["defaults"] = defaults
     if device_map:
         for part in loaded.values():
             if isinstance(part, nn.Module):
