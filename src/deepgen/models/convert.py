@@ -102,6 +102,7 @@ def convert(
     limit = writer.parse_size(shard_size)
 
     checkpoint = read_checkpoint(detect(source, hub), connector_config)
+    checkpoint.refuse_quantized()
     if layout == "deepgen":
         complete(
             checkpoint,

@@ -89,6 +89,7 @@ def load_components(
     for name in ready:
         checkpoint.parts.pop(name, None)
     complete(checkpoint, **bases, skip=tuple(ready), hub=hub)
+    checkpoint.refuse_quantized()
     adapt(checkpoint, lora, lora_scale)
     checkpoint.check()
     for note in checkpoint.report.notes:
