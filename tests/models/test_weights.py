@@ -126,6 +126,15 @@ def test_a_base_model_that_is_not_there_is_named(native, options, tmp_path):
         load_components(tmp_path / "model.pt", **{**options, "vae": tmp_path})
 
 
+def test_the_scheduler_comes_from_the_first_base_that_has_one(native, options, tmp_path):
+    torch.save(native, tmp_path / "model.pt")
+    loaded = load_components(tmp_path / "model.pt", **{**options, "scheduler": None})
+    assert loaded["scheduler"].config.shift == 3.0
+    alone = {**options, "scheduler": None, "vae": GOLDENS / "vae", "local_files_only": True}
+    with pytest.raises(FileNotFoundError, match=r"no scheduler in .*vae.*Skywork/UniPic2"):
+        load_components(tmp_path / "model.pt", **alone)
+
+
 def test_loaded_parts_are_taken_as_they_are(native, options, tmp_path):
     torch.save(native, tmp_path / "model.pt")
     vlm = DeepGenVLM.from_pretrained(GOLDENS / "vlm")

@@ -21,7 +21,8 @@ import torch
 from tqdm import tqdm
 
 from deepgen.models import names, writer
-from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, complete, read_checkpoint
+from deepgen.models.bases import complete
+from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, read_checkpoint
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.lora import DEFAULT_SCALE, adapter_config, adapter_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, part_class

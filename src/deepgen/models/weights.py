@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deepgen.models import lora as low_rank
-from deepgen.models.checkpoint import Checkpoint, complete, read_checkpoint
+from deepgen.models.bases import complete
+from deepgen.models.checkpoint import Checkpoint, read_checkpoint
 from deepgen.models.layouts import HubOptions, Layout, detect
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
