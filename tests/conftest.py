@@ -13,6 +13,8 @@ from PIL import Image
 
 from deepgen.pipeline import DeepGenPipeline
 
+torch.set_num_threads(1)  # tests run side by side, and tiny tensors gain nothing from threads
+
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -31,8 +33,18 @@ def _components(goldens: Goldens) -> dict[str, Any]:
 @pytest.fixture
 def pipe(_components: dict[str, Any]) -> DeepGenPipeline:
     """A fresh pipeline of random weights: 64 x 64 by default, 2 steps."""
+    return _copy(_components)
+
+
+@pytest.fixture
+def fresh_pipe(_components: dict[str, Any]) -> DeepGenPipeline:
+    """A second one, for tests that change the first."""
+    return _copy(_components)
+
+
+def _copy(components: dict[str, Any]) -> DeepGenPipeline:
     defaults = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
-    pipe = DeepGenPipeline(**copy.deepcopy(_components), defaults=defaults)
+    pipe = DeepGenPipeline(**copy.deepcopy(components), defaults=defaults)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

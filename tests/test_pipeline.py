@@ -118,7 +118,11 @@ def test_an_edit_returns_the_size_of_its_source(pipe: DeepGenPipeline, picture: 
 
 
 def test_edits_of_different_sizes_go_in_one_call(pipe: DeepGenPipeline) -> None:
-    sources = [flat_picture(64, 64, (9, 9, 9)), flat_picture(100, 40, (99, 9, 9)), flat_picture(64, 64, (9, 99, 9))]
+    sources = [
+        flat_picture(64, 64, (9, 9, 9)),
+        flat_picture(100, 40, (99, 9, 9)),
+        flat_picture(64, 64, (9, 99, 9)),
+    ]
     images = pipe(PROMPTS[:3], image=sources, seed=0).images
     assert [image.size for image in images] == [(64, 64), (100, 40), (64, 64)]
     alone = pipe(PROMPTS[1], image=sources[1], seed=1).images[0]
@@ -197,7 +201,9 @@ def test_callbacks_see_every_step_and_may_replace_latents(pipe: DeepGenPipeline)
         seen.append((step, float(timestep)))
         return {"latents": torch.zeros_like(tensors["latents"])} if step == 2 else {}
 
-    result = pipe("a cat", num_inference_steps=3, callback_on_step_end=zero_at_the_end, output_type="latent").images
+    result = pipe(
+        "a cat", num_inference_steps=3, callback_on_step_end=zero_at_the_end, output_type="latent"
+    ).images
     assert [step for step, _ in seen] == [0, 1, 2]
     assert seen[0][1] == pytest.approx(1000)
     assert not result.any()
@@ -255,7 +261,10 @@ REFUSED = {
     "output": (dict(prompt="a", output_type="jpg"), "unknown output_type"),
     "padding": (dict(prompt="a", padding="left"), "unknown padding"),
     "posterior": (dict(prompt="a", image=BLACK, reference_posterior="mean"), "unknown posterior"),
-    "latents": (dict(prompt="a", latents=torch.zeros(1, 4, 8, 8)), r"latents must have shape \(1, 16, 8, 8\)"),
+    "latents": (
+        dict(prompt="a", latents=torch.zeros(1, 4, 8, 8)),
+        r"latents must have shape \(1, 16, 8, 8\)",
+    ),
     "callback": (dict(prompt="a", callback_on_step_end_tensor_inputs=["x"]), "unknown x"),
     "pooled": (dict(prompt_embeds=torch.zeros(1, 20, 40)), "prompt_embeds needs its pooled"),
 }

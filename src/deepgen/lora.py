@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import SanaLoraLoaderMixin, _load_lora_into_text_encoder
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 PARTS = ("transformer", "connector", "vlm")
 
@@ -60,14 +62,26 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
                     hotswap=hotswap,
                 )
         if any(key.startswith("vlm.") for key in state_dict):
-            _load_lora_into_text_encoder(
-                state_dict,
-                network_alphas=None,
-                text_encoder=self.vlm,
-                prefix="vlm",
-                text_encoder_name="vlm",
-                adapter_name=name,
-                _pipeline=self,
-                hotswap=hotswap,
-                metadata=metadata,
-            )
+            with _quiet_load_report():
+                _load_lora_into_text_encoder(
+                    state_dict,
+                    network_alphas=None,
+                    text_encoder=self.vlm,
+                    prefix="vlm",
+                    text_encoder_name="vlm",
+                    adapter_name=name,
+                    _pipeline=self,
+                    hotswap=hotswap,
+                    metadata=metadata,
+                )
+
+
+@contextmanager
+def _quiet_load_report() -> Iterator[None]:
+    """transformers reports every base weight as missing when it loads an adapter alone; that is no news."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -109,16 +109,24 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             FileNotFoundError: nothing was found there; the message says what was looked for.
             ValueError: files are broken, keys are missing or foreign.
         """
-        from deepgen.models.layouts import detect
+        from deepgen.models.checkpoint import read_checkpoint
+        from deepgen.models.layouts import HubOptions, detect
         from deepgen.models.weights import load_components
 
         source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
-        layout = detect(source)
-        if layout.kind == "deepgen":
-            pipe = super().from_pretrained(str(layout.path), **kwargs)
-        else:
-            pipe = cls(**load_components(layout, **kwargs))
-        return pipe
+        hub = {
+            name: kwargs[name]
+            for name in ("revision", "cache_dir", "token", "local_files_only")
+            if name in kwargs
+        }
+        layout = detect(source, HubOptions(**hub))
+        if "dtype" in kwargs:
+            kwargs["torch_dtype"] = kwargs.pop("dtype")
+        if layout.kind != "deepgen":
+            return cls(**load_components(layout, **kwargs))
+        if layout.path != TINY_DIR:  # the libraries would fill a missing tensor with noise and go on
+            read_checkpoint(layout).check()
+        return super().from_pretrained(str(layout.path), **kwargs)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 
@@ -301,6 +309,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
         timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device, num_tokens=patches)
         condition = positive if negative is None else Condition.cat([negative, positive])
+        condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
         branches = 1 if negative is None else 2
         references = None if reference_latents is None else list(reference_latents) * branches
         prompt_embeds, pooled_prompt_embeds = condition.prompt_embeds, condition.pooled_prompt_embeds
@@ -458,7 +467,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if latents is not None:
             self._check_latents(latents, total, groups)
         results: list[Any] = [None] * total
-        dtype = positive.prompt_embeds.dtype
+        dtype = self.transformer.dtype
         for (group_height, group_width), samples in groups.items():
             rows = [sample // num_images_per_prompt for sample in samples]
             own = [generators[sample] for sample in samples]

@@ -32,6 +32,10 @@ class Condition:
         """Where the tensors are."""
         return self.prompt_embeds.device
 
+    def to(self, dtype: torch.dtype) -> Condition:
+        """The same condition in another precision."""
+        return Condition(self.prompt_embeds.to(dtype), self.pooled_prompt_embeds.to(dtype), self.mask)
+
     def select(self, rows: Sequence[int]) -> Condition:
         """Rows in the given order, cut to the longest of them, without a mask if none of them is padded."""
         index = torch.as_tensor(list(rows), device=self.device)

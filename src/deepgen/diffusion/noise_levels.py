@@ -36,7 +36,9 @@ def table_levels(scheduler: Any, u: Tensor) -> tuple[Tensor, Tensor]:
     Row floor(1000 u) is taken, so u = 0 is noise alone and the table's static shift applies.
     """
     rows = (u * scheduler.config.num_train_timesteps).long()
-    timesteps = torch.linspace(1, scheduler.config.num_train_timesteps, scheduler.config.num_train_timesteps).flip(0)
+    timesteps = torch.linspace(
+        1, scheduler.config.num_train_timesteps, scheduler.config.num_train_timesteps
+    ).flip(0)
     sigmas = timesteps / scheduler.config.num_train_timesteps
     shift = scheduler.config.shift
     sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
@@ -52,7 +54,10 @@ def dynamic_levels(config: Any, u: Tensor, num_tokens: Sequence[int]) -> tuple[T
 
 
 def flow_matching_loss(
-    velocities: Sequence[Tensor], clean: Sequence[Tensor], noise: Sequence[Tensor], weights: Tensor | None = None
+    velocities: Sequence[Tensor],
+    clean: Sequence[Tensor],
+    noise: Sequence[Tensor],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean over samples of w * mean((velocity - (noise - clean))^2), in float32; sizes may differ between samples.
 
@@ -67,4 +72,3 @@ def flow_matching_loss(
     if weights is not None:
         losses = losses * weights.to(losses).reshape(-1)
     return losses.mean()
-

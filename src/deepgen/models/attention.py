@@ -3,15 +3,19 @@
 Both processors hand query, key and value to `dispatch_attention_fn`, so `model.set_attention_backend("flash")` and the
 rest of diffusers' switch apply. The default is torch's scaled dot product attention.
 
-A mask is a boolean (B, K) over keys, True where the key is real, or None when nothing is padded: padded queries need
-none, because their outputs are dropped and no real query can see them.
+A mask is a boolean (B, 1, 1, K) over keys, True where the key is real, or None when nothing is padded: padded queries
+need none, because their outputs are dropped and no real query can see them.
 """
 
 from __future__ import annotations
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
@@ -33,7 +37,7 @@ class JointAttentionProcessor:
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attend; shapes (B, S, D) and (B, L, D). Masks: (B, S + L) for joint, (B, S) for self attention."""
+        """Attend; shapes (B, S, D) and (B, L, D). Masks: over S + L keys for joint, over S for self attention."""
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         query, key, value = (rearrange(x, "b s (h e) -> b s h e", h=attn.heads) for x in (query, key, value))
         query, key = _normalise(attn.norm_q, query), _normalise(attn.norm_k, key)
@@ -51,6 +55,8 @@ class JointAttentionProcessor:
             value = torch.cat([value, added_value], dim=1)
             mask = attention_mask
 
+        if mask is not None:
+            self._check_backend()
         attended = dispatch_attention_fn(
             query,
             key,
@@ -67,6 +73,16 @@ class JointAttentionProcessor:
         if not attn.context_pre_only:
             context = attn.to_add_out(context)
         return attn.to_out[0](image), context
+
+    def _check_backend(self) -> None:
+        """Variable-length kernels take padding to be at the end; ours is also between image and context."""
+        active, _ = _AttentionBackendRegistry.get_active_backend()
+        backend = AttentionBackendName(self._attention_backend or active)
+        if "varlen" in backend.value:
+            raise ValueError(
+                f"attention backend {backend.value!r} cannot mask padding between samples of different sizes; "
+                "draw equal sizes and prompts of equal length together, or use 'native', 'flex' or '_native_math'"
+            )
 
 
 def _normalise(norm: nn.Module | None, x: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
     def _masks(
         image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
     ) -> dict[str, Tensor]:
-        """Key masks for the processors: `image_mask` (B, S) and the joint `attention_mask` (B, S + L)."""
+        """Key masks for the processors: `image_mask` (B, 1, 1, S) and the joint `attention_mask` (B, 1, 1, S + L)."""
         if image_mask is None and context_mask is None:
             return {}
         if image_mask is None:
@@ -189,8 +189,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             joint_image_mask = image_mask
         if context_mask is None:
             context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        masks = {"attention_mask": torch.cat([joint_image_mask, context_mask.bool()], dim=1)}
-        return masks if image_mask is None else {**masks, "image_mask": image_mask}
+        masks = {"attention_mask": torch.cat([joint_image_mask, context_mask.bool()], dim=1)[:, None, None]}
+        return masks if image_mask is None else {**masks, "image_mask": image_mask[:, None, None]}
 
     def unpatchify(self, patches: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | list[Tensor]:
         """Target tokens back to latents; each token's values are ordered (row, column, channel)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -189,6 +190,8 @@ def open_torch(path: Path) -> dict[str, LazyTensor]:
     Raises CheckpointError when the pickle needs more than `weights_only=True` allows.
     """
     state = unwrap(_load(path))
+    if not all(_is_located(value) for value in state.values()):
+        state = unwrap(_load(path, into_memory=True))
     tensors = {}
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -212,22 +215,26 @@ def unwrap(state: Any) -> Mapping[str, Any]:
     return state
 
 
-def _load(path: Path) -> Any:
-    # A zip with readable offsets is loaded without its data; files of torch before 1.6 come into memory
-    # whole.
-    is_zip = zipfile.is_zipfile(path)
-    load = partial(torch.load, path, weights_only=True, map_location="meta" if is_zip else "cpu")
+def _is_located(value: Any) -> bool:
+    """Whether it is known where in the file this tensor lies; older versions of torch do not say."""
+    return not (isinstance(value, Tensor) and value.is_meta) or hasattr(
+        value.untyped_storage(), "_checkpoint_offset"
+    )
+
+
+def _load(path: Path, into_memory: bool = False) -> Any:
+    # Only zip files know their offsets: what torch before 1.6 wrote comes into memory whole.
+    place = "cpu" if into_memory or not zipfile.is_zipfile(path) else "meta"
+    load = partial(torch.load, path, weights_only=True, map_location=place)
     stand_ins = [(type("Inert", (_Bookkeeping,), {}), name) for name in BOOKKEEPING]
     try:
         with torch.serialization.safe_globals(stand_ins):  # pyright: ignore[reportArgumentType]
             return load()
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "blocked" in line), ""
-        )
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it needs {found.group(1)}" if found else str(error).strip().splitlines()[-1]
         raise CheckpointError(
-            f"{path} is a pickle that asks for more than tensors"
-            f" ({reason or str(error).strip().splitlines()[-1]}), and loading it could run code, "
+            f"{path} is a pickle that asks for more than tensors ({reason}); loading it could run code, "
             "so it was not loaded."
             " If you trust its author, rewrite it on a throw-away machine:"
             f" torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'clean.pt')"

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deepgen.models.names import connector_name, native_name, split, strip_wrappers, vlm_name
+from deepgen.models.tensors import CheckpointError, LazyTensor, open_file, open_files
+
+
+def example() -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.randn(3, 5),
+        "b": torch.randn(4, 2).bfloat16(),
+        "c": torch.arange(7),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+        "flag": torch.tensor([True, False]),
+    }
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_tensors_are_read_bit_equal_and_known_without_reading(suffix, tmp_path):
+    state, path = example(), tmp_path / f"x.{suffix}"
+    torch.save(state, path) if suffix == "pt" else save_file(state, path)
+    opened = open_file(path)
+    assert set(opened) == set(state)
+    for name, value in state.items():
+        assert (opened[name].shape, opened[name].dtype) == (tuple(value.shape), value.dtype)
+        assert torch.equal(opened[name].read(), value)
+
+
+def test_views_and_shared_storage_of_a_torch_file_are_read_as_they_were(tmp_path):
+    base = torch.randn(6, 8)
+    state = {"whole": base, "transposed": base.T, "part": base[2:4], "column": base[:, 3]}
+    torch.save(state, tmp_path / "x.pt")
+    for name, tensor in open_file(tmp_path / "x.pt").items():
+        assert torch.equal(tensor.read(), state[name])
+
+
+def test_files_of_old_torch_are_read(tmp_path):
+    state = example()
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    for name, tensor in open_file(tmp_path / "x.pth").items():
+        assert torch.equal(tensor.read(), state[name])
+
+
+def test_a_torch_that_does_not_tell_offsets_is_read_through_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgen.models.tensors._is_located", lambda value: False)
+    state = example()
+    torch.save(state, tmp_path / "x.pth")
+    for name, tensor in open_file(tmp_path / "x.pth").items():
+        assert torch.equal(tensor.read(), state[name])
+
+
+@pytest.mark.parametrize("key", ["module", "state_dict", "model"])
+def test_a_nested_state_dict_is_unwrapped(key, tmp_path):
+    torch.save({key: OrderedDict(a=torch.ones(2)), "epoch": 3}, tmp_path / "x.pth")
+    assert list(open_file(tmp_path / "x.pth")) == ["a"]
+
+
+class Malice:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_that_needs_code_is_refused_and_does_not_run(tmp_path):
+    marker = tmp_path / "executed"
+    for zipped in (True, False):
+        path = tmp_path / f"evil{zipped}.pt"
+        state = {"a": torch.ones(2), "b": Malice(marker)}
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(
+            CheckpointError, match=r"asks for more than tensors .it needs getattr.; loading it could run code"
+        ):
+            open_file(path)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"b": Malice(marker)}))
+    with pytest.raises(CheckpointError):
+        open_file(tmp_path / "plain.pt")
+    assert not marker.exists()
+
+
+def test_bookkeeping_of_mmengine_is_passed_over_without_importing_it(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    kind = type("HistoryBuffer", (), {"__module__": module.__name__})
+    module.HistoryBuffer = kind
+    for name in ("mmengine", "mmengine.logging"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    buffer = kind()
+    buffer.history = torch.ones(3).numpy()
+    torch.save({"module": {"a": torch.ones(2)}, "message_hub": {"loss": buffer}}, tmp_path / "x.pt")
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.delitem(sys.modules, name)
+    allowed = torch.serialization.get_safe_globals()
+    assert torch.equal(open_file(tmp_path / "x.pt")["a"].read(), torch.ones(2))
+    assert set(torch.serialization.get_safe_globals()) == set(allowed)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_truncated_files_are_refused(suffix, tmp_path):
+    path = tmp_path / f"x.{suffix}"
+    state = {"a": torch.randn(100, 100)}
+    torch.save(state, path) if suffix == "pt" else save_file(state, path)
+    content = path.read_bytes()
+    for size in (0, 4, 20, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match="truncated"):
+            open_file(path)
+
+
+def test_bytes_after_the_data_are_refused(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
+    with (tmp_path / "x.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(CheckpointError, match="foreign bytes"):
+        open_file(tmp_path / "x.safetensors")
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path):
+    (tmp_path / "model.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        open_file(tmp_path / "model.pt")
+
+
+def test_a_file_without_tensors_says_what_it_holds(tmp_path):
+    torch.save({"epoch": 1, "loss": 0.5}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds no tensors; its entries are: epoch, loss"):
+        open_file(tmp_path / "x.pt")
+    torch.save([torch.ones(1)], tmp_path / "y.pt")
+    with pytest.raises(CheckpointError, match="expected a dictionary of tensors, the file holds a list"):
+        open_file(tmp_path / "y.pt")
+
+
+def test_a_name_in_two_shards_is_an_error(tmp_path):
+    for number in range(2):
+        save_file({"a": torch.ones(1)}, tmp_path / f"{number}.safetensors")
+    with pytest.raises(CheckpointError, match="a is both in"):
+        open_files([tmp_path / "0.safetensors", tmp_path / "1.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.visual.blocks.3.attn.qkv.weight", "visual.blocks.3.attn.qkv.weight"),
+        ("visual.blocks.3.attn.qkv.weight", "visual.blocks.3.attn.qkv.weight"),
+        ("model.language_model.norm.weight", "language_model.norm.weight"),
+        ("model.norm.weight", "language_model.norm.weight"),
+        ("language_model.norm.weight", "language_model.norm.weight"),
+        ("model.layers.0.self_attn.q_proj.base_layer.bias", "language_model.layers.0.self_attn.q_proj.bias"),
+        ("base_model.model.model.visual.merger.ln_q.weight", "visual.merger.ln_q.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ],
+)
+def test_both_generations_of_vlm_names_become_ours(theirs, ours):
+    assert vlm_name(theirs) == ours
+
+
+@pytest.mark.parametrize("prefix", ["", "connector.", "connector_module.", "llm2dit.", "a.b."])
+def test_connector_names_are_found_under_any_prefix(prefix):
+    leaf = "layers.0.self_attn.q_proj.weight"
+    assert connector_name(prefix + leaf) == leaf
+    assert connector_name(prefix + "projector_1.bias") == "tap_projector.bias"
+    assert connector_name(prefix + "context_projector.bias") == "context_projector.bias"
+    assert connector_name(prefix + "meta_queries") == "think_tokens.weight"
+    assert connector_name(prefix + "projector_4.bias") is None
+
+
+def test_wrappers_are_stripped_once_and_in_order():
+    assert strip_wrappers("module.model.lmm.model.visual.x") == "lmm.model.visual.x"
+    assert strip_wrappers("model.module.x") == "module.x"
+
+
+def test_native_names_go_both_ways(native):
+    lazy = {name: LazyTensor(name, (), torch.float32, "", torch.Tensor) for name in native}
+    parts, unknown = split(lazy)
+    assert unknown == []
+    back = {native_name(part, name) for part, tensors in parts.items() for name in tensors}
+    assert back == set(native)
+
+
+def test_two_spellings_of_one_tensor_are_an_error():
+    names = ("lmm.visual.x.weight", "lmm.model.visual.x.weight")
+    with pytest.raises(CheckpointError, match=r"lmm\.model\.visual\.x\.weight and lmm\.visual\.x\.weight"):
+        split({name: LazyTensor(name, (), torch.float32, "", torch.Tensor) for name in names})

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepgen.models import verify as verify_module
+from deepgen.models.verify import Problem, VerifyReport, verify
+
+
+def errors(report: VerifyReport) -> list[Problem]:
+    return [problem for problem in report.problems if problem.severity == "error"]
+
+
+def change(file: Path, name: str, edit) -> None:
+    """Rewrite one tensor of a safetensors file; `edit` returns None to drop it."""
+    state = load_file(file)
+    value = edit(state.pop(name).clone())
+    if value is not None:
+        state[name] = value
+    save_file(state, file, {"format": "pt"})
+
+
+def dit(folder: Path) -> Path:
+    return folder / "transformer" / "diffusion_pytorch_model.safetensors"
+
+
+def test_a_whole_folder_has_no_errors(ours):
+    report = verify(ours)
+    assert report.ok
+    assert report.problems == []
+    assert (report.files, len(report.hashes)) == (4, 4)
+    assert json.loads(json.dumps(report.to_dict()))["ok"]
+    assert "0 errors" in str(report)
+
+
+def test_every_native_layout_has_no_errors(native_layout, native, tmp_path):
+    write, kind = native_layout
+    report = verify(write(tmp_path, native))
+    assert (report.problems, report.kind, report.tensors) == ([], kind, len(native))
+    assert any("no VLM LoRA" in note for note in report.notes)
+
+
+def test_the_published_layout_has_no_errors(published):
+    assert verify(published).problems == []
+
+
+def test_nothing_at_the_path_is_not_a_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        verify(tmp_path / "nothing")
+
+
+def test_a_broken_folder_is_reported(ours):
+    (ours / "model_index.json").write_text("{")
+    (problem,) = errors(verify(ours))
+    assert "not valid JSON" in problem.message
+
+
+def test_a_truncated_file_is_found(ours):
+    content = dit(ours).read_bytes()
+    dit(ours).write_bytes(content[:-1000])
+    (problem,) = errors(verify(ours))
+    assert problem.file == "transformer/diffusion_pytorch_model.safetensors"
+    assert "truncated" in problem.message
+
+
+def test_a_missing_file_is_found(ours):
+    dit(ours).unlink()
+    report = verify(ours)
+    assert any(
+        problem.file == "transformer" and "no weights in" in problem.message for problem in errors(report)
+    )
+
+
+def test_nan_and_infinity_are_found(ours):
+    for value, name in ((float("nan"), "proj_out.weight"), (float("inf"), "context_embedder.bias")):
+        change(dit(ours), name, lambda tensor, value=value: tensor.index_fill(0, torch.tensor([1]), value))
+    found = {problem.tensor for problem in errors(verify(ours, hashes=False))}
+    assert found == {"proj_out.weight", "context_embedder.bias"}
+
+
+def test_zeroed_weights_are_errors_but_not_those_that_start_at_zero(ours):
+    change(dit(ours), "proj_out.weight", torch.zeros_like)
+    bridge = ours / "connector" / "diffusion_pytorch_model.safetensors"
+    change(bridge, "context_projector.weight", torch.zeros_like)
+    report = verify(ours, hashes=False)
+    assert [problem.tensor for problem in errors(report)] == ["proj_out.weight"]
+    assert [problem.tensor for problem in report.problems if problem.severity == "warning"] == [
+        "context_projector.weight"
+    ]
+
+
+def test_zeros_at_the_end_of_a_file_are_found_without_hashes(ours):
+    content = dit(ours).read_bytes()
+    dit(ours).write_bytes(content[: len(content) * 3 // 4] + bytes(len(content) - len(content) * 3 // 4))
+    report = verify(ours, hashes=False)
+    assert any("zero bytes, as an interrupted download" in problem.message for problem in errors(report))
+
+
+def test_missing_foreign_and_misshapen_keys_are_found(ours):
+    change(dit(ours), "proj_out.bias", lambda tensor: None)
+    change(dit(ours), "context_embedder.bias", lambda tensor: tensor[:-1])
+    state = load_file(dit(ours))
+    save_file({**state, "extra.weight": torch.ones(2)}, dit(ours), {"format": "pt"})
+    found = {problem.tensor: problem.message for problem in errors(verify(ours, hashes=False))}
+    assert found["transformer.proj_out.bias"] == "missing key"
+    assert found["transformer.extra.weight"] == "foreign key"
+    assert any(message == "wrong shape" for message in found.values())
+    assert len(found) == 3
+
+
+def test_a_changed_value_is_found_by_its_hash(ours):
+    change(dit(ours), "proj_out.bias", lambda tensor: tensor + 1)
+    (problem,) = errors(verify(ours))
+    assert "SHA256SUMS says" in problem.message
+    assert verify(ours, hashes=False).ok
+
+
+def test_what_the_hub_client_noted_is_compared(published):
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    noted = published / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+    noted.parent.mkdir(parents=True)
+    digest = hashlib.sha256((published / name).read_bytes()).hexdigest()
+    noted.write_text(f"85c2ed257b9406d8531965c68e140dc7fdb81382\n{digest}\n1700000000.0\n")
+    assert verify(published).hashes == {name: "the Hub"}
+    noted.write_text(f"85c2ed257b9406d8531965c68e140dc7fdb81382\n{'0' * 64}\n1700000000.0\n")
+    (problem,) = errors(verify(published))
+    assert "the Hub says" in problem.message
+
+
+def test_the_name_of_a_cached_file_is_its_hash(published, tmp_path):
+    file = dit(published)
+    blob = tmp_path / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+    blob.parent.mkdir()
+    shutil.move(file, blob)
+    file.symlink_to(blob)
+    assert "the Hub cache" in verify(published).hashes.values()
+
+
+def test_the_table_of_published_files_is_used_where_their_sizes_match(published, monkeypatch):
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    state = load_file(published / name)
+    row = (len(state), sum(value.numel() for value in state.values()), "0" * 64)
+    assert verify(published).hashes == {}
+    monkeypatch.setitem(verify_module.PUBLISHED, name, row)
+    (problem,) = errors(verify(published))
+    assert "the published revision 85c2ed2 says" in problem.message
+
+
+def test_an_unsafe_pickle_is_reported(tmp_path, native):
+    torch.save({**native, "path": Path("x")}, tmp_path / "model.pt")
+    (problem,) = errors(verify(tmp_path / "model.pt"))
+    assert "could run code" in problem.message
