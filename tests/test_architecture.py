@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 
-# From the bottom up. A unit imports itself and what lies on lower lines; those on its own line it does not know.
+# From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
     ("_version",),
     ("types", "config", "shapes"),
