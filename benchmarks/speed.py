@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--model tiny] [--repeats 3] [generate's model options]
 
-Parts are timed by hooks around their forward, synchronised with the device; the rest of a picture is the solver,
-the noise and the way back to a Pillow picture. The first picture warms up and is not counted.
+Parts are timed by hooks around their forward, synchronised with the device; the rest of a picture is the
+solver, the noise and the way back to a Pillow picture. The first picture warms up and is not counted.
 """
 
 from __future__ import annotations
