@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from parity import Goldens
 from PIL import Image
 
 from deepgen.pipeline import DeepGenPipeline
+from parity import Goldens
 
 torch.set_num_threads(1)  # tests run side by side, and tiny tensors gain nothing from threads
 

@@ -1,6 +1,7 @@
 """The parity harness: every recorded section of a goldens folder, run through the library.
 
-Used by `make parity GOLDENS=<folder>` on any folder, and by tests/test_parity.py on the compact one that is committed.
+Used by `make parity GOLDENS=<folder>` on any folder, and by tests/test_parity.py on the compact one that is
+committed.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def test_a_backend_that_cannot_mask_is_refused_where_a_mask_is_needed(pipe: Deep
         pipe(["a cat", "a longer prompt about a cat"])
 
 
-# --- LoRA --------------------------------------------------------------------------------------------------------------
+# --- LoRA ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_foreign_lora_is_refused(pipe: DeepGenPipeline, tmp_path: Path) -> Non
         pipe.load_lora_weights(tmp_path / "b.safetensors")
 
 
-# --- quantisation --------------------------------------------------------------------------------------------------------
+# --- quantisation -------------------------------------------------------------------------------------------
 
 
 def test_torchao_quantisation(pipe: DeepGenPipeline, folder: Path) -> None:

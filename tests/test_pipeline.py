@@ -28,7 +28,7 @@ def draw(pipe: DeepGenPipeline, prompt, **kwargs):
     return pipe(prompt, output_type="pt", **kwargs).images
 
 
-# --- batch invariance ------------------------------------------------------------------------------------------------
+# --- batch invariance ---------------------------------------------------------------------------------------
 
 
 def test_a_prompt_draws_the_same_alone_and_in_a_batch(pipe: DeepGenPipeline) -> None:
@@ -68,7 +68,7 @@ def test_nothing_padded_means_no_mask(pipe: DeepGenPipeline) -> None:
     assert mixed.select([0]).mask is None
 
 
-# --- seeds -----------------------------------------------------------------------------------------------------------
+# --- seeds --------------------------------------------------------------------------------------------------
 
 
 def test_image_k_of_a_batch_can_be_drawn_alone(pipe: DeepGenPipeline) -> None:
@@ -98,7 +98,7 @@ def test_an_edit_is_reproducible_from_its_seed_although_its_reference_is_sampled
     assert not torch.equal(one, mode)
 
 
-# --- references and sizes ----------------------------------------------------------------------------------------------
+# --- references and sizes -----------------------------------------------------------------------------------
 
 
 def test_every_kind_of_reference_is_the_same_reference(pipe: DeepGenPipeline, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_any_multiple_of_16_can_be_drawn(pipe: DeepGenPipeline, height: int, wid
     assert pipe("a cat", height=height, width=width).images[0].size == (width, height)
 
 
-# --- outputs, embeddings, callbacks --------------------------------------------------------------------------------------
+# --- outputs, embeddings, callbacks -------------------------------------------------------------------------
 
 
 def test_output_types(pipe: DeepGenPipeline) -> None:
@@ -234,7 +234,7 @@ def test_an_overlong_prompt_is_cut_and_says_how_much_was_kept(pipe: DeepGenPipel
         pipe("cat")
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 BLACK = Image.new("RGB", (64, 64))
 

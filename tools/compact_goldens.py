@@ -52,7 +52,9 @@ def main(source: Path, target: Path) -> None:
     for name, dropped in SECTIONS.items():
         entry = manifest["sections"][name]
         tensors = load_file(source / entry["file"])
-        kept = {key: value for key, value in tensors.items() if not any(matches(key, part) for part in dropped)}
+        kept = {
+            key: value for key, value in tensors.items() if not any(matches(key, part) for part in dropped)
+        }
         save_file(kept, target / entry["file"])
         entry["tensors"] = {key: value for key, value in entry["tensors"].items() if key in kept}
         if "cases" in entry:

@@ -2,8 +2,9 @@
 
     python tools/parity.py GOLDENS
 
-GOLDENS is any folder with a manifest.json, a tiny model and recorded tensors; names, sizes and prompts are read from the
-manifest. Prints the largest error of each section and exits with 1 if one is outside its tolerance.
+GOLDENS is any folder with a manifest.json, a tiny model and recorded tensors; names, sizes and prompts are
+read from the manifest. Prints the largest error of each section and exits with 1 if one is outside its
+tolerance.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ PARTS = ("transformer", "connector", "vlm")
 
 
 class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
-    """`load_lora_weights`, `set_adapters`, `fuse_lora` and the rest of diffusers' LoRA methods, for our parts.
+    """`load_lora_weights`, `set_adapters`, `fuse_lora` and the rest of diffusers' LoRA methods, for our
+    parts.
 
     Files without any of our prefixes, as other trainers write them, are taken to be for the transformer.
     """

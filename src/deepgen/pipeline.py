@@ -1,8 +1,9 @@
 """The pipeline: prompts and pictures in, pictures out.
 
-Everything a diffusers pipeline does works here, because every part is registered. What is ours: which samples are padded
-to what, so that a picture does not depend on its batch-mates; references, which the VLM reads as image tokens and the DiT
-as clean latents; and sizes, so that an edit comes back in the geometry of its source.
+Everything a diffusers pipeline does works here, because every part is registered. What is ours: which samples
+are padded to what, so that a picture does not depend on its batch-mates; references, which the VLM reads as
+image tokens and the DiT as clean latents; and sizes, so that an edit comes back in the geometry of its
+source.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class DeepGenPipelineOutput(BaseOutput):
 
 
 class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
-    """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv 2602.12205).
+    """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv
+    2602.12205).
 
     Example:
         >>> pipe = DeepGenPipeline.from_pretrained("tiny")
@@ -93,17 +95,19 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         self.register_to_config(defaults=defaults or FALLBACK_DEFAULTS, max_prompt_tokens=max_prompt_tokens)
         self._interrupt = False
 
-    # --- loading -----------------------------------------------------------------------------------------------------
+    # --- loading --------------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DeepGenPipeline:
         """Load any published or own form of DeepGen.
 
         Args:
-            pretrained_model_name_or_path: `"tiny"`, a folder of ours, the published diffusers folder, a native `.pt` or
-                `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any of these.
-            **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the source lacks
-                base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
+            pretrained_model_name_or_path: `"tiny"`, a folder of ours, the published diffusers folder, a
+                native `.pt` or `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any
+                of these.
+            **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the
+                source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge",
+                "adapter", "ignore").
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
@@ -128,7 +132,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             read_checkpoint(layout).check()
         return super().from_pretrained(str(layout.path), **kwargs)
 
-    # --- sizes ---------------------------------------------------------------------------------------------------------
+    # --- sizes ----------------------------------------------------------------------------------------------
 
     @property
     def vae_scale_factor(self) -> int:
@@ -153,7 +157,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 f"size {width}x{height} is too large: this model's positions end at {longest} pixels a side"
             )
 
-    # --- conditions ----------------------------------------------------------------------------------------------------
+    # --- conditions -----------------------------------------------------------------------------------------
 
     def encode_prompt(
         self,
@@ -166,9 +170,10 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
     ) -> tuple[Condition, Condition | None]:
         """Conditions of prompts and of their negatives.
 
-        Pads are visible to the connector, so what a prompt is padded to is part of its meaning. `"pair"` pads each prompt
-        and its negative to the longer of the two, which is what the original does with one prompt, and makes a condition
-        independent of the rest of the batch. `"batch"` pads everything to the longest, as the original does with several.
+        Pads are visible to the connector, so what a prompt is padded to is part of its meaning. `"pair"` pads
+        each prompt and its negative to the longer of the two, which is what the original does with one
+        prompt, and makes a condition independent of the rest of the batch. `"batch"` pads everything to the
+        longest, as the original does with several.
 
         Args:
             prompt: one or n prompts; instructions where `pixels` is given.
@@ -239,7 +244,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         )
         return Condition(*self.connector(states))
 
-    # --- references and noise --------------------------------------------------------------------------------------------
+    # --- references and noise -------------------------------------------------------------------------------
 
     def prepare_latents(
         self,
@@ -279,7 +284,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             samples.append(latents)
         return samples
 
-    # --- sampling ----------------------------------------------------------------------------------------------------------
+    # --- sampling -------------------------------------------------------------------------------------------
 
     def denoise(
         self,
@@ -302,8 +307,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             reference_latents: per sample, its references.
             num_inference_steps: solver steps.
             guidance_scale: weight of the positive branch over the negative.
-            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the tensors it
-                returns replace the loop's.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
+                tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
         """
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
@@ -360,7 +365,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """Stop after the current step; the call returns what it has. Safe from a callback or another thread."""
         self._interrupt = True
 
-    # --- the call ------------------------------------------------------------------------------------------------------------
+    # --- the call -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def __call__(
@@ -392,8 +397,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
 
         Args:
             prompt: one or several prompts, or instructions where `image` is given.
-            image: references (path, PIL image, array, tensor): one picture, the list of one prompt's pictures, or a list
-                with each prompt's picture or list of pictures.
+            image: references (path, PIL image, array, tensor): one picture, the list of one prompt's
+                pictures, or a list with each prompt's picture or list of pictures.
             negative_prompt: what to steer away from; one, or one per prompt.
             height: pixels, a multiple of 16. Default: the model's own; for an edit, its first reference's.
             width: as `height`.
@@ -403,7 +408,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             seed: image k of the call is drawn with seed + k, or with the k-th of a list.
             generator: instead of a seed: one, drawn from in turn, or one per image.
             latents: initial noise (B, C, h, w).
-            prompt_embeds: condition made by `encode_prompt`, instead of `prompt`; with `pooled_prompt_embeds`.
+            prompt_embeds: condition made by `encode_prompt`, instead of `prompt`; with
+                `pooled_prompt_embeds`.
             pooled_prompt_embeds: see `prompt_embeds`.
             negative_prompt_embeds: the negative branch's; with `negative_pooled_prompt_embeds`.
             negative_pooled_prompt_embeds: see `negative_prompt_embeds`.
@@ -499,7 +505,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         images = _to_output(results, output_type)
         return DeepGenPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
 
-    # --- checks and plans ------------------------------------------------------------------------------------------------------
+    # --- checks and plans -----------------------------------------------------------------------------------
 
     def _check_arguments(
         self, num_images_per_prompt: int, output_type: str, callback_inputs: Sequence[str]

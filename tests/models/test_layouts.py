@@ -93,6 +93,8 @@ def test_a_base_model_is_not_taken_for_deepgen(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="pass it as the base VLM"):
         detect(tmp_path)
+    save_file({"meta_queries": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert detect(tmp_path).kind == "rl-dir"
 
 
 def test_a_split_archive_is_refused_with_the_command_that_joins_it(tmp_path):

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import GOLDENS, HEADS
+from deepgen.models.checkpoint import read_checkpoint
+from deepgen.models.layouts import detect
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.models.weights import load_components
@@ -124,6 +126,15 @@ def test_a_base_model_that_is_not_there_is_named(native, options, tmp_path):
         load_components(tmp_path / "model.pt", **{**options, "vae": tmp_path})
 
 
+def test_the_scheduler_comes_from_the_first_base_that_has_one(native, options, tmp_path):
+    torch.save(native, tmp_path / "model.pt")
+    loaded = load_components(tmp_path / "model.pt", **{**options, "scheduler": None})
+    assert loaded["scheduler"].config.shift == 3.0
+    alone = {**options, "scheduler": None, "vae": GOLDENS / "vae", "local_files_only": True}
+    with pytest.raises(FileNotFoundError, match=r"no scheduler in .*vae.*Skywork/UniPic2"):
+        load_components(tmp_path / "model.pt", **alone)
+
+
 def test_loaded_parts_are_taken_as_they_are(native, options, tmp_path):
     torch.save(native, tmp_path / "model.pt")
     vlm = DeepGenVLM.from_pretrained(GOLDENS / "vlm")
@@ -225,6 +236,34 @@ def test_a_whole_vlm_in_the_checkpoint_replaces_the_base(native, lora, options, 
     plain = DeepGenVLM.from_pretrained(GOLDENS / "vlm")
     for name, value in plain.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value + 1)
+
+
+def test_a_vae_in_the_checkpoint_replaces_the_base_and_averages_are_noted(native, options, tmp_path, caplog):
+    vae = load_file(GOLDENS / "vae" / "diffusion_pytorch_model.safetensors")
+    averages = {f"ema.{name}": value for name, value in native.items()}
+    torch.save({**native, **{f"vae.{k}": v + 1 for k, v in vae.items()}, **averages}, tmp_path / "model.pt")
+    with caplog.at_level(logging.WARNING, logger="deepgen"):
+        loaded = load_components(tmp_path / "model.pt", **options)["vae"].state_dict()
+    assert all(torch.equal(loaded[name], value + 1) for name, value in vae.items())
+    assert f"{len(native)} tensors under ema. are not used" in caplog.text
+
+
+def test_a_quantised_part_is_left_to_its_own_library(ours):
+    path = ours / "transformer" / "config.json"
+    config = {**json.loads(path.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}}
+    path.write_text(json.dumps(config))
+    checkpoint = read_checkpoint(detect(ours))
+    checkpoint.check()
+    assert any("transformer is quantised" in note for note in checkpoint.report.notes)
+    with pytest.raises(CheckpointError, match=r"transformer of .* are quantised"):
+        load_components(ours)
+
+
+def test_a_config_that_describes_no_model_is_named(ours):
+    path = ours / "connector" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "variant": "third"}))
+    with pytest.raises(CheckpointError, match=r"config of connector .*unknown connector variant 'third'"):
+        load_components(ours)
 
 
 def test_half_a_lora_pair_and_a_misfit_are_errors(native, lora, options, tmp_path):

@@ -34,6 +34,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         from deepgen.pipeline import DeepGenPipeline
     if options.model == "tiny":
         print(TINY_NOTICE, file=sys.stderr)
+    if options.model == "tiny" or not sys.stderr.isatty():
+        _hide_loading_bars()
 
     device = choose_device(options.device)
     check_offload(options.offload, device)
@@ -103,6 +105,15 @@ def check_offload(offload: Offload, device: str) -> None:
         raise ValueError(
             f"--offload {offload} moves parts off an accelerator, and this runs on the CPU; leave it out"
         )
+
+
+def _hide_loading_bars() -> None:
+    """The libraries' bars for each part: of use while gigabytes load, on a terminal."""
+    from diffusers.utils.logging import disable_progress_bar as hide_of_diffusers
+    from transformers.utils.logging import disable_progress_bar as hide_of_transformers
+
+    hide_of_diffusers()
+    hide_of_transformers()
 
 
 def _place(pipe: DeepGenPipeline, device: str, offload: Offload) -> None:

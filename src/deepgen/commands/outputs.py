@@ -33,12 +33,7 @@ def check_output(output: Path, num_images: int, pixels: int) -> None:
     if output.is_dir():
         raise IsADirectoryError(f"--output {output} is a folder; try {output / 'out.png'}")
     folder = output.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write pictures to {folder.absolute()}: {error.strerror or error}") from error
+    check_folder(folder)
     copies = num_images if num_images == 1 else 2 * num_images  # the grid repeats them all
     needed, free = copies * pixels * 3 + SPARE_BYTES, shutil.disk_usage(folder).free
     if free < needed:
@@ -46,3 +41,13 @@ def check_output(output: Path, num_images: int, pixels: int) -> None:
             f"{folder.absolute()} has {free / 1e6:.1f} MB left, the pictures may need {needed / 1e6:.1f} MB; "
             "free some space or choose another --output"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and prove that a file can be written to it, or raise OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write pictures to {folder.absolute()}: {error.strerror or error}") from error

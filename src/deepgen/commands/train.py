@@ -24,10 +24,11 @@ class Train:
 
     def run(self) -> int:
         """Exit code 0 when the run has reached its last step."""
+        overrides = _overrides(self.set)
         from deepgen.train import run
 
         output = self.output or Path("runs") / self.recipe
-        run(self.recipe, output_dir=output, resume=self.resume, overrides=_overrides(self.set))
+        run(self.recipe, output_dir=output, resume=self.resume, overrides=overrides)
         print(output)
         return 0
 

@@ -1,6 +1,7 @@
 """Classifier-free guidance.
 
-Both branches run as one batch, rows [negative, positive], because a DiT is faster on a batch of two than twice on one.
+Both branches run as one batch, rows [negative, positive], because a DiT is faster on a batch of two than
+twice on one.
 """
 
 from __future__ import annotations

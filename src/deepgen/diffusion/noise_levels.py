@@ -1,7 +1,8 @@
 """Which noise levels training sees, and what each weighs.
 
-A density draws u in [0, 1); a table or a continuous shift turns u into sigma (1 = noise) and the timestep 1000 * sigma.
-Densities and weights are those of Stable Diffusion 3 (arXiv 2403.03206, section 3.1), from diffusers.
+A density draws u in [0, 1); a table or a continuous shift turns u into sigma (1 = noise) and the timestep
+1000 * sigma. Densities and weights are those of Stable Diffusion 3 (arXiv 2403.03206, section 3.1), from
+diffusers.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def flow_matching_loss(
     noise: Sequence[Tensor],
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean over samples of w * mean((velocity - (noise - clean))^2), in float32; sizes may differ between samples.
+    """Mean over samples of w * mean((velocity - (noise - clean))^2), in float32; sizes may differ between
+    samples.
 
     Every sample weighs the same, whatever its size.
     """

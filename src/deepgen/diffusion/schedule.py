@@ -17,10 +17,11 @@ def set_timesteps(
     *,
     num_tokens: int | None = None,
 ) -> Tensor:
-    """Prepare a flow scheduler for `num_steps` steps and return 1000 * sigma of every model call, (num_calls,) float32.
+    """Prepare a flow scheduler for `num_steps` steps and return 1000 * sigma of every model call,
+    (num_calls,) float32.
 
-    Heun calls the model twice a step. Some schedulers round their timesteps to integers; sigmas are exact in all of them,
-    so the DiT's input is taken from those.
+    Heun calls the model twice a step. Some schedulers round their timesteps to integers; sigmas are exact in
+    all of them, so the DiT's input is taken from those.
 
     Args:
         scheduler: any diffusers scheduler with flow sigmas (flow matching, or `use_flow_sigmas=True`).

@@ -1,10 +1,11 @@
 """Attention of the connector and the DiT, through diffusers' dispatcher.
 
-Both processors hand query, key and value to `dispatch_attention_fn`, so `model.set_attention_backend("flash")` and the
-rest of diffusers' switch apply. The default is torch's scaled dot product attention.
+Both processors hand query, key and value to `dispatch_attention_fn`, so
+`model.set_attention_backend("flash")` and the rest of diffusers' switch apply. The default is torch's scaled
+dot product attention.
 
-A mask is a boolean (B, 1, 1, K) over keys, True where the key is real, or None when nothing is padded: padded queries
-need none, because their outputs are dropped and no real query can see them.
+A mask is a boolean (B, 1, 1, K) over keys, True where the key is real, or None when nothing is padded: padded
+queries need none, because their outputs are dropped and no real query can see them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A checkpoint of any layout as parts with our names, and the strict account of its keys.
 
-`read_checkpoint` takes what the files hold; `complete` adds what they leave to base models. Every key ends up
-used, skipped for a stated reason, or in an error that lists it.
+`read_checkpoint` takes what the files hold; what they leave to base models is added in `bases.py`. Every key
+ends up used, skipped for a stated reason, or in an error that lists it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.models import names, sizes
-from deepgen.models.layouts import HubOptions, Layout, read_json, resolve, weight_files
+from deepgen.models.config import ARCHITECTURES, Architecture
+from deepgen.models.layouts import Layout, read_json, weight_files
 from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
-from deepgen.models.parts import WEIGHTED, Part, build, read_config
+from deepgen.models.parts import WEIGHTED, Part, build, is_quantized, read_config
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_files
 
-BASE_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
-BASE_PIPELINE = "Skywork/UniPic2-SD3.5M-Kontext-2B"
 ADAPTER_DIR = "vlm_lora"
 SHOWN = 20  # keys of one kind that an error spells out
 
@@ -68,6 +67,28 @@ class Checkpoint:
             compare(part, self.report)
         self.report.raise_if_incomplete(self.layout.source)
 
+    def refuse_quantized(self) -> None:
+        """CheckpointError if a part was saved quantised, which only the library that did it can read."""
+        if found := [part.name for part in self.parts.values() if is_quantized(part)]:
+            raise CheckpointError(
+                f"{', '.join(found)} of {self.layout.source} are quantised: load the folder with "
+                "DeepGenPipeline.from_pretrained, or start from weights that are not"
+            )
+
+    def architecture(self) -> Architecture | None:
+        """The named architecture with this connector, if there is one."""
+        config = self.parts["connector"].config if "connector" in self.parts else {}
+        for known in ARCHITECTURES.values():
+            sizes = {key: value for key, value in known.connector.items() if key != "num_attention_heads"}
+            if config and all(config.get(key, value) == value for key, value in sizes.items()):
+                return known
+        return None
+
+    def pipeline_defaults(self) -> dict[str, Any]:
+        """Size, steps and guidance it was tuned for: its own, else its architecture's, else nothing."""
+        known = self.architecture()
+        return dict(self.defaults or (known.defaults if known else {}))
+
 
 def read_checkpoint(
     layout: Layout, connector_config: Mapping[str, Any] | None = None, *, shapes_only: bool = False
@@ -83,7 +104,15 @@ def read_checkpoint(
 
 def compare(part: Part, report: LoadReport) -> None:
     """Add to `report` how the part's tensors differ from the model of its config."""
-    expected = build(part.name, part.config).state_dict()
+    if is_quantized(part):
+        report.notes.append(f"{part.name} is quantised: its keys were not compared with the model")
+        return
+    try:
+        expected = build(part.name, part.config).state_dict()
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"the config of {part.name} ({part.origin}) describes no model: {error}"
+        ) from error
     report.missing += [f"{part.name}.{name}" for name in expected if name not in part.tensors]
     report.unexpected += [f"{part.name}.{name}" for name in part.tensors if name not in expected]
     report.mismatched += [
@@ -161,8 +190,9 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
 def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
     found, unknown = names.split(open_files(layout.files))
     report = LoadReport(unexpected=unknown)
-    for tensor in found.pop("ema", {}).values():
-        report.ignored[tensor.name] = names.UNUSED_EMA
+    if averages := found.pop("ema", {}):
+        report.ignored |= {tensor.name: names.UNUSED_EMA for tensor in averages.values()}
+        report.notes.append(f"{len(averages)} tensors under ema. are not used: {names.UNUSED_EMA}")
     if "connector" not in found:
         shown = ", ".join((unknown or [name for part in found.values() for name in part])[:5])
         raise CheckpointError(
@@ -195,84 +225,3 @@ def _config_beside(layout: Layout) -> dict[str, Any]:
         if isinstance(content, dict) and "connector" in content:
             return content
     return {}
-
-
-# --- base models
-
-
-def complete(
-    checkpoint: Checkpoint,
-    *,
-    vlm: str | Path | None = None,
-    transformer: str | Path | None = None,
-    vae: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    scheduler: str | Path | None = None,
-    skip: tuple[str, ...] = (),
-    hub: HubOptions | None = None,
-) -> Checkpoint:
-    """Fill in, from base models, the parts the checkpoint does not hold. Arguments are folders or hub ids.
-
-    Parts in `skip` are left absent. A native checkpoint without LoRA on a plain VLM gets a note, since the
-    published training adapted the VLM. Raises FileNotFoundError when a base model cannot be had.
-    """
-    parts, report = checkpoint.parts, checkpoint.report
-    vlm = vlm or BASE_VLM
-    bases = {"vlm": vlm, "transformer": transformer or BASE_PIPELINE, "vae": vae or BASE_PIPELINE}
-    for name, source in bases.items():
-        stored = parts.get(name)
-        if name in skip or (stored is not None and stored.config is not None):
-            continue
-        folder = base_folder(name, source, hub)
-        if stored is not None:
-            stored.config = read_config(name, folder)
-            continue
-        parts[name] = open_part(name, folder, report, is_base=True)
-        report.bases[name] = str(source)
-        if name == "vlm" and not checkpoint.lora:
-            report.notes.append(
-                f"{checkpoint.layout.source} has neither a VLM nor a LoRA for one, "
-                f"so the plain {source} is used. "
-                "If its VLM was fine-tuned (the published SFT and RL stages train a LoRA), "
-                "its pictures may be wrong"
-            )
-    if "vlm" in parts and not names_connector_exactly(checkpoint):
-        depth = parts["vlm"].config.text_config.num_hidden_layers
-        part = parts["connector"]
-        part.config = sizes.connector_config(part.tensors, depth, checkpoint.hints)
-    if "tokenizer" not in skip:
-        checkpoint.tokenizer = checkpoint.tokenizer or base_folder("tokenizer", tokenizer or vlm, hub)
-    if "scheduler" not in skip:
-        source = scheduler or transformer or BASE_PIPELINE
-        checkpoint.scheduler = checkpoint.scheduler or base_folder("scheduler", source, hub)
-    return checkpoint
-
-
-def names_connector_exactly(checkpoint: Checkpoint) -> bool:
-    """Whether the connector's config is the checkpoint's own rather than read off its shapes."""
-    return checkpoint.layout.kind == "deepgen"
-
-
-_MARKER = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-
-
-def base_folder(name: str, source: str | Path, hub: HubOptions | None = None) -> Path:
-    """The folder of one part of a base model: `source` itself, or the part's folder inside a pipeline.
-
-    Raises FileNotFoundError that says which file was looked for.
-    """
-    hub = HubOptions(
-        cache_dir=hub.cache_dir if hub else None,
-        token=hub.token if hub else None,
-        local_files_only=bool(hub and hub.local_files_only),
-    )
-    if name in ("vlm", "tokenizer"):
-        weights = ["*.safetensors"] if name == "vlm" else []
-        path = resolve(source, hub, allow=["*.json", "*.txt", *weights], ignore=["transformer/*", "vae/*"])
-    else:
-        path = resolve(source, hub, allow=[f"{name}/*", "model_index.json"])
-    marker = _MARKER.get(name, "config.json")
-    for folder in (path / name, path):
-        if (folder / marker).is_file():
-            return folder
-    raise FileNotFoundError(f"no {name} in {source}: looked for {path / name / marker} and {path / marker}")

@@ -1,8 +1,8 @@
 """The named architectures: every size of every part, as plain dictionaries the libraries' own configs accept.
 
-`deepgen-1.0` is the published model (spec of its checkpoint: 24 joint blocks, six connector layers, 128 think tokens).
-`deepgen-tiny` has the same classes and the same wiring and fits in a package. `scb` takes its condition from six (or
-fewer) layers of the VLM, `last_hidden` from the last one only.
+`deepgen-1.0` is the published model (spec of its checkpoint: 24 joint blocks, six connector layers, 128 think
+tokens). `deepgen-tiny` has the same classes and the same wiring and fits in a package. `scb` takes its
+condition from six (or fewer) layers of the VLM, `last_hidden` from the last one only.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Stacked Channel Bridging: from the VLM's hidden states to the DiT's condition.
 
-Hidden states of several VLM layers, tapped at every position (prompt, image tokens, pads and think tokens), are stacked
-along the channels, projected to the connector's width and mixed by a small bidirectional encoder. Its output becomes the
-DiT's context; its mean over positions becomes the pooled condition (DeepGen 1.0, arXiv 2602.12205, section 3).
+Hidden states of several VLM layers, tapped at every position (prompt, image tokens, pads and think tokens),
+are stacked along the channels, projected to the connector's width and mixed by a small bidirectional encoder.
+Its output becomes the DiT's context; its mean over positions becomes the pooled condition (DeepGen 1.0, arXiv
+2602.12205, section 3).
 
-The encoder sees pads as ordinary positions, because the released weights were trained that way. Callers therefore decide
-what a sample is padded to; this module never pads.
+The encoder sees pads as ordinary positions, because the released weights were trained that way. Callers
+therefore decide what a sample is padded to; this module never pads.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class BridgeMLP(nn.Module):
 class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Think tokens, taps, projectors and encoder of DeepGen.
 
-    `variant="scb"` reads the hidden states `tap_indices(vlm_num_layers, tap_stride)`; `"last_hidden"` reads the VLM's
-    final normed state alone and is otherwise the same network.
+    `variant="scb"` reads the hidden states `tap_indices(vlm_num_layers, tap_stride)`; `"last_hidden"` reads
+    the VLM's final normed state alone and is otherwise the same network.
     """
 
     _supports_gradient_checkpointing = True

@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from deepgen.models import names, writer
-from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, complete, read_checkpoint
-from deepgen.models.config import ARCHITECTURES
+from deepgen.models.bases import complete
+from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, read_checkpoint
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.lora import DEFAULT_SCALE, adapter_config, adapter_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, part_class
@@ -103,6 +103,7 @@ def convert(
     limit = writer.parse_size(shard_size)
 
     checkpoint = read_checkpoint(detect(source, hub), connector_config)
+    checkpoint.refuse_quantized()
     if layout == "deepgen":
         complete(
             checkpoint,
@@ -232,19 +233,9 @@ def _model_index(checkpoint: Checkpoint, tokenizer: str) -> dict[str, Any]:
         index[name] = [found.__module__ if library == "deepgen" else library, found.__name__]
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     index["tokenizer"] = ["transformers", tokenizer]
-    if defaults := _defaults(checkpoint):
+    if defaults := checkpoint.pipeline_defaults():
         index["defaults"] = defaults
     return index
-
-
-def _defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    if checkpoint.defaults:
-        return checkpoint.defaults
-    config = checkpoint.parts["connector"].config
-    for known in ARCHITECTURES.values():
-        if all(config[key] == value for key, value in known.connector.items() if key in config):
-            return known.defaults
-    return {}
 
 
 # --- native
@@ -281,7 +272,8 @@ def _write_native(
             tensors[names.native_name("vlm", f"{module}.{leaf}")] = tensor
     configs = {name: part.config for name, part in checkpoint.parts.items()}
     _write_json(
-        folder / "config.json", {"_class_name": "DeepGen-1.0", **configs, "defaults": _defaults(checkpoint)}
+        folder / "config.json",
+        {"_class_name": "DeepGen-1.0", **configs, "defaults": checkpoint.pipeline_defaults()},
     )
     return writer.write_shards(folder, "model", tensors, dtype=dtype, shard_size=limit, progress=progress)
 

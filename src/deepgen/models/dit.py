@@ -1,11 +1,13 @@
 """The MM-DiT: SD3.5-Medium with reference images as extra tokens.
 
-A sample's image tokens are [target, reference 1, reference 2, ...]. Every image takes its own centred crop of the position
-table, references are not marked in any way and pass through every block with the target's modulation; only the target's
-tokens are read out. Blocks, embeddings and weights are those of diffusers' SD3Transformer2DModel.
+A sample's image tokens are [target, reference 1, reference 2, ...]. Every image takes its own centred crop of
+the position table, references are not marked in any way and pass through every block with the target's
+modulation; only the target's tokens are read out. Blocks, embeddings and weights are those of diffusers'
+SD3Transformer2DModel.
 
-Samples of one call may differ in size and in number of references. Shorter sequences are then padded on the right and a
-mask over keys keeps the padding invisible; where nothing is padded there is no mask, so fused kernels apply.
+Samples of one call may differ in size and in number of references. Shorter sequences are then padded on the
+right and a mask over keys keeps the padding invisible; where nothing is padded there is no mask, so fused
+kernels apply.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ __all__ = [
 class FinalJointBlock(JointTransformerBlock):
     """The last block, which reads the context without changing it.
 
-    diffusers' block returns None for the context there, on which its first-block cache stumbles; this one returns the
-    context it was given.
+    diffusers' block returns None for the context there, on which its first-block cache stumbles; this one
+    returns the context it was given.
     """
 
     def forward(

@@ -109,7 +109,7 @@ def _of_architecture(architecture: Architecture) -> ModelInfo:
 
 def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
     result = ModelInfo(checkpoint.layout.source, checkpoint.layout.kind, [])
-    named = _same_sizes(checkpoint)
+    named = checkpoint.architecture()
     models = {}
     for name in WEIGHTED:
         part = checkpoint.parts.get(name)
@@ -137,15 +137,6 @@ def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
     if strange := checkpoint.report.unexpected:
         result.notes.append(f"{len(strange)} foreign keys, such as {strange[0]}; see `deepgen verify`")
     return result
-
-
-def _same_sizes(checkpoint: Checkpoint) -> Architecture | None:
-    config = checkpoint.parts["connector"].config if "connector" in checkpoint.parts else {}
-    for known in ARCHITECTURES.values():
-        shared = {key: value for key, value in known.connector.items() if key != "num_attention_heads"}
-        if config and all(config.get(key, value) == value for key, value in shared.items()):
-            return known
-    return None
 
 
 def _count(part: Part, model: nn.Module | None) -> PartInfo:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deepgen.models.tensors import CheckpointError
+from deepgen.models.tensors import CheckpointError, read_header
 
 Kind = Literal["deepgen", "diffusers-published", "native-file", "deepspeed-dir", "rl-dir"]
 
@@ -32,6 +32,7 @@ LOOKED_FOR = (
     "model.safetensors or model.safetensors.index.json (an RL checkpoint-N/)",
     "one .pt, .pth, .bin, .ckpt or .safetensors file (a native checkpoint)",
 )
+NOT_WEIGHTS = ("*.zip.part-*", "*.png", "*.jpg", "*.gguf")  # of a hub repository, not downloaded
 _PUBLISHED_PARTS = ("transformer", "vae", "connector")
 _DEEPGEN_PARTS = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenizer")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -72,7 +73,7 @@ def detect(source: str | Path, hub: HubOptions | None = None) -> Layout:
     Raises FileNotFoundError when nothing usable is there, CheckpointError when it is something else or
     broken.
     """
-    path = resolve(source, hub, ignore=("*.zip.part-*", "*.png", "*.jpg", "*.gguf"))
+    path = resolve(source, hub, ignore=NOT_WEIGHTS)
     if path.is_dir():
         return _detect_folder(path, str(source))
     return _detect_file(path, str(source))
@@ -160,13 +161,13 @@ def _detect_folder(path: Path, source: str) -> Layout:
         return _detect_pipeline(path, source)
     if any(path.glob("*mp_rank_*_model_states.pt")):
         return _detect_deepspeed(path, source)
-    for name in ("model.safetensors.index.json", "model.safetensors"):
-        if (path / name).is_file():
-            if "model_type" in (read_json(path / "config.json") if (path / "config.json").is_file() else {}):
-                raise CheckpointError(
-                    f"{path} is a language model by itself; pass it as the base VLM, with vlm="
-                )
-            return Layout("rl-dir", path, source, weight_files(path))
+    if any((path / name).is_file() for name in ("model.safetensors.index.json", "model.safetensors")):
+        weights = weight_files(path)
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        is_deepgen = any("meta_queries" in name for file in weights for name in read_header(file)[0])
+        if "model_type" in config and not is_deepgen:
+            raise CheckpointError(f"{path} is a language model by itself; pass it as the base VLM, with vlm=")
+        return Layout("rl-dir", path, source, weights)
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in NATIVE_SUFFIXES)
     if len(files) == 1:
         return Layout("native-file", files[0], source, (files[0],))

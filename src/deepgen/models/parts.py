@@ -65,6 +65,12 @@ def read_config(name: str, folder: Path) -> Any:
     return {key: value for key, value in content.items() if not key.startswith("_")}
 
 
+def is_quantized(part: Part) -> bool:
+    """Whether the part was saved quantised, which changes its names and shapes."""
+    config = part.config if isinstance(part.config, dict) else vars(part.config or object)
+    return bool(config.get("quantization_config"))
+
+
 def named_config(name: str, architecture: Architecture) -> Any:
     """The config of a part in a named architecture."""
     sizes = getattr(architecture, name)

@@ -26,7 +26,8 @@ def draw(
 ) -> Tensor:
     """Latents (B, C, h, w) in the DiT's scale.
 
-    Training and the original's inference sample the posterior, references included. `"mode"` takes its mean instead.
+    Training and the original's inference sample the posterior, references included. `"mode"` takes its mean
+    instead.
     """
     if posterior not in ("sample", "mode"):
         raise ValueError(f"unknown posterior {posterior!r}; known: sample, mode")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from deepgen.models import names
 from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint
-from deepgen.models.layouts import HubOptions, Layout, detect, resolve, weight_files
+from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, resolve, weight_files
 from deepgen.models.parts import WEIGHTED
 from deepgen.models.published import PUBLISHED
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
@@ -106,7 +106,7 @@ def verify(
     Raises:
         FileNotFoundError: nothing is at `path`. What is there but broken is in the report.
     """
-    place = resolve(path, hub)
+    place = resolve(path, hub, ignore=NOT_WEIGHTS)
     try:
         layout = detect(place, hub)
     except (CheckpointError, FileNotFoundError) as error:
@@ -220,6 +220,7 @@ def _check_keys(layout: Layout, connector_config: dict[str, Any] | None, report:
         report.problems.append(Problem("error", str(layout.path), str(error)))
         return
     _report_keys(layout, checkpoint.report, report)
+    report.notes += checkpoint.report.notes
     report.notes += [
         f"no {part} here: it comes from a base model" for part in WEIGHTED if part not in checkpoint.parts
     ]

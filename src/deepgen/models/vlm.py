@@ -1,7 +1,8 @@
 """The VLM as a reader: Qwen2.5-VL without its head, returning the hidden states the connector taps.
 
-One forward takes left-padded prompts and the pixels of their reference images, appends the think tokens, and stops after
-the deepest tapped layer: with 36 layers the last one and the final norm feed nothing, and only six states are kept.
+One forward takes left-padded prompts and the pixels of their reference images, appends the think tokens, and
+stops after the deepest tapped layer: with 36 layers the last one and the final norm feed nothing, and only
+six states are kept.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def multimodal_positions(
 ) -> Tensor:
     """Rotary positions of text and image tokens (Qwen2.5-VL's multimodal RoPE for still images).
 
-    Text advances time, row and column together. The tokens of an image of h x w merged tokens that starts at s sit at
-    (s, s + row, s + column), and the next text token at s + max(h, w). Padding gets 1.
+    Text advances time, row and column together. The tokens of an image of h x w merged tokens that starts at
+    s sit at (s, s + row, s + column), and the next text token at s + max(h, w). Padding gets 1.
 
     Args:
         input_ids: (B, L), think tokens included.
@@ -134,7 +135,8 @@ class DeepGenVLM(Qwen2_5_VLModel):
             pixel_values: the distinct reference images, each (3, H, W) in [-1, 1], sides multiples of 32.
             image_index: per row, which of `pixel_values` it shows, in order; rows may share images.
             image_features: vision features of `pixel_values` (N, D) where known; the tower is then not run.
-            max_positions: keep only the last so many of the L + Q positions (training; positions are not renumbered).
+            max_positions: keep only the last so many of the L + Q positions (training; positions are not
+                renumbered).
 
         Returns:
             (B, L + Q, len(taps) * D), taps stacked on channels; (B, L + Q, D) without taps.
@@ -199,9 +201,11 @@ class DeepGenVLM(Qwen2_5_VLModel):
         return torch.cat([kept[number] for number in taps], dim=-1)
 
     def _attention_mask(self, real: Tensor) -> Tensor | None:
-        """Causal and unpadded, (B, 1, K, K) boolean; None where nothing is padded, so that fused kernels apply.
+        """Causal and unpadded, (B, 1, K, K) boolean; None where nothing is padded, so that fused kernels
+        apply.
 
-        Rows of pads attend to nothing, and SDPA then gives zero, as the original's variable-length kernel does.
+        Rows of pads attend to nothing, and SDPA then gives zero, as the original's variable-length kernel
+        does.
         """
         if real.all():
             return None

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deepgen.models import lora as low_rank
-from deepgen.models.checkpoint import Checkpoint, complete, read_checkpoint
+from deepgen.models.bases import complete
+from deepgen.models.checkpoint import Checkpoint, read_checkpoint
 from deepgen.models.layouts import HubOptions, Layout, detect
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
@@ -41,6 +42,8 @@ def load_components(
     local_files_only: bool = False,
 ) -> dict[str, Any]:
     """The parts of a pipeline from any layout, loaded strictly: every key is used or is in the error.
+
+    They are the arguments of `DeepGenPipeline`: the six parts, and `defaults` where they are known.
 
     Args:
         source: path, hub id or detected layout.
@@ -87,6 +90,7 @@ def load_components(
     for name in ready:
         checkpoint.parts.pop(name, None)
     complete(checkpoint, **bases, skip=tuple(ready), hub=hub)
+    checkpoint.refuse_quantized()
     adapt(checkpoint, lora, lora_scale)
     checkpoint.check()
     for note in checkpoint.report.notes:
@@ -101,6 +105,8 @@ def load_components(
     if lora == "adapter" and checkpoint.lora and "vlm" not in ready:
         low_rank.attach(loaded["vlm"], checkpoint.lora, checkpoint.lora_scale, loaded["vlm"].dtype)
     loaded |= _load_small(checkpoint, ready)
+    if defaults := checkpoint.pipeline_defaults():
+        loaded["defaults"] = defaults
     if device_map:
         for part in loaded.values():
             if isinstance(part, nn.Module):

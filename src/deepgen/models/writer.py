@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,19 @@ def write_file(
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for chunk in _chunks(struct.pack("<Q", len(text)) + text, (tensors[name] for name in order), dtype):
-            file.write(chunk)
-            digest.update(chunk)
-            progress(len(chunk))
+
+        def emit(data: bytes | memoryview) -> None:
+            file.write(data)
+            digest.update(data)
+            progress(len(data))
+
+        emit(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            emit(
+                _read(tensors[name], dtype)
+            )  # passed straight on, so that it is gone before the next is read
     return Written(path, path.stat().st_size, digest.hexdigest())
 
 
-def _chunks(head: bytes, tensors: Iterable[LazyTensor], dtype: torch.dtype | None) -> Iterable[memoryview]:
-    yield memoryview(head)
-    for tensor in tensors:
-        value = tensor.read().to(target_dtype(tensor, dtype)).contiguous()
-        yield as_bytes(value)
+def _read(tensor: LazyTensor, dtype: torch.dtype | None) -> memoryview:
+    return as_bytes(tensor.read().to(target_dtype(tensor, dtype)).contiguous())

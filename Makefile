@@ -1,0 +1,47 @@
+# make setup       a virtual environment in .venv with everything below; instant once it is up to date
+# make demo        draw a picture and edit it with the small model inside the package
+# make test        the fast tests; `make test-slow` runs the others
+# make check       lint, format and types
+# make parity      compare with recorded tensors of the original: make parity GOLDENS=folder
+# make bench       speed of each part
+# make docs        check that links, examples and commands in the documentation are sound
+
+PYTHON ?= python3
+VENV ?= .venv
+GOLDENS ?= tests/goldens
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+
+.PHONY: setup demo test test-slow check parity bench docs
+setup: $(STAMP)
+
+# PyTorch first and by itself: it is the one large download, and a failure there should say so.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet torch -c constraints.txt
+	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(PY) tools/demo.py
+
+# One thread a process: the tests' models are so small that threads cost more than they bring.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -m slow
+
+check: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+parity: $(STAMP)
+	$(PY) tools/parity.py $(GOLDENS)
+
+bench: $(STAMP)
+	$(PY) benchmarks/speed.py
+
+docs: $(STAMP)
+	$(PY) -m pytest tests/test_docs.py

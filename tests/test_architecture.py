@@ -1,0 +1,99 @@
+"""Who knows whom: the map of the package, read from its imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
+
+# From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
+LEVELS = (
+    ("_version",),
+    ("types", "config", "shapes"),
+    ("models", "diffusion", "data", "rewards", "lora"),
+    ("pipeline",),
+    ("rl",),
+    ("train", "eval", "serve"),
+    ("recipes",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+HEIGHT = {unit: height for height, units in enumerate(LEVELS) for unit in units}
+
+# Packages of extras, or of nobody: imported inside the function that needs them.
+OPTIONAL = {
+    *("bitsandbytes", "torchao", "xformers", "flash_attn", "deepspeed", "torchvision"),
+    *("datasets", "webdataset", "torchdata", "yaml", "matplotlib", "wandb", "tensorboard"),
+    *("openai", "rapidocr", "fastapi", "uvicorn", "prometheus_client", "gradio", "mcp"),
+}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, inside_function: bool = False) -> Iterator[tuple[str, bool]]:
+    """(dotted name, whether inside a function) of everything a file imports."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((f"{node.module}.{alias.name}", inside_function) for alias in node.names)
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from imports(node, inside_function or is_function)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_knows_only_what_lies_below_it(path: Path) -> None:
+    unit = unit_of(path)
+    assert unit in HEIGHT, f"{unit} is not on the map in {__file__}"
+    for name, _ in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] != "deepgen":
+            continue
+        other = parts[1]
+        assert other in HEIGHT, f"import deepgen's own modules, not names from its top: {name}"
+        assert other == unit or HEIGHT[other] < HEIGHT[unit], f"{unit} must not know {other} ({name})"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_optional_packages_are_imported_where_they_are_used(path: Path) -> None:
+    at_the_top = {
+        name.split(".")[0]
+        for name, inside_function in imports(ast.parse(path.read_text()))
+        if not inside_function
+    }
+    assert not at_the_top & OPTIONAL
+
+
+def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
+    for path in (SOURCE / "shapes").rglob("*.py"):
+        ours = {name for name, _ in imports(ast.parse(path.read_text())) if name.startswith("deepgen.")}
+        assert all(name.startswith("deepgen.shapes.") for name in ours), path
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["generate", "--help"], ["train", "--help"]]
+)
+def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:
+    code = f"""
+import contextlib, sys
+import deepgen, deepgen.cli
+with contextlib.suppress(SystemExit):
+    deepgen.cli.main({arguments})
+heavy = {{"torch", "transformers", "diffusers", "numpy", "PIL"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SOURCE.parent)})
