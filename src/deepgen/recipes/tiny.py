@@ -1,4 +1,6 @@
-"""The recipes of DeepGen-Tiny, in the order they are run; docs/tiny/README.md has the commands and the figures."""
+"""The recipes of DeepGen-Tiny, in the order they are run; docs/tiny/README.md has the commands and the
+figures.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """What is said about a scene, and exactly what that claims.
 
-A `Claim` states some properties of a picture and nothing of the rest; it holds for a scene when its objects can be
-matched one to one with the scene's objects (nothing missing, nothing extra) and every stated property is right. An
-`Edit` is an instruction, the scene it applies to, and the claim its result has to satisfy. Words are drawn
-afterwards, from several wordings, so the same claim is met in many forms.
+A `Claim` states some properties of a picture and nothing of the rest; it holds for a scene when its objects
+can be matched one to one with the scene's objects (nothing missing, nothing extra) and every stated property
+is right. An `Edit` is an instruction, the scene it applies to, and the claim its result has to satisfy. Words
+are drawn afterwards, from several wordings, so the same claim is met in many forms.
 
-One attribute combination in eight is held out: training never draws a claim or an edit whose `split` is "test", the
-benchmark draws nothing else. Which one it is depends on what is stated, not on the wording.
+One attribute combination in eight is held out: training never draws a claim or an edit whose `split` is
+"test", the benchmark draws nothing else. Which one it is depends on what is stated, not on the wording.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One change of a scene: `named` is the object it is about (the new one for "add"), `value` what it becomes."""
+    """One change of a scene: `named` is the object it is about (the new one for "add"), `value` what it
+    becomes.
+    """
 
     kind: str
     source: Scene
@@ -124,7 +126,9 @@ class Edit:
 
     @property
     def split(self) -> Split:
-        """The side this change belongs to: by the object and its new value, or by the objects for a new background."""
+        """The side this change belongs to: by the object and its new value, or by the objects for a new
+        background.
+        """
         if self.named is None:
             parts = sorted(f"{o.shape},{o.color}" for o in self.source.objects)
             return _split(f"{self.kind};{parts};{self.value}")
@@ -355,7 +359,9 @@ def caption(rng: np.random.Generator, claim: Claim) -> str:
 
 
 def instruction(rng: np.random.Generator, edit: Edit) -> str:
-    """The edit in words: the object is named by its shape alone where that is enough, or by color and shape."""
+    """The edit in words: the object is named by its shape alone where that is enough, or by color and
+    shape.
+    """
     if edit.named is None:
         color = choose(rng, _BACKGROUND_WORDS[str(edit.value)])
         return choose(
@@ -386,9 +392,14 @@ def instruction(rng: np.random.Generator, edit: Edit) -> str:
     if edit.kind == "recolor":
         return choose(
             rng,
-            (f"make {thing} {edit.value}", f"change the color of {thing} to {edit.value}", f"recolor {thing} to {edit.value}",
-             f"turn {thing} {edit.value}", f"paint {thing} {edit.value}"),
-        )  # fmt: skip
+            (
+                f"make {thing} {edit.value}",
+                f"change the color of {thing} to {edit.value}",
+                f"recolor {thing} to {edit.value}",
+                f"turn {thing} {edit.value}",
+                f"paint {thing} {edit.value}",
+            ),
+        )
     if edit.kind == "resize":
         size = choose(rng, _SIZE_WORDS[str(edit.value)])
         return choose(rng, (f"make {thing} {size}", f"resize {thing} to {size}"))

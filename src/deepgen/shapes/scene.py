@@ -1,8 +1,9 @@
-"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a 3x3 grid.
+"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a 3x3
+grid.
 
-A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a model, so
-whatever is generated here can be judged exactly. Positions are a cell plus a jitter of at most two pixels; the
-jitter is not part of what a scene *is*, and scenes compare equal without it.
+A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a
+model, so whatever is generated here can be judged exactly. Positions are a cell plus a jitter of at most two
+pixels; the jitter is not part of what a scene *is*, and scenes compare equal without it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Optimizers: Muon for matrices and convolutions, AdamW for everything else, behind one interface.
 
-Muon replaces the momentum of a weight matrix by the nearest orthogonal matrix, so every direction is learned at the
-same speed; for small models from scratch it buys several times fewer steps (spec/tiny.md: 22.6 dB against 32.5 dB for
-the same VAE). PyTorch's own `torch.optim.Muon` takes 2-D tensors only and orthogonalises them one by one in
-bfloat16, which a CPU without matrix instructions for it does fifty times slower than float32; this one flattens
-convolutions, works in float32 and batches equal shapes. Source: Jordan et al. 2024, "Muon"; the scale of the step is
-theirs, sqrt(max(1, rows / columns)).
+Muon replaces the momentum of a weight matrix by the nearest orthogonal matrix, so every direction is learned
+at the same speed; for small models from scratch it buys several times fewer steps (spec/tiny.md: 22.6 dB
+against 32.5 dB for the same VAE). PyTorch's own `torch.optim.Muon` takes 2-D tensors only and orthogonalises
+them one by one in bfloat16, which a CPU without matrix instructions for it does fifty times slower than
+float32; this one flattens convolutions, works in float32 and batches equal shapes. Source: Jordan et al.
+2024, "Muon"; the scale of the step is theirs, sqrt(max(1, rows / columns)).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A pool of drawn scenes and edits whose latents are computed once; captions and instructions are drawn at every use.
+"""A pool of drawn scenes and edits whose latents are computed once; captions and instructions are drawn at
+every use.
 
-Scenes are cheap to draw and dear to encode, so only latents are stored; entry i of a pool is a pure function of the
-pool's seed and i.
+Scenes are cheap to draw and dear to encode, so only latents are stored; entry i of a pool is a pure function
+of the pool's seed and i.
 """
 
 from __future__ import annotations

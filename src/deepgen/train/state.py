@@ -1,7 +1,7 @@
 """Everything of a run that must survive a restart, and how it is written.
 
-A checkpoint is a folder: `model.safetensors`, `ema.safetensors` and `training.pt` (optimizer, step, random numbers). It is
-written beside its final name and renamed, so a folder that has the name is complete.
+A checkpoint is a folder: `model.safetensors`, `ema.safetensors` and `training.pt` (optimizer, step, random
+numbers). It is written beside its final name and renamed, so a folder that has the name is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class TrainState:
 
     @torch.no_grad()
     def update(self) -> dict[str, float]:
-        """Clip, optimizer step at the schedule's rate, moving averages. Returns the gradient norm and the rate."""
+        """Clip, optimizer step at the schedule's rate, moving averages. Returns the gradient norm and the
+        rate.
+        """
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
         norm = self.optimizer.step(factor)
         self.step += 1

@@ -1,9 +1,9 @@
 """The shapes benchmark: prompts of DeepGen-Tiny's world, scored exactly from pixels.
 
-Prompts come from the held-out side of the split, which training never draws. A generated picture is right when every
-stated property holds and nothing extra is there; an edit is right when the picture is the target scene. `kept` is the
-share of objects an edit should leave alone that are still what and where they were, and the PSNR compares the cells an
-edit should leave alone with the source.
+Prompts come from the held-out side of the split, which training never draws. A generated picture is right
+when every stated property holds and nothing extra is there; an edit is right when the picture is the target
+scene. `kept` is the share of objects an edit should leave alone that are still what and where they were, and
+the PSNR compares the cells an edit should leave alone with the source.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ def evaluate(
     """Draw the benchmark with a pipeline and score it.
 
     Args:
-        pipe: called as `pipe(prompts, image=None or [[picture], ...], seed=[...], num_inference_steps=..., height=96,
+        pipe: called as `pipe(prompts, image=None or [[picture], ...], seed=[...], num_inference_steps=...,
+        height=96,
             width=96, output_type="pil", **options)`, returning an object with `images`.
         limit_per_kind: items of each generation kind; edits get half as many per kind.
         batch_size: pictures per call.
@@ -267,7 +268,9 @@ def _mean(values: Sequence[float | None]) -> float:
 def picture_grid(
     items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8
 ) -> Image.Image:
-    """The first pictures of every kind in a row, edits as source and result, a green frame around the right ones."""
+    """The first pictures of every kind in a row, edits as source and result, a green frame around the right
+    ones.
+    """
     kinds = list(dict.fromkeys(item.kind for item in items))
     label, step = 110, CANVAS + 6
     grid = Image.new("RGB", (label + columns * step, len(kinds) * step), "white")

@@ -1,7 +1,8 @@
 """DeepGen-Tiny's DiT: flow matching on the fixed slot codes, captions and edits in turn.
 
-The stand-in for a pretrained DiT. It never meets text here: the context is some silent positions, where a prompt's words
-will be, and the slots, with a little noise so that a connector that writes them almost right is as good.
+The stand-in for a pretrained DiT. It never meets text here: the context is some silent positions, where a
+prompt's words will be, and the slots, with a little noise so that a connector that writes them almost right
+is as good.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class TinyDiT:
 
         @torch.no_grad()
         def encode(pixels: Tensor) -> Tensor:
-            return latent_space.scale(vae, vae.encode(pixels).latent_dist.mean)
+            return latent_space.draw(vae, latent_space.encode(vae, pixels), "mode")
 
         self.latents = encode_scenes(encode, self.scenes)
         self.sources = encode_scenes(encode, [edit.source for edit in self.edits])
@@ -101,7 +102,8 @@ class TinyDiT:
             codes = np.stack([claim_code(training_claim(rng, self.scenes[i])) for i in index])
         size = len(index)
         codes[rng.random(size) < config.dropout] = empty_code("edit" if is_edit else "generate")
-        # The connector's mean runs over all positions, whose number varies: the pooled code comes at varying strength.
+        # The connector's mean runs over all positions, whose number varies: the pooled code comes at
+        # varying strength.
         pooled = pooled_code(codes) * rng.uniform(0.7, 1.3, (size, 1))
         silent = np.zeros(
             (size, int(rng.integers(0, config.max_silent_tokens + 1)), codes.shape[-1]), np.float32

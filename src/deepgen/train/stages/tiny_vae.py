@@ -1,8 +1,8 @@
 """DeepGen-Tiny's VAE: crops of crowded scenes, L1 and squared error, a whisper of KL.
 
-The encoder's convolutions see no more than an object and its surroundings, so most steps use 48-pixel crops, a quarter of
-the cost; only the last share sees whole pictures. With `decoder_noise` the encoder is frozen and the decoder learns to draw
-clean pictures of noisy latents, which is what it will be given by a small DiT.
+The encoder's convolutions see no more than an object and its surroundings, so most steps use 48-pixel crops,
+a quarter of the cost; only the last share sees whole pictures. With `decoder_noise` the encoder is frozen and
+the decoder learns to draw clean pictures of noisy latents, which is what it will be given by a small DiT.
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ class TinyVAE:
 
 @torch.no_grad()
 def normalize_latents(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Fold each latent channel's scale into the layers around it, and record mean and deviation in the config.
+    """Fold each latent channel's scale into the layers around it, and record mean and deviation in the
+    config.
 
-    Afterwards every channel has unit deviation on `pixels` (N, 3, H, W), so no channel dominates the DiT's loss, and
-    reconstructions are what they were.
+    Afterwards every channel has unit deviation on `pixels` (N, 3, H, W), so no channel dominates the DiT's
+    loss, and reconstructions are what they were.
     """
     channels = vae.config.latent_channels
     deviation = vae.encode(pixels).latent_dist.mean.std((0, 2, 3))

@@ -1,9 +1,9 @@
 """DeepGen-Tiny's reader: VLM and connector learn to write the slot code of a prompt at the think tokens.
 
-The stand-in for a pretrained VLM and for stage 1's alignment at once. Think tokens regress onto the code of what the prompt
-states (shapes/slots.py), prompt positions onto zero, the pooled condition onto the pooled code; image tokens learn to
-describe their cell, which trains the vision tower. Prompts of one batch differ in length and some are empty, so the
-connector meets every amount of padding.
+The stand-in for a pretrained VLM and for stage 1's alignment at once. Think tokens regress onto the code of
+what the prompt states (shapes/slots.py), prompt positions onto zero, the pooled condition onto the pooled
+code; image tokens learn to describe their cell, which trains the vision tower. Prompts of one batch differ in
+length and some are empty, so the connector meets every amount of padding.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class TinyVLMConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class ReadingBatch:
-    """Prompts, their codes (B, slots, width), and for edits pixels (B, 3, 96, 96) and cell descriptions (B, 9, width)."""
+    """Prompts, their codes (B, slots, width), and for edits pixels (B, 3, 96, 96) and cell descriptions (B,
+    9, width).
+    """
 
     texts: list[str]
     codes: Tensor
