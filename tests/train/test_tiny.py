@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from deepgen.models.config import DEEPGEN_TINY
+from deepgen.recipes import run
 from deepgen.recipes.tiny import RECIPES
 from deepgen.shapes.scene import sample_scene
-from deepgen.train import run
 from deepgen.train.loop import train
 from deepgen.train.optim import Muon, OptimConfig, lr_factor, orthogonalize
 from deepgen.train.overrides import override

@@ -4,8 +4,20 @@ figures.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.models.vlm import DeepGenVLM
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import load_tokenizer, load_weights
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig
@@ -44,3 +56,31 @@ RECIPES = {
     "tiny-vlm": tiny_vlm,
     "tiny-dit": tiny_dit,
 }
+
+
+def assemble(vae_dir: Path, vlm_dir: Path, transformer_dir: Path, output_dir: Path) -> None:
+    """Write the finished runs as one pipeline folder in bfloat16.
+
+    Args:
+        vae_dir: folder of the VAE with its latent statistics in the config.
+        vlm_dir: run of `tiny-vlm`.
+        transformer_dir: run of `tiny-dit`.
+        output_dir: becomes what `DeepGenPipeline.from_pretrained` loads.
+    """
+    sizes = DEEPGEN_TINY
+    vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
+    connector = StackedChannelBridge(**sizes.connector)
+    transformer = DeepGenTransformer2DModel(**sizes.transformer)
+    load_weights(vlm, vlm_dir, "vlm.")
+    load_weights(connector, vlm_dir, "connector.")
+    load_weights(transformer, transformer_dir)
+    pipe = DeepGenPipeline(
+        vlm=vlm,
+        connector=connector,
+        transformer=transformer,
+        vae=AutoencoderKL.from_pretrained(vae_dir),
+        scheduler=FlowMatchEulerDiscreteScheduler(**sizes.scheduler),
+        tokenizer=load_tokenizer(),
+        defaults=sizes.defaults,
+    )
+    pipe.to(torch.bfloat16).save_pretrained(output_dir)

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from .scene import (
+from deepgen.shapes.scene import (
     BACKGROUNDS,
     CELLS,
     COLORS,
@@ -70,7 +70,7 @@ class ObjectClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a caption states: every object there is, the background if named, how the first two objects lie."""
+    """What a caption states: every object there is, the background if named, how the first two lie."""
 
     kind: str
     objects: tuple[ObjectClaim, ...]

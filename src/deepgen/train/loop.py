@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .optim import OptimConfig
-from .state import TrainState, latest_checkpoint
+from deepgen.train.optim import OptimConfig
+from deepgen.train.state import TrainState, latest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,7 @@ from deepgen.shapes.caption import Claim, Edit, claim_about, sample_edit, sample
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import Scene
 from deepgen.shapes.vocabulary import write_tokenizer
-
-from .state import latest_checkpoint
+from deepgen.train.state import latest_checkpoint
 
 # How often a scene of each sort is drawn, and what its captions may be.
 _SCENE_KINDS = {"single": 0.25, "two": 0.35, "counting": 0.25, "three": 0.1, "all": 0.05}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .optim import OptimConfig, Optimizer, lr_factor
+from deepgen.train.optim import OptimConfig, Optimizer, lr_factor
 
 
 class TrainState:

@@ -21,10 +21,9 @@ from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
-
-from ..loop import TrainConfig
-from ..optim import OptimConfig
-from ..pool import edit_entry, encode_scenes, load_weights, scene_entry, training_claim
+from deepgen.train.loop import TrainConfig
+from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import edit_entry, encode_scenes, load_weights, scene_entry, training_claim
 
 _EDIT_STEPS = (1, 3)  # of every five
 

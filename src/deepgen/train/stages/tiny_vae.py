@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import CANVAS, sample_scene
-
-from ..loop import TrainConfig
-from ..optim import OptimConfig
-from ..pool import load_weights
+from deepgen.train.loop import TrainConfig
+from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,10 +31,9 @@ from deepgen.shapes.slots import (
     empty_code,
     pooled_code,
 )
-
-from ..loop import TrainConfig
-from ..optim import OptimConfig
-from ..pool import edit_entry, load_tokenizer, scene_entry, to_pixels, training_claim
+from deepgen.train.loop import TrainConfig
+from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import edit_entry, load_tokenizer, scene_entry, to_pixels, training_claim
 
 _MANY = 1 << 40  # entries are drawn afresh, not from a stored pool
 
