@@ -1,12 +1,12 @@
 """What is said about a scene, and exactly what that claims.
 
-A `Claim` states some properties of a picture and nothing of the rest; it holds for a scene when its objects can be
-matched one to one with the scene's objects (nothing missing, nothing extra) and every stated property is right. An
-`Edit` is an instruction, the scene it applies to, and the claim its result has to satisfy. Words are drawn
-afterwards, from several wordings, so the same claim is met in many forms.
+A `Claim` states some properties of a picture and nothing of the rest; it holds for a scene when its objects
+can be matched one to one with the scene's objects (nothing missing, nothing extra) and every stated property
+is right. An `Edit` is an instruction, the scene it applies to, and the claim its result has to satisfy. Words
+are drawn afterwards, from several wordings, so the same claim is met in many forms.
 
-One attribute combination in eight is held out: training never draws a claim or an edit whose `split` is "test", the
-benchmark draws nothing else. Which one it is depends on what is stated, not on the wording.
+One attribute combination in eight is held out: training never draws a claim or an edit whose `split` is
+"test", the benchmark draws nothing else. Which one it is depends on what is stated, not on the wording.
 """
 
 from __future__ import annotations
@@ -19,13 +19,30 @@ from typing import Literal
 
 import numpy as np
 
-from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Object, Scene, choose, sample_object, sample_offset, sample_scene
+from .scene import (
+    BACKGROUNDS,
+    CELLS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    Object,
+    Scene,
+    choose,
+    sample_object,
+    sample_offset,
+    sample_scene,
+)
 
 Split = Literal["train", "test"]
 
 CAPTION_KINDS = ("single", "two", "relation", "counting", "position", "background", "size", "all", "three")
 EDIT_KINDS = ("recolor", "remove", "add", "move", "background", "replace", "resize")
-RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # (row, column) of the first
+RELATIONS = {
+    "left of": (0, -1),
+    "right of": (0, 1),
+    "above": (-1, 0),
+    "below": (1, 0),
+}  # (row, column) of the first
 _TEST_SHARE = 8
 
 
@@ -53,7 +70,9 @@ class ObjectClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a caption states: every object there is, the background if named, how the first two objects lie."""
+    """What a caption states: every object there is, the background if named, how the first two objects
+    lie.
+    """
 
     kind: str
     objects: tuple[ObjectClaim, ...]
@@ -67,7 +86,8 @@ class Claim:
         if self.background is not None and scene.background != self.background:
             return False
         return any(
-            all(claim.holds(item) for claim, item in zip(self.objects, order, strict=True)) and self._relation_holds(order)
+            all(claim.holds(item) for claim, item in zip(self.objects, order, strict=True))
+            and self._relation_holds(order)
             for order in permutations(scene.objects)
         )
 
@@ -85,7 +105,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One change of a scene: `named` is the object it is about (the new one for "add"), `value` what it becomes."""
+    """One change of a scene: `named` is the object it is about (the new one for "add"), `value` what it
+    becomes.
+    """
 
     kind: str
     source: Scene
@@ -106,7 +128,9 @@ class Edit:
 
     @property
     def split(self) -> Split:
-        """The side this change belongs to: by the object and its new value, or by the objects for a new background."""
+        """The side this change belongs to: by the object and its new value, or by the objects for a new
+        background.
+        """
         if self.named is None:
             parts = sorted(f"{o.shape},{o.color}" for o in self.source.objects)
             return _split(f"{self.kind};{parts};{self.value}")
@@ -166,9 +190,13 @@ def claim_about(rng: np.random.Generator, scene: Scene, kind: str) -> Claim:
         names = [name for name in RELATIONS if related(first, second, name)]
         return Claim(kind=kind, objects=tuple(plain), relation=choose(rng, names))
     if kind == "position":
-        return Claim(kind=kind, objects=tuple(replace(c, cell=o.cell) for c, o in zip(plain, items, strict=True)))
+        return Claim(
+            kind=kind, objects=tuple(replace(c, cell=o.cell) for c, o in zip(plain, items, strict=True))
+        )
     if kind == "size":
-        return Claim(kind=kind, objects=tuple(replace(c, size=o.size) for c, o in zip(plain, items, strict=True)))
+        return Claim(
+            kind=kind, objects=tuple(replace(c, size=o.size) for c, o in zip(plain, items, strict=True))
+        )
     if kind == "background":
         return Claim(kind=kind, objects=tuple(plain), background=scene.background)
     if kind == "all":
@@ -230,7 +258,12 @@ def sample_edit_of(rng: np.random.Generator, source: Scene, kind: str) -> Edit:
 
 
 def _edit(
-    kind: str, source: Scene, target: Scene, named: Object | None, value: str | int | None, states_size: bool = True
+    kind: str,
+    source: Scene,
+    target: Scene,
+    named: Object | None,
+    value: str | int | None,
+    states_size: bool = True,
 ) -> Edit:
     objects = tuple(
         ObjectClaim(
@@ -240,14 +273,24 @@ def _edit(
     )
     claim = Claim(kind=kind, objects=objects, background=target.background)
     return Edit(
-        kind=kind, source=source, target=target, named=named, value=value, claim=claim, states_size=states_size
+        kind=kind,
+        source=source,
+        target=target,
+        named=named,
+        value=value,
+        claim=claim,
+        states_size=states_size,
     )
 
 
 # Words
 
 _NUMBERS = {2: ("two",), 3: ("three",), 4: ("four",)}
-_SIZE_WORDS = {"small": ("small", "small", "little"), "medium": ("medium",), "large": ("large", "large", "big")}
+_SIZE_WORDS = {
+    "small": ("small", "small", "little"),
+    "medium": ("medium",),
+    "large": ("large", "large", "big"),
+}
 _BACKGROUND_WORDS = {"white": ("white",), "black": ("black",), "grey": ("grey", "gray"), "brown": ("brown",)}
 _OPENERS = ("", "", "", "", "a picture of ", "draw ", "please draw ")
 _RELATION_WORDS = {
@@ -298,20 +341,38 @@ def caption(rng: np.random.Generator, claim: Claim) -> str:
     else:
         phrases = [_phrase(rng, o) for o in claim.objects]
         joiner = " and " if len(phrases) == 2 else ", "
-        text = joiner.join(phrases[:-1]) + (" and " if len(phrases) > 2 else joiner) + phrases[-1] if len(phrases) > 1 else phrases[0]
+        text = (
+            joiner.join(phrases[:-1]) + (" and " if len(phrases) > 2 else joiner) + phrases[-1]
+            if len(phrases) > 1
+            else phrases[0]
+        )
     if claim.background is not None:
         color = choose(rng, _BACKGROUND_WORDS[claim.background])
-        text += choose(rng, (f" on a {color} background", f" on a {color} background", f" with a {color} background", f" on {color}"))
+        text += choose(
+            rng,
+            (
+                f" on a {color} background",
+                f" on a {color} background",
+                f" with a {color} background",
+                f" on {color}",
+            ),
+        )
     return choose(rng, _OPENERS) + text
 
 
 def instruction(rng: np.random.Generator, edit: Edit) -> str:
-    """The edit in words: the object is named by its shape alone where that is enough, or by color and shape."""
+    """The edit in words: the object is named by its shape alone where that is enough, or by color and
+    shape.
+    """
     if edit.named is None:
         color = choose(rng, _BACKGROUND_WORDS[str(edit.value)])
         return choose(
             rng,
-            (f"change the background to {color}", f"make the background {color}", f"turn the background {color}"),
+            (
+                f"change the background to {color}",
+                f"make the background {color}",
+                f"turn the background {color}",
+            ),
         )
     if edit.kind == "add":
         new = ObjectClaim(
@@ -320,7 +381,11 @@ def instruction(rng: np.random.Generator, edit: Edit) -> str:
         where = place(rng, edit.named.cell)
         return choose(rng, (f"add {_noun_phrase(rng, new)} {where}", f"put {_noun_phrase(rng, new)} {where}"))
     is_only = sum(o.shape == edit.named.shape for o in edit.source.objects) == 1
-    thing = f"the {edit.named.shape}" if is_only and rng.random() < 0.4 else f"the {edit.named.color} {edit.named.shape}"
+    thing = (
+        f"the {edit.named.shape}"
+        if is_only and rng.random() < 0.4
+        else f"the {edit.named.color} {edit.named.shape}"
+    )
     if edit.kind == "remove":
         return choose(rng, (f"remove {thing}", f"delete {thing}", f"erase {thing}"))
     if edit.kind == "move":
@@ -329,9 +394,14 @@ def instruction(rng: np.random.Generator, edit: Edit) -> str:
     if edit.kind == "recolor":
         return choose(
             rng,
-            (f"make {thing} {edit.value}", f"change the color of {thing} to {edit.value}", f"recolor {thing} to {edit.value}",
-             f"turn {thing} {edit.value}", f"paint {thing} {edit.value}"),
-        )  # fmt: skip
+            (
+                f"make {thing} {edit.value}",
+                f"change the color of {thing} to {edit.value}",
+                f"recolor {thing} to {edit.value}",
+                f"turn {thing} {edit.value}",
+                f"paint {thing} {edit.value}",
+            ),
+        )
     if edit.kind == "resize":
         size = choose(rng, _SIZE_WORDS[str(edit.value)])
         return choose(rng, (f"make {thing} {size}", f"resize {thing} to {size}"))

@@ -1,8 +1,9 @@
 """Reading a scene back from pixels, exactly and without a model.
 
-The background is the median of the border. Each cell is then unmixed into background and one color of the palette, and
-the coverage is compared with the mask of every shape, size and jitter. A cell that holds something no mask explains
-(two colors, a smear, a shape across the border of two cells) is reported as unreadable rather than guessed.
+The background is the median of the border. Each cell is then unmixed into background and one color of the
+palette, and the coverage is compared with the mask of every shape, size and jitter. A cell that holds
+something no mask explains (two colors, a smear, a shape across the border of two cells) is reported as
+unreadable rather than guessed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _MOST_BACKGROUND_ERROR = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What was found: the background (None if it is none of the world's), the objects, and the cells not understood."""
+    """What was found: the background (None if it is none of the world's), the objects, and the cells not
+    understood.
+    """
 
     background: str | None
     objects: tuple[Object, ...]
@@ -58,7 +61,9 @@ def read(image: Image.Image | np.ndarray) -> Reading:
     """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3))."""
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image).astype(np.float32)
     if pixels.shape != (CANVAS, CANVAS, 3):
-        raise ValueError(f"pictures of this world are {CANVAS}x{CANVAS} RGB, got an array of shape {pixels.shape}")
+        raise ValueError(
+            f"pictures of this world are {CANVAS}x{CANVAS} RGB, got an array of shape {pixels.shape}"
+        )
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     base = np.median(border, axis=0)
     errors = {name: float(np.linalg.norm(base - np.array(color))) for name, color in BACKGROUNDS.items()}
@@ -78,7 +83,9 @@ def read(image: Image.Image | np.ndarray) -> Reading:
         else:
             objects.append(item)
     return Reading(
-        background=background if is_known else None, objects=tuple(objects), unreadable_cells=tuple(unreadable)
+        background=background if is_known else None,
+        objects=tuple(objects),
+        unreadable_cells=tuple(unreadable),
     )
 
 
@@ -102,11 +109,11 @@ def _read_cell(window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray, 
 
 
 def _color_of(window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray) -> str:
-    """The palette color most interior pixels are nearest to; rims are mixed with the background and do not vote."""
+    """The palette color most interior pixels are nearest to; rims are mixed with the background and do not
+    vote.
+    """
     padded = np.pad(is_foreground, 1)
-    interior = (
-        is_foreground & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    )
+    interior = is_foreground & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     voters = window[interior if interior.sum() >= 8 else is_foreground]  # (V, 3)
     names = list(COLORS)
     palette = np.array([COLORS[name] for name in names], dtype=np.float32)

@@ -25,7 +25,20 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(0, -0.46), (0.5, 0.46), (-0.5, 0.46)]
     if shape == "cross":
         a, b = 0.5, 0.165
-        return [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+        return [
+            (-b, -a),
+            (b, -a),
+            (b, -b),
+            (a, -b),
+            (a, b),
+            (b, b),
+            (b, a),
+            (-b, a),
+            (-b, b),
+            (-a, b),
+            (-a, -b),
+            (-b, -b),
+        ]
     angles = -np.pi / 2 + np.arange(10) * np.pi / 5
     radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42) / (2 * np.sin(2 * np.pi / 5))
     return [(float(r * np.cos(t)), float(r * np.sin(t) + 0.05)) for r, t in zip(radii, angles, strict=True)]
@@ -38,9 +51,13 @@ def mask(shape: str, size: str) -> np.ndarray:
     image = Image.new("L", (side, side))
     draw = ImageDraw.Draw(image)
     if shape == "circle":
-        draw.ellipse(((side - scale) / 2, (side - scale) / 2, (side + scale) / 2 - 1, (side + scale) / 2 - 1), fill=255)
+        draw.ellipse(
+            ((side - scale) / 2, (side - scale) / 2, (side + scale) / 2 - 1, (side + scale) / 2 - 1), fill=255
+        )
     else:
-        draw.polygon([(side / 2 + x * scale - 0.5, side / 2 + y * scale - 0.5) for x, y in _outline(shape)], fill=255)
+        draw.polygon(
+            [(side / 2 + x * scale - 0.5, side / 2 + y * scale - 0.5) for x, y in _outline(shape)], fill=255
+        )
     pixels = np.asarray(image, dtype=np.float32) / 255
     return pixels.reshape(CELL, _OVERSAMPLING, CELL, _OVERSAMPLING).mean((1, 3))
 
@@ -52,7 +69,9 @@ def render_array(scene: Scene) -> np.ndarray:
     for item in scene.objects:
         x, y = item.offset
         coverage = np.roll(mask(item.shape, item.size), (y, x), (0, 1))[..., None]
-        window = canvas[item.row * CELL : (item.row + 1) * CELL, item.column * CELL : (item.column + 1) * CELL]
+        window = canvas[
+            item.row * CELL : (item.row + 1) * CELL, item.column * CELL : (item.column + 1) * CELL
+        ]
         window += coverage * (np.array(COLORS[item.color], dtype=np.float32) - window)
     return np.rint(canvas).astype(np.uint8)
 

@@ -1,8 +1,9 @@
-"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a 3x3 grid.
+"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a
+3x3 grid.
 
-A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a model, so
-whatever is generated here can be judged exactly. Positions are a cell plus a jitter of at most two pixels; the
-jitter is not part of what a scene *is*, and scenes compare equal without it.
+A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a
+model, so whatever is generated here can be judged exactly. Positions are a cell plus a jitter of at most two
+pixels; the jitter is not part of what a scene *is*, and scenes compare equal without it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ CELL = 32
 JITTER = 2
 MAX_OBJECTS = 4
 
-BACKGROUNDS = {"white": (250, 250, 250), "black": (12, 12, 12), "grey": (128, 128, 128), "brown": (106, 66, 36)}
+BACKGROUNDS = {
+    "white": (250, 250, 250),
+    "black": (12, 12, 12),
+    "grey": (128, 128, 128),
+    "brown": (106, 66, 36),
+}
 COLORS = {
     "red": (220, 30, 40),
     "green": (30, 165, 70),
@@ -118,7 +124,9 @@ def sample_object(rng: np.random.Generator, cell: int) -> Object:
 
 
 def sample_scene(rng: np.random.Generator, num_objects: int | None = None) -> Scene:
-    """A scene of `num_objects` (1 to 4, drawn uniformly when not given) in cells drawn without replacement."""
+    """A scene of `num_objects` (1 to 4, drawn uniformly when not given) in cells drawn without
+    replacement.
+    """
     count = int(rng.integers(1, MAX_OBJECTS + 1)) if num_objects is None else num_objects
     cells = rng.permutation(len(CELLS))[:count]
     objects = tuple(sample_object(rng, int(cell)) for cell in cells)

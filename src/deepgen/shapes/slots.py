@@ -1,12 +1,14 @@
 """A fixed code for what a prompt states: the stand-in for the condition of a pretrained text encoder.
 
-A from-scratch text path learns to bind words to objects far too slowly from the flow loss alone. So the two halves of
-DeepGen-Tiny are first trained apart, against one code fixed in advance: the DiT learns to draw from it, the VLM and the
-connector learn to write it at the think tokens. Each think token is a slot; its code is a sum of orthogonal directions,
-one per stated attribute, so any set of attributes can be read back without confusion.
+A from-scratch text path learns to bind words to objects far too slowly from the flow loss alone. So the two
+halves of DeepGen-Tiny are first trained apart, against one code fixed in advance: the DiT learns to draw
+from it, the VLM and the connector learn to write it at the think tokens. Each think token is a slot; its
+code is a sum of orthogonal directions, one per stated attribute, so any set of attributes can be read back
+without confusion.
 
-Slot 0 holds the task, the background and the number of objects; slots 1 to 4 the objects in the order of the caption;
-slot 5 the relation. An edit uses slot 0 for its kind, 1 for the object it is about and 2 for what that becomes.
+Slot 0 holds the task, the background and the number of objects; slots 1 to 4 the objects in the order of the
+caption; slot 5 the relation. An edit uses slot 0 for its kind, 1 for the object it is about and 2 for what
+that becomes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _GROUPS: dict[str, tuple] = {
 
 @cache
 def directions() -> dict[tuple[str, object], np.ndarray]:
-    """The direction of every attribute value: orthogonal float32 vectors (WIDTH,), the same on every machine."""
+    """The direction of every attribute value: orthogonal float32 vectors (WIDTH,), the same on every
+    machine.
+    """
     names = [(group, value) for group, values in _GROUPS.items() for value in values]
     # Sylvester's Hadamard matrix: orthogonal rows of plus and minus one, exact in any precision.
     rows = np.array([[1.0]])
@@ -54,7 +58,11 @@ def _sum(*attributes: tuple[str, object]) -> np.ndarray:
 
 def _object(slot: int, claim: ObjectClaim) -> np.ndarray:
     return _sum(
-        ("slot", slot), ("shape", claim.shape), ("color", claim.color), ("size", claim.size), ("cell", claim.cell)
+        ("slot", slot),
+        ("shape", claim.shape),
+        ("color", claim.color),
+        ("size", claim.size),
+        ("cell", claim.cell),
     )
 
 
@@ -88,7 +96,8 @@ def edit_code(edit: Edit) -> np.ndarray:
         size = named.size if edit.states_size else None
         code[2] = _object(2, ObjectClaim(shape=named.shape, color=named.color, size=size, cell=named.cell))
         return code
-    # Not its cell: Qwen2.5-VL marks image tokens by rotary phase alone, so values that are attended to carry no place.
+    # Not its cell: Qwen2.5-VL marks image tokens by rotary phase alone, so values that are attended to carry
+    # no place.
     code[1] = _object(1, ObjectClaim(shape=named.shape, color=named.color))
     attribute = {"recolor": "color", "replace": "shape", "resize": "size", "move": "cell"}.get(edit.kind)
     if attribute is not None:

@@ -1,7 +1,8 @@
 """The words of the world, and a tokenizer that reads them.
 
 One token per word, lower case, punctuation apart. Special tokens have the ids the tiny architecture names
-(models/config.py), so its prompts pass through the same template and the same placeholders as the real model's.
+(models/config.py), so its prompts pass through the same template and the same placeholders as the real
+model's.
 """
 
 from __future__ import annotations
@@ -24,13 +25,77 @@ SPECIAL_TOKENS = (
     "<unk>",
 )
 _TEMPLATE_WORDS = ("user", "assistant", "generate", "an", "image", ":")
-_WORDS = (
-    "a the of on in at and with to , . please draw picture corner background color "
-    "little big top bottom left right middle center above over below under gray "
-    "one two three four into change make turn put add remove delete erase move replace recolor paint resize "
-    "is it there only shape shapes object objects show me its up down upper lower centre colour colored "
-    "scene drawing beside"
-).split()
+_WORDS = [
+    "a",
+    "the",
+    "of",
+    "on",
+    "in",
+    "at",
+    "and",
+    "with",
+    "to",
+    ",",
+    ".",
+    "please",
+    "draw",
+    "picture",
+    "corner",
+    "background",
+    "color",
+    "little",
+    "big",
+    "top",
+    "bottom",
+    "left",
+    "right",
+    "middle",
+    "center",
+    "above",
+    "over",
+    "below",
+    "under",
+    "gray",
+    "one",
+    "two",
+    "three",
+    "four",
+    "into",
+    "change",
+    "make",
+    "turn",
+    "put",
+    "add",
+    "remove",
+    "delete",
+    "erase",
+    "move",
+    "replace",
+    "recolor",
+    "paint",
+    "resize",
+    "is",
+    "it",
+    "there",
+    "only",
+    "shape",
+    "shapes",
+    "object",
+    "objects",
+    "show",
+    "me",
+    "its",
+    "up",
+    "down",
+    "upper",
+    "lower",
+    "centre",
+    "colour",
+    "colored",
+    "scene",
+    "drawing",
+    "beside",
+]
 
 MAX_TOKENS = 128
 
@@ -40,7 +105,9 @@ def words() -> list[str]:
     plain = [*_TEMPLATE_WORDS, *_WORDS, *SHAPES, *map(plural, SHAPES), *COLORS, *SIZES, *BACKGROUNDS]
     tokens = [*SPECIAL_TOKENS, *dict.fromkeys(plain)]
     if len(tokens) > MAX_TOKENS:
-        raise ValueError(f"the vocabulary holds {len(tokens)} tokens, at most {MAX_TOKENS} fit the tiny model")
+        raise ValueError(
+            f"the vocabulary holds {len(tokens)} tokens, at most {MAX_TOKENS} fit the tiny model"
+        )
     return tokens
 
 

@@ -1,11 +1,11 @@
 """Optimizers: Muon for matrices and convolutions, AdamW for everything else, behind one interface.
 
-Muon replaces the momentum of a weight matrix by the nearest orthogonal matrix, so every direction is learned at the
-same speed; for small models from scratch it buys several times fewer steps (spec/tiny.md: 22.6 dB against 32.5 dB for
-the same VAE). PyTorch's own `torch.optim.Muon` takes 2-D tensors only and orthogonalises them one by one in
-bfloat16, which a CPU without matrix instructions for it does fifty times slower than float32; this one flattens
-convolutions, works in float32 and batches equal shapes. Source: Jordan et al. 2024, "Muon"; the scale of the step is
-theirs, sqrt(max(1, rows / columns)).
+Muon replaces the momentum of a weight matrix by the nearest orthogonal matrix, so every direction is learned
+at the same speed; for small models from scratch it buys several times fewer steps (spec/tiny.md: 22.6 dB
+against 32.5 dB for the same VAE). PyTorch's own `torch.optim.Muon` takes 2-D tensors only and orthogonalises
+them one by one in bfloat16, which a CPU without matrix instructions for it does fifty times slower than
+float32; this one flattens convolutions, works in float32 and batches equal shapes. Source: Jordan et al.
+2024, "Muon"; the scale of the step is theirs, sqrt(max(1, rows / columns)).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class OptimConfig:
     momentum: float = 0.95
     weight_decay: float = 0.0
     warmup_steps: int = 20
-    decay_share: float = 0.3  # the last share of the run, in which the rate falls linearly to `final_lr_share`
+    decay_share: float = (
+        0.3  # the last share of the run, in which the rate falls linearly to `final_lr_share`
+    )
     final_lr_share: float = 0.0
     clip_norm: float = 1.0
 
@@ -67,7 +69,13 @@ def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; parameters of more than two dimensions are flattened to (first, rest)."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -114,9 +122,18 @@ class Optimizer:
         self.params = [*matrices, *rest]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(Muon(matrices, lr=config.muon_lr or 0.0, momentum=config.momentum, weight_decay=config.weight_decay))
+            self.parts.append(
+                Muon(
+                    matrices,
+                    lr=config.muon_lr or 0.0,
+                    momentum=config.momentum,
+                    weight_decay=config.weight_decay,
+                )
+            )
         if rest:
-            self.parts.append(torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay))
+            self.parts.append(
+                torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+            )
         for part in self.parts:
             for group in part.param_groups:
                 group["base_lr"] = group["lr"]
@@ -138,6 +155,8 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; the parameters must be the same ones in the same order."""
         if len(state["parts"]) != len(self.parts):
-            raise ValueError(f"the saved optimizer has {len(state['parts'])} parts, this one {len(self.parts)}")
+            raise ValueError(
+                f"the saved optimizer has {len(state['parts'])} parts, this one {len(self.parts)}"
+            )
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)

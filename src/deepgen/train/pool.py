@@ -1,7 +1,8 @@
-"""A pool of drawn scenes and edits whose latents are computed once; captions and instructions are drawn at every use.
+"""A pool of drawn scenes and edits whose latents are computed once; captions and instructions are drawn at
+every use.
 
-Scenes are cheap to draw and dear to encode, so only latents are stored; entry i of a pool is a pure function of the
-pool's seed and i.
+Scenes are cheap to draw and dear to encode, so only latents are stored; entry i of a pool is a pure function
+of the pool's seed and i.
 """
 
 from __future__ import annotations
@@ -24,11 +25,21 @@ _CAPTIONS = {
     "many": {"three": 0.5, "all": 0.5},
     "same": {"counting": 1.0},
 }
-_EDIT_SHARES = {"recolor": 0.15, "remove": 0.13, "add": 0.15, "move": 0.19, "background": 0.08, "replace": 0.15, "resize": 0.15}
+_EDIT_SHARES = {
+    "recolor": 0.15,
+    "remove": 0.13,
+    "add": 0.15,
+    "move": 0.19,
+    "background": 0.08,
+    "replace": 0.15,
+    "resize": 0.15,
+}
 
 
 def _draw(rng: np.random.Generator, shares: dict[str, float]) -> str:
-    return list(shares)[int(rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values())))]
+    return list(shares)[
+        int(rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+    ]
 
 
 def scene_entry(seed: int, index: int) -> Scene:
@@ -76,4 +87,3 @@ def encode_scenes(encode: Callable[[Tensor], Tensor], scenes: list[Scene], batch
     """Latents of drawn scenes, float16 (N, C, h, w)."""
     pieces = [encode(to_pixels(scenes[i : i + batch_size])).half() for i in range(0, len(scenes), batch_size)]
     return torch.cat(pieces)
-

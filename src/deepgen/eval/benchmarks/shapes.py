@@ -1,9 +1,9 @@
 """The shapes benchmark: prompts of DeepGen-Tiny's world, scored exactly from pixels.
 
-Prompts come from the held-out side of the split, which training never draws. A generated picture is right when every
-stated property holds and nothing extra is there; an edit is right when the picture is the target scene. `kept` is the
-share of objects an edit should leave alone that are still what and where they were, and the PSNR compares the cells an
-edit should leave alone with the source.
+Prompts come from the held-out side of the split, which training never draws. A generated picture is right
+when every stated property holds and nothing extra is there; an edit is right when the picture is the target
+scene. `kept` is the share of objects an edit should leave alone that are still what and where they were, and
+the PSNR compares the cells an edit should leave alone with the source.
 """
 
 from __future__ import annotations
@@ -124,9 +124,13 @@ class ShapesReport:
         lines = [f"shapes {version}, seed {self.seed}, steps {self.num_steps or 'default'}"]
         for k in self.kinds:
             low, high = k.interval
-            lines.append(f"{k.kind:16} {k.accuracy:5.2f}  [{low:.2f}, {high:.2f}]  {k.num_right}/{k.num_total}")
+            lines.append(
+                f"{k.kind:16} {k.accuracy:5.2f}  [{low:.2f}, {high:.2f}]  {k.num_right}/{k.num_total}"
+            )
         lines.append(f"{'generation':16} {self.generation_accuracy:5.2f}")
-        lines.append(f"{'editing':16} {self.edit_accuracy:5.2f}  kept {self.kept:.2f}, PSNR outside {self.psnr:.1f} dB")
+        lines.append(
+            f"{'editing':16} {self.edit_accuracy:5.2f}  kept {self.kept:.2f}, PSNR outside {self.psnr:.1f} dB"
+        )
         lines.append(f"{self.seconds_per_image:.2f} s per image")
         return "\n".join(lines)
 
@@ -193,8 +197,8 @@ def evaluate(
     """Draw the benchmark with a pipeline and score it.
 
     Args:
-        pipe: called as `pipe(prompts, image=None or [[picture], ...], seed=[...], num_inference_steps=..., height=96,
-            width=96, output_type="pil", **options)`, returning an object with `images`.
+        pipe: called as `pipe(prompts, image=None or [[picture], ...], seed=[...], num_inference_steps=...,
+            height=96, width=96, output_type="pil", **options)`, returning an object with `images`.
         limit_per_kind: items of each generation kind; edits get half as many per kind.
         batch_size: pictures per call.
         num_steps: solver steps; the pipeline's own default when None.
@@ -260,8 +264,12 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def picture_grid(items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8) -> Image.Image:
-    """The first pictures of every kind in a row, edits as source and result, a green frame around the right ones."""
+def picture_grid(
+    items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8
+) -> Image.Image:
+    """The first pictures of every kind in a row, edits as source and result, a green frame around the right
+    ones.
+    """
     kinds = list(dict.fromkeys(item.kind for item in items))
     label, step = 110, CANVAS + 6
     grid = Image.new("RGB", (label + columns * step, len(kinds) * step), "white")
