@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from .scene import (
+from deepgen.shapes.scene import (
     BACKGROUNDS,
     CELLS,
     COLORS,

@@ -14,8 +14,19 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from .render import mask
-from .scene import BACKGROUNDS, CANVAS, CELL, CELLS, COLORS, JITTER, SHAPES, SIZES, Object, Scene
+from deepgen.shapes.render import mask
+from deepgen.shapes.scene import (
+    BACKGROUNDS,
+    CANVAS,
+    CELL,
+    CELLS,
+    COLORS,
+    JITTER,
+    SHAPES,
+    SIZES,
+    Object,
+    Scene,
+)
 
 _REACH = JITTER + 1  # a generated object may sit one pixel beyond the world's jitter
 _FOREGROUND = 55.0  # RGB distance from the background at which a pixel belongs to something

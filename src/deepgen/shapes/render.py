@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scene import BACKGROUNDS, CANVAS, CELL, COLORS, SIZES, Scene
+from deepgen.shapes.scene import BACKGROUNDS, CANVAS, CELL, COLORS, SIZES, Scene
 
 _OVERSAMPLING = 8
 

@@ -17,8 +17,8 @@ from functools import cache
 
 import numpy as np
 
-from .caption import EDIT_KINDS, RELATIONS, Claim, Edit, ObjectClaim
-from .scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES
+from deepgen.shapes.caption import EDIT_KINDS, RELATIONS, Claim, Edit, ObjectClaim
+from deepgen.shapes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES
 
 NUM_SLOTS = 8
 WIDTH = 128

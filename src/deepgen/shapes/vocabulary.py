@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .caption import plural
-from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES
+from deepgen.shapes.caption import plural
+from deepgen.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
