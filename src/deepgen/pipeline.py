@@ -126,13 +126,17 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             if name in kwargs
         }
         layout = detect(source, HubOptions(**hub))
-        if "dtype" in kwargs:
-            kwargs["torch_dtype"] = kwargs.pop("dtype")
-        if layout.kind != "deepgen":
-            return cls(**load_components(layout, **kwargs))
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        if layout.kind != "deepgen" or "lora" in kwargs:
+            return cls(**load_components(layout, torch_dtype=dtype, **kwargs))
         if layout.path != TINY_DIR:  # the libraries would fill a missing tensor with noise and go on
             read_checkpoint(layout).check()
-        return super().from_pretrained(str(layout.path), **kwargs)
+        if dtype is not None:
+            kwargs["dtype"] = dtype
+        pipe = super().from_pretrained(str(layout.path), **kwargs)
+        if (layout.path / "vlm_lora").is_dir():  # written by `deepgen convert --lora adapter`
+            pipe.vlm.load_adapter(str(layout.path / "vlm_lora"))
+        return pipe
 
     # --- sizes ----------------------------------------------------------------------------------------------
 
