@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import Goldens
 from safetensors.torch import load_file, save_file
 
 from deepgen.models.convert import convert
 from deepgen.pipeline import DeepGenPipeline
+from parity import Goldens
 
 
 @pytest.fixture
