@@ -44,7 +44,8 @@ EXACT = (0.0, 0.0)
 
 @dataclass
 class Section:
-    """Errors of one section; `worst` is the largest absolute one, `failed` names what is outside its tolerance."""
+    """Errors of one section; `worst` is the largest absolute one, `failed` names what is outside its
+    tolerance."""
 
     name: str
     worst: float = 0.0
@@ -551,7 +552,7 @@ def main(arguments: list[str]) -> int:
     for section in run(Path(arguments[0])):
         verdict = "ok" if not section.failed else "FAILED"
         print(
-            f"{section.name:<12} {section.compared:>4} compared   largest error {section.worst:.2e}   {verdict}"
+            f"{section.name:<12} {section.compared:>4} compared  largest error {section.worst:.2e}  {verdict}"
         )
         for line in section.failed:
             print(f"             {line}")

@@ -64,10 +64,8 @@ def test_push_to_hub_uploads_the_saved_folder(pipe: DeepGenPipeline, monkeypatch
     )
     monkeypatch.setattr(DeepGenPipeline, "_upload_folder", upload)
     card = type("Card", (), {"save": lambda self, path: Path(path).touch()})
-    monkeypatch.setattr(
-        "diffusers.pipelines.pipeline_utils.load_or_create_model_card", lambda *a, **k: card()
-    )
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.populate_model_card", lambda card: card)
+    monkeypatch.setattr("diffusers.utils.hub_utils.load_or_create_model_card", lambda *a, **k: card())
+    monkeypatch.setattr("diffusers.utils.hub_utils.populate_model_card", lambda card: card)
     pipe.push_to_hub("someone/tiny")
     assert "model_index.json" in uploaded["someone/tiny"]
     assert "connector" in uploaded["someone/tiny"]

@@ -1,4 +1,6 @@
-"""LoRA weights for the parts of a pipeline: one file, keys prefixed `transformer.`, `connector.` or `vlm.`."""
+"""LoRA weights for the parts of a pipeline: one file, keys prefixed `transformer.`, `connector.` or
+`vlm.`.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "gu
 
 @dataclass
 class DeepGenPipelineOutput(BaseOutput):
-    """Pictures, in the order of the prompts, and the seed that makes each of them alone (None where none was used)."""
+    """Pictures, in the order of the prompts, and the seed that makes each of them alone (None where none was
+    used).
+    """
 
     images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
     seeds: list[int] | None = None
@@ -124,13 +126,17 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             if name in kwargs
         }
         layout = detect(source, HubOptions(**hub))
-        if "dtype" in kwargs:
-            kwargs["torch_dtype"] = kwargs.pop("dtype")
-        if layout.kind != "deepgen":
-            return cls(**load_components(layout, **kwargs))
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        if layout.kind != "deepgen" or "lora" in kwargs:
+            return cls(**load_components(layout, torch_dtype=dtype, **kwargs))
         if layout.path != TINY_DIR:  # the libraries would fill a missing tensor with noise and go on
             read_checkpoint(layout).check()
-        return super().from_pretrained(str(layout.path), **kwargs)
+        if dtype is not None:
+            kwargs["dtype"] = dtype
+        pipe = super().from_pretrained(str(layout.path), **kwargs)
+        if (layout.path / "vlm_lora").is_dir():  # written by `deepgen convert --lora adapter`
+            pipe.vlm.load_adapter(str(layout.path / "vlm_lora"))
+        return pipe
 
     # --- sizes ----------------------------------------------------------------------------------------------
 
@@ -150,7 +156,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if height < unit or width < unit or height % unit or width % unit:
             nearest = " or ".join(f"{w}x{h}" for h, w in nearest_valid_sizes(height, width, unit))
             raise ValueError(
-                f"size {width}x{height} (width x height) is not a multiple of {unit} in both directions; try {nearest}"
+                f"size {width}x{height} (width x height) is not a multiple of {unit} on both sides; "
+                f"try {nearest}"
             )
         if max(height, width) > longest:
             raise ValueError(
@@ -230,7 +237,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         return tokenize(self.tokenizer, texts)
 
     def _encode_tokens(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]] | None) -> Condition:
-        """One VLM pass and one connector pass over equally padded rows; images shared by rows are read once."""
+        """One VLM pass and one connector pass over equally padded rows; images shared by rows are read
+        once.
+        """
         device = self._execution_device
         images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
         places = {key: index for index, key in enumerate(images)}
@@ -254,7 +263,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> Tensor:
-        """Initial noise (B, C, h, w), drawn in float32 and sample by sample, so that each depends on its seed alone."""
+        """Initial noise (B, C, h, w), drawn in float32 and sample by sample, so that each depends on its
+        seed alone.
+        """
         shape = (
             1,
             self.transformer.config.in_channels,
@@ -271,7 +282,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         dtype: torch.dtype,
         posterior: latent_space.Posterior = "sample",
     ) -> list[list[Tensor]]:
-        """Clean latents (C, h, w) of every sample's references; the posterior is drawn with the sample's generator."""
+        """Clean latents (C, h, w) of every sample's references; the posterior is drawn with the sample's
+        generator.
+        """
         cache: dict[int, Any] = {}
         samples = []
         for row, generator in zip(pixels, generators, strict=True):
@@ -362,7 +375,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             self.transformer._reset_stateful_cache()
 
     def interrupt(self) -> None:
-        """Stop after the current step; the call returns what it has. Safe from a callback or another thread."""
+        """Stop after the current step; the call returns what it has. Safe from a callback or another
+        thread.
+        """
         self._interrupt = True
 
     # --- the call -------------------------------------------------------------------------------------------
@@ -427,10 +442,10 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         self._interrupt = False
         defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
         steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = defaults["guidance_scale"]
-            if image is not None:
-                guidance_scale = defaults.get("edit_guidance_scale", guidance_scale)
+        usual = defaults["guidance_scale"]
+        if image is not None:
+            usual = defaults.get("edit_guidance_scale", usual)
+        guidance_scale = usual if guidance_scale is None else guidance_scale
         check_num_steps(steps)
         check_guidance(guidance_scale)
         self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
@@ -463,7 +478,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             )
         if guided and (negative is None or len(negative) != count):
             raise ValueError(
-                f"guidance_scale {guidance_scale} needs negative_prompt_embeds for each of the {count} prompt_embeds"
+                f"guidance_scale {guidance_scale} needs negative_prompt_embeds, "
+                f"one row for each of the {count} prompt_embeds"
             )
 
         # Samples of equal size go together; the others follow, and everything returns in order.
@@ -546,7 +562,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         width: int | None,
         defaults: dict[str, Any],
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int] | None]]:
-        """Per prompt, the (height, width) that is drawn and the one it is brought back to (None: as drawn)."""
+        """Per prompt, the (height, width) that is drawn and the one it is brought back to (None: as
+        drawn).
+        """
         if references is None or height is not None or width is not None:
             size = (height or defaults["height"], width or defaults["width"])
             self.check_size(*size)
@@ -567,7 +585,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         width: int | None,
         defaults: dict[str, Any],
     ) -> list[list[Tensor]]:
-        """References as the model sees them: (3, H, W) in [-1, 1], sides multiples of 32, whole picture, no crop."""
+        """References as the model sees them: (3, H, W) in [-1, 1], sides multiples of 32, whole picture, no
+        crop.
+        """
         longest = max(height or defaults["height"], width or defaults["width"])
         cache: dict[int, Tensor] = {}
         for picture in (picture for row in references for picture in row):
@@ -667,7 +687,9 @@ def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _to_output(pictures: list[Tensor], output_type: OutputType) -> Any:
-    """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes agree."""
+    """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes
+    agree.
+    """
     same = len({picture.shape for picture in pictures}) == 1
     if output_type == "latent":
         return torch.stack(pictures) if same else pictures

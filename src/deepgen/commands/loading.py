@@ -49,6 +49,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         pipe.load_lora_weights(options.lora)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
     _place(pipe, device, options.offload)
+    if device == "cpu" and dtype.itemsize == 2 and options.quantize == "none":
+        _widen(pipe)
     if options.compile:
         pipe.transformer.compile()
     seconds = time.perf_counter() - started
@@ -129,6 +131,15 @@ def _place(pipe: DeepGenPipeline, device: str, offload: Offload) -> None:
         )
     else:
         pipe.to(device)
+
+
+def _widen(pipe: DeepGenPipeline) -> None:
+    """Keep 16-bit weights and compute in 32 bits: faster on CPUs without 16-bit arithmetic."""
+    from deepgen.models.precision import compute_in_float32
+
+    for part in (pipe.vlm, pipe.connector, pipe.transformer):
+        compute_in_float32(part)
+    pipe.vae.float()
 
 
 def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:

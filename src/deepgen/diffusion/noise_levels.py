@@ -20,14 +20,18 @@ Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 
 def sample_density(weighting: Weighting, batch: int, generator: torch.Generator | None = None) -> Tensor:
-    """U of each sample, (B,) in [0, 1): uniform, logit-normal (mean 0, std 1) or mode-seeking (scale 1.29)."""
+    """u of each sample, (B,) in [0, 1): uniform, logit-normal (mean 0, std 1) or mode-seeking (scale
+    1.29).
+    """
     return compute_density_for_timestep_sampling(
         weighting, batch, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=generator
     )
 
 
 def loss_weights(weighting: Weighting, sigma: Tensor) -> Tensor:
-    """w(sigma) of the squared error: 1, sigma^-2 (`sigma_sqrt`) or 2 / (pi (1 - 2 sigma + 2 sigma^2)) (`cosmap`)."""
+    """w(sigma) of the squared error: 1, sigma^-2 (`sigma_sqrt`) or 2 / (pi (1 - 2 sigma + 2 sigma^2))
+    (`cosmap`).
+    """
     return compute_loss_weighting_for_sd3(weighting, sigma)
 
 

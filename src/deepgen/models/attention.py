@@ -38,7 +38,9 @@ class JointAttentionProcessor:
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attend; shapes (B, S, D) and (B, L, D). Masks: over S + L keys for joint, over S for self attention."""
+        """Attend; shapes (B, S, D) and (B, L, D). Masks: over S + L keys for joint, over S for self
+        attention.
+        """
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         query, key, value = (rearrange(x, "b s (h e) -> b s h e", h=attn.heads) for x in (query, key, value))
         query, key = _normalise(attn.norm_q, query), _normalise(attn.norm_k, key)
@@ -81,8 +83,8 @@ class JointAttentionProcessor:
         backend = AttentionBackendName(self._attention_backend or active)
         if "varlen" in backend.value:
             raise ValueError(
-                f"attention backend {backend.value!r} cannot mask padding between samples of different sizes; "
-                "draw equal sizes and prompts of equal length together, or use 'native', 'flex' or '_native_math'"
+                f"attention backend {backend.value!r} cannot mask padding between samples; "
+                "draw equal sizes and prompts of equal length together, or use 'native' or 'flex'"
             )
 
 

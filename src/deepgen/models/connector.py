@@ -24,7 +24,9 @@ from deepgen.models.config import Variant, tap_indices
 
 
 class ThinkTokens(nn.Module):
-    """Learnable vectors appended to every prompt. A module of its own, so that offload hooks find its weight."""
+    """Learnable vectors appended to every prompt. A module of its own, so that offload hooks find its
+    weight.
+    """
 
     def __init__(self, num_tokens: int, width: int) -> None:
         super().__init__()
@@ -107,7 +109,9 @@ class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The original's initialisation: xavier encoder, zero output projectors, so that training starts silent."""
+        """The original's initialisation: xavier encoder, zero output projectors, so that training starts
+        silent.
+        """
         for name, linear in self.layers.named_modules():
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight)

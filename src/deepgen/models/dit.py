@@ -64,7 +64,9 @@ TransformerBlockRegistry.register(
 
 
 class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
-    """SD3.5's transformer that also reads reference latents. Loads any SD3Transformer2DModel folder unchanged."""
+    """SD3.5's transformer that also reads reference latents. Loads any SD3Transformer2DModel folder
+    unchanged.
+    """
 
     _repeated_blocks = ["JointTransformerBlock", "FinalJointBlock"]
     _no_split_modules = ["JointTransformerBlock", "FinalJointBlock"]
@@ -166,7 +168,9 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def embed_images(self, samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
-        """Tokens of every sample's images, right-padded to the longest, and the mask of real ones (None: no pads)."""
+        """Tokens of every sample's images, right-padded to the longest, and the mask of real ones (None: no
+        pads).
+        """
         shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
         if len(shapes) == 1:
             columns = (torch.stack(images) for images in zip(*samples, strict=True))
@@ -182,7 +186,9 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
     def _masks(
         image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
     ) -> dict[str, Tensor]:
-        """Key masks for the processors: `image_mask` (B, 1, 1, S) and the joint `attention_mask` (B, 1, 1, S + L)."""
+        """Key masks for the processors: `image_mask` (B, 1, 1, S) and the joint `attention_mask` (B, 1, 1, S
+        + L).
+        """
         if image_mask is None and context_mask is None:
             return {}
         if image_mask is None:

@@ -57,7 +57,7 @@ def shorten(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) ->
     if len(ids) <= max_tokens:
         return prompt
     warnings.warn(f"prompt has {len(ids)} tokens; the first {max_tokens} were kept", stacklevel=3)
-    return tokenizer.decode(ids[:max_tokens])
+    return str(tokenizer.decode(ids[:max_tokens]))
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tokens:

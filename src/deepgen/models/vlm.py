@@ -169,7 +169,9 @@ class DeepGenVLM(Qwen2_5_VLModel):
 
     @torch.no_grad()
     def image_features(self, pixel_values: Sequence[Tensor]) -> list[Tensor]:
-        """Merged vision tokens of each image, (H / 32 * W / 32, D). The tower is never trained, hence no gradient."""
+        """Merged vision tokens of each image, (H / 32 * W / 32, D). The tower is never trained, hence no
+        gradient.
+        """
         config = self.config.vision_config
         patches, grids = zip(
             *(
