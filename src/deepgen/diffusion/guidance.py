@@ -10,6 +10,6 @@ from torch import Tensor
 
 
 def guide(velocity: Tensor, guidance_scale: float) -> Tensor:
-    """V = v_neg + g (v_pos - v_neg), from rows [negative, positive]: (2 B, ...) to (B, ...)."""
+    """v = v_neg + g (v_pos - v_neg), from rows [negative, positive]: (2 B, ...) to (B, ...)."""
     negative, positive = velocity.chunk(2)
     return negative + guidance_scale * (positive - negative)

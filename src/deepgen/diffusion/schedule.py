@@ -50,7 +50,7 @@ def set_timesteps(
 
 
 def dynamic_mu(num_tokens: int, config: Any) -> float:
-    """Mu of a dynamic shift: linear in the number of target tokens, base_shift at base_image_seq_len."""
+    """mu of a dynamic shift: linear in the number of target tokens, base_shift at base_image_seq_len."""
     slope = (config.get("max_shift", 1.16) - config.get("base_shift", 0.5)) / (
         config.get("max_image_seq_len", 4096) - config.get("base_image_seq_len", 256)
     )

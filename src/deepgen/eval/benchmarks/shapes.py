@@ -198,8 +198,7 @@ def evaluate(
 
     Args:
         pipe: called as `pipe(prompts, image=None or [[picture], ...], seed=[...], num_inference_steps=...,
-        height=96,
-            width=96, output_type="pil", **options)`, returning an object with `images`.
+            height=96, width=96, output_type="pil", **options)`, returning an object with `images`.
         limit_per_kind: items of each generation kind; edits get half as many per kind.
         batch_size: pictures per call.
         num_steps: solver steps; the pipeline's own default when None.
