@@ -17,9 +17,9 @@ from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
-from deepgen.train.pool import load_tokenizer, load_weights
+from deepgen.train.pool import load_tokenizer, load_weights, scene_entry, to_pixels
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
-from deepgen.train.stages.tiny_vae import TinyVAEConfig
+from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig
 
 
@@ -58,7 +58,9 @@ RECIPES = {
 }
 
 
-def assemble(vae_dir: Path, vlm_dir: Path, transformer_dir: Path, output_dir: Path) -> None:
+def assemble(
+    vae_dir: str | Path, vlm_dir: str | Path, transformer_dir: str | Path, output_dir: str | Path
+) -> None:
     """Write the finished runs as one pipeline folder in bfloat16.
 
     Args:
@@ -71,9 +73,9 @@ def assemble(vae_dir: Path, vlm_dir: Path, transformer_dir: Path, output_dir: Pa
     vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
     connector = StackedChannelBridge(**sizes.connector)
     transformer = DeepGenTransformer2DModel(**sizes.transformer)
-    load_weights(vlm, vlm_dir, "vlm.")
-    load_weights(connector, vlm_dir, "connector.")
-    load_weights(transformer, transformer_dir)
+    load_weights(vlm, Path(vlm_dir), "vlm.")
+    load_weights(connector, Path(vlm_dir), "connector.")
+    load_weights(transformer, Path(transformer_dir))
     pipe = DeepGenPipeline(
         vlm=vlm,
         connector=connector,
@@ -84,3 +86,23 @@ def assemble(vae_dir: Path, vlm_dir: Path, transformer_dir: Path, output_dir: Pa
         defaults=sizes.defaults,
     )
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
+
+
+def finish_vae(
+    run_dir: str | Path, output_dir: str | Path, decoder_run_dir: str | Path | None = None
+) -> None:
+    """Write a run of `tiny-vae` as a folder with unit latents, with the decoder of a later run if there is one.
+
+    Args:
+        run_dir: run of `tiny-vae`, or an already finished folder.
+        output_dir: a diffusers VAE folder.
+        decoder_run_dir: run of `tiny-vae-decoder` that started from the finished folder.
+    """
+    if decoder_run_dir is not None:
+        vae = AutoencoderKL.from_pretrained(run_dir)
+        load_weights(vae, Path(decoder_run_dir))
+    else:
+        vae = AutoencoderKL(**DEEPGEN_TINY.vae)
+        load_weights(vae, Path(run_dir))
+        normalize_latents(vae, to_pixels([scene_entry(0, index) for index in range(256)]))
+    vae.save_pretrained(output_dir)
