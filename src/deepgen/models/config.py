@@ -216,13 +216,13 @@ DEEPGEN_TINY = Architecture(
         "vision_end_token_id": 4,
         "tie_word_embeddings": True,
     },
-    scheduler={"num_train_timesteps": 1000, "shift": 1.5},
+    scheduler={"num_train_timesteps": 1000, "shift": 2.0},
     defaults={
         "height": 96,
         "width": 96,
-        "num_inference_steps": 16,
-        "guidance_scale": 2.5,
-        "edit_guidance_scale": 1.5,
+        "num_inference_steps": 20,
+        "guidance_scale": 4.5,
+        "edit_guidance_scale": 2.5,
     },
 )
 

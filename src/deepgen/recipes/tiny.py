@@ -91,7 +91,7 @@ def assemble(
 def finish_vae(
     run_dir: str | Path, output_dir: str | Path, decoder_run_dir: str | Path | None = None
 ) -> None:
-    """Write a run of `tiny-vae` as a folder with unit latents, with the decoder of a later run if there is one.
+    """Write a run of `tiny-vae` as a folder with unit latents, with the decoder of a later run if given.
 
     Args:
         run_dir: run of `tiny-vae`, or an already finished folder.
