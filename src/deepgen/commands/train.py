@@ -25,7 +25,7 @@ class Train:
     def run(self) -> int:
         """Exit code 0 when the run has reached its last step."""
         overrides = _overrides(self.set)
-        from deepgen.train import run
+        from deepgen.recipes import run
 
         output = self.output or Path("runs") / self.recipe
         run(self.recipe, output_dir=output, resume=self.resume, overrides=overrides)

@@ -144,7 +144,7 @@ DEEPGEN_TINY = Architecture(
         "intermediate_size": 256,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "num_think_tokens": 16,
+        "num_think_tokens": 8,
         "vlm_hidden_size": 128,
         "vlm_num_layers": 6,
         "tap_stride": 2,
@@ -164,7 +164,7 @@ DEEPGEN_TINY = Architecture(
         "caption_projection_dim": 128,
         "pooled_projection_dim": 128,
         "pos_embed_max_size": 32,
-        "dual_attention_layers": (0, 1),
+        "dual_attention_layers": (0,),
         "qk_norm": "rms_norm",
     },
     vae={

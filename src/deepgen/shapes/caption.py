@@ -70,9 +70,7 @@ class ObjectClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a caption states: every object there is, the background if named, how the first two objects
-    lie.
-    """
+    """What a caption states: every object there is, the background if named, how the first two lie."""
 
     kind: str
     objects: tuple[ObjectClaim, ...]

@@ -1,5 +1,5 @@
-"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a
-3x3 grid.
+"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a 3x3
+grid.
 
 A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a
 model, so whatever is generated here can be judged exactly. Positions are a cell plus a jitter of at most two
@@ -124,9 +124,7 @@ def sample_object(rng: np.random.Generator, cell: int) -> Object:
 
 
 def sample_scene(rng: np.random.Generator, num_objects: int | None = None) -> Scene:
-    """A scene of `num_objects` (1 to 4, drawn uniformly when not given) in cells drawn without
-    replacement.
-    """
+    """A scene of `num_objects` (1 to 4, uniformly drawn if None) in cells drawn without replacement."""
     count = int(rng.integers(1, MAX_OBJECTS + 1)) if num_objects is None else num_objects
     cells = rng.permutation(len(CELLS))[:count]
     objects = tuple(sample_object(rng, int(cell)) for cell in cells)

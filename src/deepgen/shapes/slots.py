@@ -1,10 +1,10 @@
 """A fixed code for what a prompt states: the stand-in for the condition of a pretrained text encoder.
 
 A from-scratch text path learns to bind words to objects far too slowly from the flow loss alone. So the two
-halves of DeepGen-Tiny are first trained apart, against one code fixed in advance: the DiT learns to draw
-from it, the VLM and the connector learn to write it at the think tokens. Each think token is a slot; its
-code is a sum of orthogonal directions, one per stated attribute, so any set of attributes can be read back
-without confusion.
+halves of DeepGen-Tiny are first trained apart, against one code fixed in advance: the DiT learns to draw from
+it, the VLM and the connector learn to write it at the think tokens. Each think token is a slot; its code is a
+sum of orthogonal directions, one per stated attribute, so any set of attributes can be read back without
+confusion.
 
 Slot 0 holds the task, the background and the number of objects; slots 1 to 4 the objects in the order of the
 caption; slot 5 the relation. An edit uses slot 0 for its kind, 1 for the object it is about and 2 for what
@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from deepgen.shapes.caption import EDIT_KINDS, RELATIONS, Claim, Edit, ObjectClaim
-from deepgen.shapes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES
+from deepgen.shapes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene
 
 NUM_SLOTS = 8
 WIDTH = 128
@@ -96,8 +96,8 @@ def edit_code(edit: Edit) -> np.ndarray:
         size = named.size if edit.states_size else None
         code[2] = _object(2, ObjectClaim(shape=named.shape, color=named.color, size=size, cell=named.cell))
         return code
-    # Not its cell: Qwen2.5-VL marks image tokens by rotary phase alone, so values that are attended to carry
-    # no place.
+    # Not its cell: Qwen2.5-VL marks image tokens by rotary phase alone, so values that are attended to
+    # carry no place.
     code[1] = _object(1, ObjectClaim(shape=named.shape, color=named.color))
     attribute = {"recolor": "color", "replace": "shape", "resize": "size", "move": "cell"}.get(edit.kind)
     if attribute is not None:
@@ -108,3 +108,11 @@ def edit_code(edit: Edit) -> np.ndarray:
 def pooled_code(code: np.ndarray) -> np.ndarray:
     """The pooled condition that goes with codes (..., NUM_SLOTS, WIDTH): their scaled mean, (..., WIDTH)."""
     return POOLED_SCALE * code.mean(-2)
+
+
+def describe_cells(scene: Scene) -> np.ndarray:
+    """What is in each cell: shape, color and size, zero where it is empty. (9, WIDTH) float32."""
+    cells = np.zeros((len(CELLS), WIDTH), dtype=np.float32)
+    for item in scene.objects:
+        cells[item.cell] = _sum(("shape", item.shape), ("color", item.color), ("size", item.size))
+    return cells

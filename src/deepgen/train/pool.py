@@ -8,14 +8,21 @@ of the pool's seed and i.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from deepgen.shapes.caption import Claim, Edit, claim_about, sample_edit, sample_scene_for
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import Scene
+from deepgen.shapes.vocabulary import write_tokenizer
+from deepgen.train.state import latest_checkpoint
 
 # How often a scene of each sort is drawn, and what its captions may be.
 _SCENE_KINDS = {"single": 0.25, "two": 0.35, "counting": 0.25, "three": 0.1, "all": 0.05}
@@ -87,3 +94,26 @@ def encode_scenes(encode: Callable[[Tensor], Tensor], scenes: list[Scene], batch
     """Latents of drawn scenes, float16 (N, C, h, w)."""
     pieces = [encode(to_pixels(scenes[i : i + batch_size])).half() for i in range(0, len(scenes), batch_size)]
     return torch.cat(pieces)
+
+
+def load_weights(module: torch.nn.Module, source: Path, prefix: str = "") -> None:
+    """Weights of a part from a run's newest checkpoint (its averages) or from a diffusers folder, strictly.
+
+    Args:
+        module: the part.
+        source: output folder of a run, or the part's own folder.
+        prefix: where the part's keys begin in the run.
+    """
+    if (source / "diffusion_pytorch_model.safetensors").is_file():
+        values = load_file(source / "diffusion_pytorch_model.safetensors")
+    else:
+        values = load_file(latest_checkpoint(source) / "ema.safetensors")
+        values = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
+    module.load_state_dict({name: value.float() for name, value in values.items()})
+
+
+def load_tokenizer() -> Any:
+    """The tokenizer of the world's words."""
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return AutoTokenizer.from_pretrained(folder)

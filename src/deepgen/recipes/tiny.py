@@ -1,0 +1,86 @@
+"""The recipes of DeepGen-Tiny, in the order they are run; docs/tiny/README.md has the commands and the
+figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.models.vlm import DeepGenVLM
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.train.loop import TrainConfig
+from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import load_tokenizer, load_weights
+from deepgen.train.stages.tiny_dit import TinyDiTConfig
+from deepgen.train.stages.tiny_vae import TinyVAEConfig
+from deepgen.train.stages.tiny_vlm import TinyVLMConfig
+
+
+def tiny_vae() -> TrainConfig:
+    """The autoencoder."""
+    return TinyVAEConfig(seed=7)
+
+
+def tiny_vae_decoder() -> TrainConfig:
+    """Its decoder once more, on noisy latents; set `start` to the VAE."""
+    return TinyVAEConfig(
+        num_steps=900,
+        seed=8,
+        batch_size=12,
+        whole_share=0.1,
+        decoder_noise=0.35,
+        optim=OptimConfig(lr=1e-3, muon_lr=0.01, warmup_steps=10, decay_share=1.0),
+    )
+
+
+def tiny_vlm() -> TrainConfig:
+    """VLM and connector, onto the slot code."""
+    return TinyVLMConfig(seed=13)
+
+
+def tiny_dit() -> TrainConfig:
+    """The DiT, from the slot code."""
+    return TinyDiTConfig()
+
+
+RECIPES = {
+    "tiny-vae": tiny_vae,
+    "tiny-vae-decoder": tiny_vae_decoder,
+    "tiny-vlm": tiny_vlm,
+    "tiny-dit": tiny_dit,
+}
+
+
+def assemble(vae_dir: Path, vlm_dir: Path, transformer_dir: Path, output_dir: Path) -> None:
+    """Write the finished runs as one pipeline folder in bfloat16.
+
+    Args:
+        vae_dir: folder of the VAE with its latent statistics in the config.
+        vlm_dir: run of `tiny-vlm`.
+        transformer_dir: run of `tiny-dit`.
+        output_dir: becomes what `DeepGenPipeline.from_pretrained` loads.
+    """
+    sizes = DEEPGEN_TINY
+    vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
+    connector = StackedChannelBridge(**sizes.connector)
+    transformer = DeepGenTransformer2DModel(**sizes.transformer)
+    load_weights(vlm, vlm_dir, "vlm.")
+    load_weights(connector, vlm_dir, "connector.")
+    load_weights(transformer, transformer_dir)
+    pipe = DeepGenPipeline(
+        vlm=vlm,
+        connector=connector,
+        transformer=transformer,
+        vae=AutoencoderKL.from_pretrained(vae_dir),
+        scheduler=FlowMatchEulerDiscreteScheduler(**sizes.scheduler),
+        tokenizer=load_tokenizer(),
+        defaults=sizes.defaults,
+    )
+    pipe.to(torch.bfloat16).save_pretrained(output_dir)

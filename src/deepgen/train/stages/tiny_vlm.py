@@ -1,0 +1,154 @@
+"""DeepGen-Tiny's reader: VLM and connector learn to write the slot code of a prompt at the think tokens.
+
+The stand-in for a pretrained VLM and for stage 1's alignment at once. Think tokens regress onto the code of
+what the prompt states (shapes/slots.py), prompt positions onto zero, the pooled condition onto the pooled
+code; image tokens learn to describe their cell, which trains the vision tower. Prompts of one batch differ in
+length and some are empty, so the connector meets every amount of padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
+from deepgen.models.vlm import DeepGenVLM, vision_patches
+from deepgen.shapes.caption import caption, instruction
+from deepgen.shapes.scene import CELLS
+from deepgen.shapes.slots import (
+    NUM_SLOTS,
+    WIDTH,
+    claim_code,
+    describe_cells,
+    edit_code,
+    empty_code,
+    pooled_code,
+)
+from deepgen.train.loop import TrainConfig
+from deepgen.train.optim import OptimConfig
+from deepgen.train.pool import edit_entry, load_tokenizer, scene_entry, to_pixels, training_claim
+
+_MANY = 1 << 40  # entries are drawn afresh, not from a stored pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyVLMConfig(TrainConfig):
+    """Captions and instructions in turn."""
+
+    num_steps: int = 1650
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, warmup_steps=50, decay_share=0.5))
+    batch_size: int = 96
+    edit_batch_size: int = 64
+    empty_share: float = 0.08
+    pixel_noise: float = 0.02
+    pool_seed: int = 5
+
+    def build(self) -> TinyVLM:
+        """The stage."""
+        return TinyVLM(self)
+
+
+@dataclass(frozen=True)
+class ReadingBatch:
+    """Prompts, their codes (B, slots, width), and for edits pixels (B, 3, 96, 96) and cell descriptions (B,
+    9, width).
+    """
+
+    texts: list[str]
+    codes: Tensor
+    pixels: Tensor | None = None
+    cells: Tensor | None = None
+
+
+class TinyVLM:
+    """Regression onto the slot code."""
+
+    def __init__(self, config: TinyVLMConfig):
+        self.config = config
+        self.tokenizer: Any = load_tokenizer()
+        self.vlm = DeepGenVLM(Qwen2_5_VLConfig(**DEEPGEN_TINY.vlm))
+        self.connector = StackedChannelBridge(**DEEPGEN_TINY.connector)
+        self.describe = nn.Linear(DEEPGEN_TINY.vlm["text_config"]["hidden_size"], WIDTH)
+        self.modules: nn.Module = nn.ModuleDict(
+            {"vlm": self.vlm, "connector": self.connector, "describe": self.describe}
+        )
+
+    def batch(self, rng: np.random.Generator, step: int) -> ReadingBatch:
+        """Captions at even steps, instructions with their pictures at odd ones."""
+        config = self.config
+        if step % 2 == 0:
+            entries = [int(rng.integers(_MANY)) for _ in range(config.batch_size)]
+            claims = [training_claim(rng, scene_entry(config.pool_seed, index)) for index in entries]
+            texts, codes = [caption(rng, claim) for claim in claims], [claim_code(claim) for claim in claims]
+            self._empty_some(rng, texts, codes, "generate")
+            return ReadingBatch(
+                [generation_prompt(text) for text in texts], torch.from_numpy(np.stack(codes))
+            )
+        edits = [
+            edit_entry(config.pool_seed, int(rng.integers(_MANY))) for _ in range(config.edit_batch_size)
+        ]
+        texts, codes = [instruction(rng, edit) for edit in edits], [edit_code(edit) for edit in edits]
+        self._empty_some(rng, texts, codes, "edit")
+        pixels = to_pixels([edit.source for edit in edits])
+        noise = rng.standard_normal(pixels.shape, dtype=np.float32)
+        cells = np.stack([describe_cells(edit.source) for edit in edits])
+        return ReadingBatch(
+            [editing_prompt(text, [len(CELLS)]) for text in texts],
+            torch.from_numpy(np.stack(codes)),
+            pixels + config.pixel_noise * torch.from_numpy(noise),
+            torch.from_numpy(cells),
+        )
+
+    def _empty_some(
+        self, rng: np.random.Generator, texts: list[str], codes: list[np.ndarray], task: str
+    ) -> None:
+        for index in np.flatnonzero(rng.random(len(texts)) < self.config.empty_share):
+            texts[index], codes[index] = "", empty_code(task)
+
+    def loss(self, batch: ReadingBatch) -> tuple[Tensor, dict[str, float]]:
+        """4 * code + 0.1 * silence of the prompt positions + pooled + 3 * description of the cells."""
+        tokens = tokenize(self.tokenizer, batch.texts)
+        features = None if batch.pixels is None else self._image_features(batch.pixels)
+        states = self.vlm(
+            tokens.input_ids,
+            tokens.attention_mask,
+            self.connector.think_tokens(),
+            self.connector.taps,
+            pixel_values=() if batch.pixels is None else list(batch.pixels),
+            image_index=None if batch.pixels is None else [[index] for index in range(len(batch.pixels))],
+            image_features=None if features is None else list(features),
+        )
+        embeds, pooled = self.connector(states)
+        parts = {
+            "code": (embeds[:, -NUM_SLOTS:] - batch.codes).pow(2).mean(),
+            "silence": embeds[:, :-NUM_SLOTS].pow(2).mean(),
+            "pooled": (pooled - torch.from_numpy(pooled_code(batch.codes.numpy()))).pow(2).mean(),
+        }
+        loss = 4 * parts["code"] + 0.1 * parts["silence"] + parts["pooled"]
+        task = "generate" if features is None else "edit"
+        metrics = {f"{task}_{name}": float(value.detach()) for name, value in parts.items()}
+        if features is not None:
+            described = (self.describe(features) - batch.cells).pow(2).mean()
+            loss = loss + 3 * described
+            metrics["edit_describe"] = float(described.detach())
+        return loss, metrics
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        """As the VLM's own, with gradient: (B, 9, D)."""
+        config = self.vlm.config.vision_config
+        patches, grids = zip(
+            *(
+                vision_patches(x, config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+                for x in pixels
+            ),
+            strict=True,
+        )
+        merged = self.vlm.visual(torch.cat(patches), grid_thw=torch.stack(grids)).pooler_output
+        return merged.view(len(pixels), len(CELLS), -1)
