@@ -30,10 +30,13 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     """The pipeline those options describe; says on stderr what it loads."""
     started = time.perf_counter()
     with _paused_garbage_collector():
+        import torch
+
         from deepgen.diffusion.solvers import make_scheduler
         from deepgen.pipeline import DeepGenPipeline
     if options.model == "tiny":
         print(TINY_NOTICE, file=sys.stderr)
+        torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work
     if options.model == "tiny" or not sys.stderr.isatty():
         _hide_loading_bars()
 
