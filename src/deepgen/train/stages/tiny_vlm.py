@@ -2,8 +2,9 @@
 
 The stand-in for a pretrained VLM and for stage 1's alignment at once. Think tokens regress onto the code of
 what the prompt states (shapes/slots.py), prompt positions onto zero, the pooled condition onto the pooled
-code; image tokens learn to describe their cell, which trains the vision tower. Prompts of one batch differ in
-length and some are empty, so the connector meets every amount of padding.
+code; image tokens learn to describe their cell, which trains the vision tower. The connector sees pads, so it
+has to meet a prompt with and without them: some batches mix lengths and some share one, which is how a prompt
+arrives at inference.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class TinyVLMConfig(TrainConfig):
     batch_size: int = 96
     edit_batch_size: int = 64
     empty_share: float = 0.08
+    same_length_share: float = (
+        0.75  # of the steps, whose prompts are all of one length and therefore not padded
+    )
+    num_candidates: int = 4  # times the batch size, from which such prompts are chosen
     pixel_noise: float = 0.02
     pool_seed: int = 5
 
@@ -83,28 +88,36 @@ class TinyVLM:
     def batch(self, rng: np.random.Generator, step: int) -> ReadingBatch:
         """Captions at even steps, instructions with their pictures at odd ones."""
         config = self.config
-        if step % 2 == 0:
-            entries = [int(rng.integers(_MANY)) for _ in range(config.batch_size)]
-            claims = [training_claim(rng, scene_entry(config.pool_seed, index)) for index in entries]
-            texts, codes = [caption(rng, claim) for claim in claims], [claim_code(claim) for claim in claims]
-            self._empty_some(rng, texts, codes, "generate")
-            return ReadingBatch(
-                [generation_prompt(text) for text in texts], torch.from_numpy(np.stack(codes))
-            )
-        edits = [
-            edit_entry(config.pool_seed, int(rng.integers(_MANY))) for _ in range(config.edit_batch_size)
+        is_edit = step % 2 == 1
+        size = config.edit_batch_size if is_edit else config.batch_size
+        is_same_length = rng.random() < config.same_length_share
+        indices = [
+            int(rng.integers(_MANY)) for _ in range(size * (config.num_candidates if is_same_length else 1))
         ]
-        texts, codes = [instruction(rng, edit) for edit in edits], [edit_code(edit) for edit in edits]
-        self._empty_some(rng, texts, codes, "edit")
-        pixels = to_pixels([edit.source for edit in edits])
-        noise = rng.standard_normal(pixels.shape, dtype=np.float32)
-        cells = np.stack([describe_cells(edit.source) for edit in edits])
+        if is_edit:
+            edits = [edit_entry(config.pool_seed, index) for index in indices]
+            texts, codes = [instruction(rng, edit) for edit in edits], [edit_code(edit) for edit in edits]
+        else:
+            claims = [training_claim(rng, scene_entry(config.pool_seed, index)) for index in indices]
+            texts, codes = [caption(rng, claim) for claim in claims], [claim_code(claim) for claim in claims]
+        self._empty_some(rng, texts, codes, "edit" if is_edit else "generate")
+        chosen = self._same_length(rng, texts)[:size] if is_same_length else range(size)
+        texts, tensor = [texts[i] for i in chosen], torch.from_numpy(np.stack([codes[i] for i in chosen]))
+        if not is_edit:
+            return ReadingBatch([generation_prompt(text) for text in texts], tensor)
+        sources = [edits[i].source for i in chosen]
+        pixels = to_pixels(sources)
+        noise = config.pixel_noise * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+        cells = torch.from_numpy(np.stack([describe_cells(source) for source in sources]))
         return ReadingBatch(
-            [editing_prompt(text, [len(CELLS)]) for text in texts],
-            torch.from_numpy(np.stack(codes)),
-            pixels + config.pixel_noise * torch.from_numpy(noise),
-            torch.from_numpy(cells),
+            [editing_prompt(text, [len(CELLS)]) for text in texts], tensor, pixels + noise, cells
         )
+
+    def _same_length(self, rng: np.random.Generator, texts: list[str]) -> list[int]:
+        """Indices of the prompts as long as one drawn at random."""
+        lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
+        wanted = lengths[int(rng.integers(len(texts)))]
+        return [index for index, length in enumerate(lengths) if length == wanted]
 
     def _empty_some(
         self, rng: np.random.Generator, texts: list[str], codes: list[np.ndarray], task: str
