@@ -163,7 +163,7 @@ DEEPGEN_TINY = Architecture(
         "joint_attention_dim": 128,
         "caption_projection_dim": 128,
         "pooled_projection_dim": 128,
-        "pos_embed_max_size": 32,
+        "pos_embed_max_size": 24,
         "dual_attention_layers": (0,),
         "qk_norm": "rms_norm",
     },
@@ -186,7 +186,7 @@ DEEPGEN_TINY = Architecture(
         "text_config": {
             "hidden_size": 128,
             "intermediate_size": 256,
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 5,  # the sixth would feed no tap, so it is not stored
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "vocab_size": 128,
