@@ -25,4 +25,7 @@ def test_it_follows_words_far_better_than_chance() -> None:
     pipe.set_progress_bar_config(disable=True)
     report = evaluate(pipe, limit_per_kind=12, seed=1)
     accuracy = {kind.kind: kind.accuracy for kind in report.kinds}
-    assert accuracy["position"] >= FLOOR
+    # Measured with 48 of each: 0.96, 0.88, 0.83 (docs/tiny); these floors leave room for 12.
+    assert accuracy["single"] >= 0.7
+    assert accuracy["position"] >= 0.6
+    assert accuracy["edit remove"] >= 0.5
