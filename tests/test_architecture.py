@@ -17,6 +17,7 @@ LEVELS = (
     ("_version",),
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
+    ("arguments",),
     ("pipeline",),
     ("rl",),
     ("train", "eval", "serve"),

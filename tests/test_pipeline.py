@@ -138,11 +138,11 @@ def test_exif_orientation_is_applied(pipe: DeepGenPipeline, tmp_path: Path) -> N
 
 
 def test_geometry_survives_the_way_in_and_out(picture: Image.Image) -> None:
-    from deepgen.pipeline import _pixels, _resize
+    from deepgen.data.pixels import resize_pixels, to_pixels
 
-    there = _pixels(picture, (96, 128))
-    back = _resize(there, (picture.height, picture.width))
-    original = _pixels(picture, (picture.height, picture.width))
+    there = to_pixels(picture, (96, 128))
+    back = resize_pixels(there, (picture.height, picture.width))
+    original = to_pixels(picture, (picture.height, picture.width))
     inner = (slice(None), slice(4, -4), slice(4, -4))
     assert (back - original)[inner].abs().max() < 0.02
 
@@ -223,6 +223,17 @@ def test_interrupt_stops_after_the_current_step_and_keeps_what_is_there(pipe: De
     assert len(pipe("a cat").images) == 1
     pipe("a cat", num_inference_steps=2, callback_on_step_end=lambda p, s, t, k: steps.append(s) or {})
     assert steps == [0, 0, 1]
+
+
+def test_interrupt_leaves_out_the_sizes_it_had_not_begun(pipe: DeepGenPipeline) -> None:
+    def stop(pipe: DeepGenPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        pipe.interrupt()
+        return {}
+
+    sources = [Image.new("RGB", (64, 32)), Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))]
+    result = pipe(["a", "b", "c"], image=sources, seed=[7, 8, 9], callback_on_step_end=stop)
+    assert result.seeds == [7, 9]
+    assert [image.size for image in result.images] == [(64, 32), (64, 32)]
 
 
 def test_an_overlong_prompt_is_cut_and_says_how_much_was_kept(pipe: DeepGenPipeline) -> None:

@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from deepgen.data.images import ImageSource, open_image
+from deepgen.arguments import given_condition, make_generators, read_prompts, read_references
+from deepgen.data.images import ImageSource
+from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output, to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
 from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
@@ -36,7 +37,6 @@ from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
-OutputType = Literal["pil", "np", "pt", "latent"]
 
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
 FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
@@ -375,8 +375,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             self.transformer._reset_stateful_cache()
 
     def interrupt(self) -> None:
-        """Stop after the current step; the call returns what it has. Safe from a callback or another
-        thread.
+        """Stop after the current step; the call returns the pictures it has begun, with their seeds.
+
+        Safe from a callback or another thread.
         """
         self._interrupt = True
 
@@ -441,56 +442,51 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """
         self._interrupt = False
         defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
-        steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         usual = defaults["guidance_scale"]
         if image is not None:
             usual = defaults.get("edit_guidance_scale", usual)
+        steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         guidance_scale = usual if guidance_scale is None else guidance_scale
         check_num_steps(steps)
         check_guidance(guidance_scale)
         self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
-        guided = guidance_scale > 1
 
-        # What to draw: n prompts with their references.
-        prompts = _prompts(prompt, prompt_embeds)
+        # n prompts with their references; sample k belongs to prompt k // num_images_per_prompt.
+        prompts = read_prompts(prompt, prompt_embeds)
         count = len(prompts) if prompts is not None else len(prompt_embeds)
-        references = _references(image, count)
+        references = read_references(image, count)
         sizes, sources = self._plan_sizes(references, count, height, width, defaults)
         pixels = None if references is None else self._working_pixels(references, height, width, defaults)
+        seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
+        groups = defaultdict(list)  # samples of equal size go together
+        for sample in range(len(generators)):
+            groups[sizes[sample // num_images_per_prompt]].append(sample)
+        if latents is not None:
+            self._check_latents(latents, len(generators), groups)
 
-        # Whom to draw it with: B samples, sample k of prompt k // num_images_per_prompt.
-        total = count * num_images_per_prompt
-        seeds, generators = _generators(seed, generator, total)
+        is_guided = guidance_scale > 1
         if prompts is not None:
             positive, negative = self.encode_prompt(
-                prompts,
-                "" if negative_prompt is None else negative_prompt,
-                pixels,
-                guided=guided,
-                padding=padding,
+                prompts, negative_prompt or "", pixels, guided=is_guided, padding=padding
             )
         else:
-            positive = _given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds)
+            positive = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds)
             negative = None
-        if negative_prompt_embeds is not None and guided:
-            negative = _given_condition(
+        if negative_prompt_embeds is not None and is_guided:
+            negative = given_condition(
                 "negative_prompt_embeds", negative_prompt_embeds, negative_pooled_prompt_embeds
             )
-        if guided and (negative is None or len(negative) != count):
+        if is_guided and (negative is None or len(negative) != count):
             raise ValueError(
                 f"guidance_scale {guidance_scale} needs negative_prompt_embeds, "
                 f"one row for each of the {count} prompt_embeds"
             )
 
-        # Samples of equal size go together; the others follow, and everything returns in order.
-        groups = defaultdict(list)
-        for sample in range(total):
-            groups[sizes[sample // num_images_per_prompt]].append(sample)
-        if latents is not None:
-            self._check_latents(latents, total, groups)
-        results: list[Any] = [None] * total
+        drawn: dict[int, Tensor] = {}
         dtype = self.transformer.dtype
         for (group_height, group_width), samples in groups.items():
+            if self._interrupt and drawn:  # what was not begun would be noise, so it is left out
+                break
             rows = [sample // num_images_per_prompt for sample in samples]
             own = [generators[sample] for sample in samples]
             if latents is None:
@@ -504,22 +500,34 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             clean = self.denoise(
                 noise,
                 positive.select(rows),
-                negative.select(rows) if guided and negative is not None else None,
+                negative.select(rows) if is_guided and negative is not None else None,
                 reference_latents,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             )
-            drawn = clean if output_type == "latent" else latent_space.decode(self.vae, clean).float()
-            for sample, row, picture in zip(samples, rows, drawn, strict=True):
-                results[sample] = picture
-                if output_type != "latent" and restore_size and sources[row] is not None:
-                    results[sample] = _resize(picture, sources[row])
+            back = [sources[row] if restore_size else None for row in rows]
+            drawn.update(zip(samples, self._decode(clean, output_type, back), strict=True))
         self.maybe_free_model_hooks()
 
-        images = _to_output(results, output_type)
+        order = sorted(drawn)
+        images = to_output([drawn[sample] for sample in order], output_type)
+        if seeds is not None:
+            seeds = [seeds[sample] for sample in order]
         return DeepGenPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
+
+    def _decode(
+        self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
+    ) -> list[Tensor]:
+        """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any."""
+        if output_type == "latent":
+            return list(clean)
+        pictures = latent_space.decode(self.vae, clean).float()
+        return [
+            picture if size is None else resize_pixels(picture, size)
+            for picture, size in zip(pictures, sizes, strict=True)
+        ]
 
     # --- checks and plans -----------------------------------------------------------------------------------
 
@@ -529,8 +537,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """Arguments that need no look at the prompts."""
         if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"unknown output_type {output_type!r}; known: pil, np, pt, latent")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -594,113 +602,5 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             if id(picture) not in cache:
                 size = reference_size((picture.height, picture.width), longest, PIXELS_PER_TOKEN)
                 self.check_size(*size)
-                cache[id(picture)] = _pixels(picture, size)
+                cache[id(picture)] = to_pixels(picture, size)
         return [[cache[id(picture)] for picture in row] for row in references]
-
-
-def _prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> list[str] | None:
-    """The prompts as a list; None where embeddings are given instead."""
-    if (prompt is None) == (prompt_embeds is None):
-        raise ValueError("give either prompt or prompt_embeds")
-    if prompt is None:
-        return None
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise ValueError("prompt is an empty list")
-    for index, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise ValueError(f"prompt {index} is {type(text).__name__}, expected a string")
-        if not text.strip():
-            raise ValueError(f"prompt {index} is empty; say what to draw, or how to change the picture")
-    return prompts
-
-
-def _references(image: Any, count: int) -> list[list[Image.Image]] | None:
-    """Per prompt, its opened references."""
-    if image is None:
-        return None
-    if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
-        image = list(image)
-    if not isinstance(image, (list, tuple)):
-        opened = open_image(image)
-        return [[opened] for _ in range(count)]
-    if not image:
-        raise ValueError("image is an empty list; leave it out to draw from the prompt alone")
-    nested = any(isinstance(row, (list, tuple)) for row in image)
-    if not nested and count == 1:
-        return [[open_image(picture) for picture in image]]
-    if len(image) != count:
-        raise ValueError(
-            f"image: {len(image)} entries given for {count} prompts; give each prompt its picture or list"
-        )
-    rows = [list(row) if isinstance(row, (list, tuple)) else [row] for row in image]
-    for index, row in enumerate(rows):
-        if not row:
-            raise ValueError(f"image: prompt {index} has no picture; draw it in a call of its own")
-    return [[open_image(picture) for picture in row] for row in rows]
-
-
-def _generators(
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    total: int,
-) -> tuple[list[int] | None, list[torch.Generator]]:
-    """One generator per image, and their seeds where they are known."""
-    if seed is not None and generator is not None:
-        raise ValueError("give either seed or generator")
-    if isinstance(generator, torch.Generator):
-        return None, [generator] * total
-    if generator is not None:
-        if len(generator) != total:
-            raise ValueError(
-                f"generator: {len(generator)} given for {total} images; give one, or one per image"
-            )
-        return None, list(generator)
-    if seed is None:
-        seed = int(
-            torch.randint(2**31, ()).item()
-        )  # from torch's global state, so torch.manual_seed rules it
-    seeds = [seed + k for k in range(total)] if isinstance(seed, int) else [int(s) for s in seed]
-    if len(seeds) != total:
-        raise ValueError(f"seed: {len(seeds)} given for {total} images; give one, or one per image")
-    return seeds, [torch.Generator().manual_seed(s) for s in seeds]
-
-
-def _given_condition(name: str, embeds: Tensor, pooled: Tensor | None) -> Condition:
-    """A condition from embeddings the caller made."""
-    if pooled is None or len(pooled) != len(embeds):
-        raise ValueError(f"{name} needs its pooled embeddings, one row for each of its {len(embeds)}")
-    return Condition(embeds, pooled)
-
-
-def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture, resized whole to (height, width), as (3, H, W) in [-1, 1]."""
-    height, width = size
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
-
-
-def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixels (3, H, W) resized whole to another (height, width)."""
-    return F.interpolate(pixels[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
-
-
-def _to_output(pictures: list[Tensor], output_type: OutputType) -> Any:
-    """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes
-    agree.
-    """
-    same = len({picture.shape for picture in pictures}) == 1
-    if output_type == "latent":
-        return torch.stack(pictures) if same else pictures
-    if output_type == "pil":
-        # The original's rounding: scale, clamp, cut off.
-        bytes_ = [
-            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in pictures
-        ]
-        return [Image.fromarray(x) for x in bytes_]
-    unit = [(x / 2 + 0.5).clamp(0, 1) for x in pictures]
-    if output_type == "pt":
-        return torch.stack(unit) if same else unit
-    arrays = [x.permute(1, 2, 0).cpu().numpy() for x in unit]
-    return np.stack(arrays) if same else arrays

@@ -16,7 +16,6 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.loop import TrainConfig
-from deepgen.train.optim import OptimConfig
 from deepgen.train.pool import load_tokenizer, load_weights, scene_entry, to_pixels
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
@@ -26,18 +25,6 @@ from deepgen.train.stages.tiny_vlm import TinyVLMConfig
 def tiny_vae() -> TrainConfig:
     """The autoencoder."""
     return TinyVAEConfig(seed=7)
-
-
-def tiny_vae_decoder() -> TrainConfig:
-    """Its decoder once more, on noisy latents; set `start` to the VAE."""
-    return TinyVAEConfig(
-        num_steps=900,
-        seed=8,
-        batch_size=12,
-        whole_share=0.1,
-        decoder_noise=0.35,
-        optim=OptimConfig(lr=1e-3, muon_lr=0.01, warmup_steps=10, decay_share=1.0),
-    )
 
 
 def tiny_vlm() -> TrainConfig:
@@ -52,7 +39,6 @@ def tiny_dit() -> TrainConfig:
 
 RECIPES = {
     "tiny-vae": tiny_vae,
-    "tiny-vae-decoder": tiny_vae_decoder,
     "tiny-vlm": tiny_vlm,
     "tiny-dit": tiny_dit,
 }
@@ -88,21 +74,9 @@ def assemble(
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
 
 
-def finish_vae(
-    run_dir: str | Path, output_dir: str | Path, decoder_run_dir: str | Path | None = None
-) -> None:
-    """Write a run of `tiny-vae` as a folder with unit latents, with the decoder of a later run if given.
-
-    Args:
-        run_dir: run of `tiny-vae`, or an already finished folder.
-        output_dir: a diffusers VAE folder.
-        decoder_run_dir: run of `tiny-vae-decoder` that started from the finished folder.
-    """
-    if decoder_run_dir is not None:
-        vae = AutoencoderKL.from_pretrained(run_dir)
-        load_weights(vae, Path(decoder_run_dir))
-    else:
-        vae = AutoencoderKL(**DEEPGEN_TINY.vae)
-        load_weights(vae, Path(run_dir))
-        normalize_latents(vae, to_pixels([scene_entry(0, index) for index in range(256)]))
+def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:
+    """Write a run of `tiny-vae` as a diffusers VAE folder whose latents have unit deviation."""
+    vae = AutoencoderKL(**DEEPGEN_TINY.vae)
+    load_weights(vae, Path(run_dir))
+    normalize_latents(vae, to_pixels([scene_entry(0, index) for index in range(256)]))
     vae.save_pretrained(output_dir)

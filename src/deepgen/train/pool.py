@@ -7,14 +7,14 @@ of the pool's seed and i.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -94,6 +94,31 @@ def encode_scenes(encode: Callable[[Tensor], Tensor], scenes: list[Scene], batch
     """Latents of drawn scenes, float16 (N, C, h, w)."""
     pieces = [encode(to_pixels(scenes[i : i + batch_size])).half() for i in range(0, len(scenes), batch_size)]
     return torch.cat(pieces)
+
+
+def encode_pool(
+    encode: Callable[[Tensor], Tensor], pool: Mapping[str, list[Scene]], file: Path | None = None
+) -> dict[str, Tensor]:
+    """Latents of several lists of scenes, kept in a safetensors file if one is named.
+
+    Raises:
+        ValueError: the file holds the latents of other scenes or of another encoder.
+    """
+    if file is None or not file.exists():
+        latents = {name: encode_scenes(encode, scenes) for name, scenes in pool.items()}
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(latents, file)
+        return latents
+    latents = load_file(file)
+    for name, scenes in pool.items():
+        # All of them would take minutes; the last ones tell another pool, another seed and another encoder.
+        last, kept = encode_scenes(encode, scenes[-4:]).float(), latents.get(name, torch.empty(0))
+        if len(kept) != len(scenes) or not torch.allclose(kept[-4:].float(), last, atol=0.02):
+            raise ValueError(
+                f"{file} holds the latents of another pool or VAE; name another pool_file, or remove it"
+            )
+    return latents
 
 
 def load_weights(module: torch.nn.Module, source: Path, prefix: str = "") -> None:

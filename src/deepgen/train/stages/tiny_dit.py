@@ -23,9 +23,7 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
 from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
-from deepgen.train.pool import edit_entry, encode_scenes, load_weights, scene_entry, training_claim
-
-_EDIT_STEPS = (1, 3)  # of every five
+from deepgen.train.pool import edit_entry, encode_pool, load_weights, scene_entry, training_claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +32,18 @@ class TinyDiTConfig(TrainConfig):
 
     num_steps: int = 5000
     seed: int = 11
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.35)
-    )
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.5))
     vae: Path | None = None  # a run of tiny-vae or a VAE folder; the packaged one when None
-    pool_size: int = 8192
+    pool_size: int = 16384
     pool_seed: int = 1
-    batch_size: int = 64
-    edit_batch_size: int = 48
+    pool_file: Path | None = None  # keeps the pool's latents, so that a resumed run need not encode again
+    batch_size: int = 320
+    edit_batch_size: int = 256
+    edit_share: float = 0.45  # of the steps
     dropout: float = 0.1
     code_noise: float = 0.1
-    max_silent_tokens: int = 24
-    shift: float = 1.5
+    max_silent_tokens: int = 32  # most steps have few
+    shift: float = 2.0
     logit_mean: float = 0.2
     logit_std: float = 1.2
     start: Path | None = None  # a finished run or a transformer folder to begin with
@@ -83,14 +81,21 @@ class TinyDiT:
         def encode(pixels: Tensor) -> Tensor:
             return latent_space.draw(vae, latent_space.encode(vae, pixels), "mode")
 
-        self.latents = encode_scenes(encode, self.scenes)
-        self.sources = encode_scenes(encode, [edit.source for edit in self.edits])
-        self.targets = encode_scenes(encode, [edit.target for edit in self.edits])
+        pool = encode_pool(
+            encode,
+            {
+                "scenes": self.scenes,
+                "sources": [edit.source for edit in self.edits],
+                "targets": [edit.target for edit in self.edits],
+            },
+            config.pool_file,
+        )
+        self.latents, self.sources, self.targets = pool["scenes"], pool["sources"], pool["targets"]
 
     def batch(self, rng: np.random.Generator, step: int) -> DrawingBatch:
-        """Two of five batches are edits."""
+        """Captions or edits, as drawn."""
         config = self.config
-        is_edit = step % 5 in _EDIT_STEPS
+        is_edit = bool(rng.random() < config.edit_share)
         if is_edit:
             index = rng.integers(0, len(self.edits), config.edit_batch_size)
             clean, references = self.targets[index].float(), self.sources[index].float()
@@ -104,9 +109,8 @@ class TinyDiT:
         # The connector's mean runs over all positions, whose number varies: the pooled code comes at
         # varying strength.
         pooled = pooled_code(codes) * rng.uniform(0.7, 1.3, (size, 1))
-        silent = np.zeros(
-            (size, int(rng.integers(0, config.max_silent_tokens + 1)), codes.shape[-1]), np.float32
-        )
+        num_silent = int((config.max_silent_tokens + 1) * rng.random() ** 3)
+        silent = np.zeros((size, num_silent, codes.shape[-1]), np.float32)
         context = np.concatenate([silent, codes], 1)
         context += config.code_noise * rng.standard_normal(context.shape, dtype=np.float32)
         u = 1 / (1 + np.exp(-rng.normal(config.logit_mean, config.logit_std, size)))

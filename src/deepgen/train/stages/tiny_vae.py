@@ -1,14 +1,14 @@
 """DeepGen-Tiny's VAE: crops of crowded scenes, L1 and squared error, a whisper of KL.
 
 The encoder's convolutions see no more than an object and its surroundings, so most steps use 48-pixel crops,
-a quarter of the cost; only the last share sees whole pictures. With `decoder_noise` the encoder is frozen and
-the decoder learns to draw clean pictures of noisy latents, which is what it will be given by a small DiT.
+a quarter of the cost; only the last share sees whole pictures. Latents are disturbed on their way to the
+decoder: it learns to draw clean pictures of what a small DiT will give it, and the encoder to keep different
+scenes apart.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import CANVAS, sample_scene
 from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
-from deepgen.train.pool import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +33,7 @@ class TinyVAEConfig(TrainConfig):
     crop: int = 48
     whole_share: float = 0.1  # the last share of the run, on whole pictures
     kl_weight: float = 1e-4
-    decoder_noise: float = 0.0  # largest noise on the latents, in their standard deviations
-    start: Path | None = None  # a finished run, or a VAE folder, whose weights to begin with
+    latent_noise: float = 0.2  # largest noise on the latents, in their standard deviations
 
     def build(self) -> TinyVAE:
         """The stage."""
@@ -48,10 +46,6 @@ class TinyVAE:
     def __init__(self, config: TinyVAEConfig):
         self.config = config
         self.modules: nn.Module = AutoencoderKL(**DEEPGEN_TINY.vae)
-        if config.start is not None:
-            load_weights(self.modules, config.start)
-        if config.decoder_noise:
-            self.modules.encoder.requires_grad_(False)
 
     def batch(self, rng: np.random.Generator, step: int) -> Tensor:
         """Crops (B, 3, side, side) in [-1, 1] of scenes with up to nine objects."""
@@ -68,9 +62,8 @@ class TinyVAE:
         """L1 + 2 * squared error + KL; the metric is the PSNR in dB."""
         posterior = self.modules.encode(batch).latent_dist
         latents = posterior.sample()
-        if self.config.decoder_noise:
-            level = self.config.decoder_noise * torch.rand(len(latents), 1, 1, 1) * latents.std()
-            latents = latents + level * torch.randn_like(latents)
+        level = self.config.latent_noise * torch.rand(len(latents), 1, 1, 1) * latents.std()
+        latents = latents + level * torch.randn_like(latents)
         error = self.modules.decode(latents).sample - batch
         kl = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
         loss = error.abs().mean() + 2 * error.pow(2).mean() + self.config.kl_weight * kl

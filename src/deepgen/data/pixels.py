@@ -1,0 +1,47 @@
+"""Pixels: pictures as tensors (3, H, W) in [-1, 1], which is what models read and draw, and back."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def to_pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A picture, resized whole to (height, width), as (3, H, W) in [-1, 1]."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
+
+
+def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels (3, H, W) resized whole to another (height, width)."""
+    return F.interpolate(pixels[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
+
+
+def to_output(pictures: list[Tensor], output_type: OutputType) -> Any:
+    """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes
+    agree.
+    """
+    same = len({picture.shape for picture in pictures}) == 1
+    if output_type == "latent":
+        return torch.stack(pictures) if same else pictures
+    if output_type == "pil":
+        # The original's rounding: scale, clamp, cut off.
+        bytes_ = [
+            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in pictures
+        ]
+        return [Image.fromarray(x) for x in bytes_]
+    unit = [(x / 2 + 0.5).clamp(0, 1) for x in pictures]
+    if output_type == "pt":
+        return torch.stack(unit) if same else unit
+    arrays = [x.permute(1, 2, 0).cpu().numpy() for x in unit]
+    return np.stack(arrays) if same else arrays
