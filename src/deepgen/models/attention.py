@@ -98,14 +98,21 @@ class BridgeAttentionProcessor:
     _attention_backend = None
     _parallel_config = None
 
-    def __call__(self, attn: BridgeAttention, hidden_states: Tensor) -> Tensor:
+    def __call__(
+        self, attn: BridgeAttention, hidden_states: Tensor, key_mask: Tensor | None = None
+    ) -> Tensor:
         """Attend; (B, L, D) to (B, L, D)."""
         query, key, value = (
             rearrange(proj(hidden_states), "b l (h e) -> b l h e", h=attn.num_heads)
             for proj in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
         attended = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+            query,
+            key,
+            value,
+            attn_mask=key_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
         )
         return attn.out_proj(rearrange(attended, "b l h e -> b l (h e)"))
 
@@ -126,6 +133,6 @@ class BridgeAttention(nn.Module, AttentionModuleMixin):
         )
         self.set_processor(BridgeAttentionProcessor())
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        return self.processor(self, hidden_states)
+    def forward(self, hidden_states: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D); `key_mask` is boolean (B, 1, 1, L)."""
+        return self.processor(self, hidden_states, key_mask)

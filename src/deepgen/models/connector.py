@@ -5,8 +5,9 @@ are stacked along the channels, projected to the connector's width and mixed by 
 Its output becomes the DiT's context; its mean over positions becomes the pooled condition (DeepGen 1.0, arXiv
 2602.12205, section 3).
 
-The encoder sees pads as ordinary positions, because the released weights were trained that way. Callers
-therefore decide what a sample is padded to; this module never pads.
+The encoder sees pads as ordinary positions, because the released weights were trained that way; callers
+therefore decide what a sample is padded to. With a mask pads are invisible instead, and a sample comes
+out as it would alone.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class BridgeLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(hidden_size, eps=1e-6)
         self.mlp = BridgeMLP(hidden_size, intermediate_size)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states))
+    def forward(self, hidden_states: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D); `key_mask` (B, 1, 1, L) is True at positions that may be attended to."""
+        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), key_mask)
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
@@ -127,20 +128,27 @@ class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return None
         return tap_indices(self.config.vlm_num_layers, self.config.tap_stride)
 
-    def forward(self, vlm_states: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, vlm_states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Condition of the DiT from the stacked taps.
 
         Args:
             vlm_states: (B, L, T * V), taps stacked on channels, deepest first.
+            mask: boolean (B, L), True at real positions, to hide pads; None shows every position.
 
         Returns:
             prompt_embeds (B, L, joint_attention_dim) and pooled_prompt_embeds (B, pooled_projection_dim).
         """
+        key_mask = None if mask is None else mask[:, None, None]
         hidden_states = self.tap_projector(vlm_states)  # (B, L, D)
         for layer in self.layers:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(layer, hidden_states)
+                hidden_states = self._gradient_checkpointing_func(layer, hidden_states, key_mask)
             else:
-                hidden_states = layer(hidden_states)
-        pooled = self.pooled_projector(hidden_states.mean(dim=1))  # (B, P)
+                hidden_states = layer(hidden_states, key_mask)
+        if mask is None:
+            mean = hidden_states.mean(dim=1)  # (B, D)
+        else:
+            weights = mask / mask.sum(dim=1, keepdim=True)  # (B, L), float32
+            mean = torch.einsum("bl,bld->bd", weights.to(hidden_states.dtype), hidden_states)
+        pooled = self.pooled_projector(mean)  # (B, P)
         return self.context_projector(hidden_states), pooled  # (B, L, C)

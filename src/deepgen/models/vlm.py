@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -124,6 +125,7 @@ class DeepGenVLM(Qwen2_5_VLModel):
         image_index: Sequence[Sequence[int]] | None = None,
         image_features: Sequence[Tensor] | None = None,
         max_positions: int | None = None,
+        is_prompt_constant: bool = False,
     ) -> Tensor:
         """Hidden states at every position, think tokens last.
 
@@ -137,6 +139,10 @@ class DeepGenVLM(Qwen2_5_VLModel):
             image_features: vision features of `pixel_values` (N, D) where known; the tower is then not run.
             max_positions: keep only the last so many of the L + Q positions (training; positions are not
                 renumbered).
+            is_prompt_constant: nothing the prompt passes through is trained. It is then read first and
+            without
+                gradient, and only the think tokens, which no prompt token sees, keep activations. Values
+                and the think tokens' gradients are those of one pass.
 
         Returns:
             (B, L + Q, len(taps) * D), taps stacked on channels; (B, L + Q, D) without taps.
@@ -165,6 +171,8 @@ class DeepGenVLM(Qwen2_5_VLModel):
                 real[:, -max_positions:],
                 positions[..., -max_positions:],
             )
+        if is_prompt_constant:
+            return self._split_states(embeds, real, positions, taps, queries)
         return self._states(embeds, real, positions, taps)
 
     @torch.no_grad()
@@ -188,19 +196,62 @@ class DeepGenVLM(Qwen2_5_VLModel):
     def _states(
         self, embeds: Tensor, real: Tensor, positions: Tensor, taps: tuple[int, ...] | None
     ) -> Tensor:
-        """Run the decoder layers and collect taps; deepest first, as asked."""
+        """One pass over every position."""
+        rotary = self.language_model.rotary_emb(embeds, positions)
+        return self._run_layers(embeds, self._attention_mask(real), rotary, taps)
+
+    def _split_states(
+        self, embeds: Tensor, real: Tensor, positions: Tensor, taps: tuple[int, ...] | None, queries: int
+    ) -> Tensor:
+        """A pass over the prompt without gradient, then one over the think tokens against its keys and
+        values.
+        """
+        length = embeds.shape[1] - queries
+        cosine, sine = self.language_model.rotary_emb(embeds, positions)  # (B, L + Q, E)
+        cache = DynamicCache()
+        with torch.no_grad():
+            rotary = (cosine[:, :length], sine[:, :length])
+            mask = self._attention_mask(real[:, :length])
+            prompt = self._run_layers(embeds[:, :length], mask, rotary, taps, cache)
+        rotary = (cosine[:, length:], sine[:, length:])
+        think = self._run_layers(embeds[:, length:], self._think_mask(real, queries), rotary, taps, cache)
+        return torch.cat([prompt, think], dim=1)
+
+    def _run_layers(
+        self,
+        states: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        taps: tuple[int, ...] | None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The decoder layers up to the deepest tap; taps come deepest first, as asked."""
         model = self.language_model
-        mask = self._attention_mask(real)
-        rotary = model.rotary_emb(embeds, positions)
-        kept, states = {}, embeds
+        kept = {}
         depth = len(model.layers) if taps is None else max(taps)
         for number, layer in enumerate(model.layers[:depth], start=1):
-            states = layer(states, attention_mask=mask, position_embeddings=rotary, use_cache=False)
+            states = layer(
+                states,
+                attention_mask=mask,
+                position_embeddings=rotary,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
             if taps is not None and number in taps:
                 kept[number] = states
         if taps is None:
             return model.norm(states)
         return torch.cat([kept[number] for number in taps], dim=-1)
+
+    def _think_mask(self, real: Tensor, queries: int) -> Tensor | None:
+        """What think tokens see: every real prompt token and their predecessors, (B or 1, 1, Q, L + Q)
+        boolean.
+        """
+        if "flash" in (self.config._attn_implementation or ""):
+            return None if real.all() else real
+        keys = real.shape[1]
+        causal = torch.ones(queries, keys, dtype=torch.bool, device=real.device).tril(keys - queries)
+        return causal[None, None] if real.all() else causal & real[:, None, None, :]
 
     def _attention_mask(self, real: Tensor) -> Tensor | None:
         """Causal and unpadded, (B, 1, K, K) boolean; None where nothing is padded, so that fused kernels

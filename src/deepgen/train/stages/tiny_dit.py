@@ -30,11 +30,11 @@ from deepgen.train.pool import edit_entry, encode_pool, load_weights, scene_entr
 class TinyDiTConfig(TrainConfig):
     """Pool, batches, dropout and noise levels."""
 
-    num_steps: int = 5000
+    num_steps: int = 6000
     seed: int = 11
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.5))
     vae: Path | None = None  # a run of tiny-vae or a VAE folder; the packaged one when None
-    pool_size: int = 16384
+    pool_size: int = 12288
     pool_seed: int = 1
     pool_file: Path | None = None  # keeps the pool's latents, so that a resumed run need not encode again
     batch_size: int = 320
