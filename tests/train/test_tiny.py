@@ -11,12 +11,12 @@ from deepgen.models.config import DEEPGEN_TINY
 from deepgen.recipes import run
 from deepgen.recipes.tiny import RECIPES
 from deepgen.shapes.scene import sample_scene
+from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.loop import train
 from deepgen.train.optim import Muon, OptimConfig, lr_factor, orthogonalize
 from deepgen.train.overrides import override
 from deepgen.train.pool import to_pixels
 from deepgen.train.stages.tiny_vae import normalize_latents
-from deepgen.train.state import latest_checkpoint
 
 SMALL = {
     "tiny-vae": {"batch_size": "2", "crop": "32", "whole_share": "0"},

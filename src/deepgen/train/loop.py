@@ -1,61 +1,80 @@
-"""The one training loop. It does not know what it trains: a stage brings the batches and one step."""
+"""The one training loop. It does not know what it trains: a stage brings the batches and their loss."""
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepgen.train.checkpoints import CheckpointWriter, latest_checkpoint, read_checkpoint_folder
+from deepgen.train.log import RunLog
 from deepgen.train.optim import OptimConfig
-from deepgen.train.state import TrainState, latest_checkpoint
+from deepgen.train.parallel import Processes
+from deepgen.train.run_folder import open_run
+from deepgen.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every stage has: length, seed, optimizer, and how often something is written."""
+    """What every stage has: length, seed, optimizer, and how often something is written.
+
+    Steps are optimizer steps, whatever a step's batch is divided into.
+    """
 
     num_steps: int = 1000
     seed: int = 0
     optim: OptimConfig = field(default_factory=OptimConfig)
-    ema_decay: float = 0.998
+    ema_decay: float | None = 0.998
     log_every: int = 50
     save_every: int = 200
+    keep: int = 2  # checkpoints
     num_threads: int | None = None
+    device: str | None = None  # "cpu" keeps to the CPU
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        if min(self.num_steps, self.log_every, self.save_every) < 1:
-            raise ValueError("num_steps, log_every and save_every must be at least 1")
+        if min(self.num_steps, self.log_every, self.save_every, self.keep) < 1:
+            raise ValueError("num_steps, log_every, save_every and keep must be at least 1")
 
-    def build(self) -> Stage:
-        """The stage this config describes."""
+    def build(self, processes: Processes) -> Stage:
+        """The stage this config describes, on this process's device."""
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class StageLoss:
+    """Of one micro-batch.
+
+    Attributes:
+        loss: scalar; added up over the micro-batches of all processes it is the step's loss.
+        metrics: what to log, each as (sum, count), so that means are right whatever the batches' sizes.
+    """
+
+    loss: Tensor
+    metrics: dict[str, tuple[float, float]]
+
+
 class Stage(Protocol):
-    """What the loop needs: the modules to train, a batch of a step, and its loss with metrics."""
+    """What the loop needs: the modules to train, the batches of a step, and the loss of one."""
 
     modules: nn.Module
 
-    def batch(self, rng: np.random.Generator, step: int) -> Any:
-        """The examples of a step, a pure function of the generator and the step."""
+    def batches(self, step: int) -> Iterable[Any]:
+        """This process's micro-batches of a step, a pure function of config and step."""
         ...
 
-    def loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """The scalar to minimise and what to log."""
+    def loss(self, batch: Any) -> StageLoss:
+        """A micro-batch's share of the step's loss."""
         ...
 
 
@@ -69,49 +88,67 @@ def train(config: TrainConfig, output_dir: Path, *, resume: bool = False) -> Tra
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    stage = config.build()
-    state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay)
-    if resume:
-        state.load(latest_checkpoint(output_dir))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "config.json").write_text(json.dumps(asdict(config), indent=1, default=str) + "\n")
-
-    metrics: dict[str, list[float]] = defaultdict(list)
-    start, first = time.perf_counter(), state.step
-    with _interruptible() as stopped, (output_dir / "log.jsonl").open("a") as log:
-        while state.step < config.num_steps and not stopped:
-            batch = stage.batch(np.random.default_rng((config.seed, state.step)), state.step)
-            loss, measured = stage.loss(batch)
-            loss.backward()
-            for name, value in {**measured, **state.update()}.items():
-                metrics[name].append(value)
-            if state.step % config.log_every == 0 or state.step == config.num_steps:
-                speed = (state.step - first) / (time.perf_counter() - start)
-                means = {name: round(float(np.mean(values)), 5) for name, values in metrics.items()}
-                log.write(
-                    json.dumps({"step": state.step, **means, "steps_per_second": round(speed, 3)}) + "\n"
-                )
-                log.flush()
-                left = (config.num_steps - state.step) / speed / 60
-                logger.info("step %d of %d, %.1f min left: %s", state.step, config.num_steps, left, means)
-                metrics.clear()
-            if state.step % config.save_every == 0:
-                state.save(output_dir)
-    state.save(output_dir)
+    processes = Processes(config.device)
+    with open_run(output_dir, config, resume=resume, is_main=processes.is_main):
+        torch.manual_seed(config.seed)
+        stage = config.build(processes)
+        state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay)
+        if resume:
+            state.restore(read_checkpoint_folder(latest_checkpoint(output_dir)))
+        with _interruptible() as stopped, RunLog(output_dir, config, processes, state.step) as log:
+            _run(config, stage, state, processes, log, output_dir, stopped)
     return state
+
+
+def _run(
+    config: TrainConfig,
+    stage: Stage,
+    state: TrainState,
+    processes: Processes,
+    log: RunLog,
+    output_dir: Path,
+    stopped: list[int],
+) -> None:
+    writer = CheckpointWriter(output_dir, config.keep) if processes.is_main else None
+    saved = state.step
+    try:
+        while state.step < config.num_steps and not processes.any(bool(stopped)):
+            torch.manual_seed(hash((config.seed, state.step, processes.rank)))  # of dropout and the like
+            waited = time.perf_counter()
+            for batch in stage.batches(state.step):
+                log.waited(time.perf_counter() - waited)
+                result = stage.loss(batch)
+                result.loss.backward()
+                log.add(result.metrics)
+                waited = time.perf_counter()
+            processes.sum_gradients(list(state.parameters.values()))
+            log.add({name: (value, 1.0) for name, value in state.update().items()})
+            if state.step % config.log_every == 0 or state.step == config.num_steps:
+                log.write(state.step)
+            if state.step % config.save_every == 0 and writer is not None:
+                writer.save(state.snapshot())
+                saved = state.step
+        if writer is not None and saved != state.step:
+            writer.save(state.snapshot())
+    finally:
+        if writer is not None:
+            writer.close()
+    processes.wait()
 
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """A list that is empty until the first SIGINT, so that a step is never cut in half."""
+    """A list that is empty until the first SIGINT or SIGTERM, so that a step is never cut in half."""
     stopped: list[int] = []
+    previous = {}
     try:
-        previous = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda received, _: stopped.append(received))
     except ValueError:  # not the main thread, where no signal arrives
         yield stopped
         return
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -10,10 +10,11 @@ float32; this one flattens convolutions, works in float32 and batches equal shap
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,33 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParamGroup:
+    """Parameters whose names begin with `prefix`, and what AdamW does differently with them."""
+
+    prefix: str
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Learning rates, decay and schedule; `muon_lr` of None trains everything with AdamW."""
+    """Learning rates, decay and schedule; `muon_lr` of None trains everything with AdamW.
+
+    Steps are optimizer steps. Weight decay applies to parameters of two dimensions or more; the first
+    group whose prefix fits a parameter's name overrides the rates.
+    """
 
     lr: float = 1e-3
     muon_lr: float | None = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     momentum: float = 0.95
     weight_decay: float = 0.0
+    groups: tuple[ParamGroup, ...] = ()
+    is_8bit: bool = False  # AdamW's moments in 8 bits (bitsandbytes)
     warmup_steps: int = 20
-    decay_share: float = (
-        0.3  # the last share of the run, in which the rate falls linearly to `final_lr_share`
-    )
+    decay: Literal["linear", "cosine"] = "linear"
+    decay_share: float = 0.3  # the last share of the run, in which the rate falls to `final_lr_share`
     final_lr_share: float = 0.0
     clip_norm: float = 1.0
 
@@ -47,11 +63,14 @@ class OptimConfig:
 
 
 def lr_factor(config: OptimConfig, step: int, num_steps: int) -> float:
-    """What the rates are multiplied by at `step`: linear warm-up, constant, linear decay at the end."""
+    """What the rates are multiplied by at `step`: linear warm-up, constant, decay at the end."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    left = (num_steps - step) / max(1.0, config.decay_share * num_steps)
-    decay = config.final_lr_share + (1 - config.final_lr_share) * min(1.0, max(0.0, left))
-    return warmup * (decay if config.decay_share > 0 else 1.0)
+    if config.decay_share == 0:
+        return warmup
+    left = min(1.0, max(0.0, (num_steps - step) / max(1.0, config.decay_share * num_steps)))
+    if config.decay == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
+    return warmup * (config.final_lr_share + (1 - config.final_lr_share) * left)
 
 
 def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
@@ -113,13 +132,22 @@ class Optimizer:
     tables = ("embed_tokens", "think_tokens", "pos_embed.pos_embed")
 
     def __init__(self, named_params: Iterable[tuple[str, nn.Parameter]], config: OptimConfig):
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        self._names: dict[nn.Parameter, str] = {}
         for name, param in named_params:
-            if param.requires_grad:
-                is_matrix = config.muon_lr is not None and param.ndim >= 2
-                (matrices if is_matrix and not any(t in name for t in self.tables) else rest).append(param)
+            if not param.requires_grad:
+                continue
+            self._names[param] = name
+            is_matrix = param.ndim >= 2 and not any(table in name for table in self.tables)
+            if config.muon_lr is not None and is_matrix:
+                matrices.append(param)
+            else:
+                rest[_rates(config, name, param)].append(param)
         self.config = config
-        self.params = [*matrices, *rest]
+        self.params = [*matrices, *(param for params in rest.values() for param in params)]
+        if not self.params:
+            raise ValueError("nothing to train: no parameter requires a gradient")
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             self.parts.append(
@@ -131,9 +159,10 @@ class Optimizer:
                 )
             )
         if rest:
-            self.parts.append(
-                torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-            )
+            groups = [
+                {"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in rest.items()
+            ]
+            self.parts.append(_adamw(config, groups))
         for part in self.parts:
             for group in part.param_groups:
                 group["base_lr"] = group["lr"]
@@ -148,15 +177,52 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
         return float(norm)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of both parts."""
-        return {"parts": [part.state_dict() for part in self.parts]}
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments, under "parameter/moment"; rates follow from config and step, so they are not state."""
+        return {
+            f"{self._names[param]}/{key}": value
+            for part in self.parts
+            for param, state in part.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; the parameters must be the same ones in the same order."""
-        if len(state["parts"]) != len(self.parts):
-            raise ValueError(
-                f"the saved optimizer has {len(state['parts'])} parts, this one {len(self.parts)}"
-            )
-        for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` gave.
+
+        Raises:
+            ValueError: moments of a parameter that this optimizer does not train.
+        """
+        owners = {self._names[param]: (part, param) for part in self.parts for param in _params(part)}
+        for part in self.parts:
+            part.state.clear()
+        for name, value in tensors.items():
+            parameter, key = name.rsplit("/", 1)
+            if parameter not in owners:
+                raise ValueError(f"the checkpoint holds moments of {parameter!r}, which is not trained here")
+            part, param = owners[parameter]
+            device = "cpu" if key == "step" and not param.is_cuda else param.device
+            part.state[param][key] = value.to(device, copy=True)
+
+
+def _params(part: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [param for group in part.param_groups for param in group["params"]]
+
+
+def _rates(config: OptimConfig, name: str, param: nn.Parameter) -> tuple[float, float]:
+    """Learning rate and weight decay of one parameter under AdamW."""
+    group = next((group for group in config.groups if name.startswith(group.prefix)), ParamGroup(prefix=""))
+    lr = config.lr if group.lr is None else group.lr
+    decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+    return lr, decay if param.ndim >= 2 else 0.0
+
+
+def _adamw(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if not config.is_8bit:
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("optim.is_8bit needs bitsandbytes: pip install 'deepgen[quant]'") from error
+    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)

@@ -22,7 +22,7 @@ from deepgen.shapes.caption import Claim, Edit, claim_about, sample_edit, sample
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import Scene
 from deepgen.shapes.vocabulary import write_tokenizer
-from deepgen.train.state import latest_checkpoint
+from deepgen.train.checkpoints import latest_checkpoint
 
 # How often a scene of each sort is drawn, and what its captions may be.
 _SCENE_KINDS = {"single": 0.25, "two": 0.35, "counting": 0.25, "three": 0.1, "all": 0.05}
@@ -93,7 +93,7 @@ def to_pixels(scenes: list[Scene]) -> Tensor:
 def encode_scenes(encode: Callable[[Tensor], Tensor], scenes: list[Scene], batch_size: int = 64) -> Tensor:
     """Latents of drawn scenes, float16 (N, C, h, w)."""
     pieces = [encode(to_pixels(scenes[i : i + batch_size])).half() for i in range(0, len(scenes), batch_size)]
-    return torch.cat(pieces)
+    return torch.cat(pieces).contiguous()
 
 
 def encode_pool(
@@ -134,7 +134,15 @@ def load_weights(module: torch.nn.Module, source: Path, prefix: str = "") -> Non
     else:
         values = load_file(latest_checkpoint(source) / "ema.safetensors")
         values = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
-    module.load_state_dict({name: value.float() for name, value in values.items()})
+    fixed = {name for name, _ in module.named_buffers()}  # position tables and the like are not trained
+    report = module.load_state_dict({name: value.float() for name, value in values.items()}, strict=False)
+    missing = set(report.missing_keys) - fixed
+    if missing or report.unexpected_keys:
+        first = ", ".join([*sorted(missing), *report.unexpected_keys][:4])
+        raise ValueError(
+            f"{source} does not fit {type(module).__name__}: {len(missing)} parameters are missing and "
+            f"{len(report.unexpected_keys)} foreign: {first}"
+        )
 
 
 def load_tokenizer() -> Any:

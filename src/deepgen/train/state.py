@@ -1,87 +1,94 @@
-"""Everything of a run that must survive a restart, and how it is written.
+"""Everything of a run that must survive a restart.
 
-A checkpoint is a folder: `model.safetensors`, `ema.safetensors` and `training.pt` (optimizer, step, random
-numbers). It is written beside its final name and renamed, so a folder that has the name is complete.
+Random numbers are keyed by sample and step (randomness.py) and the data's order is a function of the
+step, so what has to be kept is the trained parameters, their moving averages, the optimizer's moments and
+one integer.
 """
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deepgen.train.optim import OptimConfig, Optimizer, lr_factor
 
 
-class TrainState:
-    """Trained modules, their optimizer, float32 moving averages and the step."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a run's state on the CPU, which training can no longer change."""
 
-    def __init__(self, modules: nn.Module, optim: OptimConfig, num_steps: int, ema_decay: float):
-        self.modules = modules
-        self.optimizer = Optimizer(modules.named_parameters(), optim)
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class TrainState:
+    """Trained parameters, their optimizer, float32 moving averages and the step."""
+
+    def __init__(self, modules: nn.Module, optim: OptimConfig, num_steps: int, ema_decay: float | None):
+        self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
+        self.optimizer = Optimizer(self.parameters.items(), optim)
         self.num_steps = num_steps
         self.ema_decay = ema_decay
-        self.ema = {name: value.detach().float().clone() for name, value in self._values().items()}
+        # fp32: an average moves by less than a 16-bit mantissa can hold
+        self.ema = (
+            {} if ema_decay is None else {n: p.detach().float().clone() for n, p in self.parameters.items()}
+        )
         self.step = 0
-
-    def _values(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.modules.state_dict().items() if value.is_floating_point()}
 
     @torch.no_grad()
     def update(self) -> dict[str, float]:
-        """Clip, optimizer step at the schedule's rate, moving averages. Returns the gradient norm and the
-        rate.
-        """
+        """Clip, optimizer step at the schedule's rate, moving averages. Returns gradient norm and rate."""
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
         norm = self.optimizer.step(factor)
         self.step += 1
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))  # short at first, to forget the start
-        for name, value in self._values().items():
-            self.ema[name].lerp_(value.float(), 1 - decay)
+        if self.ema_decay is not None:
+            decay = min(
+                self.ema_decay, (1 + self.step) / (10 + self.step)
+            )  # short at first: forget the start
+            averages = list(self.ema.values())
+            torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
         return {"grad_norm": norm, "lr_factor": factor}
 
-    def save(self, output_dir: Path, keep: int = 2) -> Path:
-        """Write the checkpoint of this step under `output_dir` and drop all but the newest `keep`."""
-        folder = output_dir / f"step-{self.step:08d}"
-        unfinished = output_dir / f".{folder.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save_file(
-            {k: v.contiguous() for k, v in self.modules.state_dict().items()},
-            unfinished / "model.safetensors",
+    def snapshot(self) -> Snapshot:
+        """Everything that must survive, copied to the CPU."""
+        parameters = {name: p.detach() for name, p in self.parameters.items()}
+        return Snapshot(self.step, _copy(parameters), _copy(self.ema), _copy(self.optimizer.tensors()))
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot, bit by bit.
+
+        Raises:
+            ValueError: it is of another model, or of a run with other averages.
+        """
+        _check_names("parameters", self.parameters, snapshot.model)
+        _check_names("averages", self.ema, snapshot.ema)
+        for name, parameter in self.parameters.items():
+            parameter.copy_(snapshot.model[name])
+        for name, average in self.ema.items():
+            average.copy_(snapshot.ema[name])
+        self.optimizer.load_tensors(snapshot.optimizer)
+        self.step = snapshot.step
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _check_names(what: str, ours: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    if ours.keys() != saved.keys():
+        missing, foreign = sorted(ours.keys() - saved.keys()), sorted(saved.keys() - ours.keys())
+        raise ValueError(
+            f"the checkpoint's {what} are not this run's: {len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(foreign)} foreign ({', '.join(foreign[:3])}); resume with the config it was trained with"
         )
-        save_file(self.ema, unfinished / "ema.safetensors")
-        torch.save(
-            {"optimizer": self.optimizer.state_dict(), "step": self.step, "rng": torch.get_rng_state()},
-            unfinished / "training.pt",
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-        for old in checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
-        return folder
-
-    def load(self, folder: Path) -> None:
-        """Continue from a checkpoint folder, bit by bit."""
-        self.modules.load_state_dict(load_file(folder / "model.safetensors"))
-        self.ema = load_file(folder / "ema.safetensors")
-        saved = torch.load(folder / "training.pt", weights_only=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = saved["step"]
-        torch.set_rng_state(saved["rng"])
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoint folders, oldest first."""
-    return sorted(output_dir.glob("step-*"))
-
-
-def latest_checkpoint(output_dir: Path) -> Path:
-    """The newest checkpoint of a run, or a FileNotFoundError."""
-    found = checkpoints(output_dir)
-    if not found:
-        raise FileNotFoundError(f"no step-* checkpoint in {output_dir}")
-    return found[-1]
+    for name, tensor in ours.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(
+                f"the checkpoint's {name} has shape {tuple(saved[name].shape)}, this run's "
+                f"{tuple(tensor.shape)}; resume with the config it was trained with"
+            )

@@ -21,8 +21,9 @@ from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
-from deepgen.train.loop import TrainConfig
+from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
+from deepgen.train.parallel import Processes
 from deepgen.train.pool import edit_entry, encode_pool, load_weights, scene_entry, training_claim
 
 
@@ -48,8 +49,9 @@ class TinyDiTConfig(TrainConfig):
     logit_std: float = 1.2
     start: Path | None = None  # a finished run or a transformer folder to begin with
 
-    def build(self) -> TinyDiT:
+    def build(self, processes: Processes) -> TinyDiT:
         """The stage; encodes the pool."""
+        processes.require_one(type(self).__name__)
         return TinyDiT(self)
 
 
@@ -92,6 +94,10 @@ class TinyDiT:
         )
         self.latents, self.sources, self.targets = pool["scenes"], pool["sources"], pool["targets"]
 
+    def batches(self, step: int) -> list:
+        """The one batch of a step."""
+        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
+
     def batch(self, rng: np.random.Generator, step: int) -> DrawingBatch:
         """Captions or edits, as drawn."""
         config = self.config
@@ -119,7 +125,7 @@ class TinyDiT:
         context, pooled, sigma, noise = (torch.from_numpy(x).float() for x in (context, pooled, sigma, noise))
         return DrawingBatch(clean, references, context, pooled, sigma, noise)
 
-    def loss(self, batch: DrawingBatch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: DrawingBatch) -> StageLoss:
         """Mean flow-matching loss."""
         velocity = self.modules(
             hidden_states=interpolate(batch.clean, batch.noise, batch.sigma),
@@ -130,7 +136,8 @@ class TinyDiT:
             return_dict=False,
         )[0]
         loss = flow_matching_loss(velocity, batch.clean, batch.noise)
-        return loss, {"generate" if batch.references is None else "edit": float(loss.detach())}
+        task = "generate" if batch.references is None else "edit"
+        return StageLoss(loss, {task: (float(loss.detach()), 1.0)})
 
 
 def _load_vae(source: Path | None) -> AutoencoderKL:

@@ -18,25 +18,27 @@ from torch import Tensor, nn
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import CANVAS, sample_scene
-from deepgen.train.loop import TrainConfig
+from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
+from deepgen.train.parallel import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinyVAEConfig(TrainConfig):
     """Batch and crops; the KL weight is small because the DiT needs sharp latents more than Gaussian ones."""
 
-    num_steps: int = 1100
+    num_steps: int = 2200
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, muon_lr=0.02, decay_share=0.5))
     ema_decay: float = 0.995
     batch_size: int = 16
     crop: int = 48
-    whole_share: float = 0.1  # the last share of the run, on whole pictures
+    whole_share: float = 0.03  # the last share of the run, on whole pictures
     kl_weight: float = 1e-4
-    latent_noise: float = 0.2  # largest noise on the latents, in their standard deviations
+    latent_noise: float = 0.1  # largest noise on the latents, in their standard deviations
 
-    def build(self) -> TinyVAE:
+    def build(self, processes: Processes) -> TinyVAE:
         """The stage."""
+        processes.require_one(type(self).__name__)
         return TinyVAE(self)
 
 
@@ -46,6 +48,10 @@ class TinyVAE:
     def __init__(self, config: TinyVAEConfig):
         self.config = config
         self.modules: nn.Module = AutoencoderKL(**DEEPGEN_TINY.vae)
+
+    def batches(self, step: int) -> list:
+        """The one batch of a step."""
+        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
 
     def batch(self, rng: np.random.Generator, step: int) -> Tensor:
         """Crops (B, 3, side, side) in [-1, 1] of scenes with up to nine objects."""
@@ -58,7 +64,7 @@ class TinyVAE:
             crops.append(pixels[top : top + side, left : left + side])
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Tensor) -> StageLoss:
         """L1 + 2 * squared error + KL; the metric is the PSNR in dB."""
         posterior = self.modules.encode(batch).latent_dist
         latents = posterior.sample()
@@ -68,7 +74,8 @@ class TinyVAE:
         kl = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
         loss = error.abs().mean() + 2 * error.pow(2).mean() + self.config.kl_weight * kl
         psnr = -10 * float(torch.log10(error.detach().pow(2).mean() / 4))
-        return loss, {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+        metrics = {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+        return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
 
 @torch.no_grad()

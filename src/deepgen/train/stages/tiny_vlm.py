@@ -32,8 +32,9 @@ from deepgen.shapes.slots import (
     empty_code,
     pooled_code,
 )
-from deepgen.train.loop import TrainConfig
+from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
+from deepgen.train.parallel import Processes
 from deepgen.train.pool import edit_entry, load_tokenizer, scene_entry, to_pixels, training_claim
 
 _MANY = 1 << 40  # entries are drawn afresh, not from a stored pool
@@ -55,8 +56,9 @@ class TinyVLMConfig(TrainConfig):
     pixel_noise: float = 0.02
     pool_seed: int = 5
 
-    def build(self) -> TinyVLM:
+    def build(self, processes: Processes) -> TinyVLM:
         """The stage."""
+        processes.require_one(type(self).__name__)
         return TinyVLM(self)
 
 
@@ -84,6 +86,10 @@ class TinyVLM:
         self.modules: nn.Module = nn.ModuleDict(
             {"vlm": self.vlm, "connector": self.connector, "describe": self.describe}
         )
+
+    def batches(self, step: int) -> list:
+        """The one batch of a step."""
+        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
 
     def batch(self, rng: np.random.Generator, step: int) -> ReadingBatch:
         """Captions at even steps, instructions with their pictures at odd ones."""
@@ -125,7 +131,7 @@ class TinyVLM:
         for index in np.flatnonzero(rng.random(len(texts)) < self.config.empty_share):
             texts[index], codes[index] = "", empty_code(task)
 
-    def loss(self, batch: ReadingBatch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: ReadingBatch) -> StageLoss:
         """4 * code + 0.1 * silence of the prompt positions + pooled + 3 * description of the cells."""
         tokens = tokenize(self.tokenizer, batch.texts)
         features = None if batch.pixels is None else self._image_features(batch.pixels)
@@ -151,7 +157,7 @@ class TinyVLM:
             described = (self.describe(features) - batch.cells).pow(2).mean()
             loss = loss + 3 * described
             metrics["edit_describe"] = float(described.detach())
-        return loss, metrics
+        return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         """As the VLM's own, with gradient: (B, 9, D)."""

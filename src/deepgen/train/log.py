@@ -1,0 +1,68 @@
+"""What a run says while it trains: a line on the terminal and a line in log.jsonl."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from deepgen.train.parallel import Processes
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Collects metrics over the steps between two lines, and over all processes."""
+
+    def __init__(self, output_dir: Path, config: Any, processes: Processes, first_step: int):
+        self.num_steps, self.processes = config.num_steps, processes
+        self.last_step, self.last_time = first_step, time.perf_counter()
+        self.metrics: dict[str, tuple[float, float]] = {}
+        self._waited = 0.0
+        self._file = (output_dir / "log.jsonl").open("a") if processes.is_main else None
+
+    def __enter__(self) -> RunLog:
+        """The log itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+        """Metrics of a micro-batch or a step, each as (sum, count)."""
+        for name, (value, count) in metrics.items():
+            total, number = self.metrics.get(name, (0.0, 0.0))
+            self.metrics[name] = (total + value, number + count)
+
+    def waited(self, seconds: float) -> None:
+        """Time in which the model waited for data."""
+        self._waited += seconds
+
+    def write(self, step: int) -> None:
+        """One line of means since the last one; every process has to call it."""
+        seconds = time.perf_counter() - self.last_time
+        means = self.processes.sum_metrics(self.metrics)
+        line = {
+            "step": step,
+            **{name: float(f"{value:.5g}") for name, value in means.items()},
+            "steps_per_second": float(f"{(step - self.last_step) / seconds:.4g}"),
+            "data_wait_share": round(self._waited / seconds, 4),
+        }
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            left = (self.num_steps - step) * seconds / max(1, step - self.last_step) / 60
+            logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, means)
+        self.metrics, self._waited = {}, 0.0
+        self.last_step, self.last_time = step, time.perf_counter()
