@@ -23,7 +23,6 @@ from transformers import AutoTokenizer
 
 from deepgen.diffusion.noise_levels import (
     dynamic_levels,
-    flow_matching_loss,
     loss_weights,
     sample_density,
     table_levels,
@@ -35,6 +34,7 @@ from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM, vision_patches
 from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
 
 FORMULA = (1e-5, 0.0)
@@ -418,26 +418,43 @@ def check_loss(
     for index, (ours, recorded) in enumerate(zip(noisy, numbered(golden, f"{case}.noisy"), strict=True)):
         section.check(f"{case}.noisy.{index}", ours, recorded)
 
-    trained = {"connector": pipe.connector, "transformer": pipe.transformer}
-    for module in trained.values():
+    objective = FlowMatchingObjective(pipe.vlm, pipe.connector, pipe.transformer, padding="visible")
+    cut = entry["max_length"] + pipe.connector.config.num_think_tokens
+    if pixels is not None:
+        cut += max(len(row) for row in pixels) * max(n for row in token_counts(pixels) for n in row)
+    batch = TrainingBatch(
+        tokens=pipe._tokenize(texts, pixels),
+        clean=clean,
+        noise=noise,
+        sigma=sigma,
+        timestep=timestep,
+        weights=loss_weights(entry["weighting_scheme"], sigma),
+        pixels=pixels,
+        references=references,
+        max_positions=cut,
+    )
+    trained = (pipe.connector, pipe.transformer)
+    for module in trained:
         module.train().requires_grad_(True).zero_grad()
+    seen: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
+        for name, module in (("condition", pipe.connector), ("velocity", pipe.transformer))
+    ]
     with torch.enable_grad():
-        cut = entry["max_length"] + pipe.connector.config.num_think_tokens
-        if pixels is not None:
-            cut += max(len(row) for row in pixels) * max(n for row in token_counts(pixels) for n in row)
-        seq, pooled = pipe.connector(states(pipe, texts, pixels, cut=cut))
-        section.check(f"{case}.seq", seq, golden[f"{case}.seq"])
-        section.check(f"{case}.pooled", pooled, golden[f"{case}.pooled"])
-        velocity = pipe.transformer(noisy, seq, pooled, timestep, reference_latents=references).sample
-        for index, recorded in enumerate(numbered(golden, f"{case}.pred")):
-            section.check(f"{case}.pred.{index}", velocity[index], recorded)
-        loss = flow_matching_loss(velocity, clean, noise, loss_weights(entry["weighting_scheme"], sigma))
-        section.check(f"{case}.loss", loss, golden[f"{case}.loss"])
+        loss = objective(batch).mean()
         loss.backward()
+    for hook in hooks:
+        hook.remove()
+    section.check(f"{case}.seq", seen["condition"][0], golden[f"{case}.seq"])
+    section.check(f"{case}.pooled", seen["condition"][1], golden[f"{case}.pooled"])
+    for index, recorded in enumerate(numbered(golden, f"{case}.pred")):
+        section.check(f"{case}.pred.{index}", seen["velocity"][0][index], recorded)
+    section.check(f"{case}.loss", loss, golden[f"{case}.loss"])
     for name, gradient in gradients(pipe):
         if f"{case}.{name}" in golden:
             section.check(f"{case}.{name}", gradient, golden[f"{case}.{name}"])
-    for module in trained.values():
+    for module in trained:
         module.eval().requires_grad_(False).zero_grad()
 
 

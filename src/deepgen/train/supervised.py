@@ -1,0 +1,292 @@
+"""What alignment, joint SFT and fine-tuning share: data in, random numbers drawn, a flow-matching loss out.
+
+They differ in what they train, which a stage says by its config; everything here is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deepgen.data.batches import Batches, MicroBatch
+from deepgen.data.ledger import Ledger
+from deepgen.data.loader import micro_batches
+from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.models import vae as latent_space
+from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.vlm import PIXELS_PER_TOKEN
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
+from deepgen.train.loop import StageLoss, TrainConfig
+from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
+from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
+from deepgen.train.parallel import Processes
+from deepgen.train.randomness import generator, is_dropped, normal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Edges of the noise levels whose losses are logged apart.
+_SIGMA_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutConfig:
+    """Shares of samples that lose part of their condition. The defaults are the original's.
+
+    An edit can lose its instruction, or instruction and references together; the negative branch of
+    guidance is then one that was trained.
+    """
+
+    text: float = 0.1  # of captions
+    edit_text: float = 0.0
+    edit_everything: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1]."""
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"dropout of {name} must be in [0, 1], got {share}")
+        if self.edit_text + self.edit_everything > 1:
+            raise ValueError("the two dropouts of edits add up to more than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(TrainConfig):
+    """What every supervised stage has."""
+
+    model: str = "tiny"  # what to start from: a name, folder or file, as for `deepgen generate --model`
+    data: Path | None = None  # a mixture file
+    data_root: Path | None = None  # replaces the root folder of the mixture file
+    global_batch_size: int = 64
+    micro_batch_size: int = 4
+    is_step_mixed: bool = True  # a step holds a whole cycle of the tasks; off: one task a step
+    num_workers: int = 2
+    trains_connector: bool = True
+    trains_transformer: bool = False
+    vlm_lora: LoraSettings | None = None
+    transformer_lora: LoraSettings | None = None
+    levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    padding: Padding = "hidden"
+    precision: Precision = "auto"  # of frozen weights and of arithmetic; what is trained stays in float32
+    is_checkpointing_activations: bool = False
+    is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
+    is_compiled: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        super().__post_init__()
+        if min(self.global_batch_size, self.micro_batch_size) < 1 or self.num_workers < 0:
+            raise ValueError(
+                "global_batch_size and micro_batch_size must be at least 1, num_workers at least 0"
+            )
+        if not any((self.trains_connector, self.trains_transformer, self.vlm_lora, self.transformer_lora)):
+            raise ValueError("nothing to train: switch on connector, transformer or a LoRA")
+        if self.trains_transformer and self.transformer_lora:
+            raise ValueError("train the transformer or a LoRA of it, not both")
+
+    def build(self, processes: Processes) -> SupervisedStage:
+        """The stage, with its model and data opened."""
+        if self.data is None:
+            raise ValueError("data is not set; name a mixture file, such as --set data=mixture.yaml")
+        pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
+        return SupervisedStage(self, processes, pipe, open_mixture(self.data, self.data_root))
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """Of frozen weights and of arithmetic."""
+        if self.precision == "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return getattr(torch, self.precision)
+
+
+class SupervisedStage:
+    """Batches and losses of a supervised stage.
+
+    Args:
+        config: the recipe.
+        processes: this process among the others.
+        pipe: the model; its parts are changed in place.
+        mixture: the data; None where only `loss` is used.
+    """
+
+    def __init__(
+        self, config: SupervisedConfig, processes: Processes, pipe: DeepGenPipeline, mixture: Mixture | None
+    ):
+        self.config, self.processes, self.pipe = config, processes, pipe
+        self.device, self.dtype = processes.device, config.dtype(processes.device)
+        pipe.vae.requires_grad_(False).eval().to(self.device)
+        self.objective = _objective(config, pipe).to(self.device)
+        self.modules: nn.Module = self.objective
+        self._data = None if mixture is None else _batches(config, mixture)
+        self._stream: Iterator[list[MicroBatch]] = iter(())
+        self._next_step = -1
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    def batches(self, step: int) -> Iterator[TrainingBatch]:
+        """This process's micro-batches of a step."""
+        if step != self._next_step:
+            self._stream = self._open_stream(step)
+        self._next_step = step + 1
+        for batch in next(self._stream):
+            yield self.prepare(batch.to(self.device))
+
+    def _open_stream(self, step: int) -> Iterator[list[MicroBatch]]:
+        if self._data is None:
+            raise ValueError("this stage was made without data")
+        return micro_batches(
+            self._data,
+            step,
+            self.config.num_steps - step,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            num_workers=self.config.num_workers,
+            pin_memory=self.device.type == "cuda",
+            ledger=Ledger(self._data.mixture.config.bad_share_limit),
+        )
+
+    def prepare(self, batch: MicroBatch) -> TrainingBatch:
+        """A micro-batch of pictures as the objective takes it: prompts, latents and everything random."""
+        texts, is_edit = list(batch.texts), batch.task == "edit"
+        kept = [True] * len(texts)  # whether a sample keeps its references
+        for index, sample in enumerate(batch.samples):
+            drop_text, drop_references = self._dropped(sample, is_edit)
+            kept[index] = not drop_references
+            if drop_text:
+                texts[index] = ""
+        target = _to_unit(batch.target)
+        shown = [_to_unit(pixels) for pixels in batch.references]
+        pixels = [[image[index] for image in shown] if kept[index] else [] for index in range(len(texts))]
+        clean = self._latents(target, batch.samples, "target")
+        slots = [self._latents(image, batch.samples, f"reference {n}") for n, image in enumerate(shown)]
+        references = [
+            [latents[index] for latents in slots] if kept[index] else [] for index in range(len(texts))
+        ]
+        noise = torch.stack([normal(self.config.seed, "noise", n, clean.shape[1:]) for n in batch.samples])
+        patch = self.pipe.transformer.config.patch_size
+        levels = noise_levels(
+            self.config.levels,
+            self.pipe.scheduler,
+            self.config.seed,
+            batch.samples,
+            self.config.global_batch_size,
+            [clean.shape[-2] * clean.shape[-1] // patch**2] * len(texts),
+        )
+        return TrainingBatch(
+            tokens=self._tokens(texts, pixels if is_edit else None).to(self.device),
+            clean=clean,
+            noise=noise.to(self.device),
+            sigma=levels.sigma.to(self.device),
+            timestep=levels.timestep.to(self.device),
+            weights=levels.weights.to(self.device),
+            pixels=pixels if is_edit else None,
+            references=references if is_edit else None,
+            samples=batch.samples,
+        )
+
+    def _dropped(self, sample: int, is_edit: bool) -> tuple[bool, bool]:
+        """Whether a sample loses its text, and whether its references."""
+        dropout, seed = self.config.dropout, self.config.seed
+        if not is_edit:
+            return is_dropped(seed, "drop text", sample, dropout.text), False
+        draw = generator(seed, "drop edit", sample).random()
+        everything = draw < dropout.edit_everything
+        return everything or draw < dropout.edit_everything + dropout.edit_text, everything
+
+    def _tokens(self, texts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Any:
+        limit = self.pipe.config.max_prompt_tokens
+        texts = [shorten(self.pipe.tokenizer, text, limit) for text in texts]
+        if pixels is None:
+            return tokenize(self.pipe.tokenizer, [generation_prompt(text) for text in texts])
+        unit = PIXELS_PER_TOKEN
+        counts = [[(x.shape[-2] // unit) * (x.shape[-1] // unit) for x in row] for row in pixels]
+        prompts = [
+            editing_prompt(text, count) if count else generation_prompt(text)
+            for text, count in zip(texts, counts, strict=True)
+        ]
+        return tokenize(self.pipe.tokenizer, prompts)
+
+    @torch.no_grad()
+    def _latents(self, pixels: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
+        """Latents (B, C, h, w) float32 of pixels (B, 3, H, W), drawn from the posterior with each
+        sample's noise.
+        """
+        posterior = latent_space.encode(self.pipe.vae, pixels)
+        shape = posterior.mean.shape[1:]
+        noise = torch.stack([normal(self.config.seed, f"posterior of {purpose}", n, shape) for n in samples])
+        drawn = posterior.mean.float() + posterior.std.float() * noise.to(pixels.device)
+        return (drawn - self.pipe.vae.config.shift_factor) * self.pipe.vae.config.scaling_factor
+
+    # --- loss -----------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TrainingBatch) -> StageLoss:
+        """The sum over samples, divided by the size of the global batch: every sample weighs the same."""
+        with self._autocast():
+            losses = self.objective(batch)  # (B,)
+        task = "generate" if batch.pixels is None else "edit"
+        metrics = {"loss": _total(losses), f"loss/{task}": _total(losses)}
+        for low, high in pairwise(_SIGMA_BINS):
+            inside = (batch.sigma >= low) & ((batch.sigma < high) | (high == 1.0))
+            if inside.any():
+                metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
+        return StageLoss(losses.sum() / self.config.global_batch_size, metrics)
+
+    def _autocast(self) -> AbstractContextManager:
+        """Arithmetic in the stage's type, while what is trained stays in float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _objective(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
+    """The parts, with gradients where the config asks for them, and float32 where there is a gradient."""
+    for part in (pipe.vlm, pipe.connector, pipe.transformer):
+        part.requires_grad_(False)
+        part.eval()
+    if config.vlm_lora is not None:
+        adapt_vlm(pipe.vlm, config.vlm_lora, pipe.connector.taps)
+        pipe.vlm.language_model.train()
+    if config.transformer_lora is not None:
+        adapt_transformer(pipe.transformer, config.transformer_lora)
+    trained = {"connector": config.trains_connector, "transformer": config.trains_transformer}
+    for name, is_trained in trained.items():
+        getattr(pipe, name).requires_grad_(is_trained)
+    if config.transformer_lora is not None or config.trains_transformer:
+        pipe.transformer.train()
+    for part in (pipe.vlm, pipe.connector, pipe.transformer):
+        for parameter in part.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if config.is_checkpointing_activations:
+        pipe.connector.enable_gradient_checkpointing()
+        pipe.transformer.enable_gradient_checkpointing()
+        if config.vlm_lora is not None:
+            pipe.vlm.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.is_compiled:
+        pipe.transformer.compile_repeated_blocks(dynamic=True)
+    return FlowMatchingObjective(
+        pipe.vlm,
+        pipe.connector,
+        pipe.transformer,
+        padding=config.padding,
+        is_prompt_constant=config.is_prompt_split and config.vlm_lora is None,
+    )
+
+
+def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
+    blocks = len(mixture.cycle) if config.is_step_mixed else 1
+    return Batches(mixture, config.global_batch_size, config.micro_batch_size, blocks_per_step=blocks)
+
+
+def _to_unit(pixels: Tensor) -> Tensor:
+    """uint8 as float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def _total(losses: Tensor) -> tuple[float, float]:
+    return float(losses.detach().sum()), float(len(losses))
