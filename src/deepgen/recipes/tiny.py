@@ -15,8 +15,9 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.shapes.entries import scene_entry
 from deepgen.train.loop import TrainConfig
-from deepgen.train.pool import load_tokenizer, load_weights, scene_entry, to_pixels
+from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig

@@ -20,11 +20,12 @@ from deepgen.diffusion.noise_levels import flow_matching_loss
 from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
-from deepgen.train.pool import edit_entry, encode_pool, load_weights, scene_entry, training_claim
+from deepgen.train.pool import encode_pool, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
 from deepgen.models.vlm import DeepGenVLM, vision_patches
 from deepgen.shapes.caption import caption, instruction
+from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.scene import CELLS
 from deepgen.shapes.slots import (
     NUM_SLOTS,
@@ -35,7 +36,7 @@ from deepgen.shapes.slots import (
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
-from deepgen.train.pool import edit_entry, load_tokenizer, scene_entry, to_pixels, training_claim
+from deepgen.train.pool import load_tokenizer, to_pixels
 
 _MANY = 1 << 40  # entries are drawn afresh, not from a stored pool
 
