@@ -81,4 +81,7 @@ def test_limits_refuse_what_the_original_refuses(tmp_path, size, message) -> Non
 def test_limits_accept_what_the_original_accepts(tmp_path) -> None:
     path = write_picture(tmp_path / "a.png", 0, (81, 809))
     limits = Limits(min_side=80, max_ratio=10)
-    assert example_sizes(Example(task="generate", text="", target=path, key="a:0", limits=limits))[0] == (81, 809)
+    assert example_sizes(Example(task="generate", text="", target=path, key="a:0", limits=limits))[0] == (
+        81,
+        809,
+    )

@@ -12,7 +12,7 @@ from deepgen.data import records
 from deepgen.data.example import RowError
 from deepgen.data.records import RecordFile, Records
 
-ROWS = [{"text": f"Kätzchen 小猫 {{[,\\\"{i}", "nested": {"list": [i, [i]]}} for i in range(50)]
+ROWS = [{"text": f'Kätzchen 小猫 {{[,\\"{i}', "nested": {"list": [i, [i]]}} for i in range(50)]
 
 
 def write_array(path: Path, rows=ROWS, **options) -> Path:

@@ -50,7 +50,9 @@ class Limits:
     def __post_init__(self) -> None:
         """Refuse limits that no picture meets."""
         if self.min_side < 0 or self.max_ratio <= 1:
-            raise ValueError(f"expected min_side >= 0 and max_ratio > 1, got {self.min_side}, {self.max_ratio}")
+            raise ValueError(
+                f"expected min_side >= 0 and max_ratio > 1, got {self.min_side}, {self.max_ratio}"
+            )
 
     def check(self, size: Size, key: str) -> None:
         """RowError for a picture of (height, width) outside the limits."""

@@ -52,7 +52,9 @@ def picture_value(value: Any, column: str, key: str, folder: Path) -> Picture:
     if isinstance(value, str) and value:
         return folder / value
     found = "nothing" if not value else type(value).__name__
-    raise RowError(f"{key}: expected a picture (path, bytes or a struct of them) in {column!r}, found {found}")
+    raise RowError(
+        f"{key}: expected a picture (path, bytes or a struct of them) in {column!r}, found {found}"
+    )
 
 
 def pictures_value(

@@ -40,7 +40,9 @@ def permute(place: int, size: int, key: int) -> int:
     left_size = isqrt(size - 1) + 1 if size > 1 else 1
     right_size = -(-size // left_size)
     value = place
-    while True:  # the network permutes [0, left_size * right_size); walking on stays a permutation of [0, size)
+    while (
+        True
+    ):  # the network permutes [0, left_size * right_size); walking on stays a permutation of [0, size)
         value = _network(value, left_size, right_size, key)
         if value < size:
             return value

@@ -23,7 +23,9 @@ def picture_size(picture: Picture) -> Size:
     content = _content(picture)
     name = "the given bytes" if isinstance(content, bytes) else str(content)
     try:
-        with Image.open(BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
+        with Image.open(
+            BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS
+        ) as image:
             width, height = image.size
             is_turned = _orientation(image) in _TURNED
     except FileNotFoundError as error:

@@ -114,7 +114,9 @@ def find_files(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
             raise ValueError(f"expected a {kinds} file, got {place}")
         return [place]
     if not place.exists():
-        raise FileNotFoundError(f"there is nothing at {place.absolute()}; expected a {kinds} file or a folder of them")
+        raise FileNotFoundError(
+            f"there is nothing at {place.absolute()}; expected a {kinds} file or a folder of them"
+        )
     files = sorted(file for file in place.iterdir() if file.suffix.lower() in suffixes)
     if not files:
         raise FileNotFoundError(f"the folder {place.absolute()} holds no {kinds} file")

@@ -180,9 +180,7 @@ def test_a_saved_data_set_is_read_without_decoding(tmp_path) -> None:
     rows = rows.cast_column("image", datasets.Image())
     rows = rows.cast_column("inputs", datasets.List(datasets.Image()))
     datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "set"))
-    source = make_source(
-        "huggingface", path=str(tmp_path / "set"), text="prompt", references=["inputs"]
-    )
+    source = make_source("huggingface", path=str(tmp_path / "set"), text="prompt", references=["inputs"])
     example = source[1]
     assert (len(source), source.task, example.text) == (2, "edit", "b")
     assert len(example.references) == 2

@@ -223,7 +223,9 @@ def test_every_source_names_its_place_path(name: str) -> None:
 
 def test_everything_wrong_with_the_options_is_said_at_once() -> None:
     with pytest.raises(ValueError, match="source caption_pair") as error:
-        make_source("caption_pair", image_folder="x", caption_key=3, image_dir="a", caption_dir="b", min_side=True)
+        make_source(
+            "caption_pair", image_folder="x", caption_key=3, image_dir="a", caption_dir="b", min_side=True
+        )
     for message in (
         "unknown option 'image_folder'; caption_pair has: path, image_dir",
         "path is missing",
