@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from deepgen.data.resize import fix_pixels, nearest_valid_sizes, reference_size
+from deepgen.data.resize import (
+    RESIZE_RULES,
+    fix_pixels,
+    nearest_valid_sizes,
+    reference_size,
+    resize_rule,
+    square_crop,
+)
 
 MEASURED = [  # (width, height) of the picture, (width, height) the original's training gives it at 512
     ((1024, 768), (608, 448)),
@@ -73,3 +80,63 @@ def test_nearest_valid_sizes_are_multiples_with_the_nearest_first(size, expected
 def test_sizes_without_pixels_are_refused(rule) -> None:
     with pytest.raises(ValueError, match="at least one pixel"):
         rule((0, 10))
+
+
+@pytest.mark.parametrize(
+    ("picture", "area", "tokens"),
+    [
+        ((700, 700), 1.000, 1024),
+        ((640, 480), 1.039, 1064),
+        ((1536, 1024), 1.094, 1120),
+        ((1920, 1080), 1.031, 1056),
+        ((1344, 768), 1.117, 1144),
+        ((2000, 1000), 1.078, 1104),
+        ((1500, 500), 1.094, 1120),
+        ((1000, 100), 1.195, 1224),
+    ],
+)
+def test_fix_pixels_has_the_areas_and_token_counts_of_the_original(picture, area, tokens) -> None:
+    height, width = resize_rule("fix_pixels").size(picture[::-1], 512, 32)
+    assert height * width / 512**2 == pytest.approx(area, abs=5e-4)
+    assert height // 16 * (width // 16) == tokens
+
+
+def test_fix_pixels_has_37_sizes_between_1_to_3_and_3_to_1() -> None:
+    ratios = [3 ** (step / 4000) for step in range(-4000, 4001)]
+    assert len({fix_pixels((round(3000 / ratio**0.5), round(3000 * ratio**0.5))) for ratio in ratios}) == 37
+
+
+@pytest.mark.parametrize(
+    ("rule", "picture", "expected"),
+    [
+        ("dynamic", (300, 100), (320, 128)),  # smaller than the square: rounded up, never enlarged
+        ("dynamic", (1024, 768), (512, 384)),
+        ("dynamic", (1920, 1080), (512, 288)),
+        ("resize2square", (1920, 1080), (512, 512)),
+        ("resize2square", (10, 90), (512, 512)),
+        ("crop2square", (1920, 1080), (512, 512)),
+    ],
+)
+def test_the_other_rules_give_the_sizes_of_the_original(rule, picture, expected) -> None:
+    assert resize_rule(rule).size(picture[::-1], 512, 32) == expected[::-1]
+
+
+def test_only_crop2square_cuts() -> None:
+    assert [name for name, rule in RESIZE_RULES.items() if rule.is_crop] == ["crop2square"]
+
+
+def test_a_square_crop_slides_along_the_longer_side() -> None:
+    assert square_crop((100, 300), 0.0) == (0, 0, 100, 100)
+    assert square_crop((100, 300), 0.999999) == (200, 0, 300, 100)
+    assert square_crop((300, 100), 0.5) == (0, 100, 100, 200)
+    assert square_crop((64, 64), 0.7) == (0, 0, 64, 64)
+
+
+def test_an_unknown_rule_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="known: fix_pixels, dynamic, resize2square, crop2square"):
+        resize_rule("fit")
+
+
+def test_a_square_that_is_no_multiple_is_refused() -> None:
+    with pytest.raises(ValueError, match="try 512"):
+        resize_rule("resize2square").size((10, 10), 500, 32)

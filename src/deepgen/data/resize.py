@@ -7,10 +7,33 @@ as in the model's arguments. Everything is counted in integers, so a square neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from math import isqrt
 
 Size = tuple[int, int]  # (height, width) in pixels
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """A named rule of the training data.
+
+    Attributes:
+        size: (picture's size, image_size, unit) -> the size it is given.
+        is_crop: whether a random square is cut out first, which an edit's pictures would not survive.
+    """
+
+    name: str
+    size: Callable[[Size, int, int], Size]
+    is_crop: bool = False
+
+
+def resize_rule(name: str) -> ResizeRule:
+    """The rule of that name; ValueError lists those there are."""
+    if name not in RESIZE_RULES:
+        raise ValueError(f"unknown resize rule {name!r}; known: {', '.join(RESIZE_RULES)}")
+    return RESIZE_RULES[name]
 
 
 def fix_pixels(size: Size, image_size: int = 512, unit: int = 32) -> Size:
@@ -32,6 +55,24 @@ def reference_size(size: Size, max_side: int, unit: int = 32) -> Size:
     if longer >= max_side:
         height, width = -(-height * max_side // longer), -(-width * max_side // longer)
     return _ceil(height, unit), _ceil(width, unit)
+
+
+def square(size: Size, image_size: int = 512, unit: int = 32) -> Size:
+    """A square of `image_size`, whatever the picture's shape."""
+    _checked(size)
+    if image_size % unit:
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of {unit}; try {_ceil(image_size, unit)}"
+        )
+    return image_size, image_size
+
+
+def square_crop(size: Size, place: float) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the largest square in a picture; `place` in [0, 1) slides it along."""
+    height, width = _checked(size)
+    side = min(height, width)
+    left, top = int(place * (width - side + 1)), int(place * (height - side + 1))
+    return left, top, left + side, top + side
 
 
 def nearest_valid_sizes(height: int, width: int, unit: int = 16) -> list[Size]:
@@ -58,3 +99,14 @@ def _checked(size: Size) -> Size:
     if min(size) < 1:
         raise ValueError(f"a picture needs at least one pixel each way, got (height, width) = {tuple(size)}")
     return size
+
+
+RESIZE_RULES = {
+    rule.name: rule
+    for rule in (
+        ResizeRule("fix_pixels", fix_pixels),
+        ResizeRule("dynamic", reference_size),
+        ResizeRule("resize2square", square),
+        ResizeRule("crop2square", square, is_crop=True),
+    )
+}

@@ -1,0 +1,152 @@
+"""Which row sample number p is: a pure function of (seed, p), found in constant time.
+
+Samples come in blocks of one task, and the tasks take turns by their ratios. Inside a task, sources share the
+samples by their sizes, as in the original, or by given weights. Sharing is exact rather than random: among any
+first q samples of a task, each source has had its share to within a few, and as each source's count is known in
+closed form, so is its place in its own shuffled order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from deepgen.data.example import Example, Task
+from deepgen.data.mixture_config import MixtureConfig
+from deepgen.data.mixture_file import read_mixture
+from deepgen.data.order import index_at, random_bits, stream_key
+from deepgen.data.sources import Source, make_source
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What sample number `sample` is: a row of a source."""
+
+    sample: int
+    task: Task
+    source: str
+    index: int
+
+
+class Mixture:
+    """The endless stream of samples of a mixture.
+
+    Args:
+        config: the mixture.
+        sources: its sources by name, where they are already open.
+    """
+
+    def __init__(self, config: MixtureConfig, sources: Mapping[str, Source] | None = None) -> None:
+        self.config = config
+        self.sources = dict(sources) if sources is not None else _open_all(config)
+        wrong = [
+            f"source {entry.name} is listed under {entry.task} but holds rows to {self.sources[entry.name].task}"
+            for entry in config.sources
+            if self.sources[entry.name].task != entry.task
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @cached_property
+    def cycle(self) -> tuple[Task, ...]:
+        """The tasks of successive blocks, evenly interleaved: [edit, generate, generate, generate] for 1 to 3."""
+        turns = [
+            (Fraction(turn, ratio), number, task)
+            for number, (task, ratio) in enumerate(self.config.ratios.items())
+            for turn in range(ratio)
+        ]
+        return tuple(task for _, _, task in sorted(turns))
+
+    def draw(self, sample: int, block_size: int) -> Draw:
+        """Sample number `sample` of a stream whose task changes every `block_size` samples at most."""
+        block, place = divmod(sample, block_size)
+        cycle, turn = divmod(block, len(self.cycle))
+        task = self.cycle[turn]
+        earlier = cycle * self.config.ratios[task] + self.cycle[:turn].count(task)
+        source, index = self._of_task(task, earlier * block_size + place)
+        return Draw(sample, task, source, index)
+
+    def example(self, draw: Draw) -> Example:
+        """The row itself; RowError when it cannot be used."""
+        return self.sources[draw.source][draw.index]
+
+    def share(self, name: str) -> float:
+        """The share of a source in all samples."""
+        entry = next(entry for entry in self.config.sources if entry.name == name)
+        group = self.config.of_task(entry.task)
+        weights = [len(self.sources[e.name]) if e.weight is None else e.weight for e in group]
+        own = len(self.sources[name]) if entry.weight is None else entry.weight
+        return own / sum(weights) * self.config.ratios[entry.task] / sum(self.config.ratios.values())
+
+    def _of_task(self, task: Task, position: int) -> tuple[str, int]:
+        """(source, row) at a position among the samples of a task."""
+        entries = self.config.of_task(task)
+        if entries[0].weight is None:  # uniform over all rows of the task: one shuffle of them all
+            names, ends = self._rows[task]
+            row = index_at(position, ends[-1], self.config.seed, task)
+            number = bisect_right(ends, row)
+            return names[number], row - (ends[number - 1] if number else 0)
+        for name, share, phase in self._shares[task]:
+            # Of the first q samples that get this far, floor(q * share + phase) are this source's.
+            before = _floor(position * share + phase)
+            if _floor((position + 1) * share + phase) > before:
+                return name, index_at(before, len(self.sources[name]), self.config.seed, f"{task}/{name}")
+            position -= before
+        raise AssertionError("the last source takes all that is left")
+
+    @cached_property
+    def _rows(self) -> dict[Task, tuple[list[str], list[int]]]:
+        """For each task its sources and where each ends in their concatenation."""
+        return {
+            task: (
+                [entry.name for entry in self.config.of_task(task)],
+                list(accumulate(len(self.sources[entry.name]) for entry in self.config.of_task(task))),
+            )
+            for task in self.config.ratios
+        }
+
+    @cached_property
+    def _shares(self) -> dict[Task, list[tuple[str, Fraction, Fraction]]]:
+        """For each task (source, its share of what the sources before it leave, a phase in [0, 1))."""
+        shares: dict[Task, list[tuple[str, Fraction, Fraction]]] = {}
+        for task in self.config.ratios:
+            shares[task] = []
+            left = [Fraction(entry.weight or 0) for entry in self.config.of_task(task)]
+            for entry in self.config.of_task(task):
+                share = left[0] / sum(left)
+                bits = random_bits(stream_key(self.config.seed, 0, f"phase/{task}/{entry.name}"), 0)
+                shares[task].append((entry.name, share, Fraction(bits >> 32, 2**32)))
+                left = left[1:]
+        return shares
+
+
+def open_mixture(path: str | Path, root: str | Path | None = None) -> Mixture:
+    """The mixture a YAML file describes, its sources opened; `root` replaces the file's own root folder."""
+    return Mixture(read_mixture(path, root))
+
+
+def _floor(value: Fraction) -> int:
+    return value.numerator // value.denominator
+
+
+def _open_all(config: MixtureConfig) -> dict[str, Source]:
+    """Every source, or one ValueError that names all that cannot be opened."""
+    sources: dict[str, Source] = {}
+    problems: list[str] = []
+    for entry in config.sources:
+        try:
+            sources[entry.name] = make_source(entry.source, **entry.options)
+        except (ValueError, OSError, ImportError) as error:
+            problems.append(f"{entry.name}: {error}")
+    if problems:
+        raise ValueError(_listed("these sources cannot be opened", problems))
+    return sources
+
+
+def _listed(title: str, problems: list[str]) -> str:
+    return f"{title} ({len(problems)}):" + "".join(f"\n  - {problem}" for problem in problems)

@@ -1,0 +1,217 @@
+"""Records of JSON files, read one at a time.
+
+A manifest of 35 million rows is several gigabytes of text and ten times that as dictionaries, in every process.
+So only where each record begins and ends is kept, 16 bytes a row; for large files that list lies in a cache
+folder and is memory-mapped, shared by all processes of a machine.
+
+A `.json` file holds one array of objects, a `.jsonl` file one object a line; a folder stands for its files, in
+the order of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepgen.data.example import RowError
+
+CACHED_FROM_BYTES = 32 * 2**20  # smaller files are indexed in less time than a cache is worth
+_CHUNK = 2**24
+_SPACE = " \t\r\n"
+
+
+class RecordFile(Sequence[dict[str, Any]]):
+    """The records of one file. Opened for each read, so that it can be sent to worker processes."""
+
+    def __init__(self, path: Path, cache_dir: Path | None = None) -> None:
+        self.path = path
+        self._cache: Path | None = None
+        if path.stat().st_size < CACHED_FROM_BYTES:
+            self._spans = _find_spans(path)
+        else:
+            self._cache = cache_path(path, ".spans.npy", cache_dir)
+            if not self._cache.exists():
+                write_whole(self._cache, _find_spans(path))
+            self._spans = np.load(self._cache, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:  # type: ignore[override]
+        begin, end = (int(x) for x in self._spans[row])
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            content = file.read(end - begin)
+        try:
+            record = json.loads(content)
+        except ValueError as error:
+            raise RowError(f"{self.key(row)}: not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise RowError(f"{self.key(row)}: expected an object, found {type(record).__name__}")
+        return record
+
+    def key(self, row: int) -> str:
+        """Names a record in errors and logs; rows count from 0."""
+        return f"{self.path}:{row}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A mapped list is sent as its file's name."""
+        return {**self.__dict__, "_spans": None} if self._cache else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The other side of `__getstate__`."""
+        self.__dict__.update(state)
+        if self._cache:
+            self._spans = np.load(self._cache, mmap_mode="r")
+
+
+class Records(Sequence[dict[str, Any]]):
+    """The records of a file, or of all files of some kinds in a folder."""
+
+    def __init__(
+        self, path: str | Path, suffixes: Sequence[str] = (".json",), cache_dir: Path | None = None
+    ) -> None:
+        self.files = [RecordFile(file, cache_dir) for file in find_files(path, suffixes)]
+        self._ends = list(accumulate(len(file) for file in self.files))
+        if not self._ends[-1]:
+            raise ValueError(f"{path} holds no records; expected at least one")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        file, row = self.locate(index)
+        return file[row]
+
+    def key(self, index: int) -> str:
+        """ "file:row" of a record."""
+        file, row = self.locate(index)
+        return file.key(row)
+
+    def locate(self, index: int) -> tuple[RecordFile, int]:
+        """Which file a record is in, and which of its rows."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected a row in [0, {len(self)}), got {index}")
+        number = bisect_right(self._ends, index)
+        return self.files[number], index - (self._ends[number - 1] if number else 0)
+
+
+def find_files(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
+    """The file itself, or the folder's files of these kinds in the order of their names; never none."""
+    place = Path(path).expanduser()
+    kinds = " or ".join(suffixes)
+    if place.is_file():
+        if place.suffix.lower() not in suffixes:
+            raise ValueError(f"expected a {kinds} file, got {place}")
+        return [place]
+    if not place.exists():
+        raise FileNotFoundError(
+            f"there is nothing at {place.absolute()}; expected a {kinds} file or a folder of them"
+        )
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() in suffixes)
+    if not files:
+        raise FileNotFoundError(f"the folder {place.absolute()} holds no {kinds} file")
+    return files
+
+
+def cache_path(source: Path, suffix: str, cache_dir: Path | None = None) -> Path:
+    """Where something made from a file is kept; another name once the file changes."""
+    stat = source.stat()
+    text = f"{source.resolve()}/{stat.st_size}/{stat.st_mtime_ns}".encode()
+    folder = cache_dir or Path.home() / ".cache" / "deepgen" / "index"
+    return folder / f"{source.name}-{hashlib.blake2b(text, digest_size=8).hexdigest()}{suffix}"
+
+
+def write_whole(path: Path, content: np.ndarray | bytes) -> None:
+    """A file that is there with all its content or not at all, whoever else is writing it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                np.save(file, content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _find_spans(path: Path) -> np.ndarray:
+    """(rows, 2): where each record begins and ends, in bytes."""
+    is_lines = path.suffix.lower() == ".jsonl"
+    if is_lines:
+        return _line_spans(path)
+    flat = np.fromiter((edge for span in _array_spans(path) for edge in span), dtype=np.int64)
+    return flat.reshape(-1, 2)
+
+
+def _line_spans(path: Path) -> np.ndarray:
+    ends, base = [], 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")).astype(np.int64) + base)
+            base += len(chunk)
+    end = np.concatenate([*ends, np.array([base], dtype=np.int64)])  # the last line may lack its newline
+    begin = np.concatenate([np.zeros(1, dtype=np.int64), end[:-1] + 1])
+    spans = np.stack([begin, end], axis=1)
+    return spans[end - begin > 1]  # empty lines hold no record, not even "{}"
+
+
+def _array_spans(path: Path) -> Iterator[tuple[int, int]]:
+    """Where each object of one JSON array begins and ends.
+
+    Bytes are read as Latin-1, one character each, so that positions in the text are positions in the file:
+    JSON's own marks are ASCII, and UTF-8 never uses ASCII bytes for anything else.
+    """
+    decoder = json.JSONDecoder()
+    with path.open("rb") as file:
+        text, base = file.read(_CHUNK).decode("latin-1"), 0
+        place = _skip(text, 3 if text.startswith("\xef\xbb\xbf") else 0)
+        if text[place : place + 1] != "[":
+            raise ValueError(
+                f"{path}: expected one JSON array, found {text[place : place + 20]!r} at its beginning; "
+                "name a file of one object a line .jsonl"
+            )
+        place, is_first = place + 1, True
+        while True:
+            place = _skip(text, place)
+            mark = text[place : place + 1]
+            if mark == "]":
+                return
+            start = place if is_first else _skip(text, place + 1)
+            if mark and not is_first and mark != ",":
+                raise ValueError(f"{path}: expected a comma or ] at byte {base + place}, found {mark!r}")
+            try:
+                if text[start : start + 1] not in ("{", ""):
+                    raise ValueError(
+                        f"{path}: expected an object at byte {base + start}, found {text[start : start + 20]!r}"
+                    )
+                _, end = decoder.raw_decode(text, start)
+            except json.JSONDecodeError as error:  # perhaps only because the chunk ends here
+                more = file.read(max(_CHUNK, len(text) - place))  # doubling: a huge record is not read n^2
+                if not more:
+                    raise ValueError(
+                        f"{path} is cut short or not valid JSON at byte {base + error.pos}: {error.msg}"
+                    ) from error
+                text, base, place = text[place:] + more.decode("latin-1"), base + place, 0
+                continue
+            yield base + start, base + end
+            place, is_first = end, False
+
+
+def _skip(text: str, place: int) -> int:
+    while place < len(text) and text[place] in _SPACE:
+        place += 1
+    return place

@@ -1,0 +1,49 @@
+"""Format C, "edit": an array of `{"input_image": [paths], "output_image": path, "instruction": text}`.
+
+Every input picture is used. The original took the first only, which makes instructions that speak of "the
+second picture" wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepgen.data.example import Example, Task
+from deepgen.data.fields import check_first_rows, path_field, paths_field, text_field
+from deepgen.data.records import Records
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """`image_dir` is joined to the records' paths; without it they are absolute or relative to here."""
+
+    path: str
+    image_dir: str | None = None
+
+
+class Edit:
+    """Instructions with the pictures before and after."""
+
+    task: Task = "edit"
+
+    def __init__(self, options: EditOptions) -> None:
+        self.records = Records(options.path)
+        self.image_dir = Path(options.image_dir or "").expanduser()
+        check_first_rows(self, options.path)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        record, key = self.records[index], self.records.key(index)
+        return Example(
+            task=self.task,
+            text=text_field(record, "instruction", key),
+            target=path_field(record, "output_image", key, self.image_dir),
+            references=paths_field(record, "input_image", key, self.image_dir),
+            key=key,
+        )
+
+
+options, source = EditOptions, Edit
