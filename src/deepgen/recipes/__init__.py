@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepgen.train.loop import train
+from deepgen.train.loop import TrainConfig, train
 from deepgen.train.overrides import override
 
 
@@ -21,11 +21,20 @@ def run(
         resume: continue from the newest checkpoint there.
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
     """
-    from deepgen.recipes.tiny import RECIPES  # loads every part's library, which naming a run should not need
-
-    if recipe_name not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe_name!r}; known: {', '.join(RECIPES)}")
-    config = override(RECIPES[recipe_name](), overrides or {})
+    config = override(recipe(recipe_name), overrides or {})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(f"{recipe_name} -> {output_dir}\n{config}")
     train(config, Path(output_dir), resume=resume)
+
+
+def recipe(name: str) -> TrainConfig:
+    """The recipe of that name, or a ValueError that lists those there are."""
+    from deepgen.recipes import (  # load every part's library, which naming a run should not need
+        supervised,
+        tiny,
+    )
+
+    recipes = {**tiny.RECIPES, **supervised.RECIPES}
+    if name not in recipes:
+        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(recipes)}")
+    return recipes[name]()
