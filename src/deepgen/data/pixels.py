@@ -22,6 +22,11 @@ def to_pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
 
 
+def bytes_to_pixels(values: Tensor) -> Tensor:
+    """uint8 in [0, 255], of any shape, as floats in [-1, 1]: what loaders carry as what models read."""
+    return values.float() / 255 * 2 - 1
+
+
 def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixels (3, H, W) resized whole to another (height, width)."""
     return F.interpolate(pixels[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]

@@ -1,0 +1,218 @@
+"""The samples of an optimizer step, grouped by exact size into micro-batches.
+
+The size rules leave a few dozen sizes, so pictures of one size can be stacked without padding and without
+cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers share
+the work does not enter, so a run can be resumed anywhere, on anything, at once.
+
+    samples of step s = s * G, ..., s * G + G - 1        G = global_batch_size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepgen.data.example import Example, RowError, Size, Task
+from deepgen.data.images import ImageError
+from deepgen.data.ledger import BadRow
+from deepgen.data.mixture import Draw, Mixture
+from deepgen.data.order import random_bits, stream_key
+from deepgen.data.pictures import example_sizes, load_picture
+from deepgen.data.resize import resize_rule, square_crop
+
+_KEPT_SIZES = 2**17
+_Sizes = tuple[Size, tuple[Size, ...]]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What one micro-batch holds, known before any pixel is read.
+
+    Attributes:
+        samples: global sample numbers, the key of all randomness.
+        target_size: (height, width) of every target.
+        reference_sizes: (height, width) of every first, second, ... reference.
+    """
+
+    task: Task
+    samples: tuple[int, ...]
+    target_size: Size
+    reference_sizes: tuple[Size, ...] = ()
+
+    @property
+    def cost(self) -> int:
+        """Pixels the model attends to, over all samples: what the time of a forward grows with."""
+        sizes = (self.target_size, *self.reference_sizes)
+        return len(self.samples) * sum(height * width for height, width in sizes)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Texts and pictures of one forward.
+
+    Attributes:
+        target: uint8 (B, 3, H, W).
+        references: one uint8 (B, 3, h, w) for each reference of an edit; none to generate.
+        samples: global sample numbers, the key of all randomness.
+        keys: "file:row" or "tar!member" of each, for errors and logs.
+    """
+
+    task: Task
+    texts: list[str]
+    target: Tensor
+    references: list[Tensor]
+    samples: list[int]
+    keys: list[str]
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same on a device, without waiting for pinned memory."""
+        return self._mapped(lambda pixels: pixels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> MicroBatch:
+        """The same in page-locked memory; PyTorch's loader asks for it by this name."""
+        return self._mapped(lambda pixels: pixels.pin_memory())
+
+    def _mapped(self, change: Any) -> MicroBatch:
+        return replace(
+            self, target=change(self.target), references=[change(pixels) for pixels in self.references]
+        )
+
+
+class Batches:
+    """The endless sequence of optimizer steps over a mixture.
+
+    Args:
+        mixture: where samples come from.
+        global_batch_size: samples of an optimizer step, over all machines.
+        max_micro_batch: the most samples of one forward.
+        blocks_per_step: how many blocks of one task each a step holds. 1: a step is of one task. The original
+            has one whole cycle in each step, which is `len(mixture.cycle)`.
+    """
+
+    def __init__(
+        self, mixture: Mixture, global_batch_size: int, max_micro_batch: int, *, blocks_per_step: int = 1
+    ) -> None:
+        if min(global_batch_size, max_micro_batch, blocks_per_step) < 1:
+            raise ValueError(
+                "expected global_batch_size, max_micro_batch and blocks_per_step of at least 1, got "
+                f"{global_batch_size}, {max_micro_batch}, {blocks_per_step}"
+            )
+        if global_batch_size % blocks_per_step:
+            raise ValueError(
+                f"global_batch_size {global_batch_size} is no multiple of blocks_per_step {blocks_per_step}; "
+                f"try {-(-global_batch_size // blocks_per_step) * blocks_per_step}"
+            )
+        self.mixture = mixture
+        self.global_batch_size, self.max_micro_batch = global_batch_size, max_micro_batch
+        self._block_size = global_batch_size // blocks_per_step
+        self._sizes: dict[tuple[str, int], _Sizes] = {}
+
+    def plan(self, step: int, bad: list[BadRow] | None = None) -> list[BatchPlan]:
+        """The micro-batches of a step, for all machines together.
+
+        `bad` collects rows that cannot be used and are left out; without it the first one raises.
+        """
+        first = step * self.global_batch_size
+        buckets: dict[tuple[Task, _Sizes], list[int]] = {}
+        for sample in range(first, first + self.global_batch_size):
+            draw = self._draw(sample)
+            try:
+                sizes = self._sizes_of(draw)
+            except (RowError, ImageError) as error:
+                _report(draw, error, bad)
+            else:
+                buckets.setdefault((draw.task, sizes), []).append(sample)
+        return [
+            BatchPlan(task, part, target_size, reference_sizes)
+            for (task, (target_size, reference_sizes)), samples in buckets.items()
+            for part in _parts(samples, self.max_micro_batch)
+        ]
+
+    def load(self, plan: BatchPlan, bad: list[BadRow] | None = None) -> MicroBatch | None:
+        """Read, decode and stack a micro-batch; None when not one of its rows can be used.
+
+        `bad` collects rows that cannot be used and are left out; without it the first one raises.
+        """
+        loaded: list[tuple[int, Example, list[Tensor]]] = []
+        for sample in plan.samples:
+            draw = self._draw(sample)
+            try:
+                example = self.mixture.example(draw)
+                loaded.append((sample, example, self._pixels(plan, sample, example)))
+            except (RowError, ImageError) as error:
+                _report(draw, error, bad)
+        if not loaded:
+            return None
+        target, *references = (
+            torch.stack(slot) for slot in zip(*(pixels for _, _, pixels in loaded), strict=True)
+        )
+        return MicroBatch(
+            task=plan.task,
+            texts=[example.text for _, example, _ in loaded],
+            target=target,
+            references=references,
+            samples=[sample for sample, _, _ in loaded],
+            keys=[example.key for _, example, _ in loaded],
+        )
+
+    def _draw(self, sample: int) -> Draw:
+        return self.mixture.draw(sample, self._block_size)
+
+    def _sizes_of(self, draw: Draw) -> _Sizes:
+        """The sizes a row's pictures are given."""
+        key = (draw.source, draw.index)
+        if key not in self._sizes:
+            target, references = example_sizes(self.mixture.example(draw))
+            rule = self.mixture.config.image
+            if len(self._sizes) >= _KEPT_SIZES:
+                self._sizes.clear()
+            self._sizes[key] = rule.size(target), tuple(rule.size(size) for size in references)
+        return self._sizes[key]
+
+    def _pixels(self, plan: BatchPlan, sample: int, example: Example) -> list[Tensor]:
+        """uint8 (3, H, W) of the target, then of each reference."""
+        pictures = (example.target, *example.references)
+        sizes = (plan.target_size, *plan.reference_sizes)
+        return [
+            self._resized(load_picture(picture), size, sample, example.key)
+            for picture, size in zip(pictures, sizes, strict=True)
+        ]
+
+    def _resized(self, picture: Image.Image, size: Size, sample: int, key: str) -> Tensor:
+        config = self.mixture.config
+        found = config.image.size((picture.height, picture.width))
+        if found != size:
+            raise RowError(
+                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the picture "
+                f"of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; correct the manifest's sizes"
+            )
+        if resize_rule(config.image.rule).is_crop:
+            place = random_bits(stream_key(config.seed, 0, "crop"), sample) / 2**64
+            picture = picture.crop(square_crop((picture.height, picture.width), place))
+        if (picture.height, picture.width) != size:
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is known of sizes stays here when the rest is sent to a worker."""
+        return {**self.__dict__, "_sizes": {}}
+
+
+def _parts(samples: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """In as few parts as may be, as equal as may be."""
+    count = -(-len(samples) // most)
+    edges = [len(samples) * part // count for part in range(count + 1)]
+    return [tuple(samples[begin:end]) for begin, end in zip(edges, edges[1:], strict=False)]
+
+
+def _report(draw: Draw, error: Exception, bad: list[BadRow] | None) -> None:
+    if bad is None:
+        raise error
+    key = f"{draw.source}:{draw.index}"
+    bad.append(BadRow(draw.sample, draw.source, key, str(error)))

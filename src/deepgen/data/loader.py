@@ -1,0 +1,123 @@
+"""Micro-batches for one process of several, read ahead by workers.
+
+Every worker plans whole steps and reads only what its process was dealt, so nobody has to be told anything.
+Which process reads what depends on the number of processes; what a step holds does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from deepgen.data.batches import Batches, BatchPlan, MicroBatch
+from deepgen.data.ledger import BadRow, Ledger
+
+StartMethod = Literal["fork", "spawn", "forkserver"]
+
+
+def micro_batches(
+    batches: Batches,
+    first_step: int,
+    num_steps: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    prefetch: int = 2,
+    start_method: StartMethod | None = None,
+    pin_memory: bool = False,
+    ledger: Ledger | None = None,
+) -> Iterator[list[MicroBatch]]:
+    """For each step from `first_step` on, the micro-batches of this process; a list may be empty.
+
+    Processes get equally many plans in each step (except where a step has fewer samples than processes), but a
+    micro-batch whose every row is bad is dropped where that shows only when it is read: whoever synchronises in
+    each micro-batch compares the counts first.
+
+    Args:
+        num_workers: processes that read ahead; 0 reads here.
+        prefetch: steps each worker reads ahead.
+        start_method: how workers are started; None: Python's choice for the system.
+        pin_memory: hand out tensors in page-locked memory.
+        ledger: counts bad rows and stops the run when there are too many; by default one with the mixture's
+            limit and no file.
+
+    Raises:
+        TooManyBadRows: the share of rows this process could not use has passed the limit.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"expected rank in [0, {world_size}), got {rank}")
+    ledger = Ledger(batches.mixture.config.bad_share_limit) if ledger is None else ledger
+    loader = DataLoader(
+        _Steps(batches, first_step, num_steps, rank, world_size),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        multiprocessing_context=start_method if num_workers else None,
+        pin_memory=pin_memory,
+    )
+    for loaded in loader:
+        ledger.record(loaded.num_samples, loaded.bad)
+        yield loaded.batches
+    ledger.judge()
+
+
+def deal(plans: Sequence[BatchPlan], world_size: int) -> list[list[BatchPlan]]:
+    """The plans of a step for each process: equally many, of about equal cost.
+
+    Equally many, because sharded models synchronise in every forward. The dearest plans are split in halves
+    until the number divides; only a step of fewer samples than that leaves some processes with fewer plans.
+    """
+    dealt: list[list[BatchPlan]] = [[] for _ in range(world_size)]
+    shares = _divisible(list(plans), world_size)
+    most = -(-len(shares) // world_size)
+    for plan in sorted(shares, key=lambda plan: (-plan.cost, plan.samples)):
+        open_ranks = [rank for rank in range(world_size) if len(dealt[rank]) < most]
+        rank = min(open_ranks, key=lambda rank: (sum(p.cost for p in dealt[rank]), rank))
+        dealt[rank].append(plan)
+    return dealt
+
+
+class _Loaded(NamedTuple):
+    batches: list[MicroBatch]
+    num_samples: int
+    bad: list[BadRow]
+
+
+class _Steps(Dataset[_Loaded]):
+    """Item i is step first_step + i, as one process of several sees it."""
+
+    def __init__(self, batches: Batches, first_step: int, num_steps: int, rank: int, world_size: int) -> None:
+        self.batches, self.first_step, self.num_steps = batches, first_step, num_steps
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, index: int) -> _Loaded:
+        unplanned: list[BadRow] = []
+        plans = deal(self.batches.plan(self.first_step + index, unplanned), self.world_size)[self.rank]
+        # Every process finds these; each is counted by one.
+        bad = [row for row in unplanned if row.sample % self.world_size == self.rank]
+        num_samples = len(bad) + sum(len(plan.samples) for plan in plans)
+        loaded = [batch for plan in plans if (batch := self.batches.load(plan, bad)) is not None]
+        return _Loaded(loaded, num_samples, bad)
+
+
+def _divisible(plans: list[BatchPlan], world_size: int) -> list[BatchPlan]:
+    """The same samples in a number of plans that divides by `world_size`, if there are enough samples."""
+    while len(plans) % world_size:
+        dearest = max(
+            (plan for plan in plans if len(plan.samples) > 1),
+            key=lambda plan: (plan.cost, plan.samples),
+            default=None,
+        )
+        if dearest is None:
+            return plans
+        half = len(dearest.samples) // 2
+        plans = [plan for plan in plans if plan is not dearest]
+        plans += [replace(dearest, samples=part) for part in (dearest.samples[:half], dearest.samples[half:])]
+    return plans
