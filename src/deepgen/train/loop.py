@@ -113,10 +113,11 @@ def _run(
     saved = state.step
     try:
         while state.step < config.num_steps and not processes.any(bool(stopped)):
-            torch.manual_seed(hash((config.seed, state.step, processes.rank)))  # of dropout and the like
             waited = time.perf_counter()
-            for batch in stage.batches(state.step):
+            for number, batch in enumerate(stage.batches(state.step)):
                 log.waited(time.perf_counter() - waited)
+                # of dropout inside the models; here, because opening the data draws from the same generator
+                torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
                 result = stage.loss(batch)
                 result.loss.backward()
                 log.add(result.metrics)

@@ -245,18 +245,14 @@ class SupervisedStage:
 
 def _objective(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
     """The parts, with gradients where the config asks for them, and float32 where there is a gradient."""
-    for part in (pipe.vlm, pipe.connector, pipe.transformer):
-        part.requires_grad_(False)
-        part.eval()
+    trained = {"vlm": False, "connector": config.trains_connector, "transformer": config.trains_transformer}
+    for name, is_trained in trained.items():
+        getattr(pipe, name).requires_grad_(is_trained).train(is_trained)
     if config.vlm_lora is not None:
         adapt_vlm(pipe.vlm, config.vlm_lora, pipe.connector.taps)
         pipe.vlm.language_model.train()
     if config.transformer_lora is not None:
         adapt_transformer(pipe.transformer, config.transformer_lora)
-    trained = {"connector": config.trains_connector, "transformer": config.trains_transformer}
-    for name, is_trained in trained.items():
-        getattr(pipe, name).requires_grad_(is_trained)
-    if config.transformer_lora is not None or config.trains_transformer:
         pipe.transformer.train()
     for part in (pipe.vlm, pipe.connector, pipe.transformer):
         for parameter in part.parameters():
