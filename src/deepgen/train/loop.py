@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,18 +78,25 @@ class Stage(Protocol):
         ...
 
 
-def train(config: TrainConfig, output_dir: Path, *, resume: bool = False) -> TrainState:
+def train(
+    config: TrainConfig,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> TrainState:
     """Run a stage to its last step, or to an interrupt, after which the state is saved.
 
     Args:
         config: the recipe.
         output_dir: gets config.json, log.jsonl and checkpoints.
         resume: continue from the newest checkpoint there.
+        about: written beside the config, to tell later where it came from.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     processes = Processes(config.device)
-    with open_run(output_dir, config, resume=resume, is_main=processes.is_main):
+    with open_run(output_dir, config, about, resume=resume, is_main=processes.is_main):
         torch.manual_seed(config.seed)
         stage = config.build(processes)
         state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay)

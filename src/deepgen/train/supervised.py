@@ -122,7 +122,7 @@ class SupervisedStage:
         self.config, self.processes, self.pipe = config, processes, pipe
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
-        self.objective = _objective(config, pipe).to(self.device)
+        self.objective = prepare_parts(config, pipe).to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture)
         self._stream: Iterator[list[MicroBatch]] = iter(())
@@ -243,7 +243,7 @@ class SupervisedStage:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _objective(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
+def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
     """The parts, with gradients where the config asks for them, and float32 where there is a gradient."""
     trained = {"vlm": False, "connector": config.trains_connector, "transformer": config.trains_transformer}
     for name, is_trained in trained.items():
