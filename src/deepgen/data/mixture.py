@@ -15,9 +15,10 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from deepgen.data.example import Example, Task
-from deepgen.data.mixture_config import MixtureConfig
+from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.data.mixture_file import read_mixture
 from deepgen.data.order import index_at, random_bits, stream_key
 from deepgen.data.sources import Source, make_source
@@ -128,6 +129,18 @@ class Mixture:
 def open_mixture(path: str | Path, root: str | Path | None = None) -> Mixture:
     """The mixture a YAML file describes, its sources opened; `root` replaces the file's own root folder."""
     return Mixture(read_mixture(path, root))
+
+
+def single_source(
+    name: str, source: str, options: Mapping[str, Any], image: ImageRule | None = None, **settings: Any
+) -> Mixture:
+    """A mixture of one source; `settings` are further fields of `MixtureConfig`."""
+    opened = make_source(source, **options)
+    entry = SourceEntry(name=name, source=source, task=opened.task, options=options)
+    config = MixtureConfig(
+        sources=(entry,), ratios={opened.task: 1}, image=image or ImageRule(), **settings
+    )
+    return Mixture(config, {name: opened})
 
 
 def _floor(value: Fraction) -> int:
