@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pictures_on_disk import write_picture
 
 from deepgen.cli import main
+from pictures_on_disk import write_picture
 
 
 @pytest.fixture
@@ -17,7 +17,8 @@ def folder(tmp_path) -> Path:
     """A mixture of four pictures, one of them missing, and three edits."""
     generate = [{"txt": f"scene {i}", "image_path": f"g{i}.png"} for i in range(4)]
     edit = [
-        {"input_image": [f"g{i}.png"], "output_image": f"e{i}.png", "instruction": f"edit {i}"} for i in range(3)
+        {"input_image": [f"g{i}.png"], "output_image": f"e{i}.png", "instruction": f"edit {i}"}
+        for i in range(3)
     ]
     for i in range(3):
         write_picture(tmp_path / f"g{i}.png", i)
@@ -99,7 +100,10 @@ def test_convert_takes_one_source_and_its_result_is_one(folder, capsys) -> None:
         (["stats", "stage1"], "`root` is empty"),
         (["stats", "stage2", "--root", "DIR"], "there is nothing at"),
         (["convert", "DIR/mixture.yaml", "DIR/out.jsonl"], "choose it with --only, from: edits, scenes"),
-        (["convert", "DIR/mixture.yaml", "DIR/out.jsonl", "--only", "scenes"], "1 of 4 samples cannot be used"),
+        (
+            ["convert", "DIR/mixture.yaml", "DIR/out.jsonl", "--only", "scenes"],
+            "1 of 4 samples cannot be used",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder, capsys, arguments, message) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures_on_disk import scene_picture, write_picture
 from torch import Tensor
 
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
@@ -20,6 +19,7 @@ from deepgen.data.loader import deal, micro_batches
 from deepgen.data.mixture import Mixture
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.data.pixels import bytes_to_pixels, to_pixels
+from pictures_on_disk import scene_picture, write_picture
 
 SHAPES = [(96, 96), (96, 64), (60, 90), (40, 100)]
 RULE = ImageRule(image_size=64, unit=32)
@@ -35,7 +35,9 @@ def folder(tmp_path_factory) -> Path:
     ]
     edit = []
     for i in range(9):
-        names = [write_picture(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)]
+        names = [
+            write_picture(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)
+        ]
         edit.append(
             {"input_image": names[1 : 2 + i % 2], "output_image": names[0], "instruction": f"edit {i}"}
         )
@@ -45,7 +47,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def open_batches(
-    folder: Path, *, size: int = 8, most: int = 3, seed: int = 0, image: ImageRule = RULE, blocks: int = 1, **settings
+    folder: Path,
+    *,
+    size: int = 8,
+    most: int = 3,
+    seed: int = 0,
+    image: ImageRule = RULE,
+    blocks: int = 1,
+    **settings,
 ) -> Batches:
     sources = tuple(
         SourceEntry(
@@ -286,7 +295,7 @@ def test_two_processes_count_each_bad_row_once(broken) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_too_many_bad_rows_stop_the_run(broken, num_workers) -> None:
-    with pytest.raises(TooManyBadRows, match="more than the 10.0% allowed"):
+    with pytest.raises(TooManyBadRows, match=r"more than the 10.0% allowed"):
         list(micro_batches(open_batches(broken, size=4, bad_share_limit=0.1), 0, 50, num_workers=num_workers))
 
 

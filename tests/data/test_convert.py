@@ -6,18 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import picture_bytes, write_picture
 
 from deepgen.data.convert import convert_source
 from deepgen.data.ledger import TooManyBadRows
 from deepgen.data.pictures import load_picture, picture_size
 from deepgen.data.sources import make_source
+from pictures_on_disk import picture_bytes, write_picture
 
 
 def edits(folder: Path, count: int = 3):
     rows = []
     for i in range(count):
-        names = [write_picture(folder / "in" / f"{i}-{k}.png", 10 * i + k, (64, 32 * k + 32)).name for k in range(3)]
+        names = [
+            write_picture(folder / "in" / f"{i}-{k}.png", 10 * i + k, (64, 32 * k + 32)).name
+            for k in range(3)
+        ]
         rows.append({"input_image": names[1:], "output_image": names[0], "instruction": f"édit {i}"})
     (folder / "edit.json").write_text(json.dumps(rows))
     return make_source("edit", path=str(folder / "edit.json"), image_dir=str(folder / "in"))

@@ -49,7 +49,7 @@ def mixture(
         for name in sizes
     )
     config = MixtureConfig(
-        sources=entries, ratios=ratios or {task: 1 for task in dict.fromkeys(tasks.values())}, seed=seed
+        sources=entries, ratios=ratios or dict.fromkeys(dict.fromkeys(tasks.values()), 1), seed=seed
     )
     return Mixture(config, {name: Rows(size, tasks[name]) for name, size in sizes.items()})
 
@@ -170,7 +170,7 @@ def test_a_crop_is_refused_for_edits() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"rule": "fit"}, "unknown resize rule"), ({"unit": 20}, "multiple of 16"), ({"image_size": 8}, "at least one unit")],
+    [({"rule": "fit"}, "unknown resize rule"), ({"unit": 20}, "of 16"), ({"image_size": 8}, "at least one")],
 )  # fmt: skip
 def test_impossible_image_rules_are_refused(values, message) -> None:
     with pytest.raises(ValueError, match=message):

@@ -15,7 +15,9 @@ from deepgen.data.sheet import _wrapped as wrapped
 
 def card(text: str = "a star", sizes=((96, 96),), error: str | None = None) -> Card:
     pictures = tuple(Image.new("RGB", size, (200, 30, 30)) for size in sizes)
-    return Card(Draw(0, "edit" if len(sizes) > 1 else "generate", "set", 3), "set.json:3", text, pictures, error=error)
+    return Card(
+        Draw(0, "edit" if len(sizes) > 1 else "generate", "set", 3), "set.json:3", text, pictures, error=error
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,10 @@ def test_any_sample_fits_on_a_card(one) -> None:
 
 def test_every_picture_is_on_the_sheet() -> None:
     colors = [(10 * i, 250 - 10 * i, 77) for i in range(20)]
-    cards = [Card(Draw(i, "generate", "a", i), "k", "t", (Image.new("RGB", (90, 60), c),)) for i, c in enumerate(colors)]
+    cards = [
+        Card(Draw(i, "generate", "a", i), "k", "t", (Image.new("RGB", (90, 60), c),))
+        for i, c in enumerate(colors)
+    ]
     found = {color for _, color in contact_sheet(cards).getcolors(2**24)}
     assert set(colors) <= found
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 LAST_LATIN = "\u2fff"  # beyond it, Pillow's own font has nothing at all
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset", **dict.fromkeys(PICTURES, "folder")}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    **dict.fromkeys(PICTURES, "folder"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,9 @@ class Place:
         path = _mixture_path(self.data)
         if path is not None:
             if self.source is not None or self.set:
-                raise ValueError(f"--source and --set are for the path of one source, and {self.data} is a mixture")
+                raise ValueError(
+                    f"--source and --set are for the path of one source, and {self.data} is a mixture"
+                )
             config = read_mixture(path, self.root)
             if self.only is not None:
                 kept = tuple(entry for entry in config.sources if entry.name == self.only)
@@ -83,7 +90,9 @@ class Inspect(Place):
         from deepgen.data.sheet import contact_sheet, make_card
 
         if self.output.suffix.lower() != ".png":
-            raise ValueError(f"--output {self.output}: the sheet is a PNG; try {self.output.with_suffix('.png')}")
+            raise ValueError(
+                f"--output {self.output}: the sheet is a PNG; try {self.output.with_suffix('.png')}"
+            )
         if self.num_samples < 1:
             raise ValueError(f"--num-samples must be at least 1, got {self.num_samples}")
         check_folder(self.output.parent)
@@ -96,7 +105,9 @@ class Inspect(Place):
             print(f"{card.draw.task:8}  {card.draw.source}:{card.draw.index}  {what}")
         save_png(contact_sheet(cards, self.font), self.output)
         if self.font is None and any(letter > LAST_LATIN for card in cards for letter in card.text):
-            print("some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf")
+            print(
+                "some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf"
+            )
         num_bad = sum(card.error is not None for card in cards)
         print(f"{self.output}  {len(cards)} samples, {num_bad} of them cannot be used")
         return 0
@@ -188,7 +199,7 @@ def _guess(name: str) -> str:
     if len(found) == 1:
         return found.pop()
     raise ValueError(
-        f"the format of {path} does not show; say --source FORMAT, such as caption_pair, t2i_sft or edit for .json"
+        f"the format of {path} does not show; say --source FORMAT: caption_pair, t2i_sft or edit for .json"
     )
 
 

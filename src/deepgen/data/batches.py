@@ -1,8 +1,8 @@
 """The samples of an optimizer step, grouped by exact size into micro-batches.
 
 The size rules leave a few dozen sizes, so pictures of one size can be stacked without padding and without
-cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers share
-the work does not enter, so a run can be resumed anywhere, on anything, at once.
+cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers
+share the work does not enter, so a run can be resumed anywhere, on anything, at once.
 
     samples of step s = s * G, ..., s * G + G - 1        G = global_batch_size
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -189,8 +190,9 @@ class Batches:
         found = config.image.size((picture.height, picture.width))
         if found != size:
             raise RowError(
-                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the picture "
-                f"of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; correct the manifest's sizes"
+                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the "
+                f"picture of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; "
+                "correct the manifest's sizes"
             )
         if resize_rule(config.image.rule).is_crop:
             place = random_bits(stream_key(config.seed, 0, "crop"), sample) / 2**64
@@ -208,7 +210,7 @@ def _parts(samples: Sequence[int], most: int) -> list[tuple[int, ...]]:
     """In as few parts as may be, as equal as may be."""
     count = -(-len(samples) // most)
     edges = [len(samples) * part // count for part in range(count + 1)]
-    return [tuple(samples[begin:end]) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [tuple(samples[begin:end]) for begin, end in pairwise(edges)]
 
 
 def _report(draw: Draw, error: Exception, bad: list[BadRow] | None) -> None:

@@ -73,8 +73,8 @@ class Ledger:
         where = f"; all are listed in {self.path}" if self.path else ""
         raise TooManyBadRows(
             f"{self.num_bad} of {self.num_samples} samples cannot be used ({self.share:.1%}), more than the "
-            f"{self.limit:.1%} allowed. The first: {examples}{where}. Correct the root folder or the manifest, "
-            "or raise bad_share_limit if that many are expected"
+            f"{self.limit:.1%} allowed. The first: {examples}{where}. Correct the root folder or the "
+            "manifest, or raise bad_share_limit if that many are expected"
         )
 
     def _write_down(self, row: BadRow) -> None:

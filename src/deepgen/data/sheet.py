@@ -160,8 +160,10 @@ def _tag(pen: ImageDraw.ImageDraw, task: str, place: tuple[int, int], fonts: _Fo
     pen.text((x + width // 2, y + 9), task, font=fonts.small, fill=PAPER, anchor="mm")
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int) -> list[str]:
-    """Lines no wider than `width`, broken at spaces, or anywhere in words that are too long; at most `most`."""
+def _wrapped(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int
+) -> list[str]:
+    """At most `most` lines no wider than `width`, broken at spaces, or inside words that are too long."""
     lines = [""]
     for word in " ".join(text.split()).split(" "):
         joined = f"{lines[-1]} {word}".strip()

@@ -7,10 +7,10 @@ import pickle
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import write_picture
 
 from deepgen.data.example import RowError
 from deepgen.data.sources import make_source, option_fields, source_names
+from pictures_on_disk import write_picture
 
 
 def write_json(path: Path, content) -> str:
@@ -109,10 +109,10 @@ def test_a_folder_of_manifests_is_one_source(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("source", "row", "message"),
     [
-        ("t2i_sft", {"text": "a", "image_path": "a"}, "a.json:0: expected a field 'txt', found the fields: image_path, text"),
+        ("t2i_sft", {"text": "a", "image_path": "a"}, "a.json:0: expected a field 'txt', found the fields"),
         ("t2i_sft", {"txt": 3, "image_path": "a"}, "expected text in field 'txt', found int 3"),
         ("t2i_sft", {"txt": "a", "image_path": ""}, "expected a path in field 'image_path', found str ''"),
-        ("edit", {"input_image": [3], "output_image": "a", "instruction": "a"}, "expected a path in field 'input_image'"),
+        ("edit", {"input_image": [3], "output_image": "a", "instruction": ""}, "path in field 'input_image'"),
         ("edit", {"input_image": ["a"], "instruction": "a"}, "expected a field 'output_image'"),
     ],
 )  # fmt: skip
