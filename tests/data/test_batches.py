@@ -198,6 +198,12 @@ def test_a_run_goes_on_where_it_was_left(folder) -> None:
         assert_same(by_sample(whole[4 + step]), by_sample(rest[step]))
 
 
+def test_reading_leaves_everybodys_random_numbers_alone(folder) -> None:
+    before = torch.get_rng_state()
+    list(micro_batches(open_batches(folder), 0, 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def assert_workers_change_nothing(folder: Path, **settings) -> None:
     here = list(micro_batches(open_batches(folder), 3, 5))
     there = list(micro_batches(open_batches(folder), 3, 5, num_workers=2, **settings))
@@ -274,7 +280,7 @@ def test_bad_rows_are_left_out_and_counted(broken) -> None:
     assert [[sorted(batch.texts) for batch in step] for step in steps] == 3 * [[["t0", "t1"]]]
     assert (ledger.num_samples, ledger.num_bad) == (12, 6)
     lines = [json.loads(line) for line in (broken / "bad.jsonl").read_text().splitlines()]
-    assert {line["key"] for line in lines} == {"generate:2", "generate:3"}
+    assert {line["key"] for line in lines} == {f"{broken / 'generate.json'}:{row}" for row in (2, 3)}
     assert any("no picture at" in line["reason"] for line in lines)
     assert any("damaged or cut short" in line["reason"] for line in lines)
 

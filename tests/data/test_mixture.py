@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -309,6 +310,18 @@ def test_the_originals_mixtures_lack_nothing_but_the_files(tmp_path, name, ratio
     assert dict(config.ratios) == ratios
     assert Counter(entry.task for entry in config.sources) == counts
     assert config.image == ImageRule(rule="fix_pixels", image_size=512, unit=32)
+
+
+def test_the_example_of_the_documentation_lacks_nothing_but_the_files(tmp_path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "mixture.yaml").write_text(example)
+    for name in ("photos", "pictures"):
+        (tmp_path / name).mkdir()
+    for name in ("edits.json", "posters.parquet"):
+        (tmp_path / name).touch()
+    config = read_mixture(tmp_path / "mixture.yaml", root=tmp_path)
+    assert [entry.name for entry in config.sources] == ["my_edits", "photos", "posters"]
 
 
 def test_both_stages_share_their_edits(tmp_path) -> None:

@@ -67,7 +67,9 @@ class Place:
         if source not in source_names():
             raise ValueError(f"--source {source}: unknown; known: {', '.join(source_names())}")
         options = options_from_text(source, _assignments(self.set))
-        return single_source(Path(self.data).stem or "data", source, {"path": self.data, **options})
+        is_on_hub = source == "huggingface" and not Path(self.data).exists()
+        place = {"dataset" if is_on_hub else "path": self.data}
+        return single_source(Path(self.data).stem or "data", source, {**place, **options})
 
 
 @dataclass(frozen=True, kw_only=True)

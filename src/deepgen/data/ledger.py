@@ -37,7 +37,8 @@ class Ledger:
 
     Args:
         limit: share of bad rows, in [0, 1], that is still accepted.
-        path: where bad rows are appended, one JSON object a line, each row of data once.
+        path: where bad rows are appended, one JSON object a line, each row of data once. Processes need
+            a file each.
     """
 
     def __init__(self, limit: float = 0.01, path: Path | None = None) -> None:

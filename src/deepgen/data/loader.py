@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
@@ -63,6 +64,7 @@ def micro_batches(
         prefetch_factor=prefetch if num_workers else None,
         multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # PyTorch's loader would draw a seed from everybody's generator
     )
     for loaded in loader:
         ledger.record(loaded.num_samples, loaded.bad)

@@ -163,6 +163,15 @@ def test_a_wrong_record_is_a_bad_row(tmp_path, change, message) -> None:
         source[1]
 
 
+def test_a_broken_first_line_does_not_hide_the_task(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"task": \n{"task": "generate", "text": "a", "target": "a.png"}\n')
+    assert make_source("jsonl", path=str(path))[1].text == "a"
+    path.write_text('{"text": "a", "target": "a.png"}\n')
+    with pytest.raises(ValueError, match="names its task"):
+        make_source("jsonl", path=str(path))
+
+
 # --- folders ---
 
 
