@@ -9,7 +9,8 @@
         sources:
           my_edits: {source: edit, path: edits.json, image_dir: pictures, weight: 2}
 
-Whoever fills in a mixture of twenty sets has several things wrong at first, so all of them are reported at once.
+Whoever fills in a mixture of twenty sets has several things wrong at first, so all of them are reported at
+once.
 """
 
 from __future__ import annotations
