@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import small
 
 from deepgen.diffusion.noise_levels import sample_density
 from deepgen.recipes import recipe, run
@@ -20,40 +22,6 @@ from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import stratified
 from deepgen.train.supervised import DropoutConfig, SupervisedStage
-
-MIXTURE = """
-seed: 3
-image: {rule: fix_pixels, image_size: 96, unit: 32}
-tasks:
-  edit:
-    ratio: 1
-    sources:
-      edits: {source: shapes, rows: 64, task: edit}
-  generate:
-    ratio: 2
-    sources:
-      captions: {source: shapes, rows: 64}
-"""
-
-
-@pytest.fixture
-def mixture(tmp_path: Path) -> Path:
-    (tmp_path / "mixture.yaml").write_text(MIXTURE)
-    return tmp_path / "mixture.yaml"
-
-
-def small(mixture: Path, **changes: str) -> dict[str, str]:
-    settings = {
-        "data": str(mixture),
-        "global_batch_size": "6",
-        "micro_batch_size": "4",
-        "num_workers": "0",
-        "num_steps": "2",
-        "optim.decay_share": "0",
-        "optim.warmup_steps": "1",
-        "device": "cpu",
-    }
-    return {**settings, **changes}
 
 
 def build(mixture: Path, name: str = "alignment", **options: Any) -> SupervisedStage:
@@ -250,3 +218,30 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_names(mixture, tmp_path) 
     run("alignment", tmp_path / "run", overrides=small(mixture, num_steps="1"))
     with pytest.raises(ValueError, match="parameters are not this run's"):
         run("sft", tmp_path / "run", resume=True, overrides=small(mixture))
+
+
+# --- looking ------------------------------------------------------------------------------------------------
+
+
+def test_validation_logs_fixed_levels_draws_pictures_and_leaves_training_as_it_was(mixture, tmp_path) -> None:
+    run("sft", tmp_path / "blind", overrides=small(mixture))
+    looking = {
+        "validation.data": str(mixture),
+        "validation.every": "1",
+        "validation.num_samples": "3",
+        "validation.num_pictures": "2",
+        "validation.num_inference_steps": "1",
+        "log_every": "1",
+    }
+    run("sft", tmp_path / "looking", overrides=small(mixture, **looking))
+    lines = [json.loads(line) for line in (tmp_path / "looking" / "log.jsonl").read_text().splitlines()]
+    levels = [name for name in lines[0] if name.startswith("validation/edit at")]
+    assert len(levels) == 8
+    mean = sum(lines[0][name] for name in levels) / 8
+    assert lines[0]["validation/edit"] == pytest.approx(mean, rel=1e-3)
+    pictures = sorted((tmp_path / "looking" / "samples").iterdir())
+    assert [picture.name for picture in pictures] == ["step-00000001.png", "step-00000002.png"]
+    blind, seen = (
+        load_file(latest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("blind", "looking")
+    )
+    assert all(torch.equal(blind[key], seen[key]) for key in blind)

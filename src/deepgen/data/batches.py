@@ -122,7 +122,7 @@ class Batches:
         first = step * self.global_batch_size
         buckets: dict[tuple[Task, _Sizes], list[int]] = {}
         for sample in range(first, first + self.global_batch_size):
-            draw = self._draw(sample)
+            draw = self.draw(sample)
             sizes = self._sizes_of(draw, bad)
             if sizes is not None:
                 buckets.setdefault((draw.task, sizes), []).append(sample)
@@ -139,7 +139,7 @@ class Batches:
         """
         loaded: list[tuple[int, Example, list[Tensor]]] = []
         for sample in plan.samples:
-            draw = self._draw(sample)
+            draw = self.draw(sample)
             example = self._example(draw, bad)
             if example is None:
                 continue
@@ -161,7 +161,8 @@ class Batches:
             keys=[example.key for _, example, _ in loaded],
         )
 
-    def _draw(self, sample: int) -> Draw:
+    def draw(self, sample: int) -> Draw:
+        """The row that a sample number stands for."""
         return self.mixture.draw(sample, self._block_size)
 
     def _example(self, draw: Draw, bad: list[BadRow] | None) -> Example | None:

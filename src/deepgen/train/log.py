@@ -63,6 +63,7 @@ class RunLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             left = (self.num_steps - step) * seconds / max(1, step - self.last_step) / 60
-            logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, means)
+            brief = "  ".join(f"{name} {value:.4g}" for name, value in means.items() if "sigma" not in name)
+            logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, brief)
         self.metrics, self._waited = {}, 0.0
         self.last_step, self.last_time = step, time.perf_counter()

@@ -64,8 +64,21 @@ class StageLoss:
     metrics: dict[str, tuple[float, float]]
 
 
+class Observer(Protocol):
+    """Looks at a run every so many steps."""
+
+    every: int
+
+    def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
+        """What is seen, to log, each as (sum, count); pictures go into the run's folder."""
+        ...
+
+
 class Stage(Protocol):
-    """What the loop needs: the modules to train, the batches of a step, and the loss of one."""
+    """What the loop needs: the modules to train, the batches of a step, and the loss of one.
+
+    A stage may have `observers`, on the main process only.
+    """
 
     modules: nn.Module
 
@@ -131,7 +144,11 @@ def _run(
                 waited = time.perf_counter()
             processes.sum_gradients(list(state.parameters.values()))
             log.add({name: (value, 1.0) for name, value in state.update().items()})
-            if state.step % config.log_every == 0 or state.step == config.num_steps:
+            is_last = state.step == config.num_steps
+            for observer in getattr(stage, "observers", ()):
+                if state.step % observer.every == 0 or is_last:
+                    log.add(observer(state.step, output_dir))
+            if state.step % config.log_every == 0 or is_last:
                 log.write(state.step)
             if state.step % config.save_every == 0 and writer is not None:
                 writer.save(state.snapshot())

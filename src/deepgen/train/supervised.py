@@ -29,6 +29,7 @@ from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import generator, is_dropped, normal
+from deepgen.train.validation import Validation, ValidationConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -79,6 +80,7 @@ class SupervisedConfig(TrainConfig):
     is_checkpointing_activations: bool = False
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -125,6 +127,7 @@ class SupervisedStage:
         self.objective = prepare_parts(config, pipe).to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture)
+        self.observers = _observers(config, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
 
@@ -152,12 +155,15 @@ class SupervisedStage:
             ledger=Ledger(self._data.mixture.config.bad_share_limit),
         )
 
-    def prepare(self, batch: MicroBatch) -> TrainingBatch:
-        """A micro-batch of pictures as the objective takes it: prompts, latents and everything random."""
+    def prepare(self, batch: MicroBatch, *, is_training: bool = True) -> TrainingBatch:
+        """A micro-batch of pictures as the objective takes it: prompts, latents and everything random.
+
+        Conditions are dropped in training only.
+        """
         texts, is_edit = list(batch.texts), batch.task == "edit"
         kept = [True] * len(texts)  # whether a sample keeps its references
         for index, sample in enumerate(batch.samples):
-            drop_text, drop_references = self._dropped(sample, is_edit)
+            drop_text, drop_references = self._dropped(sample, is_edit) if is_training else (False, False)
             kept[index] = not drop_references
             if drop_text:
                 texts[index] = ""
@@ -228,8 +234,8 @@ class SupervisedStage:
 
     def loss(self, batch: TrainingBatch) -> StageLoss:
         """The sum over samples, divided by the size of the global batch: every sample weighs the same."""
-        with self._autocast():
-            losses = self.objective(batch)  # (B,)
+        with self.autocast():
+            losses = self.losses(batch)
         task = "generate" if batch.pixels is None else "edit"
         metrics = {"loss": _total(losses), f"loss/{task}": _total(losses)}
         for low, high in pairwise(_SIGMA_BINS):
@@ -238,7 +244,11 @@ class SupervisedStage:
                 metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
         return StageLoss(losses.sum() / self.config.global_batch_size, metrics)
 
-    def _autocast(self) -> AbstractContextManager:
+    def losses(self, batch: TrainingBatch) -> Tensor:
+        """Of every sample, float32 (B,)."""
+        return self.objective(batch)
+
+    def autocast(self) -> AbstractContextManager:
         """Arithmetic in the stage's type, while what is trained stays in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
@@ -272,6 +282,12 @@ def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchi
         padding=config.padding,
         is_prompt_constant=config.is_prompt_split and config.vlm_lora is None,
     )
+
+
+def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validation]:
+    if config.validation.data is None or not stage.processes.is_main:
+        return []
+    return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
 
 
 def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
