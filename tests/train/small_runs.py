@@ -29,5 +29,7 @@ def small(mixture: Path, **changes: str) -> dict[str, str]:
         "optim.decay_share": "0",
         "optim.warmup_steps": "1",
         "device": "cpu",
+        "model": "tiny",
+        "new_connector": "false",
     }
     return {**settings, **changes}

@@ -31,6 +31,14 @@ class Train:
     """Change a field of the recipe, such as optim.lr=1e-4; repeat the option for several."""
     dry_run: bool = False
     """Two steps from data to checkpoint, in OUTPUT/dry-run, to see that everything is there."""
+    plan: bool = False
+    """Print what the run would need - memory, arithmetic, hours, cost - and start nothing."""
+    card: Annotated[str, arg(metavar="NAME")] = "h100"
+    """For --plan: the accelerator, or cpu; a wrong name lists those there are."""
+    cards: int = 1
+    """For --plan: how many of them."""
+    price: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """For --plan: of one card and hour."""
     weights: Literal["ema", "raw"] = "ema"
     """For export: the moving averages, where the run kept them, or the last step's weights."""
     lora_file: bool = False
@@ -49,6 +57,11 @@ class Train:
             overrides["data"] = str(self.data)
         if self.model is not None:
             overrides["model"] = self.model
+        if self.plan:
+            from deepgen.recipes import plan_run
+
+            print(plan_run(self.recipe, overrides, self.card, self.cards, self.price))
+            return 0
         from deepgen.recipes import run
 
         output = self.output or Path("runs") / self.recipe

@@ -46,6 +46,19 @@ def read_mixture(path: str | Path, root: str | Path | None = None) -> MixtureCon
     return config
 
 
+def read_outline(path: str | Path) -> tuple[dict[str, int], ImageRule]:
+    """Ratios of the tasks and the image rule of a file, whether or not its data is there.
+
+    Raises:
+        ValueError: the file is no mixture.
+    """
+    content = _load(Path(path).expanduser())
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError(f"{path} has no tasks; see docs/data.md for what a mixture file holds")
+    return {task: int(group["ratio"]) for task, group in tasks.items()}, ImageRule(**content.get("image", {}))
+
+
 def place_options(source: str) -> list[str]:
     """The options of a source that are places on disk, by the convention of their names."""
     return [name for name in option_fields(source) if name == "path" or name.endswith("_dir")]

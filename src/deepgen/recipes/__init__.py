@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.train.loop import TrainConfig, train
 from deepgen.train.overrides import override
+
+if TYPE_CHECKING:
+    from deepgen.train.plan import Plan
 
 
 def run(
@@ -77,3 +80,45 @@ def export(
             f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
         )
     (export_folder if what == "folder" else export_lora)(config, run_dir, output_dir, weights)
+
+
+def plan_run(
+    recipe_name: str,
+    overrides: Mapping[str, str],
+    card_name: str,
+    num_cards: int = 1,
+    price: float | None = None,
+) -> Plan:
+    """What a supervised recipe would need on such cards; opens neither model nor data.
+
+    Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it; the picture size
+    and the share of edits are the mixture file's.
+
+    Raises:
+        ValueError: the recipe is not a supervised one, or the card is unknown.
+    """
+    from deepgen.data.mixture_file import read_outline
+    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+    from deepgen.train.plan import card, plan, plan_of_recipe
+    from deepgen.train.supervised import SupervisedConfig
+
+    config = override(recipe(recipe_name), overrides)
+    if not isinstance(config, SupervisedConfig):
+        raise ValueError(
+            f"{recipe_name} trains a part of the tiny model; only supervised recipes are planned"
+        )
+    changes: dict[str, Any] = {"num_processes": num_cards}
+    architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
+    if config.data is None or config.data.is_dir():
+        changes["edit_share"] = float(config.data_task == "edit")
+        changes["image_size"] = architecture.defaults["height"]
+    else:
+        ratios, image = read_outline(config.data)
+        changes["edit_share"] = ratios.get("edit", 0) / sum(ratios.values())
+        changes["image_size"] = image.image_size
+    return plan(
+        plan_of_recipe(config, architecture, card(card_name), **changes),
+        card(card_name),
+        config.num_steps,
+        price,
+    )

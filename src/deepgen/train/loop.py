@@ -40,6 +40,7 @@ class TrainConfig:
     keep: int = 2  # checkpoints
     num_threads: int | None = None
     device: str | None = None  # "cpu" keeps to the CPU
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb, trackio; log.jsonl is always written
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""

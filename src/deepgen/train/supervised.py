@@ -5,6 +5,7 @@ They differ in what they train, which a stage says by its config; everything her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from deepgen.data.batches import Batches, MicroBatch
+from deepgen.data.example import Task
 from deepgen.data.ledger import Ledger
 from deepgen.data.loader import micro_batches
 from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.models import vae as latent_space
+from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
@@ -63,7 +67,9 @@ class SupervisedConfig(TrainConfig):
     """What every supervised stage has."""
 
     model: str = "tiny"  # what to start from: a name, folder or file, as for `deepgen generate --model`
-    data: Path | None = None  # a mixture file
+    new_connector: bool = False  # begin with a fresh connector instead of the model's
+    data: Path | None = None  # a mixture file, or a folder of pictures with captions
+    data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
     global_batch_size: int = 64
     micro_batch_size: int = 4
@@ -97,9 +103,13 @@ class SupervisedConfig(TrainConfig):
     def build(self, processes: Processes) -> SupervisedStage:
         """The stage, with its model and data opened."""
         if self.data is None:
-            raise ValueError("data is not set; name a mixture file, such as --set data=mixture.yaml")
+            raise ValueError(
+                "data is not set; give --data a folder of pictures with captions, or a mixture file"
+            )
         pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
-        return SupervisedStage(self, processes, pipe, open_mixture(self.data, self.data_root))
+        if self.new_connector:
+            pipe.register_modules(connector=StackedChannelBridge.from_config(pipe.connector.config))
+        return SupervisedStage(self, processes, pipe, open_data(self, pipe))
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Of frozen weights and of arithmetic."""
@@ -288,6 +298,24 @@ def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validat
     if config.validation.data is None or not stage.processes.is_main:
         return []
     return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
+
+
+def open_data(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
+    """The mixture of a config: its file's, or one source that is the folder, at the size the model draws."""
+    path = Path(config.data or "").expanduser()
+    if not path.is_dir():
+        return open_mixture(path, config.data_root)
+    defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
+    entry = SourceEntry(
+        name=path.name,
+        task=config.data_task,
+        source="folder",
+        options={"path": str(path), "task": config.data_task},
+    )
+    image = ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
+    return Mixture(
+        MixtureConfig(sources=(entry,), ratios={config.data_task: 1}, seed=config.seed, image=image)
+    )
 
 
 def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
