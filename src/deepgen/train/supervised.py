@@ -20,8 +20,9 @@ from deepgen.data.batches import Batches, MicroBatch
 from deepgen.data.example import Task
 from deepgen.data.ledger import Ledger
 from deepgen.data.loader import micro_batches
-from deepgen.data.mixture import Mixture, open_mixture
-from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
+from deepgen.data.mixture import Mixture, open_mixture, single_source
+from deepgen.data.mixture_config import ImageRule
+from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
@@ -177,8 +178,8 @@ class SupervisedStage:
             kept[index] = not drop_references
             if drop_text:
                 texts[index] = ""
-        target = _to_unit(batch.target)
-        shown = [_to_unit(pixels) for pixels in batch.references]
+        target = bytes_to_pixels(batch.target)
+        shown = [bytes_to_pixels(pixels) for pixels in batch.references]
         pixels = [[image[index] for image in shown] if kept[index] else [] for index in range(len(texts))]
         clean = self._latents(target, batch.samples, "target")
         slots = [self._latents(image, batch.samples, f"reference {n}") for n, image in enumerate(shown)]
@@ -306,26 +307,14 @@ def open_data(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
     if not path.is_dir():
         return open_mixture(path, config.data_root)
     defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
-    entry = SourceEntry(
-        name=path.name,
-        task=config.data_task,
-        source="folder",
-        options={"path": str(path), "task": config.data_task},
-    )
+    options = {"path": str(path), "task": config.data_task}
     image = ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
-    return Mixture(
-        MixtureConfig(sources=(entry,), ratios={config.data_task: 1}, seed=config.seed, image=image)
-    )
+    return single_source(path.name, "folder", options, image, seed=config.seed)
 
 
 def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
     blocks = len(mixture.cycle) if config.is_step_mixed else 1
     return Batches(mixture, config.global_batch_size, config.micro_batch_size, blocks_per_step=blocks)
-
-
-def _to_unit(pixels: Tensor) -> Tensor:
-    """uint8 as float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
 
 
 def _total(losses: Tensor) -> tuple[float, float]:
