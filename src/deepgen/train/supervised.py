@@ -107,10 +107,12 @@ class SupervisedConfig(TrainConfig):
             raise ValueError(
                 "data is not set; give --data a folder of pictures with captions, or a mixture file"
             )
+        data = self.data.expanduser()
+        mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
         pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
         if self.new_connector:
             pipe.register_modules(connector=StackedChannelBridge.from_config(pipe.connector.config))
-        return SupervisedStage(self, processes, pipe, open_data(self, pipe))
+        return SupervisedStage(self, processes, pipe, mixture or _folder(self, data, pipe))
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Of frozen weights and of arithmetic."""
@@ -301,15 +303,12 @@ def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validat
     return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
 
 
-def open_data(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
-    """The mixture of a config: its file's, or one source that is the folder, at the size the model draws."""
-    path = Path(config.data or "").expanduser()
-    if not path.is_dir():
-        return open_mixture(path, config.data_root)
+def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mixture:
+    """A folder of pictures as the only source, at the size the model draws."""
     defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
-    options = {"path": str(path), "task": config.data_task}
+    options = {"path": str(folder), "task": config.data_task}
     image = ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
-    return single_source(path.name, "folder", options, image, seed=config.seed)
+    return single_source(folder.name, "folder", options, image, seed=config.seed)
 
 
 def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
