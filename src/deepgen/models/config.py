@@ -222,9 +222,9 @@ DEEPGEN_TINY = Architecture(
     defaults={
         "height": 96,
         "width": 96,
-        "num_inference_steps": 20,
-        "guidance_scale": 4.5,
-        "edit_guidance_scale": 2.5,
+        "num_inference_steps": 24,
+        "guidance_scale": 1.75,
+        "edit_guidance_scale": 1.25,
     },
 )
 

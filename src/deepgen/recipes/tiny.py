@@ -4,6 +4,7 @@ figures.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -70,6 +71,10 @@ def assemble(
         defaults=sizes.defaults,
     )
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
+    for file in Path(output_dir).glob("*/config.json"):  # where a part was loaded from is of no use elsewhere
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _reader(source: Path) -> tuple[DeepGenVLM, StackedChannelBridge]:

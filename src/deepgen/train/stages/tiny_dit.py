@@ -32,7 +32,7 @@ from deepgen.train.pool import encode_pool, load_weights
 class TinyDiTConfig(TrainConfig):
     """Pool, batches, dropout and noise levels."""
 
-    num_steps: int = 6000
+    num_steps: int = 4600
     seed: int = 11
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.5))
     vae: Path | None = None  # a run of tiny-vae or a VAE folder; the packaged one when None
