@@ -50,7 +50,9 @@ def _this_machine() -> Card:
     except (AttributeError, ValueError, OSError):  # Windows
         memory = 16e9
     tflops = _TFLOPS_PER_CORE * (os.cpu_count() or 1)
-    return Card(name="cpu", memory_gb=memory / 1e9, tflops=tflops, mfu=0.5, overhead_gb=_PROCESS_GB, is_cuda=False)
+    return Card(
+        name="cpu", memory_gb=memory / 1e9, tflops=tflops, mfu=0.5, overhead_gb=_PROCESS_GB, is_cuda=False
+    )
 
 
 _CARDS = (

@@ -179,9 +179,7 @@ def bridge(connector: Any, p: Positions, is_reached: bool) -> Work:
     work = _linears(
         connector, lambda name: 1 if name.startswith("pooled_projector") else p.context, is_reached
     )
-    return work + _attention(
-        4 * p.context**2 * config.hidden_size * config.num_hidden_layers, is_reached
-    )
+    return work + _attention(4 * p.context**2 * config.hidden_size * config.num_hidden_layers, is_reached)
 
 
 # Of the DiT: layers that see the context, and layers that see one vector per sample.

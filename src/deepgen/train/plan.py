@@ -310,8 +310,10 @@ def _plan(config: PlanConfig, card: Card, num_steps: int, counts: _Counts) -> Pl
     trained = {name: _elements(model, True) for name, model in models.items()}
     weights = _weights(config, models)
     micro, compute = config.micro_batch_size, config.arithmetic.compute
-    vae = 0.0 if config.has_cached_latents else micro * vae_working_bytes(
-        models["vae"], config.image_size, compute
+    vae = (
+        0.0
+        if config.has_cached_latents
+        else micro * vae_working_bytes(models["vae"], config.image_size, compute)
     )
     activations, fullest = {}, 0.0
     for task, sample in config.samples.items():
