@@ -1,7 +1,7 @@
 """The tables of docs/training_plan.md: memory of each way of training on common cards.
 
-    python tools/training_plan.py            print them
-    python tools/training_plan.py --write    put them into the page
+python tools/training_plan.py            print them
+python tools/training_plan.py --write    put them into the page
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.cards import card
-from deepgen.train.plan import Plan, PlanConfig, plan
+from deepgen.train.plan import Counts, Plan, PlanConfig, plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_plan.md"
 BEGIN, END = "<!-- tools/training_plan.py -->\n", "<!-- end -->"
@@ -38,9 +38,12 @@ CARDS = ("rtx-4090", "a100-40gb", "h100", "h200")  # 24, 40, 80, 141 GB
 
 def table() -> str:
     """One row a mode: GB of weights and state, GB of an edit's activations, and what fits each card."""
+    counts = Counts()
     plans = {
         (name, again): plan(
-            replace(config, micro_batch_size=1, is_checkpointing_activations=again), card("b200")
+            replace(config, micro_batch_size=1, is_checkpointing_activations=again),
+            card("b200"),
+            counts=counts,
         )
         for name, config in MODES.items()
         for again in (False, True)

@@ -15,7 +15,10 @@ from deepgen.train.plan import PlanConfig, _models
 
 STAGE_1 = PlanConfig(global_batch_size=1024)
 STAGE_2 = PlanConfig(
-    trains_transformer=True, vlm_lora=LoraSettings(targets="upstream"), edit_share=1 / 3, global_batch_size=768
+    trains_transformer=True,
+    vlm_lora=LoraSettings(targets="upstream"),
+    edit_share=1 / 3,
+    global_batch_size=768,
 )
 
 

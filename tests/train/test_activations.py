@@ -59,9 +59,7 @@ def test_vlm_and_connector_save_what_their_layers_save(is_prompt_split: bool) ->
 
     both = torch.nn.ModuleList([vlm, connector])
     measured = saved_bytes(call, both, FLOAT32)
-    counted = sample_activations(
-        models, P, FLOAT32, is_prompt_split=is_prompt_split, is_checkpointing=False
-    )
+    counted = sample_activations(models, P, FLOAT32, is_prompt_split=is_prompt_split, is_checkpointing=False)
     assert counted["vlm"].saved + counted["connector"].saved == pytest.approx(measured, rel=0.08)
 
 

@@ -97,9 +97,7 @@ def test_the_language_models_linears_are_what_torch_counts(is_prompt_split: bool
     ids, think = torch.full((1, p.prompt), 10), torch.randn(p.think, 128)
     with torch.no_grad():
         measured = counted(
-            lambda: vlm(
-                ids, torch.ones_like(ids), think, connector.taps, is_prompt_constant=is_prompt_split
-            )
+            lambda: vlm(ids, torch.ones_like(ids), think, connector.taps, is_prompt_constant=is_prompt_split)
         )
     work = language_model(vlm, connector, p, False, is_prompt_split).forward
     causal = 4 * p.context**2 / 2 * 5 * 128  # torch counts masked pairs too
