@@ -1,7 +1,6 @@
 """The tables of docs/training_plan.md: memory of each way of training on common cards.
 
-python tools/training_plan.py            print them
-python tools/training_plan.py --write    put them into the page
+`python tools/training_plan.py` prints them, `--write` puts them into the page.
 """
 
 from __future__ import annotations

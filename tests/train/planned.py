@@ -1,4 +1,4 @@
-"""Parts on the meta device or with small weights, marked as a stage marks them; shared by the planning tests."""
+"""Parts on the meta device or with small weights, marked as a stage marks them."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def test_hours_of_the_specification() -> None:
 
 def test_the_first_remedy_that_is_enough_is_named() -> None:
     usual = plan(TINY, CARDS["cpu"])
-    tight = Card(name="tight", memory_gb=0.9 * usual.peak / GB, tflops=1.0, overhead_gb=0.6, is_cuda=False)
+    fullest = max(sum(parts.values()) for parts in usual.activations.values())
+    tight = replace(CARDS["cpu"], memory_gb=(usual.peak - fullest / 2) / GB)
     result = plan(TINY, tight)
     assert not result.fits
     assert len(result.remedies) == 1

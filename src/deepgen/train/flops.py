@@ -110,14 +110,13 @@ def sample_flops(
     into_transformer = into_connector or is_trained(transformer)
     images = 1 + sample.references
     reading = language_model(vlm, connector, p, into_vlm, is_prompt_split and not adapts_vlm)
-    work = {
+    return {
         "vae": Work(0, 0) if has_cached_latents else _scaled(images, vae_encoder(vae, sample.image_size)),
         "vision": Work(0, 0) if has_cached_vision else vision_tower(vlm, p),
         "vlm": _again(reading, is_checkpointing and adapts_vlm),
         "connector": _again(bridge(connector, p, into_connector), is_checkpointing and into_connector),
         "transformer": _again(dit(transformer, p, into_transformer), is_checkpointing and into_transformer),
     }
-    return work
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -134,7 +133,7 @@ def vae_encoder(vae: Any, image_size: int) -> Work:
 
     def pixels(name: str) -> int:
         found = re.match(r"encoder\.down_blocks\.(\d+)\.(downsamplers)?", name)
-        if name.startswith("decoder") or name.startswith("post_quant"):
+        if name.startswith(("decoder", "post_quant")):
             return 0
         level = last if found is None else int(found[1]) + bool(found[2])
         return (image_size // 2 ** (0 if name == "encoder.conv_in" else level)) ** 2
@@ -144,7 +143,7 @@ def vae_encoder(vae: Any, image_size: int) -> Work:
 
 
 def vision_tower(vlm: Any, p: Positions) -> Work:
-    """Patches attend within their window, in a few blocks to all of their image; the merger sees a quarter."""
+    """Patches attend within their window, in a few blocks to their whole image; the merger sees a quarter."""
     config = vlm.visual.config
     merged = p.patches // config.spatial_merge_size**2
     work = _linears(vlm.visual, lambda name: merged if name.startswith("merger") else p.patches, False)
