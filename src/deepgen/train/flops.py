@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepgen.models.vlm import PIXELS_PER_TOKEN, VISION_SCALE
 
@@ -214,7 +214,7 @@ def _linears(module: nn.Module, seen: Callable[[str], int], is_reached: bool) ->
     return work
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             yield name, layer.weight
