@@ -31,7 +31,8 @@ HEIGHT = {unit: height for height, units in enumerate(LEVELS) for unit in units}
 # Packages of extras, or of nobody: imported inside the function that needs them.
 OPTIONAL = {
     *("bitsandbytes", "torchao", "xformers", "flash_attn", "deepspeed", "torchvision"),
-    *("datasets", "webdataset", "torchdata", "yaml", "matplotlib", "wandb", "tensorboard", "trackio"),
+    *("datasets", "webdataset", "pyarrow", "torchdata", "yaml"),
+    *("matplotlib", "wandb", "tensorboard", "trackio"),
     *("openai", "rapidocr", "fastapi", "uvicorn", "prometheus_client", "gradio", "mcp"),
 }
 
@@ -86,7 +87,8 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["--help"], ["generate", "--help"], ["train", "--help"]]
+    "arguments",
+    [["--version"], ["--help"], ["generate", "--help"], ["train", "--help"], ["data", "inspect", "--help"]],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:
     code = f"""

@@ -17,6 +17,7 @@ from tyro.conf import subcommand
 
 from deepgen._version import __version__
 from deepgen.commands.convert import Convert
+from deepgen.commands.data import Data
 from deepgen.commands.edit import Edit
 from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Convert, subcommand("convert")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Data, subcommand("data")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
 )

@@ -78,6 +78,34 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
                     metadata=metadata,
                 )
 
+    def save_lora_weights(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, adapter_name: str = "default"
+    ) -> None:
+        """Write the adapters of all parts as one file for `load_lora_weights`, ranks and strengths included.
+
+        Raises:
+            ValueError: no part has an adapter of that name.
+        """
+        from peft.utils import get_peft_model_state_dict
+
+        adapted = {
+            part: getattr(self, part)
+            for part in PARTS
+            if adapter_name in (getattr(getattr(self, part), "peft_config", None) or {})
+        }
+        if not adapted:
+            raise ValueError(f"no part has an adapter named {adapter_name!r}; there is nothing to save")
+        self._save_lora_weights(
+            save_directory,
+            lora_layers={
+                part: get_peft_model_state_dict(module, adapter_name=adapter_name)
+                for part, module in adapted.items()
+            },
+            lora_metadata={
+                part: module.peft_config[adapter_name].to_dict() for part, module in adapted.items()
+            },
+        )
+
 
 @contextmanager
 def _quiet_load_report() -> Iterator[None]:

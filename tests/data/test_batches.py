@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures_on_disk import scene_picture, write_picture
 from torch import Tensor
 
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
@@ -20,6 +19,7 @@ from deepgen.data.loader import deal, micro_batches
 from deepgen.data.mixture import Mixture
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.data.pixels import bytes_to_pixels, to_pixels
+from pictures_on_disk import scene_picture, write_picture
 
 SHAPES = [(96, 96), (96, 64), (60, 90), (40, 100)]
 RULE = ImageRule(image_size=64, unit=32)
@@ -35,7 +35,9 @@ def folder(tmp_path_factory) -> Path:
     ]
     edit = []
     for i in range(9):
-        names = [write_picture(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)]
+        names = [
+            write_picture(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)
+        ]
         edit.append(
             {"input_image": names[1 : 2 + i % 2], "output_image": names[0], "instruction": f"edit {i}"}
         )
@@ -45,7 +47,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def open_batches(
-    folder: Path, *, size: int = 8, most: int = 3, seed: int = 0, image: ImageRule = RULE, blocks: int = 1, **settings
+    folder: Path,
+    *,
+    size: int = 8,
+    most: int = 3,
+    seed: int = 0,
+    image: ImageRule = RULE,
+    blocks: int = 1,
+    **settings,
 ) -> Batches:
     sources = tuple(
         SourceEntry(
@@ -189,6 +198,12 @@ def test_a_run_goes_on_where_it_was_left(folder) -> None:
         assert_same(by_sample(whole[4 + step]), by_sample(rest[step]))
 
 
+def test_reading_leaves_everybodys_random_numbers_alone(folder) -> None:
+    before = torch.get_rng_state()
+    list(micro_batches(open_batches(folder), 0, 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def assert_workers_change_nothing(folder: Path, **settings) -> None:
     here = list(micro_batches(open_batches(folder), 3, 5))
     there = list(micro_batches(open_batches(folder), 3, 5, num_workers=2, **settings))
@@ -265,7 +280,7 @@ def test_bad_rows_are_left_out_and_counted(broken) -> None:
     assert [[sorted(batch.texts) for batch in step] for step in steps] == 3 * [[["t0", "t1"]]]
     assert (ledger.num_samples, ledger.num_bad) == (12, 6)
     lines = [json.loads(line) for line in (broken / "bad.jsonl").read_text().splitlines()]
-    assert {line["key"] for line in lines} == {"generate:2", "generate:3"}
+    assert {line["key"] for line in lines} == {f"{broken / 'generate.json'}:{row}" for row in (2, 3)}
     assert any("no picture at" in line["reason"] for line in lines)
     assert any("damaged or cut short" in line["reason"] for line in lines)
 
@@ -286,7 +301,7 @@ def test_two_processes_count_each_bad_row_once(broken) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_too_many_bad_rows_stop_the_run(broken, num_workers) -> None:
-    with pytest.raises(TooManyBadRows, match="more than the 10.0% allowed"):
+    with pytest.raises(TooManyBadRows, match=r"more than the 10.0% allowed"):
         list(micro_batches(open_batches(broken, size=4, bad_share_limit=0.1), 0, 50, num_workers=num_workers))
 
 

@@ -49,5 +49,5 @@ def test_a_row_is_written_down_once_and_counted_each_time(tmp_path, caplog) -> N
 
 
 def test_a_limit_that_is_no_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="0.01 is one per cent"):
+    with pytest.raises(ValueError, match=r"0.01 is one per cent"):
         Ledger(limit=1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def mixture(
         for name in sizes
     )
     config = MixtureConfig(
-        sources=entries, ratios=ratios or {task: 1 for task in dict.fromkeys(tasks.values())}, seed=seed
+        sources=entries, ratios=ratios or dict.fromkeys(dict.fromkeys(tasks.values()), 1), seed=seed
     )
     return Mixture(config, {name: Rows(size, tasks[name]) for name, size in sizes.items()})
 
@@ -170,7 +171,7 @@ def test_a_crop_is_refused_for_edits() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"rule": "fit"}, "unknown resize rule"), ({"unit": 20}, "multiple of 16"), ({"image_size": 8}, "at least one unit")],
+    [({"rule": "fit"}, "unknown resize rule"), ({"unit": 20}, "of 16"), ({"image_size": 8}, "at least one")],
 )  # fmt: skip
 def test_impossible_image_rules_are_refused(values, message) -> None:
     with pytest.raises(ValueError, match=message):
@@ -309,6 +310,18 @@ def test_the_originals_mixtures_lack_nothing_but_the_files(tmp_path, name, ratio
     assert dict(config.ratios) == ratios
     assert Counter(entry.task for entry in config.sources) == counts
     assert config.image == ImageRule(rule="fix_pixels", image_size=512, unit=32)
+
+
+def test_the_example_of_the_documentation_lacks_nothing_but_the_files(tmp_path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "mixture.yaml").write_text(example)
+    for name in ("photos", "pictures"):
+        (tmp_path / name).mkdir()
+    for name in ("edits.json", "posters.parquet"):
+        (tmp_path / name).touch()
+    config = read_mixture(tmp_path / "mixture.yaml", root=tmp_path)
+    assert [entry.name for entry in config.sources] == ["my_edits", "photos", "posters"]
 
 
 def test_both_stages_share_their_edits(tmp_path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pictures_on_disk import picture_bytes, scene_picture, write_picture
 
 from deepgen.data.example import Example, FileSlice, Limits, RowError
 from deepgen.data.images import ImageError
 from deepgen.data.pictures import example_sizes, load_picture, picture_size
+from pictures_on_disk import picture_bytes, scene_picture, write_picture
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -48,7 +48,7 @@ def test_what_is_no_picture_is_refused(content) -> None:
 
 
 def test_a_missing_picture_is_named(tmp_path) -> None:
-    with pytest.raises(ImageError, match="no picture at .*gone.png"):
+    with pytest.raises(ImageError, match=r"no picture at .*gone.png"):
         picture_size(tmp_path / "gone.png")
     with pytest.raises(ImageError, match="cannot read a!b: No such file"):
         picture_size(FileSlice(tmp_path / "gone.tar", 0, 5, "a!b"))

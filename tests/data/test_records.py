@@ -102,17 +102,17 @@ def test_a_broken_line_is_a_bad_row_and_no_more(tmp_path) -> None:
     path.write_text('{"a": 1}\n{"a": \n[2]\n{"a": 4}\n')
     file = RecordFile(path)
     assert (file[0], file[3]) == ({"a": 1}, {"a": 4})
-    with pytest.raises(RowError, match="a.jsonl:1: not valid JSON"):
+    with pytest.raises(RowError, match=r"a.jsonl:1: not valid JSON"):
         file[1]
-    with pytest.raises(RowError, match="a.jsonl:2: expected an object"):
+    with pytest.raises(RowError, match=r"a.jsonl:2: expected an object"):
         file[2]
 
 
 def test_a_missing_or_wrong_file_is_refused(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing at .*gone.json; expected a .json file or a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*gone.json; expected a .json file or a folder"):
         Records(tmp_path / "gone.json")
-    with pytest.raises(FileNotFoundError, match="holds no .json file"):
+    with pytest.raises(FileNotFoundError, match=r"holds no .json file"):
         Records(tmp_path)
     (tmp_path / "a.csv").write_text("a")
-    with pytest.raises(ValueError, match="expected a .json file"):
+    with pytest.raises(ValueError, match=r"expected a .json file"):
         Records(tmp_path / "a.csv")

@@ -1,36 +1,96 @@
-"""`deepgen train`: run a recipe."""
+"""`deepgen train`: run a recipe, draw its curves, export what it made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train with a named recipe."""
+    """Train with a named recipe; `train export RUN` writes what a run made, `train plot RUN` draws its
+    curves.
+    """
 
-    recipe: Positional[Annotated[str, arg(metavar="RECIPE")]]
+    recipe: Positional[Annotated[str, arg(metavar="RECIPE|export|plot")]]
     """The recipe's name; a wrong one lists those there are."""
+    run_dir: Positional[Annotated[Path | None, arg(metavar="RUN")]] = None
+    """For export and plot: the folder of the run."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
-    """Where checkpoints and logs go. Default: runs/RECIPE."""
+    """Where checkpoints and logs go (default runs/RECIPE), or the export (default RUN/export)."""
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""
+    data: Annotated[Path | None, arg(metavar="FOLDER|FILE")] = None
+    """What to train on: a folder of pictures with captions, or a mixture file."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """What to start from; default the recipe's."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
     """Change a field of the recipe, such as optim.lr=1e-4; repeat the option for several."""
+    dry_run: bool = False
+    """Two steps from data to checkpoint, in OUTPUT/dry-run, to see that everything is there."""
+    plan: bool = False
+    """Print what the run would need - memory, arithmetic, hours, cost - and start nothing."""
+    card: Annotated[str, arg(metavar="NAME")] = "h100"
+    """For --plan: the accelerator, or cpu; a wrong name lists those there are."""
+    cards: int = 1
+    """For --plan: how many of them."""
+    price: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """For --plan: of one card and hour."""
+    weights: Literal["ema", "raw"] = "ema"
+    """For export: the moving averages, where the run kept them, or the last step's weights."""
+    lora_file: bool = False
+    """For export: a file for --lora instead of a whole model."""
 
     def run(self) -> int:
-        """Exit code 0 when the run has reached its last step."""
+        """Exit code 0 when the run has reached its last step, or the export or plot is written."""
+        if self.recipe in ("export", "plot"):
+            return self._export() if self.recipe == "export" else self._plot()
+        if self.run_dir is not None:
+            raise ValueError(
+                f"{self.run_dir} is one word too many; `deepgen train RECIPE` takes its folder with --output"
+            )
         overrides = _overrides(self.set)
+        if self.data is not None:
+            overrides["data"] = str(self.data)
+        if self.model is not None:
+            overrides["model"] = self.model
+        if self.plan:
+            from deepgen.recipes import plan_run
+
+            print(plan_run(self.recipe, overrides, self.card, self.cards, self.price))
+            return 0
         from deepgen.recipes import run
 
         output = self.output or Path("runs") / self.recipe
+        if self.dry_run:
+            output = output / "dry-run"
+            overrides.update(num_steps="2", log_every="1", save_every="2")
         run(self.recipe, output_dir=output, resume=self.resume, overrides=overrides)
         print(output)
         return 0
+
+    def _export(self) -> int:
+        from deepgen.recipes import export
+
+        run_dir = self._named_run()
+        output = self.output or run_dir / "export"
+        export(run_dir, output, what="lora" if self.lora_file else "folder", weights=self.weights)
+        print(output)
+        return 0
+
+    def _plot(self) -> int:
+        from deepgen.train.plot import plot_run
+
+        print(plot_run(self._named_run()))
+        return 0
+
+    def _named_run(self) -> Path:
+        if self.run_dir is None:
+            raise ValueError(f"which run? give its folder: deepgen train {self.recipe} runs/NAME")
+        return self.run_dir
 
 
 def _overrides(assignments: tuple[str, ...]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The samples of an optimizer step, grouped by exact size into micro-batches.
 
 The size rules leave a few dozen sizes, so pictures of one size can be stacked without padding and without
-cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers share
-the work does not enter, so a run can be resumed anywhere, on anything, at once.
+cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers
+share the work does not enter, so a run can be resumed anywhere, on anything, at once.
 
     samples of step s = s * G, ..., s * G + G - 1        G = global_batch_size
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,12 +122,9 @@ class Batches:
         first = step * self.global_batch_size
         buckets: dict[tuple[Task, _Sizes], list[int]] = {}
         for sample in range(first, first + self.global_batch_size):
-            draw = self._draw(sample)
-            try:
-                sizes = self._sizes_of(draw)
-            except (RowError, ImageError) as error:
-                _report(draw, error, bad)
-            else:
+            draw = self.draw(sample)
+            sizes = self._sizes_of(draw, bad)
+            if sizes is not None:
                 buckets.setdefault((draw.task, sizes), []).append(sample)
         return [
             BatchPlan(task, part, target_size, reference_sizes)
@@ -141,12 +139,14 @@ class Batches:
         """
         loaded: list[tuple[int, Example, list[Tensor]]] = []
         for sample in plan.samples:
-            draw = self._draw(sample)
+            draw = self.draw(sample)
+            example = self._example(draw, bad)
+            if example is None:
+                continue
             try:
-                example = self.mixture.example(draw)
                 loaded.append((sample, example, self._pixels(plan, sample, example)))
             except (RowError, ImageError) as error:
-                _report(draw, error, bad)
+                _report(draw, example.key, error, bad)
         if not loaded:
             return None
         target, *references = (
@@ -161,19 +161,36 @@ class Batches:
             keys=[example.key for _, example, _ in loaded],
         )
 
-    def _draw(self, sample: int) -> Draw:
+    def draw(self, sample: int) -> Draw:
+        """The row that a sample number stands for."""
         return self.mixture.draw(sample, self._block_size)
 
-    def _sizes_of(self, draw: Draw) -> _Sizes:
-        """The sizes a row's pictures are given."""
-        key = (draw.source, draw.index)
-        if key not in self._sizes:
-            target, references = example_sizes(self.mixture.example(draw))
-            rule = self.mixture.config.image
-            if len(self._sizes) >= _KEPT_SIZES:
-                self._sizes.clear()
-            self._sizes[key] = rule.size(target), tuple(rule.size(size) for size in references)
-        return self._sizes[key]
+    def _example(self, draw: Draw, bad: list[BadRow] | None) -> Example | None:
+        """The row, or None once it is reported."""
+        try:
+            return self.mixture.example(draw)
+        except RowError as error:
+            _report(draw, f"{draw.source}:{draw.index}", error, bad)
+            return None
+
+    def _sizes_of(self, draw: Draw, bad: list[BadRow] | None) -> _Sizes | None:
+        """The sizes a row's pictures are given, or None once it is reported."""
+        row = (draw.source, draw.index)
+        if row in self._sizes:
+            return self._sizes[row]
+        example = self._example(draw, bad)
+        if example is None:
+            return None
+        try:
+            target, references = example_sizes(example)
+        except (RowError, ImageError) as error:
+            _report(draw, example.key, error, bad)
+            return None
+        rule = self.mixture.config.image
+        if len(self._sizes) >= _KEPT_SIZES:
+            self._sizes.clear()
+        self._sizes[row] = rule.size(target), tuple(rule.size(size) for size in references)
+        return self._sizes[row]
 
     def _pixels(self, plan: BatchPlan, sample: int, example: Example) -> list[Tensor]:
         """uint8 (3, H, W) of the target, then of each reference."""
@@ -189,8 +206,9 @@ class Batches:
         found = config.image.size((picture.height, picture.width))
         if found != size:
             raise RowError(
-                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the picture "
-                f"of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; correct the manifest's sizes"
+                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the "
+                f"picture of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; "
+                "correct the manifest's sizes"
             )
         if resize_rule(config.image.rule).is_crop:
             place = random_bits(stream_key(config.seed, 0, "crop"), sample) / 2**64
@@ -208,11 +226,10 @@ def _parts(samples: Sequence[int], most: int) -> list[tuple[int, ...]]:
     """In as few parts as may be, as equal as may be."""
     count = -(-len(samples) // most)
     edges = [len(samples) * part // count for part in range(count + 1)]
-    return [tuple(samples[begin:end]) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [tuple(samples[begin:end]) for begin, end in pairwise(edges)]
 
 
-def _report(draw: Draw, error: Exception, bad: list[BadRow] | None) -> None:
+def _report(draw: Draw, key: str, error: Exception, bad: list[BadRow] | None) -> None:
     if bad is None:
         raise error
-    key = f"{draw.source}:{draw.index}"
     bad.append(BadRow(draw.sample, draw.source, key, str(error)))

@@ -60,8 +60,8 @@ class Limits:
             raise RowError(f"{key}: {size[1]}x{size[0]} pixels; both sides must exceed {self.min_side}")
         if max(size) >= self.max_ratio * min(size):
             raise RowError(
-                f"{key}: {size[1]}x{size[0]} pixels; the longer side must stay below {self.max_ratio:g} times "
-                "the shorter"
+                f"{key}: {size[1]}x{size[0]} pixels; the longer side must stay below {self.max_ratio:g} "
+                "times the shorter"
             )
 
 

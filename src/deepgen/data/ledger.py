@@ -37,7 +37,8 @@ class Ledger:
 
     Args:
         limit: share of bad rows, in [0, 1], that is still accepted.
-        path: where bad rows are appended, one JSON object a line, each row of data once.
+        path: where bad rows are appended, one JSON object a line, each row of data once. Processes need
+            a file each.
     """
 
     def __init__(self, limit: float = 0.01, path: Path | None = None) -> None:
@@ -73,8 +74,8 @@ class Ledger:
         where = f"; all are listed in {self.path}" if self.path else ""
         raise TooManyBadRows(
             f"{self.num_bad} of {self.num_samples} samples cannot be used ({self.share:.1%}), more than the "
-            f"{self.limit:.1%} allowed. The first: {examples}{where}. Correct the root folder or the manifest, "
-            "or raise bad_share_limit if that many are expected"
+            f"{self.limit:.1%} allowed. The first: {examples}{where}. Correct the root folder or the "
+            "manifest, or raise bad_share_limit if that many are expected"
         )
 
     def _write_down(self, row: BadRow) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
@@ -33,11 +34,16 @@ def micro_batches(
 ) -> Iterator[list[MicroBatch]]:
     """For each step from `first_step` on, the micro-batches of this process; a list may be empty.
 
-    Processes get equally many plans in each step (except where a step has fewer samples than processes), but a
-    micro-batch whose every row is bad is dropped where that shows only when it is read: whoever synchronises in
-    each micro-batch compares the counts first.
+    Processes get equally many plans in each step (except where a step has fewer samples than processes),
+    but a micro-batch whose every row is bad is dropped where that shows only when it is read: whoever
+    synchronises in each micro-batch compares the counts first.
 
     Args:
+        batches: what the steps hold.
+        first_step: where to go on.
+        num_steps: how many steps to read.
+        rank: this process, in [0, world_size).
+        world_size: how many processes share each step.
         num_workers: processes that read ahead; 0 reads here.
         prefetch: steps each worker reads ahead.
         start_method: how workers are started; None: Python's choice for the system.
@@ -58,6 +64,7 @@ def micro_batches(
         prefetch_factor=prefetch if num_workers else None,
         multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # PyTorch's loader would draw a seed from everybody's generator
     )
     for loaded in loader:
         ledger.record(loaded.num_samples, loaded.bad)

@@ -1,9 +1,9 @@
 """Which row sample number p is: a pure function of (seed, p), found in constant time.
 
-Samples come in blocks of one task, and the tasks take turns by their ratios. Inside a task, sources share the
-samples by their sizes, as in the original, or by given weights. Sharing is exact rather than random: among any
-first q samples of a task, each source has had its share to within a few, and as each source's count is known in
-closed form, so is its place in its own shuffled order.
+Samples come in blocks of one task, and the tasks take turns by their ratios. Inside a task, sources share
+the samples by their sizes, as in the original, or by given weights. Sharing is exact rather than random:
+among any first q samples of a task, each source has had its share to within a few, and as each source's
+count is known in closed form, so is its place in its own shuffled order.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from deepgen.data.example import Example, Task
-from deepgen.data.mixture_config import MixtureConfig
+from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.data.mixture_file import read_mixture
 from deepgen.data.order import index_at, random_bits, stream_key
 from deepgen.data.sources import Source, make_source
@@ -44,23 +45,25 @@ class Mixture:
     def __init__(self, config: MixtureConfig, sources: Mapping[str, Source] | None = None) -> None:
         self.config = config
         self.sources = dict(sources) if sources is not None else _open_all(config)
+        found = {name: source.task for name, source in self.sources.items()}
         wrong = [
-            f"source {entry.name} is listed under {entry.task} but holds rows to {self.sources[entry.name].task}"
+            f"source {entry.name} is listed under {entry.task} but holds rows to {found[entry.name]}"
             for entry in config.sources
-            if self.sources[entry.name].task != entry.task
+            if found[entry.name] != entry.task
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
 
     @cached_property
     def cycle(self) -> tuple[Task, ...]:
-        """The tasks of successive blocks, evenly interleaved: [edit, generate, generate, generate] for 1 to 3."""
+        """The tasks of successive blocks, evenly interleaved: edit and three times generate for 1 to 3."""
+        tasks = list(self.config.ratios)
         turns = [
-            (Fraction(turn, ratio), number, task)
-            for number, (task, ratio) in enumerate(self.config.ratios.items())
+            (Fraction(turn, ratio), number)
+            for number, ratio in enumerate(self.config.ratios.values())
             for turn in range(ratio)
         ]
-        return tuple(task for _, _, task in sorted(turns))
+        return tuple(tasks[number] for _, number in sorted(turns))
 
     def draw(self, sample: int, block_size: int) -> Draw:
         """Sample number `sample` of a stream whose task changes every `block_size` samples at most."""
@@ -128,6 +131,16 @@ class Mixture:
 def open_mixture(path: str | Path, root: str | Path | None = None) -> Mixture:
     """The mixture a YAML file describes, its sources opened; `root` replaces the file's own root folder."""
     return Mixture(read_mixture(path, root))
+
+
+def single_source(
+    name: str, source: str, options: Mapping[str, Any], image: ImageRule | None = None, **settings: Any
+) -> Mixture:
+    """A mixture of one source; `settings` are further fields of `MixtureConfig`."""
+    opened = make_source(source, **options)
+    entry = SourceEntry(name=name, source=source, task=opened.task, options=options)
+    config = MixtureConfig(sources=(entry,), ratios={opened.task: 1}, image=image or ImageRule(), **settings)
+    return Mixture(config, {name: opened})
 
 
 def _floor(value: Fraction) -> int:

@@ -103,8 +103,8 @@ class MixtureConfig:
             problems.append(f"bad_share_limit is a share in [0, 1], got {self.bad_share_limit}")
         if resize_rule(self.image.rule).is_crop and "edit" in self.ratios:
             problems.append(
-                f"the rule {self.image.rule} cuts each picture elsewhere, so an edit's pictures would no longer "
-                "fit each other; use fix_pixels, or leave edits out"
+                f"the rule {self.image.rule} cuts each picture elsewhere, so an edit's pictures would no "
+                "longer fit each other; use fix_pixels, or leave edits out"
             )
         return problems
 

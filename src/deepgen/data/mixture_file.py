@@ -9,7 +9,8 @@
         sources:
           my_edits: {source: edit, path: edits.json, image_dir: pictures, weight: 2}
 
-Whoever fills in a mixture of twenty sets has several things wrong at first, so all of them are reported at once.
+Whoever fills in a mixture of twenty sets has several things wrong at first, so all of them are reported at
+once.
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def read_mixture(path: str | Path, root: str | Path | None = None) -> MixtureCon
         listed = "".join(f"\n  - {problem}" for problem in reader.problems)
         raise ValueError(f"the mixture {path} has {len(reader.problems)} problem(s):{listed}")
     return config
+
+
+def read_outline(path: str | Path) -> tuple[dict[str, int], ImageRule]:
+    """Ratios of the tasks and the image rule of a file, whether or not its data is there.
+
+    Raises:
+        ValueError: the file is no mixture.
+    """
+    content = _load(Path(path).expanduser())
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError(f"{path} has no tasks; see docs/data.md for what a mixture file holds")
+    return {task: int(group["ratio"]) for task, group in tasks.items()}, ImageRule(**content.get("image", {}))
 
 
 def place_options(source: str) -> list[str]:

@@ -4,9 +4,9 @@ Place `position` of an endless stream over `size` rows is found in constant time
 into picks a keyed permutation, and a Feistel network evaluates that permutation at one point. So a run goes
 on from any step at once, and 35 million rows need no list of 35 million numbers.
 
-The network works on pairs (left, right) of Z_a x Z_b with a and b near the root of `size`, adding a keyed hash
-of one half to the other in turn (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). The few
-pairs beyond `size` are walked over.
+The network works on pairs (left, right) of Z_a x Z_b with a and b near the root of `size`, adding a keyed
+hash of one half to the other in turn (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+The few pairs beyond `size` are walked over.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def index_at(position: int, size: int, seed: int, stream: str = "") -> int:
 
     Args:
         position: 0, 1, 2, ...
+        size: rows.
         seed: of the run.
         stream: names the stream, so that two of the same size are shuffled differently.
     """

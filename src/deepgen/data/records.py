@@ -1,11 +1,11 @@
 """Records of JSON files, read one at a time.
 
-A manifest of 35 million rows is several gigabytes of text and ten times that as dictionaries, in every process.
-So only where each record begins and ends is kept, 16 bytes a row; for large files that list lies in a cache
-folder and is memory-mapped, shared by all processes of a machine.
+A manifest of 35 million rows is several gigabytes of text and ten times that as dictionaries, in every
+process. So only where each record begins and ends is kept, 16 bytes a row; for large files that list lies
+in a cache folder and is memory-mapped, shared by all processes of a machine.
 
-A `.json` file holds one array of objects, a `.jsonl` file one object a line; a folder stands for its files, in
-the order of their names.
+A `.json` file holds one array of objects, a `.jsonl` file one object a line; a folder stands for its files,
+in the order of their names.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Records(Sequence[dict[str, Any]]):
         return file[row]
 
     def key(self, index: int) -> str:
-        """ "file:row" of a record."""
+        """Names a record in errors and logs, as `file:row`."""
         file, row = self.locate(index)
         return file.key(row)
 
@@ -196,7 +196,8 @@ def _array_spans(path: Path) -> Iterator[tuple[int, int]]:
             try:
                 if text[start : start + 1] not in ("{", ""):
                     raise ValueError(
-                        f"{path}: expected an object at byte {base + start}, found {text[start : start + 20]!r}"
+                        f"{path}: expected an object at byte {base + start}, found "
+                        f"{text[start : start + 20]!r}"
                     )
                 _, end = decoder.raw_decode(text, start)
             except json.JSONDecodeError as error:  # perhaps only because the chunk ends here

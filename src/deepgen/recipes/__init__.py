@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.train.loop import TrainConfig, train
 from deepgen.train.overrides import override
+
+if TYPE_CHECKING:
+    from deepgen.train.plan import Plan
 
 
 def run(
@@ -21,20 +26,99 @@ def run(
         resume: continue from the newest checkpoint there.
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
     """
+    output_dir = Path(output_dir)
     config = override(recipe(recipe_name), overrides or {})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(f"{recipe_name} -> {output_dir}\n{config}")
-    train(config, Path(output_dir), resume=resume)
+    train(
+        config,
+        output_dir,
+        resume=resume,
+        about={"recipe": recipe_name, "overrides": dict(overrides or {})},
+    )
 
 
 def recipe(name: str) -> TrainConfig:
     """The recipe of that name, or a ValueError that lists those there are."""
-    from deepgen.recipes import (  # load every part's library, which naming a run should not need
-        supervised,
-        tiny,
-    )
+    from deepgen.recipes import supervised, tiny  # here: they load every part's library
 
     recipes = {**tiny.RECIPES, **supervised.RECIPES}
     if name not in recipes:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(recipes)}")
     return recipes[name]()
+
+
+def recipe_of(run_dir: Path) -> TrainConfig:
+    """The config a run was started with, from its folder."""
+    file = run_dir / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{run_dir} is no run of `deepgen train`: there is no config.json in it")
+    about = json.loads(file.read_text()).get("about") or {}
+    if "recipe" not in about:
+        raise ValueError(f"{file} does not say which recipe it is of; it was started from Python")
+    return override(recipe(about["recipe"]), about["overrides"])
+
+
+def export(
+    run_dir: Path,
+    output_dir: Path,
+    *,
+    what: Literal["folder", "lora"],
+    weights: Literal["ema", "raw"] = "ema",
+) -> None:
+    """Write a supervised run as a pipeline folder or as a LoRA file.
+
+    Raises:
+        ValueError: the run is not of a supervised recipe, or cannot be written so.
+    """
+    from deepgen.train.export import export_folder, export_lora
+    from deepgen.train.supervised import SupervisedConfig
+
+    config = recipe_of(run_dir)
+    if not isinstance(config, SupervisedConfig):
+        raise ValueError(
+            f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
+        )
+    (export_folder if what == "folder" else export_lora)(config, run_dir, output_dir, weights)
+
+
+def plan_run(
+    recipe_name: str,
+    overrides: Mapping[str, str],
+    card_name: str,
+    num_cards: int = 1,
+    price: float | None = None,
+) -> Plan:
+    """What a supervised recipe would need on such cards; opens neither model nor data.
+
+    Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it; the picture size
+    and the share of edits are the mixture file's.
+
+    Raises:
+        ValueError: the recipe is not a supervised one, or the card is unknown.
+    """
+    from deepgen.data.mixture_file import read_outline
+    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+    from deepgen.train.plan import card, plan, plan_of_recipe
+    from deepgen.train.supervised import SupervisedConfig
+
+    config = override(recipe(recipe_name), overrides)
+    if not isinstance(config, SupervisedConfig):
+        raise ValueError(
+            f"{recipe_name} trains a part of the tiny model; only supervised recipes are planned"
+        )
+    changes: dict[str, Any] = {"num_processes": num_cards}
+    architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
+    if config.data is None or config.data.is_dir():
+        changes["edit_share"] = float(config.data_task == "edit")
+        changes["image_size"] = architecture.defaults["height"]
+    else:
+        ratios, image = read_outline(config.data)
+        changes["edit_share"] = ratios.get("edit", 0) / sum(ratios.values())
+        changes["image_size"] = image.image_size
+    return plan(
+        plan_of_recipe(config, architecture, card(card_name), **changes),
+        card(card_name),
+        config.num_steps,
+        price,
+    )

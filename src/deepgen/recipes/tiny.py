@@ -52,16 +52,13 @@ def assemble(
 
     Args:
         vae_dir: folder of the VAE with its latent statistics in the config.
-        vlm_dir: run of `tiny-vlm`.
+        vlm_dir: run of `tiny-vlm`, or a pipeline folder whose VLM and connector to keep.
         transformer_dir: run of `tiny-dit`.
         output_dir: becomes what `DeepGenPipeline.from_pretrained` loads.
     """
     sizes = DEEPGEN_TINY
-    vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
-    connector = StackedChannelBridge(**sizes.connector)
+    vlm, connector = _reader(Path(vlm_dir))
     transformer = DeepGenTransformer2DModel(**sizes.transformer)
-    load_weights(vlm, Path(vlm_dir), "vlm.")
-    load_weights(connector, Path(vlm_dir), "connector.")
     load_weights(transformer, Path(transformer_dir))
     pipe = DeepGenPipeline(
         vlm=vlm,
@@ -73,6 +70,18 @@ def assemble(
         defaults=sizes.defaults,
     )
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
+
+
+def _reader(source: Path) -> tuple[DeepGenVLM, StackedChannelBridge]:
+    """VLM and connector of a run or of a pipeline folder."""
+    if (source / "model_index.json").is_file():
+        pipe = DeepGenPipeline.from_pretrained(source, dtype=torch.float32)
+        return pipe.vlm, pipe.connector
+    vlm = DeepGenVLM(Qwen2_5_VLConfig(**DEEPGEN_TINY.vlm))
+    connector = StackedChannelBridge(**DEEPGEN_TINY.connector)
+    load_weights(vlm, source, "vlm.")
+    load_weights(connector, source, "connector.")
+    return vlm, connector
 
 
 def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:

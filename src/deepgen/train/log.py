@@ -6,11 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from deepgen.train.parallel import Processes
+from deepgen.train.trackers import make_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ class RunLog:
         self.metrics: dict[str, tuple[float, float]] = {}
         self._waited = 0.0
         self._file = (output_dir / "log.jsonl").open("a") if processes.is_main else None
+        names = config.trackers if processes.is_main else ()
+        self._trackers = make_trackers(names, output_dir, asdict(config))
 
     def __enter__(self) -> RunLog:
         """The log itself."""
@@ -36,6 +40,8 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         """Close the file."""
+        for tracker in self._trackers:
+            tracker.close()
         if self._file is not None:
             self._file.close()
 
@@ -63,6 +69,9 @@ class RunLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             left = (self.num_steps - step) * seconds / max(1, step - self.last_step) / 60
-            logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, means)
+            for tracker in self._trackers:
+                tracker.log(step, {name: value for name, value in line.items() if name != "step"})
+            brief = "  ".join(f"{name} {value:.4g}" for name, value in means.items() if "sigma" not in name)
+            logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, brief)
         self.metrics, self._waited = {}, 0.0
         self.last_step, self.last_time = step, time.perf_counter()

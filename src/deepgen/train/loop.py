@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ class TrainConfig:
     keep: int = 2  # checkpoints
     num_threads: int | None = None
     device: str | None = None  # "cpu" keeps to the CPU
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb, trackio; log.jsonl is always written
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
@@ -64,8 +65,21 @@ class StageLoss:
     metrics: dict[str, tuple[float, float]]
 
 
+class Observer(Protocol):
+    """Looks at a run every so many steps."""
+
+    every: int
+
+    def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
+        """What is seen, to log, each as (sum, count); pictures go into the run's folder."""
+        ...
+
+
 class Stage(Protocol):
-    """What the loop needs: the modules to train, the batches of a step, and the loss of one."""
+    """What the loop needs: the modules to train, the batches of a step, and the loss of one.
+
+    A stage may have `observers`, on the main process only.
+    """
 
     modules: nn.Module
 
@@ -78,18 +92,25 @@ class Stage(Protocol):
         ...
 
 
-def train(config: TrainConfig, output_dir: Path, *, resume: bool = False) -> TrainState:
+def train(
+    config: TrainConfig,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> TrainState:
     """Run a stage to its last step, or to an interrupt, after which the state is saved.
 
     Args:
         config: the recipe.
         output_dir: gets config.json, log.jsonl and checkpoints.
         resume: continue from the newest checkpoint there.
+        about: written beside the config, to tell later where it came from.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     processes = Processes(config.device)
-    with open_run(output_dir, config, resume=resume, is_main=processes.is_main):
+    with open_run(output_dir, config, about, resume=resume, is_main=processes.is_main):
         torch.manual_seed(config.seed)
         stage = config.build(processes)
         state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay)
@@ -113,17 +134,22 @@ def _run(
     saved = state.step
     try:
         while state.step < config.num_steps and not processes.any(bool(stopped)):
-            torch.manual_seed(hash((config.seed, state.step, processes.rank)))  # of dropout and the like
             waited = time.perf_counter()
-            for batch in stage.batches(state.step):
+            for number, batch in enumerate(stage.batches(state.step)):
                 log.waited(time.perf_counter() - waited)
+                # of dropout inside the models; here, because opening the data draws from the same generator
+                torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
                 result = stage.loss(batch)
                 result.loss.backward()
                 log.add(result.metrics)
                 waited = time.perf_counter()
             processes.sum_gradients(list(state.parameters.values()))
             log.add({name: (value, 1.0) for name, value in state.update().items()})
-            if state.step % config.log_every == 0 or state.step == config.num_steps:
+            is_last = state.step == config.num_steps
+            for observer in getattr(stage, "observers", ()):
+                if state.step % observer.every == 0 or is_last:
+                    log.add(observer(state.step, output_dir))
+            if state.step % config.log_every == 0 or is_last:
                 log.write(state.step)
             if state.step % config.save_every == 0 and writer is not None:
                 writer.save(state.snapshot())

@@ -222,7 +222,7 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
     if not config.is_8bit:
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]  # an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("optim.is_8bit needs bitsandbytes: pip install 'deepgen[quant]'") from error
     return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)

@@ -41,6 +41,8 @@ def _parse(kind: Any, full_name: str, text: str) -> Any:
         return text
     if choices:
         raise ValueError(f"{full_name} takes one of {', '.join(map(str, choices))}, got {text!r}")
+    if any(get_origin(option) is tuple for option in kinds):
+        return tuple(word for word in text.split(",") if word)
     if bool in kinds:
         if text.lower() not in _TRUTHS:
             raise ValueError(f"{full_name} takes true or false, got {text!r}")

@@ -47,7 +47,7 @@ class Processes:
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        return self._state.device
+        return torch.device(self._state.device or "cpu")
 
     def require_one(self, who: str) -> None:
         """ValueError where several processes would do the same work several times."""

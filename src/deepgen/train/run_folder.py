@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,14 @@ from deepgen.train.checkpoints import checkpoints
 
 
 @contextmanager
-def open_run(output_dir: Path, config: Any, *, resume: bool, is_main: bool = True) -> Iterator[None]:
+def open_run(
+    output_dir: Path,
+    config: Any,
+    about: Mapping[str, Any] | None = None,
+    *,
+    resume: bool,
+    is_main: bool = True,
+) -> Iterator[None]:
     """Take the folder for this run and write the config into it; only the main process does.
 
     Raises:
@@ -35,7 +42,8 @@ def open_run(output_dir: Path, config: Any, *, resume: bool, is_main: bool = Tru
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     with _locked(output_dir / ".lock"):
-        (output_dir / "config.json").write_text(json.dumps(asdict(config), indent=1, default=str) + "\n")
+        written = {"about": dict(about or {}), **asdict(config)}
+        (output_dir / "config.json").write_text(json.dumps(written, indent=1, default=str) + "\n")
         yield
 
 

@@ -5,6 +5,7 @@ They differ in what they train, which a stage says by its config; everything her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,19 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from deepgen.data.batches import Batches, MicroBatch
+from deepgen.data.example import Task
 from deepgen.data.ledger import Ledger
 from deepgen.data.loader import micro_batches
-from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.mixture import Mixture, open_mixture, single_source
+from deepgen.data.mixture_config import ImageRule
+from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
+from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import generator, is_dropped, normal
+from deepgen.train.validation import Validation, ValidationConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -62,7 +68,9 @@ class SupervisedConfig(TrainConfig):
     """What every supervised stage has."""
 
     model: str = "tiny"  # what to start from: a name, folder or file, as for `deepgen generate --model`
-    data: Path | None = None  # a mixture file
+    new_connector: bool = False  # begin with a fresh connector instead of the model's
+    data: Path | None = None  # a mixture file, or a folder of pictures with captions
+    data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
     global_batch_size: int = 64
     micro_batch_size: int = 4
@@ -79,6 +87,7 @@ class SupervisedConfig(TrainConfig):
     is_checkpointing_activations: bool = False
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -95,9 +104,15 @@ class SupervisedConfig(TrainConfig):
     def build(self, processes: Processes) -> SupervisedStage:
         """The stage, with its model and data opened."""
         if self.data is None:
-            raise ValueError("data is not set; name a mixture file, such as --set data=mixture.yaml")
+            raise ValueError(
+                "data is not set; give --data a folder of pictures with captions, or a mixture file"
+            )
+        data = self.data.expanduser()
+        mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
         pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
-        return SupervisedStage(self, processes, pipe, open_mixture(self.data, self.data_root))
+        if self.new_connector:
+            pipe.register_modules(connector=StackedChannelBridge.from_config(pipe.connector.config))
+        return SupervisedStage(self, processes, pipe, mixture or _folder(self, data, pipe))
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Of frozen weights and of arithmetic."""
@@ -122,9 +137,10 @@ class SupervisedStage:
         self.config, self.processes, self.pipe = config, processes, pipe
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
-        self.objective = _objective(config, pipe).to(self.device)
+        self.objective = prepare_parts(config, pipe).to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture)
+        self.observers = _observers(config, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
 
@@ -152,17 +168,20 @@ class SupervisedStage:
             ledger=Ledger(self._data.mixture.config.bad_share_limit),
         )
 
-    def prepare(self, batch: MicroBatch) -> TrainingBatch:
-        """A micro-batch of pictures as the objective takes it: prompts, latents and everything random."""
+    def prepare(self, batch: MicroBatch, *, is_training: bool = True) -> TrainingBatch:
+        """A micro-batch of pictures as the objective takes it: prompts, latents and everything random.
+
+        Conditions are dropped in training only.
+        """
         texts, is_edit = list(batch.texts), batch.task == "edit"
         kept = [True] * len(texts)  # whether a sample keeps its references
         for index, sample in enumerate(batch.samples):
-            drop_text, drop_references = self._dropped(sample, is_edit)
+            drop_text, drop_references = self._dropped(sample, is_edit) if is_training else (False, False)
             kept[index] = not drop_references
             if drop_text:
                 texts[index] = ""
-        target = _to_unit(batch.target)
-        shown = [_to_unit(pixels) for pixels in batch.references]
+        target = bytes_to_pixels(batch.target)
+        shown = [bytes_to_pixels(pixels) for pixels in batch.references]
         pixels = [[image[index] for image in shown] if kept[index] else [] for index in range(len(texts))]
         clean = self._latents(target, batch.samples, "target")
         slots = [self._latents(image, batch.samples, f"reference {n}") for n, image in enumerate(shown)]
@@ -228,8 +247,8 @@ class SupervisedStage:
 
     def loss(self, batch: TrainingBatch) -> StageLoss:
         """The sum over samples, divided by the size of the global batch: every sample weighs the same."""
-        with self._autocast():
-            losses = self.objective(batch)  # (B,)
+        with self.autocast():
+            losses = self.losses(batch)
         task = "generate" if batch.pixels is None else "edit"
         metrics = {"loss": _total(losses), f"loss/{task}": _total(losses)}
         for low, high in pairwise(_SIGMA_BINS):
@@ -238,25 +257,25 @@ class SupervisedStage:
                 metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
         return StageLoss(losses.sum() / self.config.global_batch_size, metrics)
 
-    def _autocast(self) -> AbstractContextManager:
+    def losses(self, batch: TrainingBatch) -> Tensor:
+        """Of every sample, float32 (B,)."""
+        return self.objective(batch)
+
+    def autocast(self) -> AbstractContextManager:
         """Arithmetic in the stage's type, while what is trained stays in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _objective(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
+def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:
     """The parts, with gradients where the config asks for them, and float32 where there is a gradient."""
-    for part in (pipe.vlm, pipe.connector, pipe.transformer):
-        part.requires_grad_(False)
-        part.eval()
+    trained = {"vlm": False, "connector": config.trains_connector, "transformer": config.trains_transformer}
+    for name, is_trained in trained.items():
+        getattr(pipe, name).requires_grad_(is_trained).train(is_trained)
     if config.vlm_lora is not None:
         adapt_vlm(pipe.vlm, config.vlm_lora, pipe.connector.taps)
         pipe.vlm.language_model.train()
     if config.transformer_lora is not None:
         adapt_transformer(pipe.transformer, config.transformer_lora)
-    trained = {"connector": config.trains_connector, "transformer": config.trains_transformer}
-    for name, is_trained in trained.items():
-        getattr(pipe, name).requires_grad_(is_trained)
-    if config.transformer_lora is not None or config.trains_transformer:
         pipe.transformer.train()
     for part in (pipe.vlm, pipe.connector, pipe.transformer):
         for parameter in part.parameters():
@@ -278,14 +297,23 @@ def _objective(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingO
     )
 
 
+def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validation]:
+    if config.validation.data is None or not stage.processes.is_main:
+        return []
+    return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
+
+
+def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mixture:
+    """A folder of pictures as the only source, at the size the model draws."""
+    defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
+    options = {"path": str(folder), "task": config.data_task}
+    image = ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
+    return single_source(folder.name, "folder", options, image, seed=config.seed)
+
+
 def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
     blocks = len(mixture.cycle) if config.is_step_mixed else 1
     return Batches(mixture, config.global_batch_size, config.micro_batch_size, blocks_per_step=blocks)
-
-
-def _to_unit(pixels: Tensor) -> Tensor:
-    """uint8 as float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
 
 
 def _total(losses: Tensor) -> tuple[float, float]:

@@ -9,11 +9,11 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import picture_bytes, write_picture
 
 from deepgen.data.example import RowError
 from deepgen.data.pictures import load_picture, picture_size
 from deepgen.data.sources import make_source
+from pictures_on_disk import picture_bytes, write_picture
 
 # --- parquet ---
 
@@ -69,7 +69,7 @@ def test_missing_columns_are_refused_with_those_found(tmp_path) -> None:
 
 def test_an_empty_cell_is_a_bad_row(tmp_path) -> None:
     path = write_parquet(tmp_path / "a.parquet", {"text": ["a", "b"], "image": ["a.png", None]})
-    with pytest.raises(RowError, match="a.parquet:1: expected a picture .* found nothing"):
+    with pytest.raises(RowError, match=r"a.parquet:1: expected a picture .* found nothing"):
         make_source("parquet", path=path)[1]
 
 
@@ -164,7 +164,7 @@ def test_tars_without_what_is_asked_are_refused(tmp_path, members, options, mess
 def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz"):
         pass
-    with pytest.raises(ValueError, match="must be unpacked to a plain .tar"):
+    with pytest.raises(ValueError, match=r"must be unpacked to a plain .tar"):
         tar_source(tmp_path, str(tmp_path / "a.tar"))
 
 

@@ -7,10 +7,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import write_picture
 
 from deepgen.data.example import RowError
-from deepgen.data.sources import make_source, option_fields, source_names
+from deepgen.data.mixture_file import place_options
+from deepgen.data.sources import make_source, source_names
+from pictures_on_disk import write_picture
 
 
 def write_json(path: Path, content) -> str:
@@ -109,10 +110,10 @@ def test_a_folder_of_manifests_is_one_source(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("source", "row", "message"),
     [
-        ("t2i_sft", {"text": "a", "image_path": "a"}, "a.json:0: expected a field 'txt', found the fields: image_path, text"),
+        ("t2i_sft", {"text": "a", "image_path": "a"}, "a.json:0: expected a field 'txt', found the fields"),
         ("t2i_sft", {"txt": 3, "image_path": "a"}, "expected text in field 'txt', found int 3"),
         ("t2i_sft", {"txt": "a", "image_path": ""}, "expected a path in field 'image_path', found str ''"),
-        ("edit", {"input_image": [3], "output_image": "a", "instruction": "a"}, "expected a path in field 'input_image'"),
+        ("edit", {"input_image": [3], "output_image": "a", "instruction": ""}, "path in field 'input_image'"),
         ("edit", {"input_image": ["a"], "instruction": "a"}, "expected a field 'output_image'"),
     ],
 )  # fmt: skip
@@ -163,6 +164,15 @@ def test_a_wrong_record_is_a_bad_row(tmp_path, change, message) -> None:
         source[1]
 
 
+def test_a_broken_first_line_does_not_hide_the_task(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"task": \n{"task": "generate", "text": "a", "target": "a.png"}\n')
+    assert make_source("jsonl", path=str(path))[1].text == "a"
+    path.write_text('{"text": "a", "target": "a.png"}\n')
+    with pytest.raises(ValueError, match="names its task"):
+        make_source("jsonl", path=str(path))
+
+
 # --- folders ---
 
 
@@ -204,21 +214,14 @@ def test_a_missing_or_empty_folder_is_refused(tmp_path) -> None:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert source_names() == [
-        "caption_pair",
-        "edit",
-        "folder",
-        "huggingface",
-        "jsonl",
-        "parquet",
-        "t2i_sft",
-        "webdataset",
-    ]
+    formats = {"caption_pair", "t2i_sft", "edit", "jsonl", "folder", "parquet", "webdataset", "huggingface"}
+    assert formats <= set(source_names())
 
 
 @pytest.mark.parametrize("name", source_names())
-def test_every_source_names_its_place_path(name: str) -> None:
-    assert "path" in option_fields(name)
+def test_a_source_that_reads_files_names_their_place_path(name: str) -> None:
+    places = place_options(name)
+    assert not places or places[0] == "path"
 
 
 def test_everything_wrong_with_the_options_is_said_at_once() -> None:

@@ -76,6 +76,12 @@ def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def options_from_text(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Options as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
+    hints = typing.get_type_hints(_module(name).options)
+    return {key: _from_text(text, hints.get(key, str)) for key, text in texts.items()}
+
+
 def _module(name: str) -> Any:
     if name not in source_names():
         raise ValueError(f"unknown source {name!r}; known: {', '.join(source_names())}")
@@ -93,6 +99,19 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    if typing.get_origin(hint) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            return text  # refused with all other wrong options
+    return text
 
 
 def _in_words(hint: Any) -> str:

@@ -1,5 +1,7 @@
-"""A folder of pictures, for fine-tuning on a handful: each with a text file of the same name, or all described
-in a `metadata.jsonl` of `{"file_name": path, "text": caption}` (and `"references": [paths]` to edit).
+"""A folder of pictures, for fine-tuning on a handful.
+
+Each has a text file of the same name, or all are described in a `metadata.jsonl` of
+`{"file_name": path, "text": caption}`, and `"references": [paths]` to edit.
 """
 
 from __future__ import annotations
@@ -84,8 +86,8 @@ class Folder:
         if without and self.caption is None:
             raise FileNotFoundError(
                 f"{len(without)} of {len(self.pictures)} pictures in {self.folder} have no caption "
-                f"({', '.join(without[:3])}{', ...' if len(without) > 3 else ''}); write a .txt file of the same "
-                f"name beside each, describe all in {METADATA}, or give one `caption` for all"
+                f"({', '.join(without[:3])}{', ...' if len(without) > 3 else ''}); write a .txt file of the "
+                f"same name beside each, describe all in {METADATA}, or give one `caption` for all"
             )
 
 

@@ -49,8 +49,8 @@ class HuggingFace:
         missing = [column for column in wanted if column not in rows.column_names]
         if missing:
             raise ValueError(
-                f"{self.name}: expected the columns {', '.join(wanted)}, found: {', '.join(rows.column_names)}; "
-                "name them with the options text, target and references"
+                f"{self.name}: expected the columns {', '.join(wanted)}, found: "
+                f"{', '.join(rows.column_names)}; name them with the options text, target and references"
             )
         self.rows = _undecoded(rows.select_columns(list(dict.fromkeys(wanted))))
         check_first_rows(self, self.name)

@@ -9,12 +9,20 @@ batches are planned without opening a single picture.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from deepgen.data.example import Example, RowError, Task
-from deepgen.data.fields import check_first_rows, path_field, paths_field, size_value, text_field
+from deepgen.data.fields import (
+    CHECKED_ROWS,
+    check_first_rows,
+    path_field,
+    paths_field,
+    size_value,
+    text_field,
+)
 from deepgen.data.records import Records
 
 
@@ -36,8 +44,14 @@ class JSONLines:
     def __init__(self, options: JSONLinesOptions) -> None:
         self.records = Records(options.path, suffixes=(".jsonl",))
         self.image_dir = Path(options.image_dir).expanduser() if options.image_dir else None
-        self.task = cast(Task, options.task or self.records[0].get("task"))
+        self.task = options.task or self._first_task()
         check_first_rows(self, options.path)
+
+    def _first_task(self) -> Task:
+        for row in range(min(CHECKED_ROWS, len(self.records))):
+            with suppress(RowError):
+                return cast(Task, text_field(self.records[row], "task", self.records.key(row)))
+        raise ValueError(f"none of the first rows of {self.records.files[0].path} names its task")
 
     def __len__(self) -> int:
         return len(self.records)

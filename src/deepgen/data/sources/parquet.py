@@ -1,8 +1,8 @@
 """Parquet files with a picture a row, as the Hugging Face hub keeps them.
 
-Picture columns hold paths, the bytes of a file, or `{"bytes": ..., "path": ...}`. A row is reached through its
-row group, of which the last few are kept; shuffled reading therefore wants small row groups (some hundred
-rows), or `deepgen data convert` first.
+Picture columns hold paths, the bytes of a file, or `{"bytes": ..., "path": ...}`. A row is reached through
+its row group, of which the last few are kept; shuffled reading therefore wants small row groups (some
+hundred rows), or `deepgen data convert` first.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from deepgen.data.example import Example, Task
 
+from deepgen.data.example import Example, Task
 from deepgen.shapes.caption import caption, instruction
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.render import render

@@ -7,7 +7,7 @@ is as good.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,7 @@ class TinyDiTConfig(TrainConfig):
 
     def build(self, processes: Processes) -> TinyDiT:
         """The stage; encodes the pool."""
-        processes.require_one(type(self).__name__)
-        return TinyDiT(self)
+        return TinyDiT(self, processes)
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,20 @@ class DrawingBatch:
     pooled: Tensor
     sigma: Tensor
     noise: Tensor
+    num_total: int  # rows of the whole batch, of which these may be a share
+
+    def share(self, rank: int, world_size: int) -> DrawingBatch:
+        """The rows rank, rank + world_size, ..."""
+        rows = slice(rank, None, world_size)
+        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 class TinyDiT:
     """Flow matching."""
 
-    def __init__(self, config: TinyDiTConfig):
-        self.config = config
+    def __init__(self, config: TinyDiTConfig, processes: Processes):
+        self.config, self.processes = config, processes
         self.modules: nn.Module = DeepGenTransformer2DModel(**DEEPGEN_TINY.transformer)
         if config.start is not None:
             load_weights(self.modules, config.start)
@@ -95,9 +101,10 @@ class TinyDiT:
         )
         self.latents, self.sources, self.targets = pool["scenes"], pool["sources"], pool["targets"]
 
-    def batches(self, step: int) -> list:
-        """The one batch of a step."""
-        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
+    def batches(self, step: int) -> list[DrawingBatch]:
+        """This process's share of the one batch of a step: every `world_size`-th row."""
+        whole = self.batch(np.random.default_rng((self.config.seed, step)), step)
+        return [whole.share(self.processes.rank, self.processes.world_size)]
 
     def batch(self, rng: np.random.Generator, step: int) -> DrawingBatch:
         """Captions or edits, as drawn."""
@@ -124,7 +131,7 @@ class TinyDiT:
         sigma = config.shift * u / (1 + (config.shift - 1) * u)
         noise = rng.standard_normal(tuple(clean.shape), dtype=np.float32)
         context, pooled, sigma, noise = (torch.from_numpy(x).float() for x in (context, pooled, sigma, noise))
-        return DrawingBatch(clean, references, context, pooled, sigma, noise)
+        return DrawingBatch(clean, references, context, pooled, sigma, noise, size)
 
     def loss(self, batch: DrawingBatch) -> StageLoss:
         """Mean flow-matching loss."""
@@ -137,8 +144,8 @@ class TinyDiT:
             return_dict=False,
         )[0]
         loss = flow_matching_loss(velocity, batch.clean, batch.noise)
-        task = "generate" if batch.references is None else "edit"
-        return StageLoss(loss, {task: (float(loss.detach()), 1.0)})
+        task, size = "generate" if batch.references is None else "edit", len(batch.sigma)
+        return StageLoss(loss * size / batch.num_total, {task: (float(loss.detach()) * size, size)})
 
 
 def _load_vae(source: Path | None) -> AutoencoderKL:

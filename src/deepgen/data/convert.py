@@ -1,0 +1,116 @@
+"""Any source as one JSONL file of normalised records, with the size of every picture.
+
+Worth its minutes for large sets: with sizes in the manifest, batches are planned without opening a picture.
+Pictures that are files stay where they are; those inside tars or tables are written out beside the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepgen.data.example import Example, FileSlice, Picture, RowError
+from deepgen.data.images import ImageError
+from deepgen.data.ledger import BadRow, Ledger
+from deepgen.data.pictures import example_sizes
+from deepgen.data.sources import Source
+
+_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion did."""
+
+    path: Path
+    num_rows: int
+    num_bad: int
+    num_pictures_written: int
+
+
+def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: float = 0.01) -> Converted:
+    """Write every usable row of a source to `path`, which appears once it is complete.
+
+    Raises:
+        FileExistsError: there is something at `path`, or at the folder for pictures beside it.
+        TooManyBadRows: nothing is kept; the error names the first bad rows.
+    """
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: records are written as JSON lines; try {path.with_suffix('.jsonl')}")
+    pictures_dir = path.with_name(f"{path.stem}_pictures")
+    for place in (path, pictures_dir):
+        if place.exists():
+            raise FileExistsError(f"{place} exists already; remove it or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(bad_share_limit)
+    token = secrets.token_hex(8)
+    part, pictures_part = path.with_name(f".{token}.part"), path.with_name(f".{token}.pictures.part")
+    writer = _PictureWriter(path.parent, pictures_dir, pictures_part)
+    num_rows = 0
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            for record in _records(source, name, writer, ledger):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                num_rows += 1
+            ledger.judge()
+            file.flush()
+            os.fsync(file.fileno())
+        if writer.count:
+            pictures_part.replace(pictures_dir)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+        shutil.rmtree(pictures_part, ignore_errors=True)
+    return Converted(path, num_rows, ledger.num_bad, writer.count)
+
+
+class _PictureWriter:
+    """Turns a picture into what the record says of it, writing those that are no files of their own."""
+
+    def __init__(self, home: Path, final_dir: Path, part_dir: Path) -> None:
+        self.home, self.final_dir, self.part_dir = home.resolve(), final_dir, part_dir
+        self.count = 0
+
+    def place(self, picture: Picture) -> str:
+        if isinstance(picture, Path):
+            absolute = picture.resolve()
+            is_below = absolute.is_relative_to(self.home)
+            return str(absolute.relative_to(self.home) if is_below else absolute)
+        content = picture.read() if isinstance(picture, FileSlice) else picture
+        suffix = next((s for start, s in _SUFFIXES.items() if content.startswith(start)), ".img")
+        file = f"{self.count // 1000:06d}/{self.count:09d}{suffix}"  # folders of a thousand
+        (self.part_dir / file).parent.mkdir(parents=True, exist_ok=True)
+        (self.part_dir / file).write_bytes(content)
+        self.count += 1
+        return f"{self.final_dir.name}/{file}"
+
+
+def _records(source: Source, name: str, writer: _PictureWriter, ledger: Ledger) -> Iterator[dict[str, Any]]:
+    for row in range(len(source)):
+        try:
+            example = source[row]
+            record = _record(example, writer)
+        except (RowError, ImageError) as error:
+            ledger.record(1, [BadRow(row, name, f"{name}:{row}", str(error))])
+        else:
+            ledger.record(1)
+            yield record
+
+
+def _record(example: Example, writer: _PictureWriter) -> dict[str, Any]:
+    size, reference_sizes = example_sizes(example)
+    record: dict[str, Any] = {"id": example.key, "task": example.task, "text": example.text}
+    if example.references:
+        record["refs"] = [writer.place(picture) for picture in example.references]
+    record |= {"target": writer.place(example.target), "size": list(size)}
+    if example.references:
+        record["ref_sizes"] = [list(pair) for pair in reference_sizes]
+    if example.language is not None:
+        record["language"] = example.language
+    return record

@@ -1,0 +1,68 @@
+"""What a run made draws what it learnt, as a folder and as a LoRA file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import small
+
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.recipes import export, recipe_of, run
+from deepgen.train.export import load_trained
+
+
+def draw(pipe: DeepGenPipeline) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a red circle", seed=1, num_inference_steps=2, output_type="pt").images
+
+
+def load(source: Path | str) -> DeepGenPipeline:
+    return DeepGenPipeline.from_pretrained(source, dtype=torch.float32)
+
+
+# Rates that change a picture visibly within two steps.
+FAST = {"optim.lr": "0.01", "num_steps": "2"}
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_an_exported_folder_draws_what_the_run_draws_with_its_adapters_merged(
+    weights,
+    mixture,
+    tmp_path,
+) -> None:
+    run("sft", tmp_path / "run", overrides=small(mixture, **FAST, ema_decay="0.5"))
+    export(tmp_path / "run", tmp_path / "out", what="folder", weights=weights)
+    trained = load_trained(recipe_of(tmp_path / "run"), tmp_path / "run", weights)
+    expected = draw(trained.to(torch.float32))
+    exported = draw(load(tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*lora*"))
+    # bfloat16 files, as the packaged model's are
+    assert (exported - expected).abs().mean() < 0.02
+    assert (exported - draw(load("tiny"))).abs().mean() > 0.04
+
+
+def test_an_exported_lora_draws_what_the_run_draws(mixture, tmp_path) -> None:
+    changes = small(mixture, **FAST)
+    run("lora", tmp_path / "run", overrides={**changes, "transformer_lora.alpha": "48"})
+    export(tmp_path / "run", tmp_path / "out", what="lora")
+    pipe = load("tiny")
+    plain = draw(pipe)
+    pipe.load_lora_weights(tmp_path / "out")
+    expected = draw(load_trained(recipe_of(tmp_path / "run"), tmp_path / "run").to(torch.float32))
+    torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
+    assert (draw(pipe) - plain).abs().max() > 0.01
+
+
+def test_what_cannot_be_exported_is_refused(mixture, tmp_path) -> None:
+    run("alignment", tmp_path / "run", overrides=small(mixture, num_steps="1"))
+    with pytest.raises(ValueError, match="trained whole weights, which a LoRA file cannot hold"):
+        export(tmp_path / "run", tmp_path / "out", what="lora")
+    with pytest.raises(FileNotFoundError, match=r"there is no config\.json"):
+        export(tmp_path, tmp_path / "out", what="folder")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "about": {}}))
+    with pytest.raises(ValueError, match="does not say which recipe"):
+        export(tmp_path / "run", tmp_path / "out", what="folder")
