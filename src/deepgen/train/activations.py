@@ -78,7 +78,7 @@ def sample_activations(
     into_vlm = adapts_vlm or connector.think_tokens.weight.requires_grad
     into_connector = into_vlm or is_trained(connector)
     into_transformer = into_connector or is_trained(transformer)
-    kept: dict[str, Kept] = {name: Kept(0.0) for name in ("vlm", "connector", "transformer")}
+    kept = {"vlm": Kept(0.0), "connector": Kept(0.0), "transformer": Kept(0.0)}
     if into_vlm:
         is_split = is_prompt_split and not adapts_vlm
         kept["vlm"] = _language_model(

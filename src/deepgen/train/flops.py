@@ -143,9 +143,7 @@ def vae_encoder(vae: Any, image_size: int) -> Work:
 
 
 def vision_tower(vlm: Any, p: Positions) -> Work:
-    """Patches attend within their window, in a few blocks to all of their image; the merger sees a
-    quarter.
-    """
+    """Patches attend within their window, in a few blocks to their whole image; the merger sees a quarter."""
     config = vlm.visual.config
     merged = p.patches // config.spatial_merge_size**2
     work = _linears(vlm.visual, lambda name: merged if name.startswith("merger") else p.patches, False)

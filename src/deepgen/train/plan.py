@@ -29,7 +29,7 @@ from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.cards import CARDS, Card, card
 from deepgen.train.flops import Sample, Work, is_trained, positions, sample_flops
 
-__all__ = ["CARDS", "Plan", "PlanConfig", "card", "plan", "plan_of_recipe"]
+__all__ = ["CARDS", "Counts", "Plan", "PlanConfig", "card", "plan", "plan_of_recipe"]
 
 Scheme = Literal["mixed", "engine", "pure"]
 Sharding = Literal["none", "zero2", "fsdp"]
@@ -215,7 +215,11 @@ class Plan:
 
 
 def plan(
-    config: PlanConfig, card: Card = CARDS["h100"], num_steps: int = 1000, price_per_hour: float | None = None
+    config: PlanConfig,
+    card: Card = CARDS["h100"],
+    num_steps: int = 1000,
+    price_per_hour: float | None = None,
+    counts: Counts | None = None,
 ) -> Plan:
     """Count what `num_steps` optimizer steps need on such cards. Takes a few seconds.
 
@@ -224,8 +228,9 @@ def plan(
         card: one for every process.
         num_steps: optimizer steps of `config.global_batch_size` samples.
         price_per_hour: of one card, in any currency.
+        counts: what other plans have counted, to be shared by many of them.
     """
-    counts = _Counts(card)
+    counts = Counts() if counts is None else counts
     result = replace(_plan(config, card, num_steps, counts), price_per_hour=price_per_hour)
     if result.fits:
         return result
@@ -260,24 +265,24 @@ def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **change
 
 
 @dataclass
-class _Counts:
+class Counts:
     """Models and activations already counted, since remedies are tried one by one."""
 
-    card: Card
     models: dict[Any, dict[str, Any]] = field(default_factory=dict)
     kept: dict[Any, dict[str, Kept]] = field(default_factory=dict)
 
     def models_of(self, config: PlanConfig) -> dict[str, Any]:
         """The parts on the meta device, gradients required where the config trains."""
-        key = (config.trains_connector, config.trains_transformer, config.vlm_lora, config.transformer_lora)
+        loras = (config.vlm_lora, config.transformer_lora)
+        key = (repr(config.architecture), config.trains_connector, config.trains_transformer, *loras)
         if key not in self.models:
             self.models[key] = _models(config)
         return self.models[key]
 
-    def activations(self, config: PlanConfig, sample: Sample) -> dict[str, Kept]:
+    def activations(self, config: PlanConfig, sample: Sample, is_cuda: bool) -> dict[str, Kept]:
         """Of one sample."""
         models = self.models_of(config)
-        arithmetic = replace(config.arithmetic, is_cuda=self.card.is_cuda)
+        arithmetic = replace(config.arithmetic, is_cuda=is_cuda)
         is_checkpointing = config.is_checkpointing_activations
         key = (id(models), sample, arithmetic, config.is_prompt_split, is_checkpointing)
         if key not in self.kept:
@@ -305,7 +310,7 @@ def _models(config: PlanConfig) -> dict[str, Any]:
     return models
 
 
-def _plan(config: PlanConfig, card: Card, num_steps: int, counts: _Counts) -> Plan:
+def _plan(config: PlanConfig, card: Card, num_steps: int, counts: Counts) -> Plan:
     models = counts.models_of(config)
     trained = {name: _elements(model, True) for name, model in models.items()}
     weights = _weights(config, models)
@@ -317,7 +322,7 @@ def _plan(config: PlanConfig, card: Card, num_steps: int, counts: _Counts) -> Pl
     )
     activations, fullest = {}, 0.0
     for task, sample in config.samples.items():
-        kept = counts.activations(config, sample)
+        kept = counts.activations(config, sample, card.is_cuda)
         parts = {name: micro * part.saved for name, part in kept.items()}
         parts["layer computed again"] = micro * max(part.working for part in kept.values())
         activations[task] = parts

@@ -26,7 +26,9 @@ _UNITS = {
     "mfu": "share of the card's peak",
     "data_wait_share": "share of the time",
 }
-_SPREAD = 8.0  # largest over smallest value from which an axis is logarithmic
+_LOGARITHMIC = ("loss", "validation", "loss by sigma", "grad_norm")
+_SPREAD = 8.0  # largest over smallest value from which their axes are logarithmic
+_COLORS = {"all": "0.2", "generate": "C0", "edit": "C1"}  # the same in every panel
 _POINTS_PER_WINDOW = 40  # a running mean spans one such part of the curve
 _COLUMNS = 3
 
@@ -124,16 +126,15 @@ def _draw(panels: Mapping[str, Mapping[str, Curve]], name: str, output: Path) ->
 
 
 def _draw_panel(axis: Any, title: str, panel: Mapping[str, Curve]) -> None:
-    colors = _colors(title, len(panel))
-    for color, (label, curve) in zip(colors, panel.items(), strict=True):
+    for color, (label, curve) in zip(_colors(title, list(panel)), panel.items(), strict=True):
         steps, values = zip(*curve, strict=True)
         dense = len(values) >= 2 * _POINTS_PER_WINDOW
         axis.plot(steps, values, ".", color=color, alpha=0.25, markersize=3 if dense else 5, linewidth=0)
         axis.plot(steps, smooth(values), color=color, linewidth=1.6, label=label)
     values = [value for curve in panel.values() for _, value in curve]
-    is_log = min(values) > 0 and max(values) / min(values) >= _SPREAD and title != "lr_factor"
-    axis.set_yscale("log" if is_log else "linear")
-    if not is_log and min(values) >= 0:
+    if title in _LOGARITHMIC and min(values) > 0 and max(values) / min(values) >= _SPREAD:
+        _make_logarithmic(axis)
+    elif min(values) >= 0:
         axis.set_ylim(bottom=0)
     axis.set_title(title.replace("_", " "), fontsize=11)
     axis.set_ylabel(_UNITS.get(title, ""), fontsize=8, color="0.35")
@@ -145,13 +146,26 @@ def _draw_panel(axis: Any, title: str, panel: Mapping[str, Curve]) -> None:
         axis.legend(fontsize=8, frameon=False, ncols=math.ceil(len(panel) / 6))
 
 
-def _colors(title: str, number: int) -> list[Any]:
+def _make_logarithmic(axis: Any) -> None:
+    """With ticks at 1, 2 and 5, written as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _colors(title: str, labels: Sequence[str]) -> list[Any]:
     """Noise levels are ordered, so their colours are; others are told apart."""
     from matplotlib import colormaps
 
-    if title == "loss by sigma" or number > 10:
-        return [colormaps["viridis"](0.9 * index / max(1, number - 1)) for index in range(number)]
-    return [colormaps["tab10"](index) for index in range(number)]
+    if title == "loss by sigma" or len(labels) > 8:
+        return [colormaps["viridis"](0.9 * index / max(1, len(labels) - 1)) for index in range(len(labels))]
+    free = (f"C{index}" for index in range(2, 10))
+    if len(labels) == 1:
+        return ["C0"]
+    return [_COLORS[label] if label in _COLORS else next(free) for label in labels]
 
 
 def _rank(item: tuple[str, Curve]) -> tuple[bool, str]:
