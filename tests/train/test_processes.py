@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -77,6 +79,16 @@ def finish(*arguments, **options) -> None:
     assert process.returncode == 0, output[-3000:]
 
 
+def kill(process: subprocess.Popen) -> None:
+    """The process and all it started, at once; torchrun's workers have sessions of their own."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGKILL)
+    process.wait()
+    psutil.wait_procs(family, timeout=30)
+
+
 def weights(output: Path) -> dict[str, torch.Tensor]:
     folder = latest_checkpoint(output)
     return {
@@ -134,7 +146,7 @@ def test_a_run_killed_at_random_moments_ends_bit_by_bit_like_an_unbroken_one(
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3))
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process)
             killed += 1
         process.wait()
         if checkpoints(broken)[-1].name == f"step-{steps:08d}":
@@ -154,5 +166,4 @@ def test_two_runs_in_one_folder_and_a_dead_process_are_clear_errors(mixture: Pat
     output = second.communicate(timeout=120)[0]
     assert second.returncode == 2
     assert "another process is training in" in output
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    kill(first)
