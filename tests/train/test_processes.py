@@ -19,21 +19,8 @@ from safetensors.torch import load_file
 
 from deepgen.train.checkpoints import checkpoints, latest_checkpoint
 
-MIXTURE = """
-seed: 3
-image: {rule: fix_pixels, image_size: 96, unit: 32}
-tasks:
-  edit:
-    ratio: 1
-    sources:
-      edits: {source: shapes, rows: 64, task: edit}
-  generate:
-    ratio: 1
-    sources:
-      captions: {source: shapes, rows: 64}
-"""
 SETTINGS = {
-    "global_batch_size": "4",
+    "global_batch_size": "6",
     "micro_batch_size": "2",
     "num_workers": "0",
     "device": "cpu",
@@ -44,12 +31,6 @@ SETTINGS = {
     "log_every": "1",
     "save_every": "1",
 }
-
-
-@pytest.fixture
-def mixture(tmp_path: Path) -> Path:
-    (tmp_path / "mixture.yaml").write_text(MIXTURE)
-    return tmp_path / "mixture.yaml"
 
 
 def command(mixture: Path, output: Path, *, steps: int, processes: int, resume: bool) -> list[str]:
