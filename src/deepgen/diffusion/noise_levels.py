@@ -58,16 +58,15 @@ def dynamic_levels(config: Any, u: Tensor, num_tokens: Sequence[int]) -> tuple[T
     return sigma, sigma * config.num_train_timesteps
 
 
-def flow_matching_loss(
+def sample_losses(
     velocities: Sequence[Tensor],
     clean: Sequence[Tensor],
     noise: Sequence[Tensor],
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean over samples of w * mean((velocity - (noise - clean))^2), in float32; sizes may differ between
-    samples.
+    """w * mean((velocity - (noise - clean))^2) of every sample, float32 (B,).
 
-    Every sample weighs the same, whatever its size; tensors (B, ...) are the quick way for equal ones.
+    Sizes may differ between samples; tensors (B, ...) are the quick way for equal ones.
     """
     if isinstance(velocities, Tensor) and isinstance(clean, Tensor) and isinstance(noise, Tensor):
         losses = (velocities.float() - (noise.float() - clean.float())).square().flatten(1).mean(1)
@@ -78,6 +77,14 @@ def flow_matching_loss(
                 for velocity, x, eps in zip(velocities, clean, noise, strict=True)
             ]
         )
-    if weights is not None:
-        losses = losses * weights.to(losses).reshape(-1)
-    return losses.mean()
+    return losses if weights is None else losses * weights.to(losses).reshape(-1)
+
+
+def flow_matching_loss(
+    velocities: Sequence[Tensor],
+    clean: Sequence[Tensor],
+    noise: Sequence[Tensor],
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The mean of `sample_losses`: every sample weighs the same, whatever its size."""
+    return sample_losses(velocities, clean, noise, weights).mean()

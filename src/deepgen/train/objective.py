@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepgen.diffusion.noise_levels import sample_losses
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens
@@ -124,17 +125,7 @@ class FlowMatchingObjective(nn.Module):
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
-        if isinstance(velocity, Tensor):
-            clean, noise = (torch.stack(list(x)) for x in (batch.clean, batch.noise))
-            errors = (velocity.float() - (noise - clean).float()).square().flatten(1).mean(1)
-        else:
-            errors = torch.stack(
-                [
-                    (v.float() - (noise - clean).float()).square().mean()
-                    for v, clean, noise in zip(velocity, batch.clean, batch.noise, strict=True)
-                ]
-            )
-        return errors * batch.weights.to(errors)
+        return sample_losses(velocity, batch.clean, batch.noise, batch.weights)
 
     def condition(self, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Context (B, L + Q, C), pooled (B, P) and the mask of real positions, None where every one
