@@ -1,35 +1,62 @@
 """Weights in 16 bits, arithmetic in 32: for processors without 16-bit instructions.
 
 A 5B model fits a laptop's memory in bfloat16 only, but many CPUs multiply bfloat16 several times slower than
-float32. So every large layer keeps its weights in bfloat16 and widens them while it runs; what is small is
-float32 throughout.
+float32, and the product that passes gradients back even hundreds of times. So linear layers keep their
+weights in bfloat16 and widen them one at a time, forwards and backwards; what is small is float32 throughout.
+diffusers' layerwise casting does the former only.
 """
 
 from __future__ import annotations
 
-import torch
-from diffusers.hooks import apply_layerwise_casting
-from torch import nn
+from functools import partial
+from typing import Any
 
-# Layers whose weights are worth keeping narrow; diffusers casts exactly these while they run.
-LARGE_LAYERS = (nn.Linear, nn.Conv2d)
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def compute_in_float32(module: nn.Module) -> None:
-    """Keep the weights of linears and convolutions as stored, and make everything else float32, in place.
+    """Keep the weights of linears and embeddings as stored, and make everything else float32, in place.
 
     The module then takes and gives float32; memory grows by its largest single layer while it runs. Not for
     the VAE, whose decoder asks its weights for their type, and which is small: make that float32 as a whole.
     """
-    storage = next(x.dtype for x in module.parameters() if x.is_floating_point())
     for layer in module.modules():
-        if isinstance(layer, LARGE_LAYERS):
+        if type(layer) is nn.Linear:
+            layer.forward = partial(_linear, layer)
+            continue
+        if type(layer) is nn.Embedding:
+            layer.register_forward_hook(_widen_output)
             continue
         for name, parameter in layer.named_parameters(recurse=False):
             setattr(layer, name, nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad))
         for name, buffer in layer.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(layer, name, buffer.float())
-    apply_layerwise_casting(
-        module, storage_dtype=storage, compute_dtype=torch.float32, skip_modules_pattern=None
-    )
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    if layer.weight.requires_grad or not x.requires_grad:
+        return F.linear(x, layer.weight.to(x.dtype), bias)
+    product = _WidenedProduct.apply(x, layer.weight)
+    return product if bias is None else product + bias
+
+
+def _widen_output(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.float()
+
+
+class _WidenedProduct(torch.autograd.Function):
+    """x W^T, keeping the narrow weight instead of the wide one for the backward; only x gets a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return gradients[0] @ weight.to(gradients[0].dtype), None

@@ -34,6 +34,7 @@ __all__ = ["CARDS", "Counts", "Plan", "PlanConfig", "card", "plan", "plan_of_rec
 Scheme = Literal["mixed", "engine", "pure"]
 Sharding = Literal["none", "zero2", "fsdp"]
 Task = Literal["generate", "edit"]
+Dtype = Literal["bfloat16", "float16", "float32"]
 
 _SCALES = 4 / 256  # bytes of bitsandbytes' scales for each moment
 
@@ -50,7 +51,8 @@ class PlanConfig:
     trains_transformer: bool = False
     vlm_lora: LoraSettings | None = None
     transformer_lora: LoraSettings | None = None
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    compute_dtype: Dtype = "bfloat16"
+    frozen_dtype: Dtype | None = None  # in which frozen weights are kept, where it is not `compute_dtype`
     scheme: Scheme = "mixed"
     is_8bit: bool = False
     has_ema: bool = False
@@ -250,13 +252,14 @@ def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **change
         card: decides what precision "auto" means.
         changes: what the recipe does not say, such as `image_size`, `edit_share` and `num_processes`.
     """
-    dtype = recipe.precision
-    if dtype == "auto":
-        dtype = "bfloat16" if card.is_cuda else "float32"
+    frozen = recipe.precision
+    if frozen == "auto":
+        frozen = "bfloat16" if card.is_cuda else "float32"
+    compute = frozen if card.is_cuda else "float32"  # as SupervisedStage computes on a CPU
     same = ("trains_connector", "trains_transformer", "vlm_lora", "transformer_lora", "is_prompt_split")
     same += ("is_checkpointing_activations", "micro_batch_size", "global_batch_size")
     known = {name: getattr(recipe, name) for name in same}
-    known |= {"compute_dtype": dtype, "is_8bit": recipe.optim.is_8bit}
+    known |= {"compute_dtype": compute, "frozen_dtype": frozen, "is_8bit": recipe.optim.is_8bit}
     known |= {"has_ema": recipe.ema_decay is not None, "architecture": architecture}
     return PlanConfig(**(known | changes))
 
@@ -350,6 +353,7 @@ def _weights(config: PlanConfig, models: Mapping[str, Any]) -> dict[str, float]:
     trained = sum(_elements(model, True) for model in models.values())
     frozen = sum(_elements(model, False) for model in models.values())
     small = config.arithmetic.compute.itemsize
+    stored = getattr(torch, config.frozen_dtype or config.compute_dtype).itemsize
     is_mixed = config.scheme == "mixed"
     own = 4 if is_mixed else small
     moment = 1 + _SCALES if config.is_8bit else 2 if config.scheme == "pure" else 4
@@ -357,7 +361,7 @@ def _weights(config: PlanConfig, models: Mapping[str, Any]) -> dict[str, float]:
     whole = divided if config.sharding == "fsdp" else 1
     casts = trained * small if config.arithmetic.is_autocast else 0
     rows = {
-        "frozen weights": frozen * small / (divided if config.shards_frozen else 1),
+        "frozen weights": frozen * stored / (divided if config.shards_frozen else 1),
         "trained weights": trained * own / whole,
         "casts of them": casts if config.sharding != "fsdp" else 0,
         "gathered layers": 2 * small * _largest_layer(models) if config.sharding == "fsdp" else 0,

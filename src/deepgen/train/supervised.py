@@ -25,6 +25,7 @@ from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
@@ -83,7 +84,8 @@ class SupervisedConfig(TrainConfig):
     levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     padding: Padding = "hidden"
-    precision: Precision = "auto"  # of frozen weights and of arithmetic; what is trained stays in float32
+    # of frozen weights and of arithmetic, on a CPU of frozen weights only; what is trained stays in float32
+    precision: Precision = "auto"
     is_checkpointing_activations: bool = False
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
@@ -138,6 +140,11 @@ class SupervisedStage:
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
         self.objective = prepare_parts(config, pipe).to(self.device)
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            self.dtype = torch.float32
+            pipe.vae.float()
+            for part in (pipe.vlm, pipe.connector, pipe.transformer):
+                compute_in_float32(part)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture)
         self.observers = _observers(config, self)
