@@ -8,6 +8,7 @@ cached or not, and its losses are the same.
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,9 +211,15 @@ def _read_rows(
         batch_size=None,
         num_workers=num_workers if rows else 0,
         prefetch_factor=16 if num_workers and rows else None,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),
     )
     return iter(loader)
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one ends its workers, which need say nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # --- encoding -----------------------------------------------------------------------------------------------
