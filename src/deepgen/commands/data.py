@@ -1,19 +1,23 @@
-"""`deepgen data`: look at training data, count it, and convert it, before anything is trained on it."""
+"""`deepgen data`: look at training data, count it, convert it, encode it, before anything is trained."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
+from deepgen.commands.options import Device
 from deepgen.commands.outputs import check_folder
 from deepgen.commands.reporting import print_report
 
 if TYPE_CHECKING:
     from deepgen.data.mixture import Mixture
+    from deepgen.pipeline import DeepGenPipeline
 
 SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 LAST_LATIN = "\u2fff"  # beyond it, Pillow's own font has nothing at all
@@ -163,16 +167,94 @@ class ConvertData(Place):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheData(Place):
+    """Encode every picture once, so that training need not; interrupted, the same command goes on."""
+
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """The cache: a new folder, or one to go on with."""
+    model: Annotated[str, arg(metavar="NAME|PATH")] = "tiny"
+    """Whose VAE and vision tower: what the training will start from."""
+    features: bool = True
+    """Keep the vision tower's features of references too."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format kept, unless what is computed is narrower; float32 leaves losses as they are."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of weights and arithmetic, as the training's `precision`; auto: bfloat16 on cuda, else float32."""
+    device: Device = "auto"
+    """Where to compute. auto: cuda, then mps, then cpu."""
+    shard_size: int = 256
+    """Rows of a file: what an interrupt can lose."""
+    batch_size: int = 8
+    """Pictures encoded at a time."""
+    num_workers: int = 2
+    """Processes that read pictures ahead; 0 reads in this one."""
+    process: int = 0
+    """Where several share the work: which one this is, from 0."""
+    num_processes: int = 1
+    """How many share the work; each makes files of its own."""
+
+    def run(self) -> int:
+        """Exit code 0 once every row of this process is kept or known to be unusable."""
+        from deepgen.train.cache import CacheConfig, fill_cache
+
+        config = CacheConfig(
+            has_features=self.features,
+            dtype=self.dtype,
+            shard_size=self.shard_size,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            process=self.process,
+            num_processes=self.num_processes,
+        )
+        mixture = self.open()
+        check_folder(self.output)
+        mixture, pipe = self._with_model(mixture)
+        started = time.perf_counter()
+
+        def progress(shard: int, num_shards: int, num_rows: int) -> None:
+            speed = num_rows / (time.perf_counter() - started)
+            print(
+                f"shard {shard + 1} of {num_shards}: {num_rows} rows, {speed:.1f} a second", file=sys.stderr
+            )
+
+        done = fill_cache(mixture, pipe, self.output, config, progress)
+        print(
+            f"{self.output}  {done.num_made} shards made, {done.num_found} were there, "
+            f"{done.num_rows} rows encoded, {done.num_bad} of them cannot be used"
+        )
+        return 0
+
+    def _with_model(self, mixture: Mixture) -> tuple[Mixture, DeepGenPipeline]:
+        """The model as a stage would load it; a path is read at the size the model draws, as in training."""
+        import torch
+
+        from deepgen.commands.loading import choose_device
+        from deepgen.data.mixture import Mixture
+        from deepgen.pipeline import DeepGenPipeline
+        from deepgen.train.supervised import SupervisedConfig, own_image_rule
+
+        device = torch.device(choose_device(self.device))
+        dtype = SupervisedConfig(precision=self.precision).dtype(device)
+        pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=dtype)
+        pipe.vae.eval().to(device)
+        pipe.vlm.visual.eval().to(device)
+        if _mixture_path(self.data) is None:
+            mixture = Mixture(replace(mixture.config, image=own_image_rule(pipe)), mixture.sources)
+        return mixture, pipe
+
+
 Action = (
     Annotated[Inspect, subcommand("inspect")]
     | Annotated[Stats, subcommand("stats")]
     | Annotated[ConvertData, subcommand("convert")]
+    | Annotated[CacheData, subcommand("cache")]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Look at training data, count it, or convert it."""
+    """Look at training data, count it, convert it, or encode it."""
 
     action: OmitSubcommandPrefixes[Action]
 

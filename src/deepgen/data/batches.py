@@ -10,21 +10,23 @@ share the work does not enter, so a run can be resumed anywhere, on anything, at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from deepgen.data.example import Example, RowError, Size, Task
+from deepgen.data.cache import Cache
+from deepgen.data.example import Example, Picture, RowError, Size, Task
 from deepgen.data.images import ImageError
 from deepgen.data.ledger import BadRow
 from deepgen.data.mixture import Draw, Mixture
+from deepgen.data.mixture_config import ImageRule
 from deepgen.data.order import random_bits, stream_key
-from deepgen.data.pictures import example_sizes, load_picture
+from deepgen.data.pictures import load_picture, ruled_sizes
 from deepgen.data.resize import resize_rule, square_crop
 
 _KEPT_SIZES = 2**17
@@ -62,6 +64,9 @@ class MicroBatch:
         references: one uint8 (B, 3, h, w) for each reference of an edit; none to generate.
         samples: global sample numbers, the key of all randomness.
         keys: "file:row" or "tar!member" of each, for errors and logs.
+        moments: of target and references, where they come from a cache, (B, 2, C, h, w) each: mean and
+            deviation. Pictures nobody needs are then not read; they are on the meta device, all shape.
+        features: of each reference, where a cache has them, (B, N, D).
     """
 
     task: Task
@@ -70,6 +75,8 @@ class MicroBatch:
     references: list[Tensor]
     samples: list[int]
     keys: list[str]
+    moments: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same on a device, without waiting for pinned memory."""
@@ -80,8 +87,16 @@ class MicroBatch:
         return self._mapped(lambda pixels: pixels.pin_memory())
 
     def _mapped(self, change: Any) -> MicroBatch:
+        def changed(tensors: Sequence[Tensor]) -> list[Tensor]:
+            return [tensor if tensor.is_meta else change(tensor) for tensor in tensors]
+
+        (target,) = changed([self.target])
         return replace(
-            self, target=change(self.target), references=[change(pixels) for pixels in self.references]
+            self,
+            target=target,
+            references=changed(self.references),
+            moments=changed(self.moments),
+            features=changed(self.features),
         )
 
 
@@ -94,10 +109,17 @@ class Batches:
         max_micro_batch: the most samples of one forward.
         blocks_per_step: how many blocks of one task each a step holds. 1: a step is of one task. The original
             has one whole cycle in each step, which is `len(mixture.cycle)`.
+        cache: what models made of the mixture's pictures, handed out instead of them.
     """
 
     def __init__(
-        self, mixture: Mixture, global_batch_size: int, max_micro_batch: int, *, blocks_per_step: int = 1
+        self,
+        mixture: Mixture,
+        global_batch_size: int,
+        max_micro_batch: int,
+        *,
+        blocks_per_step: int = 1,
+        cache: Cache | None = None,
     ) -> None:
         if min(global_batch_size, max_micro_batch, blocks_per_step) < 1:
             raise ValueError(
@@ -109,7 +131,7 @@ class Batches:
                 f"global_batch_size {global_batch_size} is no multiple of blocks_per_step {blocks_per_step}; "
                 f"try {-(-global_batch_size // blocks_per_step) * blocks_per_step}"
             )
-        self.mixture = mixture
+        self.mixture, self.cache = mixture, cache
         self.global_batch_size, self.max_micro_batch = global_batch_size, max_micro_batch
         self._block_size = global_batch_size // blocks_per_step
         self._sizes: dict[tuple[str, int], _Sizes] = {}
@@ -137,21 +159,20 @@ class Batches:
 
         `bad` collects rows that cannot be used and are left out; without it the first one raises.
         """
-        loaded: list[tuple[int, Example, list[Tensor]]] = []
+        loaded: list[tuple[int, Example, _Row]] = []
         for sample in plan.samples:
             draw = self.draw(sample)
             example = self._example(draw, bad)
             if example is None:
                 continue
             try:
-                loaded.append((sample, example, self._pixels(plan, sample, example)))
+                loaded.append((sample, example, self._row(plan, draw, example)))
             except (RowError, ImageError) as error:
                 _report(draw, example.key, error, bad)
         if not loaded:
             return None
-        target, *references = (
-            torch.stack(slot) for slot in zip(*(pixels for _, _, pixels in loaded), strict=True)
-        )
+        rows = [row for _, _, row in loaded]
+        target, *references = _stacked([row.pixels for row in rows])
         return MicroBatch(
             task=plan.task,
             texts=[example.text for _, example, _ in loaded],
@@ -159,6 +180,8 @@ class Batches:
             references=references,
             samples=[sample for sample, _, _ in loaded],
             keys=[example.key for _, example, _ in loaded],
+            moments=_stacked([row.moments for row in rows]),
+            features=_stacked([row.features for row in rows]),
         )
 
     def draw(self, sample: int) -> Draw:
@@ -182,44 +205,74 @@ class Batches:
         if example is None:
             return None
         try:
-            target, references = example_sizes(example)
+            sizes = ruled_sizes(example, self.mixture.config.image)
         except (RowError, ImageError) as error:
             _report(draw, example.key, error, bad)
             return None
-        rule = self.mixture.config.image
         if len(self._sizes) >= _KEPT_SIZES:
             self._sizes.clear()
-        self._sizes[row] = rule.size(target), tuple(rule.size(size) for size in references)
+        self._sizes[row] = sizes
         return self._sizes[row]
 
-    def _pixels(self, plan: BatchPlan, sample: int, example: Example) -> list[Tensor]:
-        """uint8 (3, H, W) of the target, then of each reference."""
+    def _row(self, plan: BatchPlan, draw: Draw, example: Example) -> _Row:
+        """The pictures of a row, or what is known of them."""
         pictures = (example.target, *example.references)
         sizes = (plan.target_size, *plan.reference_sizes)
-        return [
-            self._resized(load_picture(picture), size, sample, example.key)
-            for picture, size in zip(pictures, sizes, strict=True)
-        ]
-
-    def _resized(self, picture: Image.Image, size: Size, sample: int, key: str) -> Tensor:
         config = self.mixture.config
-        found = config.image.size((picture.height, picture.width))
-        if found != size:
-            raise RowError(
-                f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the "
-                f"picture of {picture.width}x{picture.height} becomes {found[1]}x{found[0]}; "
-                "correct the manifest's sizes"
-            )
-        if resize_rule(config.image.rule).is_crop:
-            place = random_bits(stream_key(config.seed, 0, "crop"), sample) / 2**64
-            picture = picture.crop(square_crop((picture.height, picture.width), place))
-        if (picture.height, picture.width) != size:
-            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        place = random_bits(stream_key(config.seed, 0, "crop"), draw.sample) / 2**64
+
+        def pixels(slot: int) -> Tensor:
+            return picture_pixels(pictures[slot], sizes[slot], config.image, example.key, place)
+
+        if self.cache is None:
+            return _Row([pixels(slot) for slot in range(len(sizes))])
+        known = self.cache.read(draw.source, draw.index, example.key, sizes)
+        shown = range(1, len(sizes)) if known.features is None else ()
+        return _Row(
+            [pixels(slot) if slot in shown else _unread(size) for slot, size in enumerate(sizes)],
+            known.moments,
+            known.features or [],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is known of sizes stays here when the rest is sent to a worker."""
         return {**self.__dict__, "_sizes": {}}
+
+
+def picture_pixels(picture: Picture, size: Size, rule: ImageRule, key: str, place: float = 0.0) -> Tensor:
+    """A picture as the rule gives it, uint8 (3, H, W); `place` in [0, 1) is where a cropping rule cuts.
+
+    RowError when it does not become the size it was planned with.
+    """
+    image = load_picture(picture)
+    found = rule.size((image.height, image.width))
+    if found != size:
+        raise RowError(
+            f"{key}: planned as {size[1]}x{size[0]} from the manifest's or the header's size, but the "
+            f"picture of {image.width}x{image.height} becomes {found[1]}x{found[0]}; "
+            "correct the manifest's sizes"
+        )
+    if resize_rule(rule.rule).is_crop:
+        image = image.crop(square_crop((image.height, image.width), place))
+    if (image.height, image.width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+class _Row(NamedTuple):
+    pixels: list[Tensor]
+    moments: Sequence[Tensor] = ()
+    features: Sequence[Tensor] = ()
+
+
+def _unread(size: Size) -> Tensor:
+    """In place of a picture that is not read: whoever asks for its values gets an error, not zeros."""
+    return torch.empty(3, *size, dtype=torch.uint8, device="meta")
+
+
+def _stacked(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of equally long rows of tensors, each column as one tensor."""
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _parts(samples: Sequence[int], most: int) -> list[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deepgen.data.example import Example, FileSlice, Picture, Size
 from deepgen.data.images import FORMATS, ImageError, open_image
+from deepgen.data.mixture_config import ImageRule
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # values of that tag which swap the sides
@@ -47,6 +48,12 @@ def example_sizes(example: Example) -> tuple[Size, tuple[Size, ...]]:
         example.limits.check(size, example.key)
     references = example.reference_sizes or tuple(picture_size(picture) for picture in example.references)
     return size, references
+
+
+def ruled_sizes(example: Example, rule: ImageRule) -> tuple[Size, tuple[Size, ...]]:
+    """The sizes a rule gives to the target and to each reference."""
+    target, references = example_sizes(example)
+    return rule.size(target), tuple(rule.size(size) for size in references)
 
 
 def _content(picture: Picture) -> Path | bytes:

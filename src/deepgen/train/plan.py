@@ -261,6 +261,7 @@ def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **change
     known = {name: getattr(recipe, name) for name in same}
     known |= {"compute_dtype": compute, "frozen_dtype": frozen, "is_8bit": recipe.optim.is_8bit}
     known |= {"has_ema": recipe.ema_decay is not None, "architecture": architecture}
+    known |= {"has_cached_latents": recipe.cache is not None}
     return PlanConfig(**(known | changes))
 
 

@@ -17,19 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from deepgen.data.batches import Batches, MicroBatch
+from deepgen.data.cache import Cache, read_manifest
 from deepgen.data.example import Task
 from deepgen.data.ledger import Ledger
 from deepgen.data.loader import micro_batches
 from deepgen.data.mixture import Mixture, open_mixture, single_source
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
-from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
+from deepgen.train.cache import latent_moments, open_cache
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
@@ -73,6 +74,7 @@ class SupervisedConfig(TrainConfig):
     data: Path | None = None  # a mixture file, or a folder of pictures with captions
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
+    cache: Path | None = None  # a folder of `deepgen data cache`, read instead of encoding pictures
     global_batch_size: int = 64
     micro_batch_size: int = 4
     is_step_mixed: bool = True  # a step holds a whole cycle of the tasks; off: one task a step
@@ -110,6 +112,8 @@ class SupervisedConfig(TrainConfig):
                 "data is not set; give --data a folder of pictures with captions, or a mixture file"
             )
         data = self.data.expanduser()
+        if self.cache is not None:
+            read_manifest(self.cache)  # before minutes of loading
         mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
         pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
         if self.new_connector:
@@ -139,6 +143,8 @@ class SupervisedStage:
         self.config, self.processes, self.pipe = config, processes, pipe
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
+        # Before adapters are put on the vision tower, which have no part in its features.
+        cache = None if config.cache is None or mixture is None else open_cache(config.cache, mixture, pipe)
         self.objective = prepare_parts(config, pipe).to(self.device)
         if self.device.type == "cpu" and self.dtype != torch.float32:
             self.dtype = torch.float32
@@ -146,7 +152,7 @@ class SupervisedStage:
             for part in (pipe.vlm, pipe.connector, pipe.transformer):
                 compute_in_float32(part)
         self.modules: nn.Module = self.objective
-        self._data = None if mixture is None else _batches(config, mixture)
+        self._data = None if mixture is None else _batches(config, mixture, cache)
         self.observers = _observers(config, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
@@ -190,11 +196,15 @@ class SupervisedStage:
         target = bytes_to_pixels(batch.target)
         shown = [bytes_to_pixels(pixels) for pixels in batch.references]
         pixels = [[image[index] for image in shown] if kept[index] else [] for index in range(len(texts))]
-        clean = self._latents(target, batch.samples, "target")
-        slots = [self._latents(image, batch.samples, f"reference {n}") for n, image in enumerate(shown)]
+        moments = batch.moments or [latent_moments(self.pipe.vae, image) for image in (target, *shown)]
+        clean = self._latents(moments[0], batch.samples, "target")
+        slots = [self._latents(pair, batch.samples, f"reference {n}") for n, pair in enumerate(moments[1:])]
         references = [
             [latents[index] for latents in slots] if kept[index] else [] for index in range(len(texts))
         ]
+        features = [
+            slot[index] for index in range(len(texts)) if kept[index] for slot in batch.features
+        ]  # sample by sample
         noise = torch.stack([normal(self.config.seed, "noise", n, clean.shape[1:]) for n in batch.samples])
         patch = self.pipe.transformer.config.patch_size
         levels = noise_levels(
@@ -214,6 +224,7 @@ class SupervisedStage:
             weights=levels.weights.to(self.device),
             pixels=pixels if is_edit else None,
             references=references if is_edit else None,
+            image_features=features if batch.features else None,
             samples=batch.samples,
         )
 
@@ -239,15 +250,12 @@ class SupervisedStage:
         ]
         return tokenize(self.pipe.tokenizer, prompts)
 
-    @torch.no_grad()
-    def _latents(self, pixels: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
-        """Latents (B, C, h, w) float32 of pixels (B, 3, H, W), drawn from the posterior with each
-        sample's noise.
-        """
-        posterior = latent_space.encode(self.pipe.vae, pixels)
-        shape = posterior.mean.shape[1:]
+    def _latents(self, moments: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
+        """Latents (B, C, h, w) float32, drawn from posteriors (B, 2, C, h, w) with each sample's noise."""
+        mean, deviation = moments.float().unbind(1)
+        shape = mean.shape[1:]
         noise = torch.stack([normal(self.config.seed, f"posterior of {purpose}", n, shape) for n in samples])
-        drawn = posterior.mean.float() + posterior.std.float() * noise.to(pixels.device)
+        drawn = mean + deviation * noise.to(mean.device)
         return (drawn - self.pipe.vae.config.shift_factor) * self.pipe.vae.config.scaling_factor
 
     # --- loss -----------------------------------------------------------------------------------------------
@@ -312,15 +320,20 @@ def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validat
 
 def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mixture:
     """A folder of pictures as the only source, at the size the model draws."""
-    defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
     options = {"path": str(folder), "task": config.data_task}
-    image = ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
-    return single_source(folder.name, "folder", options, image, seed=config.seed)
+    return single_source(folder.name, "folder", options, own_image_rule(pipe), seed=config.seed)
 
 
-def _batches(config: SupervisedConfig, mixture: Mixture) -> Batches:
+def own_image_rule(pipe: DeepGenPipeline) -> ImageRule:
+    """The size rule where no mixture gives one: pictures as large as the model draws."""
+    defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
+    return ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
+
+
+def _batches(config: SupervisedConfig, mixture: Mixture, cache: Cache | None) -> Batches:
     blocks = len(mixture.cycle) if config.is_step_mixed else 1
-    return Batches(mixture, config.global_batch_size, config.micro_batch_size, blocks_per_step=blocks)
+    sizes = (config.global_batch_size, config.micro_batch_size)
+    return Batches(mixture, *sizes, blocks_per_step=blocks, cache=cache)
 
 
 def _total(losses: Tensor) -> tuple[float, float]:
