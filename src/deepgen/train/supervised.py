@@ -34,6 +34,7 @@ from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import generator, is_dropped, normal
+from deepgen.train.sharding import is_sharded, shard
 from deepgen.train.validation import Validation, ValidationConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -137,7 +138,17 @@ class SupervisedStage:
         self.config, self.processes, self.pipe = config, processes, pipe
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
-        self.objective = prepare_parts(config, pipe).to(self.device)
+        self.objective = prepare_parts(config, pipe)
+        # Divided before it is moved: the whole model need not fit the device.
+        shard(
+            self.objective,
+            processes,
+            config.sharding,
+            dtype=self.dtype,
+            shards_frozen=config.shards_frozen,
+            whole=(pipe.vlm.visual, pipe.connector.think_tokens),  # captions pass the vision tower by
+        )
+        self.objective.to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture)
         self.observers = _observers(config, self)
@@ -298,7 +309,8 @@ def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchi
 
 
 def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validation]:
-    if config.validation.data is None or not stage.processes.is_main:
+    # A sharded model takes all processes to look at.
+    if config.validation.data is None or not (stage.processes.is_main or is_sharded(stage.objective)):
         return []
     return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
 
