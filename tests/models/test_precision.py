@@ -49,4 +49,5 @@ def test_a_trained_linear_gets_its_gradient() -> None:
     layer = nn.Sequential(nn.Linear(4, 3))
     compute_in_float32(layer)
     layer(torch.randn(2, 4, requires_grad=True)).sum().backward()
-    assert layer[0].weight.grad is not None and layer[0].bias.grad is not None
+    assert layer[0].weight.grad is not None
+    assert layer[0].bias.grad is not None

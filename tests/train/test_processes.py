@@ -2,93 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from launched_runs import assert_equal, finish, kill, losses, start, weights
 
-from deepgen.train.checkpoints import checkpoints, latest_checkpoint
-
-SETTINGS = {
-    "global_batch_size": "6",
-    "micro_batch_size": "2",
-    "num_workers": "0",
-    "device": "cpu",
-    "model": "tiny",
-    "new_connector": "false",
-    "optim.warmup_steps": "2",
-    "optim.decay_share": "0",  # the schedule of a part is not that of the whole
-    "log_every": "1",
-    "save_every": "1",
-}
-
-
-def command(mixture: Path, output: Path, *, steps: int, processes: int, resume: bool) -> list[str]:
-    settings = {**SETTINGS, "data": str(mixture), "num_steps": str(steps)}
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    return [*launch, "deepgen", "train", "alignment", "-o", str(output), *options, *(["--resume"] * resume)]
-
-
-def start(*arguments, **options) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    return subprocess.Popen(
-        command(*arguments, **options),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(*arguments, **options) -> None:
-    process = start(*arguments, **options)
-    output = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, output[-3000:]
-
-
-def kill(process: subprocess.Popen) -> None:
-    """The process and all it started, at once; torchrun's workers have sessions of their own."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.send_signal(signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(family, timeout=30)
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    folder = latest_checkpoint(output)
-    return {
-        f"{part}/{name}": tensor
-        for part in ("model", "ema", "optimizer")
-        for name, tensor in load_file(folder / f"{part}.safetensors").items()
-    }
-
-
-def losses(output: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines}
-
-
-def assert_equal(ours: Path, theirs: Path) -> None:
-    one, other = weights(ours), weights(theirs)
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different, f"{len(different)} of {len(one)} differ, such as {different[:3]}"
+from deepgen.train.checkpoints import checkpoints
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 A folder `step-00001000` is therefore always complete, whenever the process was killed:
 `model.safetensors` (what is trained), `ema.safetensors`, `optimizer.safetensors` and `state.json`.
+Where the model is divided among processes each writes its rows, `model-00001-of-00008.safetensors` and so
+on, and says in the file's metadata which they are; they are read back whole, or as other pieces.
 Nothing in it is a pickle.
 """
 
@@ -10,11 +12,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from deepgen.train.parallel import Processes
+from deepgen.train.sharding import Piece
 from deepgen.train.state import Snapshot
 
 _PARTS = ("model", "ema", "optimizer")
@@ -22,16 +33,27 @@ _SPARE_BYTES = 2**20
 
 
 class CheckpointWriter:
-    """Writes snapshots into a run's folder, one at a time, while training goes on."""
+    """Writes snapshots into a run's folder, one at a time, while training goes on.
 
-    def __init__(self, output_dir: Path, keep: int = 2):
+    Args:
+        output_dir: the run's folder; one for all processes.
+        keep: how many checkpoints stay.
+        processes: who writes together, where the model is divided; all of them then call every method but
+            `close` at the same steps. None writes alone.
+    """
+
+    def __init__(self, output_dir: Path, keep: int = 2, processes: Processes | None = None):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.output_dir, self.keep = output_dir, keep
+        self._processes = processes
+        self._is_main = processes is None or processes.is_main
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
-        for leftover in output_dir.glob(".step-*"):  # of a killed run; never complete
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._pending: Future[None] | None = None
+        self._folder = output_dir
+        if self._is_main:
+            for leftover in output_dir.glob(".step-*"):  # of a killed run; never complete
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write a snapshot; waits for the one before, and raises what that one met.
@@ -40,48 +62,118 @@ class CheckpointWriter:
             OSError: the disk is full or the folder cannot be written. Older checkpoints are untouched.
         """
         self.wait()
-        needed = sum(t.nbytes for part in _PARTS for t in getattr(snapshot, part).values()) + _SPARE_BYTES
+        if self._is_main:
+            self._require_space(snapshot)
+        self._folder = self.output_dir / f"step-{snapshot.step:08d}"
+        if self._processes is not None:
+            if self._is_main:
+                self._begin()
+            self._processes.wait()  # until the folder is there
+        self._pending = self._pool.submit(self._write, snapshot)
+
+    def publish(self) -> None:
+        """Where processes write together: name the checkpoint once all of them are done; does not wait."""
+        if self._processes is None or self._pending is None:
+            return
+        if not self._processes.any(not self._pending.done()):
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises what the last write met."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if self._processes is None:
+            pending.result()
+            return
+        error = pending.exception()
+        if self._processes.any(error is not None):
+            if self._is_main:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
+            raise error or OSError(f"another process could not write its part of {self._folder}; see its log")
+        if self._is_main:
+            self._finish()
+        self._processes.wait()
+
+    def close(self) -> None:
+        """Wait for what this process writes, and stop."""
+        try:
+            if self._processes is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
+
+    @property
+    def _unfinished(self) -> Path:
+        return self._folder.with_name(f".{self._folder.name}")
+
+    def _require_space(self, snapshot: Snapshot) -> None:
+        writers = 1 if self._processes is None else self._processes.world_size
+        tensors = [tensor for part in _PARTS for tensor in getattr(snapshot, part).values()]
+        needed = sum(tensor.nbytes for tensor in tensors) * writers + _SPARE_BYTES
         free = shutil.disk_usage(self.output_dir).free
         if free < needed:
             raise OSError(
                 f"{self.output_dir.absolute()} has {free / 1e9:.2f} GB left and a checkpoint takes "
                 f"{needed / 1e9:.2f} GB; free some space and go on with --resume (the checkpoints are whole)"
             )
-        self._pending = self._pool.submit(self._write, snapshot)
 
-    def wait(self) -> None:
-        """Until nothing is being written; raises what the last write met."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait and stop."""
+    def _write(self, snapshot: Snapshot) -> None:
+        """This process's files; alone, all of them, and the name."""
+        if self._processes is None:
+            self._begin()
         try:
-            self.wait()
-        finally:
-            self._pool.shutdown()
-
-    def _write(self, snapshot: Snapshot) -> Path:
-        folder = self.output_dir / f"step-{snapshot.step:08d}"
-        unfinished = self.output_dir / f".{folder.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        try:
-            for part in _PARTS:
-                save_file(getattr(snapshot, part), unfinished / f"{part}.safetensors")
-            (unfinished / "state.json").write_text(json.dumps({"step": snapshot.step}) + "\n")
-            for file in unfinished.iterdir():
-                _flush(file)
+            self._write_files(snapshot)
         except OSError as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise OSError(f"cannot write the checkpoint {folder}: {error.strerror or error}") from error
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+            if self._processes is None:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
+            reason = error.strerror or error
+            raise OSError(f"cannot write the checkpoint {self._folder}: {reason}") from error
+        if self._processes is None:
+            self._finish()
+
+    def _write_files(self, snapshot: Snapshot) -> None:
+        suffix = ""
+        if self._processes is not None:
+            suffix = f"-{self._processes.rank + 1:05d}-of-{self._processes.world_size:05d}"
+        files = [self._unfinished / f"{part}{suffix}.safetensors" for part in _PARTS]
+        for part, file in zip(_PARTS, files, strict=True):
+            tensors, metadata = self._own(snapshot, getattr(snapshot, part))
+            save_file(tensors, file, **metadata)
+        if self._is_main:
+            files.append(self._unfinished / "state.json")
+            files[-1].write_text(json.dumps({"step": snapshot.step}) + "\n")
+        for file in files:
+            _flush(file)
+
+    def _own(
+        self, snapshot: Snapshot, tensors: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
+        """What this process writes, and the metadata that says of which rows: "first/all"."""
+        if self._processes is None:
+            return tensors, {}
+        own, rows = {}, {}
+        for name, tensor in tensors.items():
+            piece = snapshot.piece(name, tensor)
+            if piece is not None and len(tensor):
+                own[name] = tensor
+                rows[name] = f"{piece.rows.start}/{piece.shape[0]}"
+            elif piece is None and self._is_main:
+                own[name] = tensor
+        return own, {"metadata": rows} if rows else {}
+
+    def _begin(self) -> None:
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished.mkdir(parents=True)
+
+    def _finish(self) -> None:
+        """The files are on the disk: give the folder its name, and remove checkpoints that are too many."""
+        _flush(self._unfinished)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._unfinished.rename(self._folder)
         _flush(self.output_dir)
         for old in checkpoints(self.output_dir)[: -self.keep]:
             shutil.rmtree(old)
-        return folder
 
 
 def _flush(path: Path) -> None:
@@ -93,10 +185,76 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def read_checkpoint_folder(folder: Path) -> Snapshot:
-    """What `CheckpointWriter` wrote."""
-    parts = {part: load_file(folder / f"{part}.safetensors") for part in _PARTS}
-    return Snapshot(step=json.loads((folder / "state.json").read_text())["step"], **parts)
+def read_checkpoint_folder(folder: Path, pieces: Mapping[str, Piece] | None = None) -> Snapshot:
+    """What `CheckpointWriter` wrote, by however many processes.
+
+    Args:
+        folder: a complete checkpoint.
+        pieces: parameters to read these rows of, with their averages and moments; others are read whole.
+
+    Raises:
+        FileNotFoundError: files are missing, of a folder that was copied.
+        ValueError: a parameter has another shape than its piece.
+    """
+    snapshot = Snapshot(json.loads((folder / "state.json").read_text())["step"], {}, {}, {}, pieces or {})
+    for part in _PARTS:
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(file, "pt")) for file in _files(folder, part)]
+            getattr(snapshot, part).update(_read(files, snapshot))
+    return snapshot
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    """The one file of a part, or one of each process that wrote it."""
+    files = sorted(folder.glob(f"{part}-*-of-*.safetensors"))
+    if not files:
+        return [folder / f"{part}.safetensors"]
+    expected = int(files[0].stem.rpartition("-")[2])
+    if len(files) != expected:
+        raise FileNotFoundError(
+            f"{folder} holds {len(files)} of {expected} files of {part!r}; copy the whole folder"
+        )
+    return files
+
+
+def _read(files: Sequence[Any], snapshot: Snapshot) -> dict[str, Tensor]:
+    """The tensors of a part: whole, or those rows of them that `snapshot.pieces` names."""
+    sources: dict[str, list[tuple[int, Any]]] = defaultdict(list)  # first row and rows of each file
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        rows = file.metadata() or {}
+        for name in file.keys():  # noqa: SIM118  # not a dictionary
+            part = file.get_slice(name)
+            first, total = map(int, rows[name].split("/")) if name in rows else (0, None)
+            sources[name].append((first, part if part.get_shape() else file.get_tensor(name)))
+            shape = tuple(part.get_shape())
+            shapes[name] = shape if total is None else (total, *shape[1:])
+    tensors = {}
+    for name, shape in shapes.items():
+        piece = snapshot.piece(name, torch.empty(shape, device="meta"))
+        if piece is not None and piece.shape != shape:
+            raise ValueError(
+                f"the checkpoint's {name} has shape {shape}, this run's {piece.shape}; "
+                "resume with the config it was trained with"
+            )
+        if not shape:
+            tensors[name] = sources[name][0][1]
+        else:
+            tensors[name] = _rows(sources[name], range(shape[0]) if piece is None else piece.rows)
+    return tensors
+
+
+def _rows(sources: Sequence[tuple[int, Any]], wanted: range) -> Tensor:
+    """Rows of a tensor whose rows are spread over files."""
+    found = []
+    for first, part in sorted(sources, key=lambda source: source[0]):
+        start = max(wanted.start - first, 0)
+        stop = min(wanted.stop - first, part.get_shape()[0])
+        if start < stop:
+            found.append(part[start:stop])
+    if len(found) == 1:
+        return found[0]
+    return torch.cat(found) if found else sources[0][1][:1][:0]
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from deepgen.train.log import RunLog
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
 from deepgen.train.run_folder import open_run
+from deepgen.train.sharding import Sharding, Turns, is_sharded
 from deepgen.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,25 @@ class TrainConfig:
     keep: int = 2  # checkpoints
     num_threads: int | None = None
     device: str | None = None  # "cpu" keeps to the CPU
+    sharding: Sharding = "none"  # among several processes
+    shards_frozen: bool = False  # weights that are not trained, too
+    sums_once: bool = True  # sharded gradients, in a step's last backward; off: in each, and none stays whole
     trackers: tuple[str, ...] = ()  # tensorboard, wandb, trackio; log.jsonl is always written
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one, and what cannot be divided."""
         if min(self.num_steps, self.log_every, self.save_every, self.keep) < 1:
             raise ValueError("num_steps, log_every, save_every and keep must be at least 1")
+        if self.shards_frozen and self.sharding != "fsdp":
+            raise ValueError(
+                f"frozen weights can be divided under fsdp alone, got sharding {self.sharding!r}; "
+                "set sharding=fsdp or shards_frozen=false"
+            )
+        if self.optim.is_8bit and self.sharding != "none":
+            raise ValueError(
+                "moments in 8 bits cannot be divided: their scales span rows; "
+                "set optim.is_8bit=false or sharding=none"
+            )
 
     def build(self, processes: Processes) -> Stage:
         """The stage this config describes, on this process's device."""
@@ -78,7 +92,8 @@ class Observer(Protocol):
 class Stage(Protocol):
     """What the loop needs: the modules to train, the batches of a step, and the loss of one.
 
-    A stage may have `observers`, on the main process only.
+    A stage may have `observers`, on the main process only unless the modules are sharded. Who calls
+    `sharding.shard` on the modules is the stage, which knows what every micro-batch passes through.
     """
 
     modules: nn.Module
@@ -113,9 +128,9 @@ def train(
     with open_run(output_dir, config, about, resume=resume, is_main=processes.is_main):
         torch.manual_seed(config.seed)
         stage = config.build(processes)
-        state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay)
+        state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay, processes)
         if resume:
-            state.restore(read_checkpoint_folder(latest_checkpoint(output_dir)))
+            state.restore(read_checkpoint_folder(latest_checkpoint(output_dir), state.pieces))
         with _interruptible() as stopped, RunLog(output_dir, config, processes, state.step) as log:
             _run(config, stage, state, processes, log, output_dir, stopped)
     return state
@@ -130,20 +145,20 @@ def _run(
     output_dir: Path,
     stopped: list[int],
 ) -> None:
-    writer = CheckpointWriter(output_dir, config.keep) if processes.is_main else None
+    writer = _writer(config, stage, processes, output_dir)
+    turns = Turns(stage.modules, processes, sums_once=config.sums_once)
     saved = state.step
     try:
         while state.step < config.num_steps and not processes.any(bool(stopped)):
             waited = time.perf_counter()
-            for number, batch in enumerate(stage.batches(state.step)):
+            for number, turn in enumerate(turns(stage.batches(state.step))):
                 log.waited(time.perf_counter() - waited)
                 # of dropout inside the models; here, because opening the data draws from the same generator
                 torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
-                result = stage.loss(batch)
-                result.loss.backward()
-                log.add(result.metrics)
+                result = stage.loss(turn.batch)
+                (result.loss if turn.is_counted else 0 * result.loss).backward()
+                log.add(result.metrics if turn.is_counted else {})
                 waited = time.perf_counter()
-            processes.sum_gradients(list(state.parameters.values()))
             log.add({name: (value, 1.0) for name, value in state.update().items()})
             is_last = state.step == config.num_steps
             for observer in getattr(stage, "observers", ()):
@@ -151,15 +166,28 @@ def _run(
                     log.add(observer(state.step, output_dir))
             if state.step % config.log_every == 0 or is_last:
                 log.write(state.step)
+            if writer is not None:
+                writer.publish()
             if state.step % config.save_every == 0 and writer is not None:
                 writer.save(state.snapshot())
                 saved = state.step
         if writer is not None and saved != state.step:
             writer.save(state.snapshot())
+        if writer is not None:
+            writer.wait()
     finally:
         if writer is not None:
             writer.close()
     processes.wait()
+
+
+def _writer(
+    config: TrainConfig, stage: Stage, processes: Processes, output_dir: Path
+) -> CheckpointWriter | None:
+    """Every process writes what it alone holds; what all of them hold, the main one."""
+    if is_sharded(stage.modules):
+        return CheckpointWriter(output_dir, config.keep, processes)
+    return CheckpointWriter(output_dir, config.keep) if processes.is_main else None
 
 
 @contextmanager

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from deepgen.train.sharding import Piece
 
 # Quintic iteration that maps singular values in (0, 1] close to 1 (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -86,7 +89,11 @@ def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; parameters of more than two dimensions are flattened to (first, rest)."""
+    """Momentum, orthogonalised; parameters of more than two dimensions are flattened to (first, rest).
+
+    Of a matrix divided among processes each keeps its rows of the momentum; all of them orthogonalise the
+    whole and apply their rows.
+    """
 
     def __init__(
         self,
@@ -94,7 +101,9 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        pieces: Mapping[nn.Parameter, Piece] | None = None,
     ):
+        self._pieces = {} if pieces is None else pieces
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -111,7 +120,10 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(param)
                 momentum = state["momentum"].lerp_(param.grad, 1 - group["momentum"])
-                update = param.grad.lerp(momentum, group["momentum"]).flatten(1)  # Nesterov
+                update = param.grad.lerp(momentum, group["momentum"])  # Nesterov
+                if param in self._pieces:
+                    update = self._pieces[param].gather(update)
+                update = update.flatten(1)
                 by_shape[tuple(update.shape)].append((param, update))
             for (rows, columns), members in by_shape.items():
                 updates = orthogonalize(torch.stack([update for _, update in members]))
@@ -119,7 +131,8 @@ class Muon(torch.optim.Optimizer):
                 for (param, _), update in zip(members, updates, strict=True):
                     if group["weight_decay"]:
                         param.mul_(1 - group["lr"] * group["weight_decay"])
-                    param.add_(update.view_as(param), alpha=-scale)
+                    own = self._pieces[param].cut(update) if param in self._pieces else update
+                    param.add_(own.view_as(param), alpha=-scale)
 
 
 class Optimizer:
@@ -131,7 +144,13 @@ class Optimizer:
 
     tables = ("embed_tokens", "think_tokens", "pos_embed.pos_embed")
 
-    def __init__(self, named_params: Iterable[tuple[str, nn.Parameter]], config: OptimConfig):
+    def __init__(
+        self,
+        named_params: Iterable[tuple[str, nn.Parameter]],
+        config: OptimConfig,
+        pieces: Mapping[nn.Parameter, Piece] | None = None,
+    ):
+        self._pieces = {} if pieces is None else pieces  # parameters of which only these rows are here
         matrices: list[nn.Parameter] = []
         rest: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         self._names: dict[nn.Parameter, str] = {}
@@ -156,6 +175,7 @@ class Optimizer:
                     lr=config.muon_lr or 0.0,
                     momentum=config.momentum,
                     weight_decay=config.weight_decay,
+                    pieces=self._pieces,
                 )
             )
         if rest:
@@ -169,13 +189,25 @@ class Optimizer:
 
     def step(self, factor: float) -> float:
         """Clip, update with the base rates times `factor`, clear the gradients. Returns the gradient norm."""
-        norm = nn.utils.clip_grad_norm_(self.params, self.config.clip_norm)
+        norm = self._gradient_norm()
+        nn.utils.clip_grads_with_norm_(self.params, self.config.clip_norm, norm)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = group["base_lr"] * factor
             part.step()
             part.zero_grad(set_to_none=True)
         return float(norm)
+
+    def _gradient_norm(self) -> Tensor:
+        """Over all parameters, rows that other processes hold included."""
+        whole = [p.grad for p in self.params if p.grad is not None and p not in self._pieces]
+        norm = nn.utils.get_total_norm(whole)
+        if not self._pieces:
+            return norm
+        own = [p.grad for p in self.params if p.grad is not None and p in self._pieces]
+        square = nn.utils.get_total_norm(own).to(next(iter(self._pieces)).device) ** 2
+        dist.all_reduce(square)
+        return (square + norm.to(square) ** 2) ** 0.5
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments, under "parameter/moment"; rates follow from config and step, so they are not state."""

@@ -28,11 +28,11 @@ from deepgen.train.activations import Arithmetic, Kept, sample_activations, vae_
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.cards import CARDS, Card, card
 from deepgen.train.flops import Sample, Work, is_trained, positions, sample_flops
+from deepgen.train.sharding import Sharding
 
 __all__ = ["CARDS", "Counts", "Plan", "PlanConfig", "card", "plan", "plan_of_recipe"]
 
 Scheme = Literal["mixed", "engine", "pure"]
-Sharding = Literal["none", "zero2", "fsdp"]
 Task = Literal["generate", "edit"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -70,6 +70,7 @@ class PlanConfig:
     num_processes: int = 1
     sharding: Sharding = "none"
     shards_frozen: bool = False
+    sums_once: bool = False  # sharded gradients stay whole until a step's last micro-batch
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained or divided."""
@@ -262,6 +263,9 @@ def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **change
     known |= {"compute_dtype": compute, "frozen_dtype": frozen, "is_8bit": recipe.optim.is_8bit}
     known |= {"has_ema": recipe.ema_decay is not None, "architecture": architecture}
     known |= {"has_cached_latents": recipe.cache is not None}
+    if changes.get("num_processes", 1) > 1:
+        known |= {"sharding": recipe.sharding, "shards_frozen": recipe.shards_frozen}
+        known |= {"sums_once": recipe.sums_once and recipe.sharding != "none"}
     return PlanConfig(**(known | changes))
 
 
@@ -366,7 +370,7 @@ def _weights(config: PlanConfig, models: Mapping[str, Any]) -> dict[str, float]:
         "trained weights": trained * own / whole,
         "casts of them": casts if config.sharding != "fsdp" else 0,
         "gathered layers": 2 * small * _largest_layer(models) if config.sharding == "fsdp" else 0,
-        "gradients": trained * own / divided,
+        "gradients": trained * own / (1 if config.sums_once else divided),
         "master weights": trained * 4 / divided if config.scheme == "engine" else 0,
         "optimizer moments": 2 * moment * trained / divided,
         "moving average": 4 * trained / divided if config.has_ema else 0,
@@ -406,10 +410,14 @@ def _remedies(config: PlanConfig, fits: Callable[[PlanConfig], bool]) -> tuple[s
         name = "compute activations again (is_checkpointing_activations)"
         changed[name] = {"is_checkpointing_activations": True}
     if config.num_processes > 1 and config.sharding != "fsdp":
-        changed["divide weights and optimizer among the processes (fsdp)"] = {"sharding": "fsdp"}
+        changed["divide weights and optimizer among the processes (sharding=fsdp, sums_once=false)"] = {
+            "sharding": "fsdp"
+        }
     if config.num_processes > 1 and not config.shards_frozen:
-        name = "divide the frozen weights too (fsdp)"
+        name = "divide the frozen weights too (shards_frozen=true)"
         changed[name] = {"sharding": "fsdp", "shards_frozen": True}
+    if config.sums_once:
+        changed["sum gradients in each micro-batch (sums_once=false)"] = {"sums_once": False}
     if config.has_ema:
         changed["keep no moving average (ema_decay=none)"] = {"has_ema": False}
     if not config.is_8bit:

@@ -2,35 +2,73 @@
 
 Random numbers are keyed by sample and step (randomness.py) and the data's order is a function of the
 step, so what has to be kept is the trained parameters, their moving averages, the optimizer's moments and
-one integer.
+one integer. Of a model divided among processes, each keeps its own rows of all of these.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepgen.train.optim import OptimConfig, Optimizer, lr_factor
+from deepgen.train.parallel import Processes
+from deepgen.train.sharding import Piece, own_rows, piece_of
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a run's state on the CPU, which training can no longer change."""
+    """A copy of a run's state on the CPU, which training can no longer change.
+
+    Attributes:
+        pieces: parameters of which it holds some rows only, and which.
+    """
 
     step: int
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+
+    def piece(self, name: str, tensor: Tensor) -> Piece | None:
+        """Which rows a tensor of it is, a moment's being those of its parameter; None where it is whole."""
+        parameter = name if name in self.pieces else name.rpartition("/")[0]
+        return self.pieces.get(parameter) if tensor.ndim else None
 
 
 class TrainState:
-    """Trained parameters, their optimizer, float32 moving averages and the step."""
+    """Trained parameters, their optimizer, float32 moving averages and the step.
 
-    def __init__(self, modules: nn.Module, optim: OptimConfig, num_steps: int, ema_decay: float | None):
-        self.parameters = {name: p for name, p in modules.named_parameters() if p.requires_grad}
-        self.optimizer = Optimizer(self.parameters.items(), optim)
+    Args:
+        modules: what is trained, already divided if it is to be.
+        optim: how.
+        num_steps: of the whole run.
+        ema_decay: of the averages; None keeps none.
+        processes: who else trains; None is nobody.
+
+    Attributes:
+        parameters: what this process updates: its rows of divided parameters, and all of the others.
+        pieces: which parameters are divided, and which rows these are.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module,
+        optim: OptimConfig,
+        num_steps: int,
+        ema_decay: float | None,
+        processes: Processes | None = None,
+    ):
+        self._held = {name: p for name, p in modules.named_parameters() if p.requires_grad}  # by the modules
+        self.parameters = {name: own_rows(p) for name, p in self._held.items()}
+        pieces = {name: piece_of(p) for name, p in self._held.items()}
+        self.pieces = {name: piece for name, piece in pieces.items() if piece is not None}
+        self._processes = processes
+        divided = {self.parameters[name]: piece for name, piece in self.pieces.items()}
+        self.optimizer = Optimizer(self.parameters.items(), optim, divided)
         self.num_steps = num_steps
         self.ema_decay = ema_decay
         # fp32: an average moves by less than a 16-bit mantissa can hold
@@ -41,7 +79,10 @@ class TrainState:
 
     @torch.no_grad()
     def update(self) -> dict[str, float]:
-        """Clip, optimizer step at the schedule's rate, moving averages. Returns gradient norm and rate."""
+        """Sum gradients over processes, clip, optimizer step at the schedule's rate, moving averages.
+        Returns gradient norm and rate.
+        """
+        self._collect_gradients()
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
         norm = self.optimizer.step(factor)
         self.step += 1
@@ -53,10 +94,20 @@ class TrainState:
             torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
         return {"grad_norm": norm, "lr_factor": factor}
 
+    def _collect_gradients(self) -> None:
+        """Those of divided parameters are summed already, and taken; the others are summed here."""
+        for name in self.pieces:
+            gradient: Any = self._held[name].grad
+            self.parameters[name].grad = None if gradient is None else gradient.to_local()
+            self._held[name].grad = None
+        if self._processes is not None:
+            self._processes.sum_gradients([p for n, p in self.parameters.items() if n not in self.pieces])
+
     def snapshot(self) -> Snapshot:
         """Everything that must survive, copied to the CPU."""
         parameters = {name: p.detach() for name, p in self.parameters.items()}
-        return Snapshot(self.step, _copy(parameters), _copy(self.ema), _copy(self.optimizer.tensors()))
+        moments = _copy(self.optimizer.tensors())
+        return Snapshot(self.step, _copy(parameters), _copy(self.ema), moments, self.pieces)
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:

@@ -36,6 +36,7 @@ from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import generator, is_dropped, normal
+from deepgen.train.sharding import is_sharded, shard
 from deepgen.train.validation import Validation, ValidationConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -145,12 +146,22 @@ class SupervisedStage:
         pipe.vae.requires_grad_(False).eval().to(self.device)
         # Before adapters are put on the vision tower, which have no part in its features.
         cache = None if config.cache is None or mixture is None else open_cache(config.cache, mixture, pipe)
-        self.objective = prepare_parts(config, pipe).to(self.device)
-        if self.device.type == "cpu" and self.dtype != torch.float32:
+        self.objective = prepare_parts(config, pipe)
+        if self.device.type == "cpu" and self.dtype != torch.float32 and config.sharding == "none":
             self.dtype = torch.float32
             pipe.vae.float()
             for part in (pipe.vlm, pipe.connector, pipe.transformer):
                 compute_in_float32(part)
+        # Divided before it is moved: the whole model need not fit the device.
+        shard(
+            self.objective,
+            processes,
+            config.sharding,
+            dtype=self.dtype,
+            shards_frozen=config.shards_frozen,
+            whole=(pipe.vlm.visual, pipe.connector.think_tokens),  # captions pass the vision tower by
+        )
+        self.objective.to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture, cache)
         self.observers = _observers(config, self)
@@ -313,7 +324,8 @@ def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchi
 
 
 def _observers(config: SupervisedConfig, stage: SupervisedStage) -> list[Validation]:
-    if config.validation.data is None or not stage.processes.is_main:
+    # A sharded model takes all processes to look at.
+    if config.validation.data is None or not (stage.processes.is_main or is_sharded(stage.objective)):
         return []
     return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
 

@@ -64,8 +64,10 @@ class Validation:
             metrics = self._losses()
             if self.config.num_pictures:
                 folder = output_dir / "samples"
-                folder.mkdir(exist_ok=True)
-                save_png(self._grid(), folder / f"step-{step:08d}.png")
+                grid = self._grid()
+                if self.stage.processes.is_main:
+                    folder.mkdir(exist_ok=True)
+                    save_png(grid, folder / f"step-{step:08d}.png")
         return metrics
 
     def _micro_batches(self) -> Iterator[MicroBatch]:
