@@ -4,6 +4,7 @@
 # make check       lint, format and types
 # make parity      compare with recorded tensors of the original: make parity GOLDENS=folder
 # make bench       speed of each part
+# make bench-train speed of a training step, against the original's path
 # make docs        check that links, examples and commands in the documentation are sound
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ GOLDENS ?= tests/goldens
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow check parity bench docs
+.PHONY: setup demo test test-slow check parity bench bench-train docs
 setup: $(STAMP)
 
 # PyTorch first and by itself: it is the one large download, and a failure there should say so.
@@ -42,6 +43,9 @@ parity: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py
+
+bench-train: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/train_path.py
 
 docs: $(STAMP)
 	$(PY) -m pytest tests/test_docs.py

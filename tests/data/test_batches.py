@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepgen.data.batches import Batches, BatchPlan, MicroBatch
+from deepgen.data.batches import Batches, BatchPlan, MicroBatch, micro_batch_parts
 from deepgen.data.example import RowError
 from deepgen.data.images import ImageError, open_image
 from deepgen.data.ledger import Ledger, TooManyBadRows
@@ -118,6 +118,11 @@ def test_a_whole_cycle_fits_in_a_step_as_in_the_original(folder) -> None:
 def test_micro_batches_of_a_bucket_are_as_few_and_as_equal_as_may_be(folder) -> None:
     batches = open_batches(folder, image=ImageRule(rule="resize2square", image_size=64), size=10, most=4)
     assert [len(plan.samples) for plan in batches.plan(1)] == [3, 3, 4]
+
+
+def test_texts_of_about_equal_length_go_together() -> None:
+    lengths = {0: 90, 1: 12, 2: 85, 3: 10, 4: 11, 5: 80, 6: 40}
+    assert micro_batch_parts(list(lengths), lengths, 4) == [(1, 3, 4), (0, 2, 5, 6)]
 
 
 def test_epochs_cover_every_row_once(folder) -> None:

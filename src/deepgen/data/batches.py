@@ -1,15 +1,16 @@
 """The samples of an optimizer step, grouped by exact size into micro-batches.
 
 The size rules leave a few dozen sizes, so pictures of one size can be stacked without padding and without
-cutting. What a step holds depends on the mixture's seed and the step alone; how many machines and workers
-share the work does not enter, so a run can be resumed anywhere, on anything, at once.
+cutting. Among those of one size, texts of about equal length go together, so that prompts are padded little.
+What a step holds depends on the mixture's seed and the step alone; how many machines and workers share the
+work does not enter, so a run can be resumed anywhere, on anything, at once.
 
     samples of step s = s * G, ..., s * G + G - 1        G = global_batch_size
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -29,8 +30,15 @@ from deepgen.data.order import random_bits, stream_key
 from deepgen.data.pictures import load_picture, ruled_sizes
 from deepgen.data.resize import resize_rule, square_crop
 
-_KEPT_SIZES = 2**17
+_KEPT_SHAPES = 2**17
 _Sizes = tuple[Size, tuple[Size, ...]]
+
+
+class _Shape(NamedTuple):
+    """What decides which samples go together."""
+
+    sizes: _Sizes
+    text_length: int  # in characters, which stand for tokens that only the model's tokenizer could count
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Batches:
         self.mixture, self.cache = mixture, cache
         self.global_batch_size, self.max_micro_batch = global_batch_size, max_micro_batch
         self._block_size = global_batch_size // blocks_per_step
-        self._sizes: dict[tuple[str, int], _Sizes] = {}
+        self._known: dict[tuple[str, int], _Shape] = {}
 
     def plan(self, step: int, bad: list[BadRow] | None = None) -> list[BatchPlan]:
         """The micro-batches of a step, for all machines together.
@@ -142,16 +150,16 @@ class Batches:
         `bad` collects rows that cannot be used and are left out; without it the first one raises.
         """
         first = step * self.global_batch_size
-        buckets: dict[tuple[Task, _Sizes], list[int]] = {}
+        buckets: dict[tuple[Task, _Sizes], dict[int, int]] = {}
         for sample in range(first, first + self.global_batch_size):
             draw = self.draw(sample)
-            sizes = self._sizes_of(draw, bad)
-            if sizes is not None:
-                buckets.setdefault((draw.task, sizes), []).append(sample)
+            shape = self._shape(draw, bad)
+            if shape is not None:
+                buckets.setdefault((draw.task, shape.sizes), {})[sample] = shape.text_length
         return [
             BatchPlan(task, part, target_size, reference_sizes)
-            for (task, (target_size, reference_sizes)), samples in buckets.items()
-            for part in _parts(samples, self.max_micro_batch)
+            for (task, (target_size, reference_sizes)), lengths in buckets.items()
+            for part in micro_batch_parts(list(lengths), lengths, self.max_micro_batch)
         ]
 
     def load(self, plan: BatchPlan, bad: list[BadRow] | None = None) -> MicroBatch | None:
@@ -196,11 +204,11 @@ class Batches:
             _report(draw, f"{draw.source}:{draw.index}", error, bad)
             return None
 
-    def _sizes_of(self, draw: Draw, bad: list[BadRow] | None) -> _Sizes | None:
-        """The sizes a row's pictures are given, or None once it is reported."""
+    def _shape(self, draw: Draw, bad: list[BadRow] | None) -> _Shape | None:
+        """The sizes a row's pictures are given and the length of its text, or None once it is reported."""
         row = (draw.source, draw.index)
-        if row in self._sizes:
-            return self._sizes[row]
+        if row in self._known:
+            return self._known[row]
         example = self._example(draw, bad)
         if example is None:
             return None
@@ -209,10 +217,10 @@ class Batches:
         except (RowError, ImageError) as error:
             _report(draw, example.key, error, bad)
             return None
-        if len(self._sizes) >= _KEPT_SIZES:
-            self._sizes.clear()
-        self._sizes[row] = sizes
-        return self._sizes[row]
+        if len(self._known) >= _KEPT_SHAPES:
+            self._known.clear()
+        self._known[row] = _Shape(sizes, len(example.text))
+        return self._known[row]
 
     def _row(self, plan: BatchPlan, draw: Draw, example: Example) -> _Row:
         """The pictures of a row, or what is known of them."""
@@ -235,8 +243,8 @@ class Batches:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is known of sizes stays here when the rest is sent to a worker."""
-        return {**self.__dict__, "_sizes": {}}
+        """What is known of rows stays here when the rest is sent to a worker."""
+        return {**self.__dict__, "_known": {}}
 
 
 def picture_pixels(picture: Picture, size: Size, rule: ImageRule, key: str, place: float = 0.0) -> Tensor:
@@ -275,11 +283,14 @@ def _stacked(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _parts(samples: Sequence[int], most: int) -> list[tuple[int, ...]]:
-    """In as few parts as may be, as equal as may be."""
-    count = -(-len(samples) // most)
-    edges = [len(samples) * part // count for part in range(count + 1)]
-    return [tuple(samples[begin:end]) for begin, end in pairwise(edges)]
+def micro_batch_parts(
+    samples: Sequence[int], text_lengths: Mapping[int, int], most: int
+) -> list[tuple[int, ...]]:
+    """In as few parts as may be, as equal as may be, short texts apart from long ones."""
+    ordered = sorted(samples, key=lambda sample: (text_lengths[sample], sample))
+    count = -(-len(ordered) // most)
+    edges = [len(ordered) * part // count for part in range(count + 1)]
+    return [tuple(sorted(ordered[begin:end])) for begin, end in pairwise(edges)]
 
 
 def _report(draw: Draw, key: str, error: Exception, bad: list[BadRow] | None) -> None:

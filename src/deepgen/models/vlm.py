@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen2_5_VLConfig
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+from deepgen.models.windows import WindowAttention
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
 __all__ = ["DeepGenVLM", "PreTrainedModel", "multimodal_positions", "vision_patches"]
@@ -114,6 +116,11 @@ class DeepGenVLM(Qwen2_5_VLModel):
     """Qwen2.5-VL's body with a forward that returns tapped hidden states. Loads Qwen's own folders."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: Qwen2_5_VLConfig) -> None:
+        super().__init__(config)
+        for block in self.visual.blocks:
+            block.attn.__class__ = WindowAttention  # the same weights, as they were initialised
 
     def forward(  # type: ignore[override]
         self,
