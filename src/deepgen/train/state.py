@@ -7,6 +7,7 @@ one integer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,9 +42,13 @@ class TrainState:
 
     @torch.no_grad()
     def update(self) -> dict[str, float]:
-        """Clip, optimizer step at the schedule's rate, moving averages. Returns gradient norm and rate."""
+        """Clip, optimizer step at the schedule's rate, moving averages.
+
+        Returns the gradient's norm before clipping, the norm of each part's, and the rate.
+        """
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
-        norm = self.optimizer.step(factor)
+        norms = part_norms(self.parameters)
+        norms["grad_norm"] = self.optimizer.step(factor)
         self.step += 1
         if self.ema_decay is not None:
             decay = min(
@@ -51,7 +56,7 @@ class TrainState:
             )  # short at first: forget the start
             averages = list(self.ema.values())
             torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
-        return {"grad_norm": norm, "lr_factor": factor}
+        return {**norms, "lr_factor": factor}
 
     def snapshot(self) -> Snapshot:
         """Everything that must survive, copied to the CPU."""
@@ -73,6 +78,18 @@ class TrainState:
             average.copy_(snapshot.ema[name])
         self.optimizer.load_tensors(snapshot.optimizer)
         self.step = snapshot.step
+
+
+def part_norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """Norm of the gradient in each part, by the first word of its parameters' names: `grad_norm/connector`.
+
+    A part without any gradient is left out.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            parts.setdefault(name.split(".", 1)[0], []).append(parameter.grad)
+    return {f"grad_norm/{part}": float(nn.utils.get_total_norm(found)) for part, found in parts.items()}
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
