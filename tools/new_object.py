@@ -52,7 +52,7 @@ tasks:
   edit:
     ratio: 1
     sources:
-      old_edits: {source: shapes, task: edit}
+      old_edits: {source: shapes, task: edit, weight: 1}
 """
 
 
