@@ -16,7 +16,7 @@ from deepgen.shapes.caption import (
 )
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render, render_array
-from deepgen.shapes.scene import Object, Scene, sample_scene
+from deepgen.shapes.scene import GUEST_SHAPES, SHAPES, SIZES, Object, Scene, sample_scene
 from deepgen.shapes.slots import claim_code, directions, edit_code
 from deepgen.shapes.vocabulary import MAX_TOKENS, words
 
@@ -117,3 +117,17 @@ def test_slot_directions_are_orthogonal_and_codes_differ():
     claims = {sample_claim(rng, "two", "train")[0] for _ in range(30)}
     assert len({claim_code(claim).tobytes() for claim in claims}) == len(claims)
     assert edit_code(sample_edit(rng, "move", "train")).any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", GUEST_SHAPES)
+def test_a_guest_shape_is_read_where_it_is_looked_for_and_unknown_elsewhere(shape, size):
+    guest = Object(shape=shape, color="cyan", size=size, cell=3, offset=(-2, 1))
+    scene = Scene(background="brown", objects=(guest, Object(shape="cross", color="red", size=size, cell=4)))
+    assert read(render(scene), (*SHAPES, *GUEST_SHAPES)).scene == scene
+    assert read(render(scene)).scene != scene
+
+
+def test_no_guest_shape_is_drawn_for_the_model_to_learn():
+    rng = np.random.default_rng(11)
+    assert not {o.shape for _ in range(300) for o in sample_scene(rng).objects} & set(GUEST_SHAPES)

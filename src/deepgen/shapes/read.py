@@ -55,11 +55,11 @@ class Reading:
 
 
 @cache
-def _templates() -> tuple[np.ndarray, list[tuple[str, str, tuple[int, int]]]]:
-    """Masks of every shape, size and jitter, float32 (T, 1024), and what each one is."""
+def _templates(shapes: tuple[str, ...]) -> tuple[np.ndarray, list[tuple[str, str, tuple[int, int]]]]:
+    """Masks of those shapes in every size and jitter, float32 (T, 1024), and what each one is."""
     names = [
         (shape, size, (x, y))
-        for shape in SHAPES
+        for shape in shapes
         for size in SIZES
         for x in range(-_REACH, _REACH + 1)
         for y in range(-_REACH, _REACH + 1)
@@ -68,8 +68,11 @@ def _templates() -> tuple[np.ndarray, list[tuple[str, str, tuple[int, int]]]]:
     return np.stack(pixels), names
 
 
-def read(image: Image.Image | np.ndarray) -> Reading:
-    """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3))."""
+def read(image: Image.Image | np.ndarray, shapes: tuple[str, ...] = SHAPES) -> Reading:
+    """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3)).
+
+    Only `shapes` are looked for; a guest that is not among them is unreadable.
+    """
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image).astype(np.float32)
     if pixels.shape != (CANVAS, CANVAS, 3):
         raise ValueError(
@@ -88,7 +91,7 @@ def read(image: Image.Image | np.ndarray) -> Reading:
         is_foreground = np.linalg.norm(window - base, axis=-1) > _FOREGROUND
         if is_foreground.sum() < _LEAST_PIXELS:
             continue
-        item = _read_cell(window, is_foreground, base, cell)
+        item = _read_cell(window, is_foreground, base, cell, shapes)
         if item is None:
             unreadable.append(cell)
         else:
@@ -100,13 +103,15 @@ def read(image: Image.Image | np.ndarray) -> Reading:
     )
 
 
-def _read_cell(window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray, cell: int) -> Object | None:
+def _read_cell(
+    window: np.ndarray, is_foreground: np.ndarray, base: np.ndarray, cell: int, shapes: tuple[str, ...]
+) -> Object | None:
     """The object in a window (32, 32, 3), or None if no mask in one color explains it."""
     color = _color_of(window, is_foreground, base)
     paint = np.array(COLORS[color], dtype=np.float32)
     axis = paint - base
     coverage = np.clip((window - base) @ axis / (axis @ axis), 0, 1).ravel()  # (1024,)
-    templates, names = _templates()
+    templates, names = _templates(shapes)
     distances = (templates**2).sum(1) - 2 * templates @ coverage
     best = int(np.argmin(distances))
     template = templates[best]

@@ -39,6 +39,9 @@ def _outline(shape: str) -> list[tuple[float, float]]:
             (-a, -b),
             (-b, -b),
         ]
+    if shape == "corner":
+        a, b = 0.5, 0.17
+        return [(-a, -a), (-b, -a), (-b, b), (a, b), (a, a), (-a, a)]
     angles = -np.pi / 2 + np.arange(10) * np.pi / 5
     radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42) / (2 * np.sin(2 * np.pi / 5))
     return [(float(r * np.cos(t)), float(r * np.sin(t) + 0.05)) for r, t in zip(radii, angles, strict=True)]

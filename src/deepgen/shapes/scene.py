@@ -35,6 +35,7 @@ COLORS = {
     "pink": (250, 140, 195),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
+GUEST_SHAPES = ("corner",)  # can be drawn and read, but the model is not taught them; see docs/tutorials
 SIZES = {"small": 15, "medium": 20, "large": 26}  # longer side of the bounding box, in pixels
 CELLS = (
     "top left",
@@ -61,7 +62,11 @@ class Object:
 
     def __post_init__(self) -> None:
         """Refuse what the world does not have."""
-        for value, known in ((self.shape, SHAPES), (self.color, COLORS), (self.size, SIZES)):
+        for value, known in (
+            (self.shape, (*SHAPES, *GUEST_SHAPES)),
+            (self.color, COLORS),
+            (self.size, SIZES),
+        ):
             if value not in known:
                 raise ValueError(f"unknown attribute {value!r}; known: {', '.join(known)}")
         if not 0 <= self.cell < len(CELLS):

@@ -7,6 +7,7 @@ and to fragmentation.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 # What a core of the machine of docs/hardware.md reached in float32 products.
@@ -69,6 +70,19 @@ _CARDS = (
     _this_machine(),
 )
 CARDS = {card.name: card for card in _CARDS}
+
+
+def card_of_device(device_name: str) -> Card | None:
+    """The card behind a driver's name, such as "NVIDIA A100-SXM4-80GB"; None for one that is not listed.
+
+    Laptops carry the names of faster desktop cards, and an H100 on PCIe is slower than the one listed.
+    """
+    words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
+    if "laptop" in words or {"h100", "pcie"} <= words:
+        return None
+    return next(
+        (card for name, card in CARDS.items() if card.is_cuda and set(name.split("-")) <= words), None
+    )
 
 
 def card(name: str) -> Card:

@@ -73,10 +73,12 @@ class StageLoss:
     Attributes:
         loss: scalar; added up over the micro-batches of all processes it is the step's loss.
         metrics: what to log, each as (sum, count), so that means are right whatever the batches' sizes.
+        flops: arithmetic of the micro-batch, where the stage knows it.
     """
 
     loss: Tensor
     metrics: dict[str, tuple[float, float]]
+    flops: float = 0.0
 
 
 class Observer(Protocol):
@@ -158,12 +160,14 @@ def _run(
                 result = stage.loss(turn.batch)
                 (result.loss if turn.is_counted else 0 * result.loss).backward()
                 log.add(result.metrics if turn.is_counted else {})
+                log.computed(result.flops)
                 waited = time.perf_counter()
             log.add({name: (value, 1.0) for name, value in state.update().items()})
             is_last = state.step == config.num_steps
             for observer in getattr(stage, "observers", ()):
                 if state.step % observer.every == 0 or is_last:
                     log.add(observer(state.step, output_dir))
+                    log.show(state.step)
             if state.step % config.log_every == 0 or is_last:
                 log.write(state.step)
             if writer is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -189,7 +189,7 @@ class Optimizer:
 
     def step(self, factor: float) -> float:
         """Clip, update with the base rates times `factor`, clear the gradients. Returns the gradient norm."""
-        norm = self._gradient_norm()
+        norm = self.norm(self.params)
         nn.utils.clip_grads_with_norm_(self.params, self.config.clip_norm, norm)
         for part in self.parts:
             for group in part.param_groups:
@@ -198,13 +198,13 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
         return float(norm)
 
-    def _gradient_norm(self) -> Tensor:
-        """Over all parameters, rows that other processes hold included."""
-        whole = [p.grad for p in self.params if p.grad is not None and p not in self._pieces]
+    def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
+        """Of the gradients of some of the parameters, rows that other processes hold included."""
+        whole = [p.grad for p in params if p.grad is not None and p not in self._pieces]
         norm = nn.utils.get_total_norm(whole)
         if not self._pieces:
             return norm
-        own = [p.grad for p in self.params if p.grad is not None and p in self._pieces]
+        own = [p.grad for p in params if p.grad is not None and p in self._pieces]
         square = nn.utils.get_total_norm(own).to(next(iter(self._pieces)).device) ** 2
         dist.all_reduce(square)
         return (square + norm.to(square) ** 2) ** 0.5

@@ -80,11 +80,13 @@ class TrainState:
     @torch.no_grad()
     def update(self) -> dict[str, float]:
         """Sum gradients over processes, clip, optimizer step at the schedule's rate, moving averages.
-        Returns gradient norm and rate.
+
+        Returns the gradient's norm before clipping, the norm of each part's, and the rate.
         """
         self._collect_gradients()
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
-        norm = self.optimizer.step(factor)
+        norms = self._part_norms()
+        norms["grad_norm"] = self.optimizer.step(factor)
         self.step += 1
         if self.ema_decay is not None:
             decay = min(
@@ -92,7 +94,14 @@ class TrainState:
             )  # short at first: forget the start
             averages = list(self.ema.values())
             torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
-        return {"grad_norm": norm, "lr_factor": factor}
+        return {**norms, "lr_factor": factor}
+
+    def _part_norms(self) -> dict[str, float]:
+        """Norm of the gradient in each part, by the first word of its parameters' names."""
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            parts.setdefault(name.split(".", 1)[0], []).append(parameter)
+        return {f"grad_norm/{part}": float(self.optimizer.norm(found)) for part, found in parts.items()}
 
     def _collect_gradients(self) -> None:
         """Those of divided parameters are summed already, and taken; the others are summed here."""

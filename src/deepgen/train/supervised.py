@@ -31,6 +31,7 @@ from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.cache import latent_moments, open_cache
+from deepgen.train.flops import Sample, sample_flops
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch
@@ -167,6 +168,7 @@ class SupervisedStage:
         self.observers = _observers(config, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
+        self._flops: dict[Sample, float] = {}  # of the sizes met so far
 
     # --- data -----------------------------------------------------------------------------------------------
 
@@ -281,7 +283,30 @@ class SupervisedStage:
             inside = (batch.sigma >= low) & ((batch.sigma < high) | (high == 1.0))
             if inside.any():
                 metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
-        return StageLoss(losses.sum() / self.config.global_batch_size, metrics)
+        return StageLoss(losses.sum() / self.config.global_batch_size, metrics, self.flops(batch))
+
+    def flops(self, batch: TrainingBatch) -> float:
+        """Arithmetic of a micro-batch, by the formulas of `--plan`; a picture counts as a square of its area.
+
+        A sample that lost its references counts as if it had them.
+        """
+        height, width = batch.clean[0].shape[-2:]
+        side = round(math.sqrt(height * width)) * 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        references = max(map(len, batch.references)) if batch.references else 0
+        features = references * ((side // PIXELS_PER_TOKEN) ** 2 + 2)
+        prompt = max(1, batch.tokens.input_ids.shape[1] - features)
+        sample = Sample(image_size=side, prompt_tokens=prompt, references=references)
+        if sample not in self._flops:
+            self._flops[sample] = sum(
+                work.training
+                for work in sample_flops(
+                    {name: getattr(self.pipe, name) for name in ("vlm", "connector", "transformer", "vae")},
+                    sample,
+                    is_prompt_split=self.config.is_prompt_split,
+                    is_checkpointing=self.config.is_checkpointing_activations,
+                ).values()
+            )
+        return len(batch.clean) * self._flops[sample]
 
     def losses(self, batch: TrainingBatch) -> Tensor:
         """Of every sample, float32 (B,)."""

@@ -1,0 +1,201 @@
+"""The tutorial's new object: a corner, a shape that tiny was never shown (docs/tutorials/new_object.md).
+
+`python tools/new_object.py pictures FOLDER` draws 20 captioned pictures of it in five colors, and beside them
+a mixture that adds pictures and edits of the old world, so that nothing else is forgotten. `python
+tools/new_object.py score FOLDER --lora LORA` asks for it in the other three colors, before and after, and
+reads from the pixels what was drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw
+from tyro.conf import Positional, arg
+
+from deepgen.shapes.caption import Claim, caption, claim_about
+from deepgen.shapes.read import read
+from deepgen.shapes.render import render
+from deepgen.shapes.scene import (
+    BACKGROUNDS,
+    CANVAS,
+    CELLS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    Object,
+    Scene,
+    choose,
+    sample_object,
+    sample_offset,
+)
+
+NAME = "corner"
+SHOWN_COLORS = ("red", "green", "blue", "yellow", "purple")
+HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
+NUM_PICTURES = 20
+KINDS = ("single", "position", "background", "size")
+MIXTURE = """\
+# Half of the pictures are new, the others and all edits are of the old world, so that it is not forgotten.
+image: {rule: fix_pixels, image_size: 96, unit: 32}
+tasks:
+  generate:
+    ratio: 2
+    sources:
+      new: {source: folder, path: ., weight: 1}
+      old: {source: shapes, weight: 1}
+  edit:
+    ratio: 1
+    sources:
+      old_edits: {source: shapes, task: edit, weight: 1}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What is asked for in words, and what has to hold."""
+
+    kind: str
+    text: str
+    claim: Claim
+
+    def is_right(self, picture: Image.Image) -> bool:
+        """Whether the picture reads as stated, with nothing missing and nothing extra."""
+        scene = read(picture, (*SHAPES, NAME)).scene
+        return scene is not None and self.claim.holds(scene)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Draw the 20 training pictures, their captions and the mixture file."""
+
+    folder: Positional[Path]
+    """Where they go; docs/tutorials/new_object.md calls it my_corners."""
+
+    def run(self) -> None:
+        """Write `00.png`, `00.txt`, ..., and `mixture.yaml`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for index in range(NUM_PICTURES):
+            rng = np.random.default_rng((1, index))
+            scene = _scene(rng, SHOWN_COLORS[index % len(SHOWN_COLORS)], cell=index % len(CELLS))
+            prompt = _prompt(rng, scene, KINDS[index // len(SHOWN_COLORS) % len(KINDS)])
+            render(scene).save(self.folder / f"{index:02}.png")
+            (self.folder / f"{index:02}.txt").write_text(prompt.text + "\n")
+        (self.folder / "mixture.yaml").write_text(MIXTURE)
+        print(f"{NUM_PICTURES} pictures and {self.folder / 'mixture.yaml'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Draw prompts that were not trained, with and without the LoRA, and count the right pictures."""
+
+    folder: Positional[Path]
+    """The training pictures, for the figure."""
+    lora: Annotated[Path, arg(metavar="PATH")]
+    """What `deepgen train export --lora-file` wrote."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/new_object")
+    """Where `scores.json` and `new_object.png` go."""
+    limit: int = 24
+    """Prompts of each kind."""
+
+    def run(self) -> None:
+        """Print and write the share of right pictures by kind."""
+        from deepgen.commands.loading import load_pipeline
+        from deepgen.commands.options import ModelOptions
+
+        prompts = test_prompts(self.limit)
+        pipe: Any = load_pipeline(ModelOptions(model="tiny"))
+        pipe.set_progress_bar_config(disable=True)
+        before = _draw(pipe, prompts)
+        pipe.load_lora_weights(self.lora)
+        after = _draw(pipe, prompts)
+
+        scores = {"before": _accuracies(prompts, before), "after": _accuracies(prompts, after)}
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+        trained = [Image.open(file) for file in sorted(self.folder.glob("*.png"))]
+        figure(trained, prompts, before, after).save(self.output / "new_object.png")
+        for kind in scores["before"]:
+            print(f"{kind:14} {scores['before'][kind]:.2f} before, {scores['after'][kind]:.2f} after")
+
+
+def test_prompts(limit: int) -> list[Prompt]:
+    """`limit` of each kind, all in colors that no training picture has; "together" is with an old object."""
+    prompts = []
+    for kind in (*KINDS, "together"):
+        for index in range(limit):
+            rng = np.random.default_rng([2, index, *kind.encode()])
+            scene = _scene(rng, choose(rng, HELD_OUT_COLORS), int(rng.integers(len(CELLS))))
+            if kind == "together":
+                other = sample_object(rng, int(rng.choice(scene.free_cells)))
+                scene = replace(scene, objects=(*scene.objects, other))
+            prompts.append(_prompt(rng, scene, kind))
+    return prompts
+
+
+def _scene(rng: np.random.Generator, color: str, cell: int) -> Scene:
+    size = choose(rng, tuple(SIZES))
+    corner = Object(shape=NAME, color=color, size=size, cell=cell, offset=sample_offset(rng))
+    return Scene(background=choose(rng, tuple(BACKGROUNDS)), objects=(corner,))
+
+
+def _prompt(rng: np.random.Generator, scene: Scene, kind: str) -> Prompt:
+    claim = claim_about(rng, scene, "two" if kind == "together" else kind)
+    text = caption(rng, claim)
+    while text.count(NAME) > 1:  # "a corner in the top left corner" is true and confusing
+        text = caption(rng, claim)
+    return Prompt(kind=kind, text=text, claim=claim)
+
+
+def _draw(pipe: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Image.Image]:
+    pictures: list[Image.Image] = []
+    for first in range(0, len(prompts), batch_size):
+        texts = [prompt.text for prompt in prompts[first : first + batch_size]]
+        seeds = list(range(first, first + len(texts)))
+        pictures += pipe(texts, seed=seeds, height=CANVAS, width=CANVAS).images
+    return pictures
+
+
+def _accuracies(prompts: list[Prompt], pictures: list[Image.Image]) -> dict[str, float]:
+    """Share of right pictures by kind; "alone" is the mean of the kinds with nothing but the new object."""
+    right: dict[str, list[bool]] = {}
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        right.setdefault(prompt.kind, []).append(prompt.is_right(picture))
+    shares = {kind: float(np.mean(verdicts)) for kind, verdicts in right.items()}
+    return {**shares, "alone": float(np.mean([shares[kind] for kind in KINDS]))}
+
+
+def figure(
+    trained: list[Image.Image],
+    prompts: list[Prompt],
+    before: list[Image.Image],
+    after: list[Image.Image],
+    columns: int = 10,
+) -> Image.Image:
+    """Three rows: training pictures, and the same prompts before and after; a green frame is right."""
+    spread = [index * len(prompts) // columns for index in range(min(columns, len(prompts)))]
+    rows: list[tuple[str, list[tuple[Image.Image, bool | None]]]] = [
+        ("trained on", [(picture, None) for picture in trained[:columns]]),
+        ("before", [(before[n], prompts[n].is_right(before[n])) for n in spread]),
+        ("after", [(after[n], prompts[n].is_right(after[n])) for n in spread]),
+    ]
+    colors = {None: (160, 160, 160), True: (0, 160, 0), False: (210, 0, 0)}
+    label, step = 80, CANVAS + 6
+    sheet = Image.new("RGB", (label + columns * step, len(rows) * step), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, tiles) in enumerate(rows):
+        draw.text((4, row * step + step // 2 - 6), name, fill="black")
+        for column, (picture, is_right) in enumerate(tiles):
+            x, y = label + column * step, row * step
+            draw.rectangle((x, y, x + step - 1, y + step - 1), fill=colors[is_right])
+            sheet.paste(picture, (x + 3, y + 3))
+    return sheet
+
+
+if __name__ == "__main__":
+    tyro.cli(Pictures | Score).run()
