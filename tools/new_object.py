@@ -48,11 +48,11 @@ tasks:
     ratio: 2
     sources:
       new: {source: folder, path: ., weight: 1}
-      old: {source: shapes, weight: 1}
+      old: {source: shapes, rows: 400, weight: 1}
   edit:
     ratio: 1
     sources:
-      old_edits: {source: shapes, task: edit, weight: 1}
+      old_edits: {source: shapes, rows: 200, task: edit}
 """
 
 

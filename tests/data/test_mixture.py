@@ -108,6 +108,12 @@ def test_a_weighted_source_runs_through_its_own_passes() -> None:
     assert all(sorted(rows[start : start + 10]) == list(range(10)) for start in (0, 10, 20))
 
 
+def test_one_task_can_have_weights_and_another_none() -> None:
+    some = mixture({"a": 5, "b": 5, "edits": 3}, weights={"a": 3, "b": 1})
+    drawn = Counter(some.draw(sample, 2).source for sample in range(80))
+    assert drawn == {"a": 30, "b": 10, "edits": 40}
+
+
 def test_the_shares_reported_are_the_shares_drawn() -> None:
     mixed = mixture({"edit": 30, "a": 10, "b": 30}, ratios={"edit": 1, "generate": 3})
     counts = Counter(mixed.draw(sample, 1).source for sample in range(1600))

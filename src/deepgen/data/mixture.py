@@ -120,6 +120,8 @@ class Mixture:
         for task in self.config.ratios:
             shares[task] = []
             left = [Fraction(entry.weight or 0) for entry in self.config.of_task(task)]
+            if not any(left):  # drawn by their sizes
+                continue
             for entry in self.config.of_task(task):
                 share = left[0] / sum(left)
                 bits = random_bits(stream_key(self.config.seed, 0, f"phase/{task}/{entry.name}"), 0)
