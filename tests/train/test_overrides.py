@@ -32,10 +32,27 @@ def test_text_becomes_what_the_field_holds(name: str, text: str, value: object) 
         ("padding", "left", "padding takes one of hidden, visible, got 'left'"),
         ("is_compiled", "maybe", "is_compiled takes true or false, got 'maybe'"),
         ("num_steps", "many", "num_steps takes int, got 'many'"),
-        ("transformer_lora.rank", "4", "'transformer_lora' in 'transformer_lora.rank' is None"),
+        ("transformer_lora.rank", "4", "train the transformer or a LoRA of it, not both"),
+        ("num_steps.rank", "4", "'num_steps' in 'num_steps.rank' is 133333"),
         ("speed", "1", "no field 'speed' in SFTConfig; known: num_steps"),
     ],
 )
 def test_other_text_is_refused(name: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         override(recipe("sft"), {name: text})
+
+
+def test_a_part_that_is_off_is_switched_on_by_its_fields() -> None:
+    config = override(recipe("lora"), {"vlm_lora.rank": "4"})
+    assert config.vlm_lora.rank == 4
+
+
+def test_changes_that_need_each_other_may_come_in_any_order() -> None:
+    changes = {"trains_transformer": "no", "transformer_lora.rank": "4"}
+    for order in (changes, dict(reversed(changes.items()))):
+        assert override(recipe("sft"), order).transformer_lora.rank == 4
+
+
+def test_a_part_is_set_whole_or_by_its_fields() -> None:
+    with pytest.raises(ValueError, match="set both as a whole"):
+        override(recipe("sft"), {"vlm_lora": "none", "vlm_lora.rank": "4"})

@@ -14,22 +14,41 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 
 
 def override(config: Config, changes: Mapping[str, str]) -> Config:
-    """A copy of a frozen dataclass with dotted fields changed: {"num_steps": "10", "optim.lr": "1e-4"}."""
-    for name, text in changes.items():
-        config = _set(config, name.split("."), name, text)
-    return config
+    """A copy of a frozen dataclass with dotted fields changed: {"num_steps": "10", "optim.lr": "1e-4"}.
+
+    All changes are made at once, so their order does not matter to what the config refuses. A field of a part
+    that is None, such as `vlm_lora.rank`, begins from that part's defaults.
+    """
+    return _changed(config, [(name.split("."), name, text) for name, text in changes.items()])
 
 
-def _set(config: Any, path: list[str], full_name: str, text: str) -> Any:
+def _changed(config: Any, changes: list[tuple[list[str], str, str]]) -> Any:
     known = [field.name for field in fields(config)]
-    if path[0] not in known:
-        raise ValueError(f"no field {full_name!r} in {type(config).__name__}; known: {', '.join(known)}")
-    if len(path) > 1:
-        inner = getattr(config, path[0])
-        if not is_dataclass(inner):
-            raise ValueError(f"{path[0]!r} in {full_name!r} is {inner} and has no fields; change the recipe")
-        return replace(config, **{path[0]: _set(inner, path[1:], full_name, text)})
-    return replace(config, **{path[0]: _parse(get_type_hints(type(config))[path[0]], full_name, text)})
+    values: dict[str, Any] = {}
+    nested: dict[str, list[tuple[list[str], str, str]]] = {}
+    for (first, *rest), name, text in changes:
+        if first not in known:
+            raise ValueError(f"no field {name!r} in {type(config).__name__}; known: {', '.join(known)}")
+        if rest:
+            nested.setdefault(first, []).append((rest, name, text))
+        else:
+            values[first] = _parse(get_type_hints(type(config))[first], name, text)
+    for first, inner in nested.items():
+        if first in values:
+            raise ValueError(f"{first!r} is set both as a whole and as {inner[0][1]!r}; keep one of them")
+        values[first] = _changed(_part(config, first, inner[0][1]), inner)
+    return replace(config, **values)
+
+
+def _part(config: Any, name: str, full_name: str) -> Any:
+    """The dataclass in a field, or the one that could be there."""
+    part = getattr(config, name)
+    kinds = get_args(get_type_hints(type(config))[name])
+    if part is None:
+        part = next((kind() for kind in kinds if is_dataclass(kind) and isinstance(kind, type)), None)
+    if not is_dataclass(part):
+        raise ValueError(f"{name!r} in {full_name!r} is {part} and has no fields; change the recipe")
+    return part
 
 
 def _parse(kind: Any, full_name: str, text: str) -> Any:
