@@ -245,3 +245,16 @@ def test_validation_logs_fixed_levels_draws_pictures_and_leaves_training_as_it_w
         load_file(latest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("blind", "looking")
     )
     assert all(torch.equal(blind[key], seen[key]) for key in blind)
+
+
+@pytest.mark.parametrize("name", ["alignment", "sft"])
+def test_on_a_cpu_16_bits_are_for_frozen_weights_only(name, mixture) -> None:
+    narrow, wide = build(mixture, name, precision="bfloat16"), build(mixture, name)
+    for ours, theirs in zip(narrow.objective.parameters(), wide.objective.parameters(), strict=True):
+        theirs.data = ours.data.float()
+    assert narrow.objective.vlm.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    batch = next(iter(wide.batches(0)))
+    for stage in (narrow, wide):
+        torch.manual_seed(0)
+        stage.loss(batch).loss.backward()
+    assert_close(gradients(narrow), gradients(wide))

@@ -187,16 +187,14 @@ class Optimizer:
             for group in part.param_groups:
                 group["base_lr"] = group["lr"]
 
-    def step(self, factor: float) -> float:
-        """Clip, update with the base rates times `factor`, clear the gradients. Returns the gradient norm."""
-        norm = self.norm(self.params)
+    def step(self, factor: float, norm: Tensor) -> None:
+        """Clip gradients of that norm, update with the base rates times `factor`, clear the gradients."""
         nn.utils.clip_grads_with_norm_(self.params, self.config.clip_norm, norm)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = group["base_lr"] * factor
             part.step()
             part.zero_grad(set_to_none=True)
-        return float(norm)
 
     def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
         """Of the gradients of some of the parameters, rows that other processes hold included."""

@@ -85,8 +85,10 @@ class TrainState:
         """
         self._collect_gradients()
         factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
-        norms = self._part_norms()
-        norms["grad_norm"] = self.optimizer.step(factor)
+        parts = self._part_norms()
+        norm = torch.stack(list(parts.values())).norm()  # of all, without reading the gradients again
+        self.optimizer.step(factor, norm)
+        norms = {"grad_norm": norm, **{f"grad_norm/{part}": value for part, value in parts.items()}}
         self.step += 1
         if self.ema_decay is not None:
             decay = min(
@@ -94,14 +96,14 @@ class TrainState:
             )  # short at first: forget the start
             averages = list(self.ema.values())
             torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
-        return {**norms, "lr_factor": factor}
+        return {**{name: float(value) for name, value in norms.items()}, "lr_factor": factor}
 
-    def _part_norms(self) -> dict[str, float]:
+    def _part_norms(self) -> dict[str, Tensor]:
         """Norm of the gradient in each part, by the first word of its parameters' names."""
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
             parts.setdefault(name.split(".", 1)[0], []).append(parameter)
-        return {f"grad_norm/{part}": float(self.optimizer.norm(found)) for part, found in parts.items()}
+        return {part: self.optimizer.norm(found) for part, found in parts.items()}
 
     def _collect_gradients(self) -> None:
         """Those of divided parameters are summed already, and taken; the others are summed here."""
