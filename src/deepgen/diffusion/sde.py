@@ -84,12 +84,14 @@ class _Coefficients:
 
 
 def _flow(sigma: Tensor, sigma_next: Tensor, eta: float, sigma_max: float | None) -> _Coefficients:
-    """Flow-GRPO (arXiv 2505.05470, eq. 9): g = eta * sqrt(sigma / (1 - sigma)), std = g * sqrt(-dt).
+    """Flow-GRPO (arXiv 2505.05470): g = eta * sqrt(sigma / (1 - sigma)), std = g * sqrt(-dt).
 
     At sigma = 1 the coefficient g is infinite, so the schedule's second sigma takes its place in 1 - sigma.
     """
     if sigma_max is None:
-        raise ValueError("sampler 'flow' needs sigma_max, the second sigma of the schedule, for its first step")
+        raise ValueError(
+            "sampler 'flow' needs sigma_max, the second sigma of the schedule, for its first step"
+        )
     below_one = torch.where(sigma >= 1, sigma_max, sigma)
     g = eta * torch.sqrt(sigma / (1 - below_one))
     step = sigma - sigma_next
@@ -107,7 +109,7 @@ def _cps(sigma: Tensor, sigma_next: Tensor, eta: float, sigma_max: float | None)
 
 
 def _dance(sigma: Tensor, sigma_next: Tensor, eta: float, sigma_max: float | None) -> _Coefficients:
-    """DanceGRPO (arXiv 2505.07818, eq. 8): noise eta at every level, std = eta * sqrt(-dt).
+    """DanceGRPO (arXiv 2505.07818): noise eta at every level, std = eta * sqrt(-dt).
 
     The score is -(noisy - (1 - sigma) * clean) / sigma^2 = -predicted_noise / sigma.
     """

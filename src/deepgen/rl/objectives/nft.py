@@ -14,11 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from deepgen.diffusion.losses import interpolate
-from deepgen.diffusion.noise_levels import Weighting, sample_density
 from deepgen.rl.kl import check_kl, gaussian_kl
 from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
 
@@ -38,8 +36,7 @@ class NFT:
         adv_clip: the advantage at which a sample is wholly good, above 0.
         kl_coef: weight of mean((v - v_ref)^2) / (2 kl_std^2); 0 needs no reference.
         kl_std: what that KL is measured in; no sampler gives one here, and 0.1 is the original's.
-        density: how `renoise` draws noise levels (diffusion/noise_levels.py).
-        shift: static shift of those levels, 1 = none.
+        shift: static shift of the noise levels that `renoise` gives, 1 = none.
         variant: "paper" as above. "upstream" is a fault of the original, kept to compare with it: it works on
             recorded steps, with `noisy` from the trajectory and the next noisy latents as the target in the
             place of clean ones.
@@ -49,7 +46,6 @@ class NFT:
     adv_clip: float = 5.0
     kl_coef: float = 5e-7
     kl_std: float = 0.1
-    density: Weighting = "none"
     shift: float = 3.0
     variant: Literal["paper", "upstream"] = "paper"
 
@@ -74,14 +70,17 @@ class NFT:
         reference = ("reference_velocity",) if self.kl_coef else ()
         return ("clean" if self.variant == "paper" else "next_noisy", *reference)
 
-    def renoise(
-        self, clean: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Fresh noise on finished latents: noisy (B, C, h, w) like `clean`, and its sigma, (B,) in (0, 1]."""
-        u = 1 - sample_density(self.density, len(clean), generator).float()  # (0, 1]: no step at sigma 0
-        sigma = (self.shift * u / (1 + (self.shift - 1) * u)).to(clean.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        return interpolate(clean.float(), noise, sigma).to(clean.dtype), sigma
+    def renoise(self, clean: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Finished latents with fresh noise, float32 (B, C, h, w), and their sigma, float32 (B,) in (0, 1].
+
+        Args:
+            clean: (B, C, h, w).
+            noise: standard normal, like `clean`.
+            u: (B,) in [0, 1), uniform or of another density; 0 becomes noise alone.
+        """
+        levels = 1 - u.float().to(clean.device)
+        sigma = self.shift * levels / (1 + (self.shift - 1) * levels)
+        return interpolate(clean.float(), noise.float(), sigma), sigma
 
     def __call__(self, step: PolicyStep) -> ObjectiveLoss:
         """Losses of B samples.
