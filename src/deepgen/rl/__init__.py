@@ -1,1 +1,1 @@
-"""Reinforcement learning on pictures: sample, score, improve. Its mathematics knows tensors, never a model."""
+"""Reinforcement learning on pictures: sample, score, improve. Its mathematics knows no model."""

@@ -36,9 +36,8 @@ class GRPOGuard:
         clip_range: as in flow_grpo.
         kl_coef: weight of the KL against the reference; 0 needs no reference.
         kl: "velocity" or "mean" (rl/kl.py).
-        average: "sample" takes a and dt of each sample. "batch" takes their means over the samples that came
-            together, as the original does, so a loss then depends on its batch-mates where noise levels
-            differ.
+        average: "sample" takes m, dt and kl_std of each sample. "batch" takes their means over the samples
+            that came together, as the original does in "paper", so a loss depends on its batch-mates.
         is_any_sampler_allowed: only "flow" has a standard deviation of which a is made, so others are
             refused unless this is set, as the original never refuses.
     """
@@ -81,7 +80,7 @@ class GRPOGuard:
         transition = step.transition()
         # fp32, as in flow_grpo: the ratio is clipped far below what bf16 can tell apart.
         difference = transition.log_prob(step.need("next_noisy")) - step.need("old_log_prob").float()
-        moved = (transition.mean - step.need("old_mean").float()).square().flatten(1).mean(1)
+        moved = self._typical((transition.mean - step.need("old_mean").float()).square().flatten(1).mean(1))
         length, std = self._typical(transition.sqrt_dt), self._typical(transition.kl_std)
         if self.variant == "paper":
             added = length * std
@@ -100,7 +99,7 @@ class GRPOGuard:
         return ObjectiveLoss(loss, metrics)
 
     def _typical(self, values: Tensor) -> Tensor:
-        """(B, 1, 1, 1) to (B,), each sample's own or all of them their mean."""
+        """(B,) of (B,) or (B, 1, 1, 1): each sample's own value, or for all of them their mean."""
         values = values.flatten()
         return values.mean().expand_as(values) if self.average == "batch" else values
 
