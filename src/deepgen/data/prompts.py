@@ -1,0 +1,300 @@
+"""Prompts without pictures of their own, for reinforcement learning: weighted sets, and what each is worth.
+
+    sampling_mode: sample_proportional      # or weight_only
+    rewards:                                # how each is made; a name alone is a scorer with its defaults
+      spelling: {scorer: ocr}
+    held_out: [aesthetic]                   # logged, never trained on
+    datasets:
+      - name: posters
+        path: posters.jsonl                 # .txt, .jsonl or .parquet, relative to this file
+        sample_weight: 3
+        rewards: [{spelling: 0.7}, {clip_sim: 0.3}]
+
+A row has a `prompt` (or `caption`), the pictures of `references` for an edit, and whatever else a reward
+needs. `shapes: generate` or `shapes: edit` in the place of a path draws rows of the small model's world.
+Which prompt a group gets is a function of (seed, number of the group), so it is the same on any number of
+processes and after a restart, and no two epochs are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from deepgen.data.example import RowError
+from deepgen.data.pictures import load_picture
+from deepgen.data.records import RecordFile
+from deepgen.shapes.prompts import prompt_rows
+
+SamplingMode = Literal["sample_proportional", "weight_only"]
+_TOP = ("sampling_mode", "rewards", "held_out", "datasets")
+_ENTRY = ("name", "path", "shapes", "kinds", "rows", "seed", "sample_weight", "rewards")
+_FORMATS = (".txt", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What one group is asked to draw.
+
+    Attributes:
+        text: a caption, or the instruction of an edit.
+        key: "file:row", for errors and logs.
+        dataset: name of the set it is from.
+        weights: of the rewards it is scored with.
+        references: what an edit starts from, RGB.
+        metadata: the other fields of its row.
+    """
+
+    text: str
+    key: str
+    dataset: str
+    weights: Mapping[str, float]
+    references: tuple[Image.Image, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Rows(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
+        """Text, key, references and the rest of a row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """One set of a mix: its rows, how often they are drawn and what they are scored with."""
+
+    name: str
+    rows: _Rows
+    weight: float
+    rewards: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptMix:
+    """All sets of a run.
+
+    Attributes:
+        sets: at least one.
+        sampling_mode: "sample_proportional" draws a set in proportion to rows * weight, so every row has its
+            set's weight; "weight_only" in proportion to the weight alone.
+        rewards: how each reward is made: {"scorer": name, option: value, ...}, by its name in the mix.
+        held_out: rewards that are only watched.
+    """
+
+    sets: tuple[PromptSet, ...]
+    sampling_mode: SamplingMode = "sample_proportional"
+    rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held_out: tuple[str, ...] = ()
+
+    def draw(self, seed: int, number: int) -> Prompt:
+        """The prompt of group `number` of a run."""
+        rng = np.random.default_rng((seed, 0x9A0E, number))
+        chosen = self.sets[int(rng.choice(len(self.sets), p=self.shares()))]
+        text, key, references, metadata = chosen.rows[int(rng.integers(len(chosen.rows)))]
+        return Prompt(
+            text=text,
+            key=key,
+            dataset=chosen.name,
+            weights=chosen.rewards,
+            references=references,
+            metadata=metadata,
+        )
+
+    def shares(self) -> np.ndarray:
+        """How often each set is drawn, adding up to 1."""
+        is_proportional = self.sampling_mode == "sample_proportional"
+        sizes = [len(one.rows) if is_proportional else 1 for one in self.sets]
+        weights = np.array([one.weight * size for one, size in zip(self.sets, sizes, strict=True)])
+        return weights / weights.sum()
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Every reward that is trained on, sorted."""
+        return tuple(sorted({name for one in self.sets for name in one.rewards}))
+
+
+def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -> PromptMix:
+    """The prompts a file holds: a mix (.yaml), or one set (.txt, .jsonl, .parquet) scored with `rewards`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names everything that is wrong with the file at once.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
+    if path.suffix.lower() in _FORMATS:
+        if not rewards:
+            raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
+        return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))
+    import yaml
+
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no mix of prompts: expected datasets, found {type(content).__name__}")
+    return _Reader(path, content).mix()
+
+
+class _Reader:
+    """Turns a mix's content into prompts, collecting what is wrong on the way."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+        self.problems: list[str] = []
+
+    def mix(self) -> PromptMix:
+        unknown = [key for key in self.content if key not in _TOP]
+        self.problems += [f"unknown field {key!r}; known: {', '.join(_TOP)}" for key in unknown]
+        mode = self.content.get("sampling_mode", "sample_proportional")
+        if mode not in ("sample_proportional", "weight_only"):
+            self.problems.append(f"unknown sampling_mode {mode!r}; known: sample_proportional, weight_only")
+        entries = self.content.get("datasets")
+        if not isinstance(entries, list) or not entries:
+            self.problems.append("datasets must be a list of at least one set")
+            entries = []
+        sets = [found for number, entry in enumerate(entries) if (found := self._set(number, entry))]
+        names = [one.name for one in sets]
+        self.problems += [f"two sets are called {name!r}" for name in {n for n in names if names.count(n) > 1}]
+        if self.problems:
+            listed = "".join(f"\n  - {problem}" for problem in self.problems)
+            raise ValueError(f"the prompts {self.path} have {len(self.problems)} problem(s):{listed}")
+        made = self.content.get("rewards") or {}
+        return PromptMix(
+            sets=tuple(sets),
+            sampling_mode=mode,
+            rewards={name: dict(options or {}) for name, options in made.items()},
+            held_out=tuple(self.content.get("held_out") or ()),
+        )
+
+    def _set(self, number: int, entry: Any) -> PromptSet | None:
+        if not isinstance(entry, dict):
+            self.problems.append(f"datasets[{number}] must be a mapping, got {entry!r}")
+            return None
+        name = str(entry.get("name", f"datasets[{number}]"))
+        self.problems += [
+            f"{name}: unknown field {key!r}; known: {', '.join(_ENTRY)}" for key in entry if key not in _ENTRY
+        ]
+        weight = entry.get("sample_weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            self.problems.append(f"{name}: sample_weight must be above 0, got {weight!r}")
+            return None
+        rewards = self._rewards(name, entry.get("rewards"))
+        rows = self._rows(name, entry)
+        if rows is None or rewards is None:
+            return None
+        return PromptSet(name=name, rows=rows, weight=float(weight), rewards=rewards)
+
+    def _rewards(self, name: str, given: Any) -> dict[str, float] | None:
+        parts = given if isinstance(given, list) else [given]
+        found: dict[str, float] = {}
+        for part in parts:
+            if not isinstance(part, dict):
+                self.problems.append(f"{name}: rewards must be like [{{ocr: 0.7}}, {{clip_sim: 0.3}}], got {given!r}")
+                return None
+            found |= part
+        wrong = [key for key, value in found.items() if not _is_weight(value)]
+        self.problems += [f"{name}: the weight of {key} must be above 0, got {found[key]!r}" for key in wrong]
+        return {key: float(value) for key, value in found.items() if key not in wrong}
+
+    def _rows(self, name: str, entry: dict[str, Any]) -> _Rows | None:
+        if ("path" in entry) == ("shapes" in entry):
+            self.problems.append(f"{name}: give either a path or shapes")
+            return None
+        try:
+            if "shapes" in entry:
+                options = {key: entry[key] for key in ("kinds", "rows", "seed") if key in entry}
+                return ShapesRows(entry["shapes"], **options)
+            return _open(self.path.parent / Path(str(entry["path"])).expanduser())
+        except (OSError, ValueError, TypeError) as error:
+            self.problems.append(f"{name}: {error}")
+            return None
+
+
+class TextRows:
+    """One prompt a line; empty lines are none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        self.numbers = [number for number, line in enumerate(self.lines) if line]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
+        number = self.numbers[index]
+        return self.lines[number], f"{self.path}:{number}", (), {}
+
+
+class RecordRows:
+    """Records with a `prompt`, else a `caption`, and pictures under `references`."""
+
+    def __init__(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        self.path, self.records = path, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
+        record, key = dict(self.records[index]), f"{self.path}:{index}"
+        names = [name for name in ("prompt", "caption") if isinstance(record.get(name), str)]
+        if not names:
+            raise RowError(f"{key}: expected text under prompt or caption, found: {', '.join(record)}")
+        text = record.pop(names[0])
+        shown = record.pop("references", None) or []
+        places = shown if isinstance(shown, list) else [shown]
+        try:
+            references = tuple(load_picture(self.path.parent / str(place)) for place in places)
+        except OSError as error:
+            raise RowError(f"{key}: {error}") from error
+        return text, key, references, record
+
+
+class ShapesRows:
+    """Rows of the small model's world, with what the exact rewards need."""
+
+    def __init__(self, task: str, kinds: Sequence[str] = (), rows: int = 1000, seed: int = 1) -> None:
+        if task not in ("generate", "edit"):
+            raise ValueError(f"shapes must be generate or edit, got {task!r}")
+        self.task, self.seed = task, seed
+        self.rows = prompt_rows(rows, seed=seed, task=task, kinds=tuple(kinds))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
+        row = self.rows[index]
+        return row.prompt, f"shapes {self.task} {self.seed}:{index}", row.references, row.metadata
+
+
+def _open(path: Path) -> _Rows:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        rows: _Rows = TextRows(path)
+    elif suffix == ".jsonl":
+        rows = RecordRows(path, RecordFile(path))
+    elif suffix == ".parquet":
+        import pyarrow.parquet
+
+        rows = RecordRows(path, pyarrow.parquet.read_table(path).to_pylist())
+    else:
+        raise ValueError(f"{path}: prompts are {', '.join(_FORMATS)} files")
+    if not len(rows):
+        raise ValueError(f"{path} holds no prompts")
+    rows[0]  # a file of another format has no prompt in its first row
+    return rows
+
+
+def _is_weight(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
+

@@ -1,0 +1,134 @@
+"""What a rollout leaves: images of this process with their trajectories, and the micro-batches to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepgen.rl.rollout import Trajectory
+from deepgen.train.policy import Asked
+
+# B images of a micro-batch
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Images of one size and task, drawn by this process.
+
+    Attributes:
+        asked: the prompts.
+        rows: which prompt each image is of.
+        numbers: of the images in the run.
+        trajectory: what was recorded.
+        images: as they are judged.
+    """
+
+    asked: list[Asked]
+    rows: list[int]
+    numbers: list[int]
+    trajectory: Trajectory
+    images: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """A micro-batch of the policy: B images at one recorded step, or at fresh noise levels.
+
+    Attributes:
+        rollout: where they are from.
+        members: their places in it.
+        place: of the recorded step; of the draw of a noise level where there are no recorded steps.
+        advantages: float32 (B,).
+        share: what one sample's loss is multiplied with: 1 / (samples of the update on all processes).
+    """
+
+    rollout: Rollout
+    members: list[int]
+    place: int
+    advantages: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All images of a rollout, of all processes, in the order of their numbers.
+
+    Attributes:
+        numbers: (I,) of the images in the run.
+        groups: (I,) of their prompts in the run.
+        rewards, valid, weights: (I, R).
+        held_out, held_out_valid: (I, H).
+        advantages: float32 (I,).
+        has_signal: bool (I,).
+        flat: groups in which every reward is the same.
+    """
+
+    numbers: np.ndarray
+    groups: np.ndarray
+    rewards: np.ndarray
+    valid: np.ndarray
+    weights: np.ndarray
+    held_out: np.ndarray
+    held_out_valid: np.ndarray
+    advantages: np.ndarray
+    has_signal: np.ndarray
+    flat: np.ndarray
+
+
+@dataclass
+class Experience:
+    """A rollout on its way through the updates.
+
+    Attributes:
+        number: of the rollout in the run.
+        rollouts: of this process.
+        judged: of all processes.
+        parts: numbers of the images of each update, of all processes.
+        words: what was said about this process's images, by number and reward.
+        metrics: to log with the first micro-batch, each as (sum, count).
+    """
+
+    number: int
+    rollouts: list[Rollout]
+    judged: Judged
+    parts: list[list[int]]
+    words: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def micro_batches(self, update: int, places: int, size: int) -> Iterator[PolicyBatch]:
+        """This process's share of an update.
+
+        Args:
+            update: which one.
+            places: recorded steps of an image, or draws of a noise level.
+            size: images of a micro-batch.
+        """
+        wanted = set(self.parts[update])
+        advantage = dict(zip(self.judged.numbers.tolist(), self.judged.advantages.tolist(), strict=True))
+        share = 1 / max(1, len(wanted) * places)
+        for rollout in self.rollouts:
+            members = [n for n, number in enumerate(rollout.numbers) if number in wanted]
+            for begin in range(0, len(members), size):
+                some = members[begin : begin + size]
+                values = torch.tensor([advantage[rollout.numbers[n]] for n in some])
+                for place in range(places):
+                    yield PolicyBatch(rollout, some, place, values, share)
+
+
+def update_parts(numbers: Sequence[int], num_updates: int, rng: np.random.Generator) -> list[list[int]]:
+    """The images of each update: shuffled, in parts that differ by one at most."""
+    order = rng.permutation(np.array(sorted(numbers), dtype=np.int64))
+    return [part.tolist() for part in np.array_split(order, num_updates)]
+
+
+def gathered(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Arrays of all processes, row by row in the order of `numbers`."""
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(joined["numbers"], kind="stable")
+    return {name: values[order] for name, values in joined.items()}

@@ -1,0 +1,189 @@
+"""The model as a policy: velocities under a condition, for the rollout and for the loss alike.
+
+Both go through the same function with the same numbers, so a step scored again before the first update has
+the log-prob it was drawn with. Conditions are made once a rollout and kept, unless something that makes them
+is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepgen.data.prompts import Prompt
+from deepgen.diffusion.guidance import guide
+from deepgen.diffusion.schedule import set_timesteps
+from deepgen.models import vae as latent_space
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.types import Condition
+
+# B images; C, h, w latent channels and sides
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt, ready for the DiT.
+
+    Attributes:
+        prompt: what was asked.
+        size: (height, width) of what is drawn, pixels.
+        pixels: its references for the VLM, (3, H, W) in [-1, 1] each; None for text to image.
+        references: their clean latents (C, h, w).
+        positive, negative: its condition, one row each; the negative is None without guidance.
+    """
+
+    prompt: Prompt
+    size: tuple[int, int]
+    pixels: list[Tensor] | None
+    references: list[Tensor]
+    positive: Condition
+    negative: Condition | None
+
+
+class Policy:
+    """Velocities of the DiT.
+
+    Args:
+        pipe: the model.
+        guidance_scale: above 1 runs the negative branch too, in rollout and loss.
+        is_condition_trained: connector or VLM learn, so a loss has to read the prompt again.
+        has_reference: a reference is asked for. It is the model with its adapters off where only adapters
+            are trained, and otherwise a frozen copy of the DiT.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        pipe: DeepGenPipeline,
+        *,
+        guidance_scale: float,
+        is_condition_trained: bool,
+        has_reference: bool,
+        device: torch.device,
+    ) -> None:
+        self.pipe, self.guidance_scale, self.device = pipe, guidance_scale, device
+        self.is_condition_trained = is_condition_trained
+        self._reference: nn.Module | None = None
+        is_adapted = bool(getattr(pipe.transformer, "peft_config", None))
+        if has_reference and not is_adapted:
+            self._reference = copy.deepcopy(pipe.transformer).requires_grad_(False).eval()
+
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        generators: Sequence[torch.Generator],
+        height: int | None,
+        width: int | None,
+    ) -> list[Asked]:
+        """Sizes, conditions and reference latents of prompts.
+
+        Args:
+            prompts: any number, captions and instructions mixed.
+            generators: one a prompt, for the posterior of its references.
+            height: of what is drawn, pixels; default the model's own, or an edit's source's.
+            width: as `height`.
+        """
+        asked: dict[int, Asked] = {}
+        for is_edit in (False, True):
+            rows = [n for n, prompt in enumerate(prompts) if bool(prompt.references) == is_edit]
+            if not rows:
+                continue
+            shown = [list(prompts[n].references) for n in rows] if is_edit else None
+            sizes, pixels = self.pipe.plan(shown, len(rows), height, width)
+            texts = [prompts[n].text for n in rows]
+            positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=self.guidance_scale > 1)
+            latents: list[list[Tensor]] = [[] for _ in rows]
+            if pixels is not None:
+                own = [generators[n] for n in rows]
+                latents = self.pipe.prepare_references(pixels, own, self.pipe.transformer.dtype)
+            for place, n in enumerate(rows):
+                asked[n] = Asked(
+                    prompts[n],
+                    sizes[place],
+                    None if pixels is None else pixels[place],
+                    latents[place],
+                    positive.select([place]),
+                    None if negative is None else negative.select([place]),
+                )
+        return [asked[n] for n in range(len(prompts))]
+
+    def read_again(self, asked: Sequence[Asked]) -> list[Asked]:
+        """The same prompts with conditions that carry gradient."""
+        first = asked[0]
+        pixels = None if first.pixels is None else [one.pixels or [] for one in asked]
+        texts = [one.prompt.text for one in asked]
+        positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=self.guidance_scale > 1)
+        return [
+            replace(
+                one,
+                positive=positive.select([n]),
+                negative=None if negative is None else negative.select([n]),
+            )
+            for n, one in enumerate(asked)
+        ]
+
+    def velocity(
+        self, asked: Sequence[Asked], rows: Sequence[int], noisy: Tensor, sigma: Tensor, *, by_reference: bool = False
+    ) -> Tensor:
+        """Velocities (B, C, h, w) of B images, image k being of prompt `asked[rows[k]]`.
+
+        Args:
+            asked: prompts, all with references or all without.
+            rows: which prompt each image is of.
+            noisy: latents (B, C, h, w).
+            sigma: their noise levels, (B,).
+            by_reference: of the frozen reference instead of the policy.
+        """
+        positive = Condition.cat([one.positive for one in asked]).select(rows)
+        is_guided = asked[0].negative is not None
+        condition = positive
+        if is_guided:
+            negatives = [one.negative for one in asked if one.negative is not None]
+            condition = Condition.cat([Condition.cat(negatives).select(rows), positive])
+        condition = condition.to(self.pipe.transformer.dtype)
+        branches = 2 if is_guided else 1
+        references = None
+        if asked[0].references:
+            references = [asked[row].references for row in rows] * branches
+        scale = self.pipe.scheduler.config.num_train_timesteps
+        with self._network(by_reference) as network:
+            velocity = network(
+                hidden_states=torch.cat([noisy] * branches).to(condition.prompt_embeds.dtype),
+                encoder_hidden_states=condition.prompt_embeds,
+                pooled_projections=condition.pooled_prompt_embeds,
+                timestep=torch.cat([sigma] * branches) * scale,
+                reference_latents=references,
+                encoder_attention_mask=condition.mask,
+                return_dict=False,
+            )[0]
+        return guide(velocity, self.guidance_scale) if is_guided else velocity
+
+    @contextmanager
+    def _network(self, by_reference: bool) -> Iterator[Any]:
+        """The DiT, or its reference."""
+        if not by_reference:
+            yield self.pipe.transformer
+        elif self._reference is not None:
+            yield self._reference
+        else:
+            self.pipe.transformer.disable_adapters()
+            try:
+                yield self.pipe.transformer
+            finally:
+                self.pipe.transformer.enable_adapters()
+
+    def sigmas(self, num_steps: int, latent_size: tuple[int, int]) -> Tensor:
+        """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0."""
+        tokens = latent_size[0] * latent_size[1] // self.pipe.transformer.config.patch_size**2
+        set_timesteps(self.pipe.scheduler, num_steps, self.device, num_tokens=tokens)
+        return self.pipe.scheduler.sigmas.to(self.device, torch.float32)
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), nominally in [-1, 1]."""
+        return latent_space.decode(self.pipe.vae, clean).float()
