@@ -41,7 +41,7 @@ HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
 NUM_PICTURES = 20
 KINDS = ("single", "position", "background", "size")
 MIXTURE = """\
-# Three of four captions are of new pictures; the others and all edits keep the old world from being forgotten.
+# Three of four captions are of new pictures; the others and all edits keep the old world in mind.
 image: {rule: fix_pixels, image_size: 96, unit: 32}
 tasks:
   generate:
