@@ -28,6 +28,7 @@ from deepgen.models.config import DEEPGEN_1_0
 from deepgen.models.parts import WEIGHTED, Part, build, materialize, named_config
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
+from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.plan import card, plan, plan_of_recipe
 from deepgen.train.pool import load_tokenizer
@@ -51,10 +52,12 @@ def main() -> None:
     parser.add_argument("recipe", choices=("alignment", "sft-24gb"))
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--ema", action="store_true", help="keep the moving average as the recipe does")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="as for deepgen train")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    config = recipe(arguments.recipe)
+    changes = dict(change.split("=", 1) for change in arguments.set)
+    config = override(recipe(arguments.recipe), changes)
     assert isinstance(config, SupervisedConfig)
     config = replace(
         config,
@@ -90,13 +93,14 @@ def main() -> None:
     measured = peak_gb()
     this = card("cpu")
     tokens = batch.tokens.input_ids.shape[1]
-    changes: dict[str, Any] = {"image_size": arguments.size, "edit_share": 0.0, "prompt_tokens": tokens}
-    planned = plan(plan_of_recipe(config, DEEPGEN_1_0, this, **changes), this, 1)
+    work: dict[str, Any] = {"image_size": arguments.size, "edit_share": 0.0, "prompt_tokens": tokens}
+    planned = plan(plan_of_recipe(config, DEEPGEN_1_0, this, **work), this, 1)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "recipe": arguments.recipe,
+        "changes": changes,
         "size": arguments.size,
         "prompt_tokens": tokens,
         "has_ema": arguments.ema,

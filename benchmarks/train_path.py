@@ -31,22 +31,19 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from original_training import OriginalStage, OriginalTransformer, OriginalUpdate, original_step
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, Qwen2_5_VLConfig
 
 from deepgen.data.batches import MicroBatch, micro_batch_parts
 from deepgen.data.pixels import bytes_to_pixels
-from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY, Architecture
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.objective import TrainingBatch
+from deepgen.train.cache import latent_moments
 from deepgen.train.parallel import Processes
-from deepgen.train.randomness import normal
 from deepgen.train.stages.alignment import AlignmentConfig
 from deepgen.train.stages.sft import SFTConfig
 from deepgen.train.state import TrainState
@@ -155,38 +152,12 @@ SIZES = {
 }
 
 
-class CachedStage(SupervisedStage):
-    """Our stage with moments and vision features in memory; keeping them on disk is the data's matter."""
-
-    def remember(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """What no training changes, of these batches."""
-        self.moments: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
-        self.features: dict[int, list[Tensor]] = {}
-        for batch in micro_batches:
-            named = {"target": batch.target}
-            named |= {f"reference {n}": images for n, images in enumerate(batch.references)}
-            for purpose, images in named.items():
-                with torch.no_grad():
-                    posterior = latent_space.encode(self.pipe.vae, bytes_to_pixels(images))
-                for n, mean, std in zip(batch.samples, posterior.mean, posterior.std, strict=True):
-                    self.moments[purpose, n] = mean, std
-            for index, n in enumerate(batch.samples if batch.references else ()):
-                shown = [bytes_to_pixels(images)[index] for images in batch.references]
-                self.features[n] = self.pipe.vlm.image_features(shown)
-
-    def prepare(self, batch: MicroBatch, *, is_training: bool = True) -> TrainingBatch:
-        """With features where there are references."""
-        prepared = super().prepare(batch, is_training=is_training)
-        if prepared.pixels is None:
-            return prepared
-        return replace(prepared, image_features=[f for n in batch.samples for f in self.features[n]])
-
-    def _latents(self, pixels: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
-        """A fresh draw from the kept moments."""
-        kept = [self.moments[purpose, n] for n in samples]
-        noise = [normal(self.config.seed, f"posterior of {purpose}", n, kept[0][0].shape) for n in samples]
-        drawn = torch.stack([mean + std * z for (mean, std), z in zip(kept, noise, strict=True)])
-        return (drawn - self.pipe.vae.config.shift_factor) * self.pipe.vae.config.scaling_factor
+def remembered(stage: SupervisedStage, batch: MicroBatch) -> MicroBatch:
+    """The micro-batch as a cache gives it: with what no training changes, kept in memory."""
+    shown = [bytes_to_pixels(images) for images in batch.references]
+    moments = [latent_moments(stage.pipe.vae, x) for x in (bytes_to_pixels(batch.target), *shown)]
+    features = [torch.stack(stage.pipe.vlm.image_features(list(x))) for x in shown]
+    return replace(batch, moments=[x.detach() for x in moments], features=[x.detach() for x in features])
 
 
 # --- what is compared ---------------------------------------------------------------------------------------
@@ -233,7 +204,7 @@ def build_paths(stage: str, size: Size) -> dict[str, SupervisedStage]:
             original, processes, build_pipeline(size.architecture, OriginalTransformer), None
         ),
         "ours": SupervisedStage(config, processes, build_pipeline(size.architecture, ours), None),
-        "cached": CachedStage(config, processes, build_pipeline(size.architecture, ours), None),
+        "cached": SupervisedStage(config, processes, build_pipeline(size.architecture, ours), None),
     }
 
 
@@ -282,12 +253,14 @@ def regroup(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def agreement(paths: Mapping[str, SupervisedStage], batches: Sequence[MicroBatch]) -> tuple[float, float]:
+def agreement(
+    paths: Mapping[str, SupervisedStage], batches: Mapping[str, Sequence[MicroBatch]]
+) -> tuple[float, float]:
     """Largest relative difference of a loss, and of the connector's gradient as a share of its largest."""
     losses, gradients = {}, {}
     for name, stage in paths.items():
         found = []
-        for batch in batches:
+        for batch in batches[name]:
             sample_losses = stage.losses(stage.prepare(batch, is_training=False))  # no caption dropped
             sample_losses.sum().backward()
             found.append(sample_losses.detach())
@@ -318,9 +291,14 @@ def measure(stage: str, size: Size, rounds: int) -> dict[str, Any]:
     paths = build_paths(stage, size)
     tokenizer = paths["ours"].pipe.tokenizer
     even, batches = draw_batches(stage, size, tokenizer, True), draw_batches(stage, size, tokenizer)
-    paths["cached"].remember(even)
-    loss_difference, gradient_difference = agreement(paths, even)
-    paths["cached"].remember(batches)
+
+    def as_cached(given: Sequence[MicroBatch]) -> list[MicroBatch]:
+        with torch.no_grad():
+            return [remembered(paths["cached"], batch) for batch in given]
+
+    evens = {"original": even, "ours": even, "cached": as_cached(even)}
+    loss_difference, gradient_difference = agreement(paths, evens)
+    given = {"original": batches, "ours": regroup(batches), "cached": as_cached(regroup(batches))}
 
     updates = {
         name: OriginalUpdate(path.modules, path.config.optim, path.config.num_steps)
@@ -328,7 +306,6 @@ def measure(stage: str, size: Size, rounds: int) -> dict[str, Any]:
         else TrainState(path.modules, path.config.optim, path.config.num_steps, None)
         for name, path in paths.items()
     }
-    given = {name: batches if name == "original" else regroup(batches) for name in paths}
 
     def step(name: str) -> float:
         run = original_step if name == "original" else our_step

@@ -44,10 +44,17 @@ def test_training_pictures_hold_one_corner_of_the_color_their_caption_says(new_o
         assert f"{item.color} {item.shape}" in file.with_suffix(".txt").read_text()
 
 
-def test_no_color_that_is_asked_for_was_trained(new_object):
+def test_no_corner_that_is_asked_for_was_trained_in_that_color_and_place(new_object, tmp_path):
+    new_object.Pictures(folder=tmp_path).run()
+    scenes = [read(Image.open(file), (*SHAPES, new_object.NAME)).scene for file in tmp_path.glob("*.png")]
+    shown = {(scene.objects[0].color, scene.objects[0].cell) for scene in scenes}
+    kinds = set()
     for prompt in new_object.test_prompts(10):
         (corner,) = (claim for claim in prompt.claim.objects if claim.shape == new_object.NAME)
-        assert corner.color not in new_object.SHOWN_COLORS
+        assert (corner.color, corner.cell) not in shown
+        assert (corner.color in new_object.SHOWN_COLORS) == (prompt.kind != "new color")
+        kinds.add(prompt.kind)
+    assert kinds == {*new_object.KINDS, "new color", "together"}
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """The tutorial's new object: a corner, a shape that tiny was never shown (docs/tutorials/new_object.md).
 
-`python tools/new_object.py pictures FOLDER` draws 20 captioned pictures of it in five colors, and beside them
+`python tools/new_object.py pictures FOLDER` draws 20 captioned pictures of it in six colors, and beside them
 a mixture that adds pictures and edits of the old world, so that nothing else is forgotten. `python
-tools/new_object.py score FOLDER --lora LORA` asks for it in the other three colors, before and after, and
-reads from the pixels what was drawn.
+tools/new_object.py score FOLDER --lora LORA` asks for it where it was never shown, before and after, also in
+the other two colors and beside another object, and reads from the pixels what was drawn.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from deepgen.shapes.scene import (
 )
 
 NAME = "corner"
-SHOWN_COLORS = ("red", "green", "blue", "yellow", "purple")
+SHOWN_COLORS = ("red", "green", "blue", "yellow", "cyan", "purple")
 HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
 NUM_PICTURES = 20
 KINDS = ("single", "position", "background", "size")
 MIXTURE = """\
-# Half of the pictures are new, the others and all edits are of the old world, so that it is not forgotten.
+# Three of four captions are of new pictures; the others and all edits keep the old world in mind.
 image: {rule: fix_pixels, image_size: 96, unit: 32}
 tasks:
   generate:
-    ratio: 2
+    ratio: 3
     sources:
-      new: {source: folder, path: ., weight: 1}
+      new: {source: folder, path: ., weight: 3}
       old: {source: shapes, rows: 400, weight: 1}
   edit:
     ratio: 1
@@ -125,12 +125,22 @@ class Score:
 
 
 def test_prompts(limit: int) -> list[Prompt]:
-    """`limit` of each kind, all in colors that no training picture has; "together" is with an old object."""
+    """`limit` of each kind; no training picture has a corner of that color in that place.
+
+    "new color" asks for colors that no training picture has anywhere, "together" for a corner and an old
+    object.
+    """
     prompts = []
-    for kind in (*KINDS, "together"):
+    for kind in (*KINDS, "new color", "together"):
         for index in range(limit):
             rng = np.random.default_rng([2, index, *kind.encode()])
-            scene = _scene(rng, choose(rng, HELD_OUT_COLORS), int(rng.integers(len(CELLS))))
+            colors = HELD_OUT_COLORS if kind == "new color" else SHOWN_COLORS
+            color = choose(rng, colors)
+            shown = [
+                n % len(CELLS) for n in range(NUM_PICTURES) if SHOWN_COLORS[n % len(SHOWN_COLORS)] == color
+            ]
+            cells = [cell for cell in range(len(CELLS)) if cell not in shown]
+            scene = _scene(rng, color, int(rng.choice(cells)))
             if kind == "together":
                 other = sample_object(rng, int(rng.choice(scene.free_cells)))
                 scene = replace(scene, objects=(*scene.objects, other))
@@ -145,7 +155,7 @@ def _scene(rng: np.random.Generator, color: str, cell: int) -> Scene:
 
 
 def _prompt(rng: np.random.Generator, scene: Scene, kind: str) -> Prompt:
-    claim = claim_about(rng, scene, "two" if kind == "together" else kind)
+    claim = claim_about(rng, scene, {"together": "two", "new color": "position"}.get(kind, kind))
     text = caption(rng, claim)
     while text.count(NAME) > 1:  # "a corner in the top left corner" is true and confusing
         text = caption(rng, claim)
@@ -162,7 +172,9 @@ def _draw(pipe: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Image.
 
 
 def _accuracies(prompts: list[Prompt], pictures: list[Image.Image]) -> dict[str, float]:
-    """Share of right pictures by kind; "alone" is the mean of the kinds with nothing but the new object."""
+    """Share of right pictures by kind; "alone" is the mean of the kinds with nothing but a corner in a shown
+    color.
+    """
     right: dict[str, list[bool]] = {}
     for prompt, picture in zip(prompts, pictures, strict=True):
         right.setdefault(prompt.kind, []).append(prompt.is_right(picture))
