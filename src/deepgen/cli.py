@@ -22,6 +22,7 @@ from deepgen.commands.edit import Edit
 from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
 from deepgen.commands.info import Info
+from deepgen.commands.rewards import Rewards
 from deepgen.commands.train import Train
 from deepgen.commands.verify import Verify
 
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Data, subcommand("data")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Rewards, subcommand("rewards")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."

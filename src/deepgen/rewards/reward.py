@@ -39,10 +39,14 @@ class Verdict:
     Attributes:
         score: within the reward's range; None where the candidate could not be judged.
         words: what a judge said, to show beside the picture; the reason where there is no score.
+        num_questions: questions a judge was asked about this candidate; 0 where there is no judge.
+        num_answers: how many of them it answered in the form it was asked for.
     """
 
     score: float | None
     words: str = ""
+    num_questions: int = 0
+    num_answers: int = 0
 
     def __post_init__(self) -> None:
         """A score that is not finite is a fault of the reward, and has to be named as one."""
@@ -59,6 +63,7 @@ class Reward(Protocol):
         needs: fields beside image and prompt, "references" or keys of the metadata; a candidate without them
             gets no score.
         low, high: the range of scores, infinite where there is no bound.
+        concurrency: calls that may run at once; 1 where a model is not shared between threads.
         version: weights and settings in one word; scores of different versions are never compared.
     """
 
@@ -66,6 +71,7 @@ class Reward(Protocol):
     needs: tuple[str, ...]
     low: float
     high: float
+    concurrency: int
 
     @property
     def version(self) -> str:
@@ -73,5 +79,55 @@ class Reward(Protocol):
         ...
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """One verdict each, in order. Raises only where nothing can ever be judged."""
+        """One verdict each, in order; RewardUnavailable where the call as a whole failed."""
         ...
+
+
+class RewardUnavailable(OSError):
+    """Nobody answered, or with something that is no verdict: a dead service, a time-out, a wrong version."""
+
+
+class CannotJudge(ValueError):
+    """This candidate cannot be judged, whoever is asked: a field is missing, a picture has the wrong size."""
+
+
+class EachAlone:
+    """Base of rewards that judge one candidate at a time.
+
+    A subclass writes `judge` and changes the attributes that differ; whatever `judge` refuses with CannotJudge
+    becomes a verdict without a score.
+    """
+
+    kind: Kind = "pointwise"
+    needs: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    concurrency: int = 1
+    version: str = "1"
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """The verdict on one candidate that has every needed field."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it judges")
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """One verdict each, in order."""
+        return [self._verdict(candidate) for candidate in candidates]
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
+        missing = missing_fields(self.needs, candidate)
+        if missing:
+            return Verdict(None, missing)
+        try:
+            return self.judge(candidate)
+        except CannotJudge as error:
+            return Verdict(None, str(error))
+
+
+def missing_fields(needs: Sequence[str], candidate: Candidate) -> str:
+    """What a candidate lacks, in words; empty where nothing."""
+    lacking = [
+        name
+        for name in needs
+        if not (candidate.references if name == "references" else candidate.metadata.get(name))
+    ]
+    return f"the candidate has no {' and no '.join(lacking)}" if lacking else ""

@@ -12,10 +12,10 @@ One attribute combination in eight is held out: training never draws a claim or 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -409,3 +409,42 @@ def instruction(rng: np.random.Generator, edit: Edit) -> str:
         (f"replace {thing} with {article} {edit.value}", f"turn {thing} into {article} {edit.value}",
          f"change {thing} to {article} {edit.value}"),
     )  # fmt: skip
+
+
+# JSON, so that a claim can travel with its prompt
+
+
+def to_json(asked: Claim | Edit) -> dict[str, Any]:
+    """Plain values that `from_json` turns into an equal claim or edit, jitter included."""
+    return asdict(asked)
+
+
+def from_json(values: Mapping[str, Any]) -> Claim | Edit:
+    """The claim or edit that `to_json` wrote; a ValueError where it is none."""
+    try:
+        if "source" not in values:
+            return _claim_from(values)
+        return Edit(
+            kind=values["kind"],
+            source=_scene_from(values["source"]),
+            target=_scene_from(values["target"]),
+            named=None if values["named"] is None else _object_from(values["named"]),
+            value=values["value"],
+            claim=_claim_from(values["claim"]),
+            states_size=bool(values["states_size"]),
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"this is no claim or edit as to_json writes it: {error!r}") from error
+
+
+def _claim_from(values: Mapping[str, Any]) -> Claim:
+    return Claim(**{**values, "objects": tuple(ObjectClaim(**item) for item in values["objects"])})
+
+
+def _scene_from(values: Mapping[str, Any]) -> Scene:
+    return Scene(background=values["background"], objects=tuple(map(_object_from, values["objects"])))
+
+
+def _object_from(values: Mapping[str, Any]) -> Object:
+    x, y = values["offset"]
+    return Object(**{**values, "offset": (int(x), int(y))})

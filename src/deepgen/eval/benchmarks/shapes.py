@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deepgen.shapes.caption import EDIT_KINDS, Claim, Edit, caption, instruction, sample_claim, sample_edit
-from deepgen.shapes.read import Reading, read
+from deepgen.shapes.read import read
 from deepgen.shapes.render import render
-from deepgen.shapes.scene import CANVAS, CELL, CELLS
+from deepgen.shapes.scene import CANVAS
+from deepgen.shapes.score import is_right, kept_share, psnr_outside
 
 version = "1"
 
@@ -160,28 +161,12 @@ def _rng(seed: int, kind: str, index: int) -> np.random.Generator:
 def score(prompt: ShapesPrompt, image: Image.Image) -> ShapesScore:
     """The verdict on one 96x96 picture."""
     reading = read(image)
-    scene = reading.scene
-    is_right = scene is not None and prompt.claim.holds(scene)
+    right = is_right(prompt.claim, reading)
     if prompt.edit is None:
-        return ShapesScore(is_right=is_right)
+        return ShapesScore(is_right=right)
     return ShapesScore(
-        is_right=is_right, kept=_kept(prompt.edit, reading), psnr=_psnr_outside(prompt.edit, image)
+        is_right=right, kept=kept_share(prompt.edit, reading), psnr=psnr_outside(prompt.edit, image)
     )
-
-
-def _kept(edit: Edit, reading: Reading) -> float | None:
-    """Share of the objects both scenes have that were read again in their place."""
-    same = [o for o in edit.source.objects if o in edit.target.objects]
-    return sum(o in reading.objects for o in same) / len(same) if same else None
-
-
-def _psnr_outside(edit: Edit, image: Image.Image) -> float | None:
-    cells = [cell for cell in range(len(CELLS)) if cell not in edit.touched_cells]
-    if not cells:
-        return None
-    error = (np.asarray(image.convert("RGB"), np.float32) - np.asarray(render(edit.source), np.float32)) ** 2
-    blocks = error.reshape(CANVAS // CELL, CELL, CANVAS // CELL, CELL, 3).mean((1, 3, 4)).ravel()  # (9,)
-    return float(10 * np.log10(255**2 / max(blocks[cells].mean(), 1e-6)))
 
 
 def evaluate(

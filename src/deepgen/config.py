@@ -1,0 +1,91 @@
+"""Options by name: a frozen dataclass says what may be set, a file or a command line says what is.
+
+Whatever lives in a folder as a registry (data sources, rewards) is checked here, all problems at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+
+def option_fields(options: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields that may be set, in their order."""
+    return {field.name: field for field in dataclasses.fields(options)}
+
+
+def problems_with(options: type, given: Mapping[str, Any], owner: str) -> list[str]:
+    """What is wrong with the values given for a dataclass of options: unknown, missing, of the wrong type."""
+    fields = option_fields(options)
+    hints = typing.get_type_hints(options)
+    known = ", ".join(fields) or "none"
+    problems = [f"unknown option {key!r}; {owner} has: {known}" for key in given if key not in fields]
+    problems += [
+        f"{key} is missing"
+        for key, field in fields.items()
+        if key not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    problems += [
+        f"{key} must be {_in_words(hints[key])}, got {given[key]!r}"
+        for key in fields
+        if key in given and not _fits(given[key], hints[key])
+    ]
+    return problems
+
+
+def build(options: type[Options], given: Mapping[str, Any]) -> Options:
+    """The dataclass of values that have been checked; lists become tuples."""
+    return options(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    )
+
+
+def from_texts(options: type, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
+    hints = typing.get_type_hints(options)
+    return {key: _from_text(text, hints.get(key, str)) for key, text in texts.items()}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a file or a command line may stand for a type."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):  # "X | None": a text is never None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            return text  # refused with all other wrong options
+    return text
+
+
+def _in_words(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(typing.get_args(hint))
+    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    if typing.get_origin(hint) is tuple:
+        return "a list of texts"
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return " or ".join(_in_words(part) for part in parts) if parts else words.get(hint.__name__, str(hint))

@@ -1,0 +1,66 @@
+"""Whether a picture of DeepGen-Tiny's world is what was asked for, read from its pixels and exact.
+
+The right picture is worth 1. Everything else is worth 0 ("exact") or a part of what was asked for
+("partial"), which gives a group something to compare while right pictures are rare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deepgen.rewards.reward import CannotJudge, Candidate, EachAlone, Verdict
+from deepgen.shapes.caption import Claim, Edit
+from deepgen.shapes.prompts import asked_of
+from deepgen.shapes.read import Reading, read
+from deepgen.shapes.scene import CANVAS
+from deepgen.shapes.score import change_share, claim_credit, edit_credit, is_right, keeping_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesOptions:
+    """What a wrong picture is worth: nothing, or the part that is right."""
+
+    credit: Literal["exact", "partial"] = "exact"
+
+
+class Shapes(EachAlone):
+    """1 where every stated property holds and nothing extra is there; of an edit, where the scene is the target."""
+
+    needs = ("shapes",)
+
+    def __init__(self, options: ShapesOptions) -> None:
+        self.options = options
+        self.version = f"shapes-1-{options.credit}"
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """The verdict on a 96x96 picture; its words tell what was found."""
+        asked, reading = asked_and_read(candidate)
+        claim = asked if isinstance(asked, Claim) else asked.claim
+        right = is_right(claim, reading)
+        if self.options.credit == "exact" or right:
+            return Verdict(float(right), in_words(reading))
+        if isinstance(asked, Claim):
+            return Verdict(claim_credit(asked, reading), in_words(reading))
+        shares = f"changed {change_share(asked, reading):.2f}, kept {keeping_share(asked, reading):.2f}"
+        return Verdict(edit_credit(asked, reading), f"{shares}; {in_words(reading)}")
+
+
+def asked_and_read(candidate: Candidate) -> tuple[Claim | Edit, Reading]:
+    """What was asked for and what the picture shows; CannotJudge for other worlds' prompts and sizes."""
+    if candidate.image.size != (CANVAS, CANVAS):
+        raise CannotJudge(f"pictures of this world are {CANVAS}x{CANVAS}, got {candidate.image.size}")
+    try:
+        return asked_of(candidate.metadata), read(candidate.image)
+    except ValueError as error:
+        raise CannotJudge(str(error)) from error
+
+
+def in_words(reading: Reading) -> str:
+    """What was found, for a log."""
+    objects = [f"{o.size} {o.color} {o.shape} in cell {o.cell}" for o in reading.objects]
+    objects += [f"something in cell {cell}" for cell in reading.unreadable_cells]
+    return f"{', '.join(objects) or 'nothing'} on {reading.background or 'an unknown background'}"
+
+
+options, reward = ShapesOptions, Shapes

@@ -1,0 +1,57 @@
+"""Whether an edit of text did what it should: the new text can be read and the old one cannot.
+
+A row has `targets`, the text that should be there, and may have `absent`, the text that should be gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepgen.rewards.ocr import RapidReader, Reader, targets_of, text_verdict, texts_of
+from deepgen.rewards.reward import Candidate, EachAlone, Verdict
+from deepgen.rewards.scorers.ocr import OCROptions, version_of
+from deepgen.rewards.text_match import locate, normalize
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEditOptions(OCROptions):
+    """As for `ocr`; `absent_threshold` is the share of an old text's letters from which it counts as there.
+
+    Text that nobody asked for costs nothing by default: an edit keeps the rest of its source.
+    """
+
+    extra_weight: float = 0.0
+    absent_threshold: float = 0.8
+
+
+class TextEdit(EachAlone):
+    """How well the new text can be read, times the share of the old texts that are gone."""
+
+    needs = ("references", "targets")
+
+    def __init__(self, options: TextEditOptions, reader: Reader | None = None) -> None:
+        self.options = options
+        self._reader = reader or RapidReader(options.min_confidence)
+        self.version = f"text-edit-1-{version_of(options)}-absent{options.absent_threshold:g}"
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """Reads the result; old text that is part of the new one may stay there."""
+        targets, lines = targets_of(candidate), self._reader(candidate.image)
+        there = text_verdict(targets, lines, self.options)
+        absent = candidate.metadata.get("absent")
+        if absent is None:
+            return there
+        old = texts_of(absent, "absent")
+        left = [text for text in old if self._is_there(text, lines) and not self._is_there(text, targets)]
+        words = f"{there.words}; still there: {left}" if left else there.words
+        return Verdict((there.score or 0.0) * (1 - len(left) / len(old)), words)
+
+    def _is_there(self, text: str, lines: list[str]) -> bool:
+        wanted, *found = (
+            normalize(t, is_case_sensitive=self.options.is_case_sensitive) for t in (text, *lines)
+        )
+        distance, _, _ = locate(wanted, "".join(found))
+        return 1 - distance / max(1, len(wanted)) >= self.options.absent_threshold
+
+
+options, reward = TextEditOptions, TextEdit

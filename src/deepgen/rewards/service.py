@@ -1,0 +1,134 @@
+"""Rewards behind HTTP, so that they can live on another machine than the training.
+
+`GET /health` tells which rewards are there; `POST /score` judges candidates (see `wire.py` for the format).
+A candidate that cannot be read gets a verdict without a score, and its neighbours are judged all the same.
+Whoever reaches the port can use it: it belongs on a loopback or a private network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
+from deepgen.rewards.wire import candidate_from_json, describe, verdict_to_json
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """What one request may hold: so many candidates, and so many MiB."""
+
+    max_batch: int = 64
+    max_body_mib: int = 256
+
+
+class Refusal(Exception):
+    """A request that is not answered with verdicts: an HTTP status and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None) -> FastAPI:
+    """The application, for uvicorn or any other ASGI server; ImportError says what to install."""
+    try:
+        from fastapi import FastAPI
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+    except ImportError as error:
+        raise ImportError(f"serving rewards needs FastAPI: pip install 'deepgen[serve]' ({error})") from error
+
+    config = config or ServiceConfig()
+    host = Host(rewards, config)
+    app = FastAPI(title="deepgen rewards", openapi_url=None)
+
+    async def health(request: Request) -> JSONResponse:
+        return JSONResponse(host.health())
+
+    async def score(request: Request) -> JSONResponse:
+        try:
+            body = await _read_body(request, config.max_body_mib << 20)
+            return JSONResponse(await run_in_threadpool(host.score, body))
+        except Refusal as refusal:
+            return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
+
+    app.add_route("/health", health, methods=["GET"])
+    app.add_route("/score", score, methods=["POST"])
+    return app
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, read no further than the limit, whatever its header claims."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise Refusal(413, f"the request is larger than {limit >> 20} MiB; send fewer candidates at once")
+    return bytes(body)
+
+
+class Host:
+    """What the service does, without the HTTP around it. Each reward runs `concurrency` calls at once."""
+
+    def __init__(self, rewards: Mapping[str, Reward], config: ServiceConfig) -> None:
+        self._rewards, self._config = dict(rewards), config
+        self._slots = {name: threading.Semaphore(reward.concurrency) for name, reward in rewards.items()}
+
+    def health(self) -> dict[str, Any]:
+        """Status and what each reward declares."""
+        return {"status": "ok", "rewards": {n: describe(n, reward) for n, reward in self._rewards.items()}}
+
+    def score(self, body: bytes) -> dict[str, Any]:
+        """The reply to a request; Refusal where there is none."""
+        name, sent = self._parse(body)
+        reward = self._rewards[name]
+        verdicts: dict[int, Verdict] = {}
+        readable: dict[int, Candidate] = {}
+        for i, values in enumerate(sent):
+            try:
+                readable[i] = candidate_from_json(values)
+            except CannotJudge as error:
+                verdicts[i] = Verdict(None, str(error))
+        try:
+            if readable:
+                with self._slots[name]:
+                    judged = reward(list(readable.values()))
+                verdicts.update(zip(readable, judged, strict=True))
+        except RewardUnavailable as error:
+            raise Refusal(502, f"{name} cannot be asked: {error}") from error
+        except Exception as error:  # a fault of the reward is told to the client, and the service goes on
+            logger.exception("reward %s failed", name)
+            raise Refusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
+        ordered = [verdict_to_json(verdicts[i]) for i in range(len(sent))]
+        return {**describe(name, reward), "verdicts": ordered}
+
+    def _parse(self, body: bytes) -> tuple[str, list[Any]]:
+        try:
+            request = json.loads(body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise Refusal(400, f"the request is no JSON: {error}") from error
+        if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
+            raise Refusal(400, "a request is an object with a list of candidates; see docs/rewards.md")
+        name = request.get("reward")
+        if not isinstance(name, str) or name not in self._rewards:
+            raise Refusal(404, f"there is no reward {name!r} here; there are: {', '.join(self._rewards)}")
+        candidates = request["candidates"]
+        if len(candidates) > self._config.max_batch:
+            limit = self._config.max_batch
+            raise Refusal(413, f"{len(candidates)} candidates in one request; the limit is {limit}")
+        return name, candidates
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")

@@ -1,0 +1,129 @@
+"""How candidates and verdicts travel: JSON, pictures as base64 of a file format, never a pickle.
+
+    request   {"reward": name, "candidates": [{"image": base64, "prompt", "references": [base64], "metadata"}]}
+    reply     {"reward", "version", "kind", "needs", "range": [low, high], "verdicts":
+              [{"score": number or null, "words", "num_questions", "num_answers"}]}
+
+A bound of the range that is infinite is null. Pictures are PNG, JPEG or WebP; what is larger than
+MAX_PIXELS is refused before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, Literal
+
+from PIL import Image
+
+from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
+
+PictureFormat = Literal["png", "jpeg"]
+JPEG_QUALITY = 95
+MAX_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def encode_picture(image: Image.Image, picture_format: PictureFormat) -> bytes:
+    """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that would see no difference."""
+    buffer = BytesIO()
+    if picture_format == "png":
+        image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    else:
+        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def decode_picture(text: Any) -> Image.Image:
+    """The RGB picture in a base64 text; CannotJudge for anything else, or for one too large to be decoded."""
+    if not isinstance(text, str):
+        raise CannotJudge(f"a picture is base64 text, got {type(text).__name__}")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CannotJudge(f"the picture is not base64: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
+            image = Image.open(BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise CannotJudge(f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit")
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, CannotJudge):
+            raise
+        raise CannotJudge(f"the picture cannot be read: {error}") from error
+
+
+def candidate_to_json(candidate: Candidate, picture_format: PictureFormat) -> dict[str, Any]:
+    """One candidate of a request."""
+    images = (candidate.image, *candidate.references)
+    first, *references = (base64.b64encode(encode_picture(image, picture_format)).decode() for image in images)
+    return {
+        "image": first,
+        "prompt": candidate.prompt,
+        "references": references,
+        "metadata": dict(candidate.metadata),
+    }
+
+
+def candidate_from_json(values: Any) -> Candidate:
+    """A candidate of a request; CannotJudge says what is wrong with it."""
+    if not isinstance(values, dict):
+        raise CannotJudge(f"a candidate is an object, got {type(values).__name__}")
+    prompt, references, metadata = (
+        values.get(key, default) for key, default in (("prompt", ""), ("references", []), ("metadata", {}))
+    )
+    for name, value, kind in (
+        ("prompt", prompt, str),
+        ("references", references, list),
+        ("metadata", metadata, dict),
+    ):
+        if not isinstance(value, kind):
+            raise CannotJudge(f"{name} has the wrong type: {type(value).__name__}")
+    return Candidate(
+        image=decode_picture(values.get("image")),
+        prompt=prompt,
+        references=tuple(decode_picture(text) for text in references),
+        metadata=metadata,
+    )
+
+
+def describe(name: str, reward: Reward) -> dict[str, Any]:
+    """What a reward declares, as every reply carries it."""
+    bounds = [bound if math.isfinite(bound) else None for bound in (reward.low, reward.high)]
+    return {
+        "reward": name,
+        "version": reward.version,
+        "kind": reward.kind,
+        "needs": list(reward.needs),
+        "range": bounds,
+    }
+
+
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """One verdict of a reply."""
+    return {
+        "score": verdict.score,
+        "words": verdict.words,
+        "num_questions": verdict.num_questions,
+        "num_answers": verdict.num_answers,
+    }
+
+
+def verdict_from_json(values: Any) -> Verdict:
+    """A verdict of a reply; one that is NaN is a verdict without a score, one that is none of the kind an error."""
+    if not isinstance(values, Mapping) or "score" not in values:
+        raise RewardUnavailable(f"a verdict is an object with a score, got {str(values)[:80]!r}")
+    score, counts = values["score"], [values.get(key, 0) for key in ("num_questions", "num_answers")]
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        raise RewardUnavailable(f"a score is a number or null, got {str(score)[:80]!r}")
+    if not all(isinstance(count, int) for count in counts):
+        raise RewardUnavailable(f"num_questions and num_answers are whole numbers, got {counts}")
+    if score is not None and not math.isfinite(score):
+        return Verdict(None, f"the service answered {score}", *counts)
+    return Verdict(score, str(values.get("words", "")), *counts)
