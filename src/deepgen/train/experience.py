@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -55,27 +54,61 @@ class PolicyBatch:
     share: float
 
 
-@dataclass(frozen=True)
-class Judged:
-    """All images of a rollout, of all processes, in the order of their numbers.
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What the rewards said about I images.
 
     Attributes:
         numbers: (I,) of the images in the run.
-        groups: (I,) of their prompts in the run.
         rewards, valid, weights: (I, R).
-        held_out, held_out_valid: (I, H).
-        advantages: float32 (I,).
-        has_signal: bool (I,).
-        flat: groups in which every reward is the same.
+        held_out, held_out_valid: (I, H), of the rewards that are only watched.
+        words: what was said, by number and reward.
     """
 
     numbers: np.ndarray
-    groups: np.ndarray
     rewards: np.ndarray
     valid: np.ndarray
     weights: np.ndarray
     held_out: np.ndarray
     held_out_valid: np.ndarray
+    words: Mapping[int, Mapping[str, str]]
+
+    @staticmethod
+    def gather(parts: Sequence[Scored]) -> Scored:
+        """Those of all processes, in the order of their numbers."""
+        names = [field.name for field in fields(Scored) if field.name != "words"]
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        order = np.argsort(joined["numbers"], kind="stable")
+        words = {number: said for part in parts for number, said in part.words.items()}
+        return Scored(**{name: values[order] for name, values in joined.items()}, words=words)
+
+    def __add__(self, other: Scored) -> Scored:
+        """Both, in the order of their numbers."""
+        return Scored.gather([self, other])
+
+    def without(self, groups: np.ndarray, group_size: int) -> Scored:
+        """All but the images of some groups."""
+        kept = ~np.isin(self.numbers // group_size, groups)
+        arrays = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "words"}
+        return Scored(**arrays, words={n: self.words[n] for n in self.numbers[kept].tolist()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """All images of a rollout, of all processes, in the order of their numbers.
+
+    Attributes:
+        scores: what the rewards said.
+        groups: (I,) numbers of their prompts in the run.
+        totals: float32 (I,), weighted rewards; NaN where no reward was given.
+        advantages: float32 (I,).
+        has_signal: bool (I,).
+        flat: groups in which every reward is the same.
+    """
+
+    scores: Scored
+    groups: np.ndarray
+    totals: np.ndarray
     advantages: np.ndarray
     has_signal: np.ndarray
     flat: np.ndarray
@@ -90,7 +123,6 @@ class Experience:
         rollouts: of this process.
         judged: of all processes.
         parts: numbers of the images of each update, of all processes.
-        words: what was said about this process's images, by number and reward.
         metrics: to log with the first micro-batch, each as (sum, count).
     """
 
@@ -98,7 +130,6 @@ class Experience:
     rollouts: list[Rollout]
     judged: Judged
     parts: list[list[int]]
-    words: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def micro_batches(self, update: int, places: int, size: int) -> Iterator[PolicyBatch]:
@@ -110,15 +141,16 @@ class Experience:
             size: images of a micro-batch.
         """
         wanted = set(self.parts[update])
-        advantage = dict(zip(self.judged.numbers.tolist(), self.judged.advantages.tolist(), strict=True))
+        numbers, values = self.judged.scores.numbers.tolist(), self.judged.advantages.tolist()
+        advantage = dict(zip(numbers, values, strict=True))
         share = 1 / max(1, len(wanted) * places)
         for rollout in self.rollouts:
             members = [n for n, number in enumerate(rollout.numbers) if number in wanted]
             for begin in range(0, len(members), size):
                 some = members[begin : begin + size]
-                values = torch.tensor([advantage[rollout.numbers[n]] for n in some])
+                worth = torch.tensor([advantage[rollout.numbers[n]] for n in some])
                 for place in range(places):
-                    yield PolicyBatch(rollout, some, place, values, share)
+                    yield PolicyBatch(rollout, some, place, worth, share)
 
 
 def update_parts(numbers: Sequence[int], num_updates: int, rng: np.random.Generator) -> list[list[int]]:
@@ -126,9 +158,3 @@ def update_parts(numbers: Sequence[int], num_updates: int, rng: np.random.Genera
     order = rng.permutation(np.array(sorted(numbers), dtype=np.int64))
     return [part.tolist() for part in np.array_split(order, num_updates)]
 
-
-def gathered(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Arrays of all processes, row by row in the order of `numbers`."""
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined["numbers"], kind="stable")
-    return {name: values[order] for name, values in joined.items()}

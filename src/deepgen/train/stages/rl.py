@@ -9,7 +9,7 @@ rollout, so it is the same on any number of processes and after a restart.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from deepgen.rl.objectives import make_objective
 from deepgen.rl.rollout import Trajectory, roll_out
 from deepgen.rl.windows import Window, WindowConfig
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.experience import Experience, Judged, PolicyBatch, Rollout, gathered, update_parts
+from deepgen.train.experience import Experience, Judged, PolicyBatch, Rollout, Scored, update_parts
 from deepgen.train.loop import StageLoss
 from deepgen.train.objective import TrainingBatch
 from deepgen.train.optim import OptimConfig
@@ -250,6 +250,7 @@ class RLStage:
 
             self.observers.append(Sheet(self, config.sheet_every, config.sheet_groups))
         self._metrics: dict[str, tuple[float, float]] = {}
+        self._panel_metrics: dict[str, float] = {}
         self._forwards = 0  # of one image through the DiT, in the current rollout
 
     # --- the three verbs ------------------------------------------------------------------------------------
@@ -270,24 +271,25 @@ class RLStage:
     def explore(self, number: int) -> Experience:
         """A whole rollout: sample, score, and say what each image is worth."""
         config, started = self.config, time.perf_counter()
-        self._forwards = 0
+        self._forwards, self._panel_metrics = 0, {}
         groups = [number * self._groups_reserved + n for n in range(config.prompts_per_rollout)]
         rollouts = self.sample(number, groups)
         sampled = time.perf_counter()
-        judged, words, metrics = self.score(rollouts)
-        num_flat = len(judged.flat)
-        attempt = 0
+        scores = self.score(rollouts)
+        judged = self.judge(scores)
+        num_flat, attempt = len(judged.flat), 0
         while config.flat_groups == "resample" and len(judged.flat) and attempt < config.max_resamples:
             attempt += 1
             first = number * self._groups_reserved + attempt * config.prompts_per_rollout
-            rollouts += self.sample(number, [first + n for n in range(len(judged.flat))])
-            rollouts = _without(rollouts, judged.flat, config.group_size)
-            judged, words, metrics = self.score(rollouts)
+            others = self.sample(number, [first + n for n in range(len(judged.flat))])
+            scores = scores.without(judged.flat, config.group_size) + self.score(others)
+            rollouts += others
+            judged = self.judge(scores)
         kept = judged.has_signal.copy()
         if config.flat_groups != "keep":
             kept &= ~np.isin(judged.groups, judged.flat)
         rng = generator(config.seed, "updates", number)
-        parts = update_parts(judged.numbers[kept].tolist(), config.updates_per_rollout, rng)
+        parts = update_parts(judged.scores.numbers[kept].tolist(), config.updates_per_rollout, rng)
         scored = time.perf_counter()
         once = {
             "rollout": float(number),
@@ -296,14 +298,16 @@ class RLStage:
             "groups/flat_share": num_flat / config.prompts_per_rollout,
             "seconds/sample": sampled - started,
             "seconds/score": scored - sampled,
-            **metrics,
+            "dit_passes": self._forwards * self.processes.world_size,
+            **self._panel_metrics,
         }
+        if not np.isnan(judged.totals).all():
+            once["reward"] = float(np.nanmean(judged.totals))
         return Experience(
             number=number,
             rollouts=rollouts,
             judged=judged,
             parts=parts,
-            words=words,
             metrics={name: (value, 1.0) for name, value in once.items()},
         )
 
@@ -326,36 +330,38 @@ class RLStage:
                     self._submit(rollout)
         return rollouts
 
-    def score(self, rollouts: Sequence[Rollout]) -> tuple[Judged, dict[int, Mapping[str, str]], dict[str, float]]:
-        """Wait for the rewards, gather them from all processes, and compare."""
+    def score(self, rollouts: Sequence[Rollout]) -> Scored:
+        """Wait for what the rewards say about this process's images."""
         scores = self.panel.collect()
         numbers = [number for rollout in rollouts for number in rollout.numbers]
-        part = {
-            "numbers": np.array(numbers, dtype=np.int64),
-            "rewards": scores.rewards,
-            "valid": scores.valid,
-            "weights": scores.weights,
-            "held_out": scores.held_out,
-            "held_out_valid": scores.held_out_valid,
-        }
-        everyone = gathered(self.processes.gather(part))
-        groups = everyone["numbers"] // self.config.group_size
-        tensors = [torch.from_numpy(everyone[name]) for name in ("rewards", "valid", "weights")]
-        tensors.append(torch.from_numpy(groups))
-        worth = advantages(self.config.advantage, *tensors, clip=self.config.advantage_clip)
-        judged = Judged(
-            **everyone,
+        self._panel_metrics |= {f"reward/{name}": value for name, value in scores.metrics.items()}
+        return Scored(
+            numbers=np.array(numbers, dtype=np.int64),
+            rewards=scores.rewards,
+            valid=scores.valid,
+            weights=scores.weights,
+            held_out=scores.held_out,
+            held_out_valid=scores.held_out_valid,
+            words=dict(zip(numbers, scores.words, strict=True)),
+        )
+
+    def judge(self, scores: Scored) -> Judged:
+        """Gather scores from all processes and say what each image is worth beside the others."""
+        everyone = Scored.gather(self.processes.gather(scores))
+        groups = everyone.numbers // self.config.group_size
+        table = [
+            torch.from_numpy(values)
+            for values in (everyone.rewards, everyone.valid, everyone.weights, groups)
+        ]
+        worth = advantages(self.config.advantage, *table, clip=self.config.advantage_clip)
+        return Judged(
+            scores=everyone,
             groups=groups,
+            totals=weighted_totals(*table[:3]).numpy(),
             advantages=worth.values.numpy(),
             has_signal=worth.has_signal.numpy(),
-            flat=flat_groups(*tensors).numpy(),
+            flat=flat_groups(*table).numpy(),
         )
-        metrics = {f"reward/{name}": value for name, value in scores.metrics.items()}
-        total = weighted_totals(*tensors[:3])
-        if not bool(total.isnan().all()):
-            metrics["reward"] = float(total.nanmean())
-        words = dict(zip(numbers, scores.words, strict=True))
-        return judged, words, metrics
 
     # --- drawing --------------------------------------------------------------------------------------------
 
@@ -493,10 +499,6 @@ def _alike(asked: Sequence[Asked]) -> list[list[int]]:
     for n, one in enumerate(asked):
         kinds.setdefault((one.size, len(one.references)), []).append(n)
     return list(kinds.values())
-
-
-def _without(rollouts: Sequence[Rollout], flat: np.ndarray, group_size: int) -> list[Rollout]:
-    raise NotImplementedError
 
 
 def _torch_seed(seed: int, group: int) -> int:
