@@ -114,6 +114,7 @@ def recorded_loss(
 def check_policy_losses(goldens: Goldens, pipe: Any, section: Section) -> None:
     """Ratio, policy loss, KL, total and gradient of Flow-GRPO and both kinds of GRPO-Guard."""
     golden, constants = goldens.tensors("rl_loss"), goldens.section("rl_loss")["constants"]
+    section.check("timesteps", recorded_step(goldens, "cps_sde").sigma, golden["timesteps"] / 1000, CLOSE)
     for sampler in SAMPLERS:
         step = recorded_step(goldens, sampler)
         old = step.transition(step.old_velocity)
