@@ -2,8 +2,8 @@
 
 Everything here is a function of the whole batch: the caller gathers rewards from all processes first, so
 that statistics do not depend on how pictures were spread, and leaves them on the CPU, where sums have one
-order and all processes get the same bits. A reward that could not be given is no zero; it is
-left out of every mean and every standard deviation, and the other rewards of its picture take its weight.
+order and all processes get the same bits. A reward that could not be given is no zero; it is left out of
+every mean and every standard deviation, and the other rewards of its picture take its weight.
 """
 
 from __future__ import annotations
