@@ -36,6 +36,7 @@ from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
+from parity_rl import check_advantages, check_nft, check_policy_losses, check_sde
 
 FORMULA = (1e-5, 0.0)
 CHAINED = (2e-4, 1e-3)  # atol, rtol of chained float32 outputs
@@ -541,6 +542,10 @@ CHECKS: dict[str, Callable[[Goldens, DeepGenPipeline, Section], None]] = {
     "losses": check_losses,
     "lora": check_lora,
     "last_hidden": check_trajectories,
+    "rl_sde": check_sde,
+    "rl_adv": check_advantages,
+    "rl_loss": check_policy_losses,
+    "rl_nft": check_nft,
 }
 
 

@@ -26,6 +26,10 @@ SECTIONS = {
     "losses": ("t2i_truncated.", "t2i_sigma_sqrt.", "t2i_pixels.", "edit."),
     "lora": ("features.", "t2i."),
     "last_hidden": ("velocity", "raw_step0", "edit."),
+    "rl_sde": (),
+    "rl_adv": (),
+    "rl_loss": (),
+    "rl_nft": (),
 }
 FOLDERS = ("vlm", "tokenizer", "vae", "scheduler")
 

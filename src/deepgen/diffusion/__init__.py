@@ -1,3 +1,3 @@
-"""The mathematics of flow matching: schedules, guidance, losses. Knows tensors and callables, never a
-model.
+"""The mathematics of flow matching: schedules, guidance, stochastic steps, losses. Knows tensors and
+callables, never a model.
 """

@@ -1,0 +1,1 @@
+"""Reinforcement learning on pictures: sample, score, improve. Its mathematics knows no model."""
