@@ -58,7 +58,7 @@ class Transition:
 
         The mean instead of the sum keeps ratios near 1 whatever the picture's size (Flow-GRPO, arXiv
         2505.05470). Gradients reach the mean only. A "squared" density leaves out 1 / (2 std^2) and the
-        normaliser, so it exists where std is 0.
+        normaliser, so it exists where std is 0; a "gaussian" one says nothing there.
         """
         # fp32: bf16 has too few mantissa bits for a log-prob ratio that is clipped at 1e-4.
         squared = (next_noisy.detach().float() - self.mean).square()

@@ -1,8 +1,9 @@
 """From rewards to advantages: how much better a picture is than those it is compared with.
 
 Everything here is a function of the whole batch: the caller gathers rewards from all processes first, so
-that statistics do not depend on how pictures were spread. A reward that could not be given is no zero; it is
-left out of every mean and every standard deviation, and the other rewards of its picture take its weight.
+that statistics do not depend on how pictures were spread, and leaves them on the CPU, where sums have one
+order and all processes get the same bits. A reward that could not be given is no zero; it is left out of
+every mean and every standard deviation, and the other rewards of its picture take its weight.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class GRPOGuard:
     Let d = new - old log-prob, m = mean over the picture of (new mean - old mean)^2 and
     a = sqrt(-dt) * kl_std, the noise that "flow" adds.
 
-    - "paper": rho = exp((d + m / (2 a^2)) * a), and the policy loss is divided by -dt, which is what the
-      gradient of a step's mean is proportional to.
+    - "paper": rho = exp((d + m / (2 a^2)) * a), and the policy loss is divided by -dt, because a step's
+      mean moves by dt times what the velocity moves, and long steps would otherwise pull harder.
     - "flow_factory": rho = exp(d * a + m / (2 a)) with a of at least 1e-8, and no division.
 
     Attributes:
