@@ -562,6 +562,31 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if tuple(latents.shape) != expected:
             raise ValueError(f"latents must have shape {expected} for this call, got {tuple(latents.shape)}")
 
+    def plan(
+        self,
+        references: list[list[Image.Image]] | None,
+        count: int,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> tuple[list[tuple[int, int]], list[list[Tensor]] | None]:
+        """What a call would draw, for those who run its parts themselves.
+
+        Args:
+            references: per prompt, its pictures; None for text to image.
+            count: prompts.
+            height: pixels; default the model's own, or for an edit its first reference's.
+            width: as `height`.
+
+        Returns:
+            Per prompt the (height, width) that is drawn, and its references as the model sees them, (3, H, W)
+            in [-1, 1]; None for text to image.
+        """
+        defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
+        sizes, _ = self._plan_sizes(references, count, height, width, defaults)
+        return sizes, None if references is None else self._working_pixels(
+            references, height, width, defaults
+        )
+
     def _plan_sizes(
         self,
         references: list[list[Image.Image]] | None,

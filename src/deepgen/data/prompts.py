@@ -162,7 +162,9 @@ class _Reader:
             entries = []
         sets = [found for number, entry in enumerate(entries) if (found := self._set(number, entry))]
         names = [one.name for one in sets]
-        self.problems += [f"two sets are called {name!r}" for name in {n for n in names if names.count(n) > 1}]
+        self.problems += [
+            f"two sets are called {name!r}" for name in {n for n in names if names.count(n) > 1}
+        ]
         if self.problems:
             listed = "".join(f"\n  - {problem}" for problem in self.problems)
             raise ValueError(f"the prompts {self.path} have {len(self.problems)} problem(s):{listed}")
@@ -197,7 +199,9 @@ class _Reader:
         found: dict[str, float] = {}
         for part in parts:
             if not isinstance(part, dict):
-                self.problems.append(f"{name}: rewards must be like [{{ocr: 0.7}}, {{clip_sim: 0.3}}], got {given!r}")
+                self.problems.append(
+                    f"{name}: rewards must be like [{{ocr: 0.7}}, {{clip_sim: 0.3}}], got {given!r}"
+                )
                 return None
             found |= part
         wrong = [key for key, value in found.items() if not _is_weight(value)]
@@ -297,4 +301,3 @@ def _open(path: Path) -> _Rows:
 
 def _is_weight(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
-

@@ -83,9 +83,7 @@ def roll_out(
         raise ValueError("a rollout without trained steps teaches nothing; widen the window")
     sigmas = sigmas.float().to(noise.device)
     sigma_max = float(sigmas[1])
-    record: dict[str, list[Tensor]] = {
-        name: [] for name in ("noisy", "next_noisy", "log_prob", *keeps)
-    }
+    record: dict[str, list[Tensor]] = {name: [] for name in ("noisy", "next_noisy", "log_prob", *keeps)}
     noisy = noise
     for number in range(len(sigmas) - 1):
         sigma, sigma_next = sigmas[number].expand(len(noise)), sigmas[number + 1].expand(len(noise))

@@ -1,4 +1,4 @@
-"""What a rollout leaves: images of this process with their trajectories, and the micro-batches to train on."""
+"""What a rollout leaves: this process's images with their trajectories, and micro-batches to train on."""
 
 from __future__ import annotations
 
@@ -157,4 +157,3 @@ def update_parts(numbers: Sequence[int], num_updates: int, rng: np.random.Genera
     """The images of each update: shuffled, in parts that differ by one at most."""
     order = rng.permutation(np.array(sorted(numbers), dtype=np.int64))
     return [part.tolist() for part in np.array_split(order, num_updates)]
-

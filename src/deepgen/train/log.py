@@ -26,7 +26,8 @@ class RunLog:
 
     def __init__(self, output_dir: Path, config: Any, processes: Processes, first_step: int):
         self.num_steps, self.processes = config.num_steps, processes
-        self.images_per_step: int | None = getattr(config, "global_batch_size", None)
+        own = getattr(config, "images_per_step", None)  # where a step is not one global batch
+        self.images_per_step: float | None = own or getattr(config, "global_batch_size", None)
         self._samples_dir = output_dir / "samples"
         self.last_step, self.last_time = first_step, time.perf_counter()
         self.metrics: dict[str, tuple[float, float]] = {}

@@ -94,7 +94,8 @@ class Observer(Protocol):
 class Stage(Protocol):
     """What the loop needs: the modules to train, the batches of a step, and the loss of one.
 
-    A stage may have `observers`, on the main process only unless the modules are sharded. Who calls
+    A stage may have `observers`, on the main process only unless the modules are sharded, and a `period`: so
+    many steps belong together, and a run is saved and stopped between such periods only. Who calls
     `sharding.shard` on the modules is the stage, which knows what every micro-batch passes through.
     """
 
@@ -150,8 +151,11 @@ def _run(
     writer = _writer(config, stage, processes, output_dir)
     turns = Turns(stage.modules, processes, sums_once=config.sums_once)
     saved = state.step
+    period = getattr(stage, "period", 1)
     try:
-        while state.step < config.num_steps and not processes.any(bool(stopped)):
+        while state.step < config.num_steps:
+            if state.step % period == 0 and processes.any(bool(stopped)):
+                break
             waited = time.perf_counter()
             for number, turn in enumerate(turns(stage.batches(state.step))):
                 log.waited(time.perf_counter() - waited)
@@ -172,7 +176,7 @@ def _run(
                 log.write(state.step)
             if writer is not None:
                 writer.publish()
-            if state.step % config.save_every == 0 and writer is not None:
+            if state.step % config.save_every == 0 and state.step % period == 0 and writer is not None:
                 writer.save(state.snapshot())
                 saved = state.step
         if writer is not None and saved != state.step:

@@ -9,6 +9,7 @@ need not be equal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -84,16 +85,20 @@ class Processes:
 
     def sum_metrics(self, metrics: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Means of metrics, each given as (sum, count), over all processes; names may differ between them."""
-        gathered: list[Mapping[str, tuple[float, float]]] = [metrics]
-        if self.world_size > 1:
-            gathered = [{} for _ in range(self.world_size)]
-            dist.all_gather_object(gathered, dict(metrics))
         totals: dict[str, tuple[float, float]] = {}
-        for part in gathered:
+        for part in self.gather(dict(metrics)):
             for name, (value, count) in part.items():
                 total, number = totals.get(name, (0.0, 0.0))
                 totals[name] = (total + value, number + count)
         return {name: total / number for name, (total, number) in totals.items() if number}
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process has, in the order of their ranks; the same list on all of them."""
+        if self.world_size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, value)
+        return everyone
 
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.world_size > 1:

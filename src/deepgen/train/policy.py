@@ -129,7 +129,13 @@ class Policy:
         ]
 
     def velocity(
-        self, asked: Sequence[Asked], rows: Sequence[int], noisy: Tensor, sigma: Tensor, *, by_reference: bool = False
+        self,
+        asked: Sequence[Asked],
+        rows: Sequence[int],
+        noisy: Tensor,
+        sigma: Tensor,
+        *,
+        by_reference: bool = False,
     ) -> Tensor:
         """Velocities (B, C, h, w) of B images, image k being of prompt `asked[rows[k]]`.
 

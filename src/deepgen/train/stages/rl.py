@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt, PromptMix, open_prompts
 from deepgen.diffusion.sde import check_sampler
 from deepgen.pipeline import DeepGenPipeline
@@ -48,8 +49,8 @@ FlatGroups = Literal["drop", "keep", "resample"]
 class RLConfig(SupervisedConfig):
     """What is drawn, how it is judged and how the policy follows.
 
-    `data`, `global_batch_size`, `dropout` and `levels` are those of the supervised loss that is mixed in where
-    `sft_coef` is above 0. The defaults are a cheap rollout, not the published one (recipe `rl-published`).
+    `data`, `global_batch_size`, `dropout` and `levels` are those of the supervised loss that is mixed in
+    where `sft_coef` is above 0. The defaults are a cheap rollout, not the published one (recipe `rl-published`).
 
     Attributes:
         prompts: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file scored with `rewards`.
@@ -129,8 +130,8 @@ class RLConfig(SupervisedConfig):
             raise ValueError(f"a group of {self.group_size} has nobody to be compared with; group_size >= 2")
         if self.num_steps % self.updates_per_rollout or self.save_every % self.updates_per_rollout:
             raise ValueError(
-                f"num_steps {self.num_steps} and save_every {self.save_every} count optimizer steps and must be "
-                f"multiples of updates_per_rollout {self.updates_per_rollout}"
+                f"num_steps {self.num_steps} and save_every {self.save_every} count optimizer steps and must "
+                f"be multiples of updates_per_rollout {self.updates_per_rollout}"
             )
         if not 0 <= self.sft_coef < 1:
             raise ValueError(f"sft_coef must be in [0, 1), got {self.sft_coef}")
@@ -173,7 +174,7 @@ class RLConfig(SupervisedConfig):
     def build(self, processes: Processes) -> RLStage:
         """The stage, with its model, prompts and rewards opened."""
         if self.prompts is None:
-            raise ValueError("prompts is not set; give a .yaml mix, or a file of prompts with --set rewards=...")
+            raise ValueError("prompts is not set; give a .yaml mix, or a file with --set rewards=NAME=1")
         mix = open_prompts(self.prompts, _weights(self.rewards))
         panel = make_panel(mix, self.panel)
         mixture = self._mixture()
@@ -314,7 +315,7 @@ class RLStage:
     def sample(self, number: int, groups: Sequence[int]) -> list[Rollout]:
         """Draw this process's share of some groups; each goes to the rewards as soon as it is drawn."""
         config = self.config
-        own = [group for place, group in enumerate(groups) if place % self.processes.world_size == self.processes.rank]
+        own = list(groups[self.processes.rank :: self.processes.world_size])
         prompts = [self.mix.draw(config.seed, group) for group in own]
         with torch.no_grad(), self.supervised.autocast():
             generators = [torch.Generator().manual_seed(_torch_seed(config.seed, group)) for group in own]
@@ -403,7 +404,7 @@ class RLStage:
             eta=config.eta,
             keeps=[name for name in ("mean",) if f"old_{name}" in self.objective.needs],
         )
-        images = self.pipe.to_images(self.policy.decode(trajectory.clean))
+        images = to_output(list(self.policy.decode(trajectory.clean)), "pil")
         return Rollout(asked, rows, numbers, trajectory, images)
 
     def _submit(self, rollout: Rollout) -> None:
@@ -450,7 +451,9 @@ class RLStage:
         velocity = self.policy.velocity(asked, rows, noisy, sigma)
         if self.objective.kl_coef:
             with torch.no_grad():
-                known["reference_velocity"] = self.policy.velocity(asked, rows, noisy, sigma, by_reference=True)
+                known["reference_velocity"] = self.policy.velocity(
+                    asked, rows, noisy, sigma, by_reference=True
+                )
         return self.objective(
             PolicyStep(
                 velocity=velocity,

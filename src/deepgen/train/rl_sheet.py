@@ -1,0 +1,92 @@
+"""A picture of a rollout: each group in a row, each image with its reward and its advantage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from deepgen.data.png import save_png
+
+_TILE, _LINE, _MARGIN = 128, 12, 4
+_GOOD, _BAD, _PLAIN = (0, 140, 0), (190, 0, 0), (90, 90, 90)
+
+
+class Sheet:
+    """Writes `samples/step-NNNNNNNN.png` from the last rollout.
+
+    Args:
+        stage: a stage of reinforcement learning.
+        every: optimizer steps between two sheets.
+        num_groups: rows.
+    """
+
+    def __init__(self, stage: Any, every: int, num_groups: int) -> None:
+        self.stage, self.every, self.num_groups = stage, every, num_groups
+
+    def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
+        """Draw; nothing to log."""
+        rows = self._rows()
+        if rows:
+            folder = output_dir / "samples"
+            folder.mkdir(exist_ok=True)
+            save_png(_stacked(rows), folder / f"step-{step:08d}.png")
+        return {}
+
+    def _rows(self) -> list[Image.Image]:
+        experience, count = self.stage.experience, self.stage.config.group_size
+        judged = experience.judged
+        names = self.stage.panel.names
+        place = {number: n for n, number in enumerate(judged.scores.numbers.tolist())}
+        rows = []
+        for rollout in experience.rollouts:
+            for begin in range(0, len(rollout.images), count):
+                if len(rows) == self.num_groups:
+                    return rows
+                if rollout.numbers[begin] not in place:  # a flat group, replaced by another
+                    continue
+                prompt = rollout.asked[rollout.rows[begin]].prompt
+                tiles = [_tile(picture, "reference", _PLAIN) for picture in prompt.references]
+                for n in range(begin, begin + count):
+                    at = place[rollout.numbers[n]]
+                    told = " ".join(
+                        f"{name} {judged.scores.rewards[at, column]:.2f}"
+                        for column, name in enumerate(names)
+                        if judged.scores.valid[at, column]
+                    )
+                    worth = float(judged.advantages[at])
+                    color = _GOOD if worth > 0 else _BAD if worth < 0 else _PLAIN
+                    tiles.append(_tile(rollout.images[n], f"{worth:+.2f}  {told or 'no score'}", color))
+                rows.append(_row(prompt.text, tiles))
+        return rows
+
+
+def _tile(picture: Image.Image, words: str, color: tuple[int, int, int]) -> Image.Image:
+    shown = picture.copy()
+    shown.thumbnail((_TILE, _TILE))
+    tile = Image.new("RGB", (_TILE + 2 * _MARGIN, _TILE + _LINE + 2 * _MARGIN), "white")
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((0, 0, tile.width - 1, _TILE + 2 * _MARGIN - 1), fill=color)
+    tile.paste(shown, (_MARGIN + (_TILE - shown.width) // 2, _MARGIN + (_TILE - shown.height) // 2))
+    draw.text((2, _TILE + 2 * _MARGIN), words[:24], fill=color)
+    return tile
+
+
+def _row(words: str, tiles: list[Image.Image]) -> Image.Image:
+    row = Image.new("RGB", (sum(tile.width for tile in tiles), tiles[0].height + _LINE + 2), "white")
+    ImageDraw.Draw(row).text((2, 0), words[: row.width // 6], fill="black")
+    left = 0
+    for tile in tiles:
+        row.paste(tile, (left, _LINE + 2))
+        left += tile.width
+    return row
+
+
+def _stacked(rows: list[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
