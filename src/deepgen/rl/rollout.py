@@ -69,18 +69,17 @@ def roll_out(
         velocity: (noisy (B, C, h, w), sigma (B,)) to velocity (B, C, h, w).
         noise: where the trajectories begin, in the precision they are stored in.
         sigmas: noise levels, (T + 1,), from 1 to 0.
-        window: which of the T steps are stochastic, and which go on the record.
+        window: which of the T steps are stochastic, and which go on the record; where none does, the clean
+            latents are all there is.
         step_noise: standard normal noise (B, C, h, w) of a step.
         sampler: name of the stochastic sampler (diffusion/sde.py).
         eta: its noise.
         keeps: "mean" and "velocity" of the recorded steps.
 
     Raises:
-        ValueError: the sampler is unknown, or there is no step to record.
+        ValueError: the sampler is unknown, or eta is out of its range.
     """
     check_sampler(sampler, eta)
-    if not window.trained:
-        raise ValueError("a rollout without trained steps teaches nothing; widen the window")
     sigmas = sigmas.float().to(noise.device)
     sigma_max = float(sigmas[1])
     record: dict[str, list[Tensor]] = {name: [] for name in ("noisy", "next_noisy", "log_prob", *keeps)}
@@ -113,12 +112,17 @@ def roll_out(
             for name, kept in record.items():
                 kept.append(known[name])
         noisy = next_noisy
-    index = torch.tensor(window.trained, device=sigmas.device)
+    index = torch.tensor(window.trained, dtype=torch.long, device=sigmas.device)
+    empty = noise.new_empty(len(noise), 0, *noise.shape[1:])
+    shaped = {"log_prob": empty.new_empty(len(noise), 0, dtype=torch.float32)}
     return Trajectory(
         clean=noisy,
         steps=window.trained,
         sigma=sigmas[index],
         sigma_next=sigmas[index + 1],
         sigma_max=sigma_max,
-        **{name: torch.stack(kept, dim=1) for name, kept in record.items()},
+        **{
+            name: torch.stack(kept, dim=1) if kept else shaped.get(name, empty)
+            for name, kept in record.items()
+        },
     )

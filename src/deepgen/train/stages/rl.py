@@ -50,7 +50,8 @@ class RLConfig(SupervisedConfig):
     """What is drawn, how it is judged and how the policy follows.
 
     `data`, `global_batch_size`, `dropout` and `levels` are those of the supervised loss that is mixed in
-    where `sft_coef` is above 0. The defaults are a cheap rollout, not the published one (recipe `rl-published`).
+    where `sft_coef` is above 0. The defaults are a cheap rollout; the recipe `rl-published` has the published
+    one.
 
     Attributes:
         prompts: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file scored with `rewards`.

@@ -1,0 +1,358 @@
+"""Stage 3: the invariants of reinforcement learning, through the stage itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepgen.data.prompts import Prompt, PromptMix, PromptSet
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.recipes import recipe
+from deepgen.rewards.panel import Panel, PanelConfig
+from deepgen.rewards.reward import EachAlone, Verdict
+from deepgen.rl.windows import WindowConfig
+from deepgen.train.adapters import LoraSettings
+from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.train.export import export_folder
+from deepgen.train.loop import train
+from deepgen.train.parallel import Processes
+from deepgen.train.stages.rl import RLConfig, RLStage
+from deepgen.train.state import TrainState
+
+
+class Rows:
+    """Captions, every second one an edit of a picture."""
+
+    def __init__(self, *, edits: bool) -> None:
+        self.edits = edits
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int):
+        words = "a red circle " + "on a white background " * (index % 3)
+        shown = Image.new("RGB", (64, 64), (40 * index, 90, 120))
+        return words, f"row {index}", ((shown,) if self.edits else ()), {}
+
+
+class Brightness(EachAlone):
+    """How bright a picture is."""
+
+    version = "brightness-1"
+
+    def judge(self, candidate) -> Verdict:
+        return Verdict(float(np.asarray(candidate.image).mean() / 255))
+
+
+class Broken(EachAlone):
+    """A reward whose service has died."""
+
+    version = "broken-1"
+
+    def judge(self, candidate) -> Verdict:
+        raise ConnectionError("nobody answers")
+
+
+class Constant(EachAlone):
+    """Everything is worth the same."""
+
+    version = "constant-1"
+
+    def judge(self, candidate) -> Verdict:
+        return Verdict(0.5)
+
+
+def mix(*, edits: bool = False, rewards: dict[str, float] | None = None) -> PromptMix:
+    weights = rewards or {"brightness": 1.0}
+    return PromptMix(sets=(PromptSet(name="set", rows=Rows(edits=edits), weight=1.0, rewards=weights),))
+
+
+def config(**changes: Any) -> RLConfig:
+    base = RLConfig(
+        device="cpu",
+        num_steps=4,
+        group_size=2,
+        prompts_per_rollout=3,
+        micro_batch_size=4,
+        num_inference_steps=4,
+        window=WindowConfig(kind="full"),
+        height=32,
+        width=48,
+        sheet_every=0,
+        objective_options=("kl_coef=0",),
+        transformer_lora=LoraSettings(rank=2, alpha=4, dropout=0.0),
+    )
+    return replace(base, **changes)
+
+
+def stage(pipe: DeepGenPipeline, *, edits: bool = False, panel: Panel | None = None, rewards=None, **changes) -> RLStage:
+    if edits:
+        changes = {"height": None, "width": None, **changes}
+    panel = panel or Panel({"brightness": Brightness()})
+    prompts = mix(edits=edits, rewards=rewards)
+    torch.manual_seed(0)  # of the adapters, as the loop does
+    return RLStage(config(**changes), Processes("cpu"), pipe, prompts, panel)
+
+
+def gradients(made: RLStage, step: int = 0) -> dict[str, torch.Tensor]:
+    for batch in made.batches(step):
+        made.loss(batch).loss.backward()
+    found = {n: p.grad.clone() for n, p in made.modules.named_parameters() if p.grad is not None}
+    made.modules.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["cps", "flow", "dance"])
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+def test_the_ratio_is_one_before_the_first_update(pipe, sampler: str, edits: bool, guidance_scale: float) -> None:
+    made = stage(pipe, edits=edits, sampler=sampler, guidance_scale=guidance_scale, micro_batch_size=3, eta=0.7)
+    batches = list(made.batches(0))
+    assert sum(len(batch.members) for batch in batches) == 3 * 2 * 3  # prompts, images of each, trained steps
+    for batch in batches:
+        ratio = made.losses(batch).metrics["ratio"]
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
+
+
+def test_a_step_scored_again_from_the_record_has_the_log_prob_it_was_drawn_with(pipe) -> None:
+    made = stage(pipe, sampler="flow", eta=0.7)
+    for batch in made.batches(0):
+        loss = made.losses(batch)
+        assert float(loss.metrics["approx_kl"].max()) < 1e-12
+
+
+@pytest.mark.parametrize("objective", ["flow_grpo", "grpo_guard", "nft"])
+def test_gradients_do_not_depend_on_the_micro_batch(pipe, fresh_pipe, objective: str) -> None:
+    options = {"sampler": "flow", "objective": objective, "eta": 0.7, "shares_noise": False}
+    whole = gradients(stage(pipe, micro_batch_size=6, **options))
+    split = gradients(stage(fresh_pipe, micro_batch_size=1, rollout_batch_size=6, **options))
+    assert whole.keys() == split.keys()
+    largest = max(float(x.abs().max()) for x in whole.values())
+    assert largest > 0
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, atol=1e-4 * largest, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_rollout_is_followed_by_exactly_the_configured_number_of_optimizer_steps(pipe, updates: int) -> None:
+    made = stage(pipe, updates_per_rollout=updates)
+    state = TrainState(made.modules, made.config.optim, 4, None)
+    seen: list[list[int]] = []
+    for step in range(4):
+        numbers = set()
+        for batch in made.batches(step):
+            made.loss(batch).loss.backward()
+            numbers |= {batch.rollout.numbers[n] for n in batch.members}
+        state.update()
+        assert made.experience.number == step // updates
+        seen.append(sorted(numbers))
+    assert state.step == 4
+    for first in range(0, 4, updates):  # each image in one update of its rollout
+        parts = [number for part in seen[first : first + updates] for number in part]
+        assert len(parts) == len(set(parts)) == 6
+
+
+def test_a_window_over_all_steps_is_the_full_sde(pipe, fresh_pipe) -> None:
+    full = stage(pipe).explore(0)
+    window = stage(fresh_pipe, window=WindowConfig(kind="fixed", size=4)).explore(0)
+    for one, other in zip(full.rollouts, window.rollouts, strict=True):
+        assert torch.equal(one.trajectory.clean, other.trajectory.clean)
+        assert torch.equal(one.trajectory.log_prob, other.trajectory.log_prob)
+
+
+def test_steps_outside_the_window_are_the_ode(pipe, fresh_pipe) -> None:
+    still = stage(pipe, eta=0.0).explore(0)
+    window = stage(fresh_pipe, window=WindowConfig(kind="fixed", size=1, start=2)).explore(0)
+    for one, other in zip(still.rollouts, window.rollouts, strict=True):
+        assert torch.equal(one.trajectory.noisy[:, 2], other.trajectory.noisy[:, 0])
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_the_kl_is_zero_before_the_first_update_and_not_after_it(pipe, is_whole: bool) -> None:
+    changes = {"trains_transformer": True, "transformer_lora": None} if is_whole else {}
+    made = stage(pipe, objective_options=("kl_coef=0.1",), **changes)
+    state = TrainState(made.modules, made.config.optim, 4, None)
+    first = [made.losses(batch).metrics["kl"].max() for batch in made.batches(0)]
+    assert float(max(first)) == 0.0
+    for batch in made.batches(0):
+        made.loss(batch).loss.backward()
+    state.update()
+    later = [made.losses(batch).metrics["kl"].max() for batch in made.batches(1)]
+    assert float(max(later)) > 0
+
+
+def test_images_of_a_group_share_their_first_noise_only_if_asked(pipe, fresh_pipe) -> None:
+    shared = stage(pipe).explore(0).rollouts[0].trajectory.noisy[:, 0]
+    own = stage(fresh_pipe, shares_noise=False).explore(0).rollouts[0].trajectory.noisy[:, 0]
+    assert torch.equal(shared[0], shared[1])
+    assert not torch.equal(own[0], own[1])
+
+
+def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh_pipe) -> None:
+    panel = Panel({"brightness": Brightness(), "broken": Broken()}, config=PanelConfig(failure_limit=1))
+    made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
+    experience = made.explore(0)
+    assert experience.metrics["reward/broken/failure_rate"] == (1.0, 1.0)
+    alone = stage(fresh_pipe).explore(0)
+    # 1e-3: a total of weight 4 is four times as far from the 1e-4 that is added to its deviation
+    np.testing.assert_allclose(experience.judged.advantages, alone.judged.advantages, rtol=1e-3)
+
+
+def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:
+    made = stage(pipe, panel=Panel({"brightness": Constant()}))
+    assert list(made.batches(0)) == []
+    assert made.experience.metrics["groups/flat_share"] == (1.0, 1.0)
+    state = TrainState(made.modules, made.config.optim, 4, None)
+    before = {name: p.detach().clone() for name, p in state.parameters.items()}
+    state.update()
+    assert all(torch.equal(before[name], p) for name, p in state.parameters.items())
+    assert state.step == 1
+
+
+def test_groups_of_equals_are_replaced_by_groups_of_other_prompts(pipe) -> None:
+    class FirstPromptsAreEqual(Brightness):
+        def judge(self, candidate) -> Verdict:
+            calls.append(candidate)
+            return Verdict(0.0) if len(calls) <= 6 else super().judge(candidate)
+
+    calls: list[Any] = []
+    made = stage(pipe, panel=Panel({"brightness": FirstPromptsAreEqual()}), flat_groups="resample")
+    experience = made.explore(0)
+    assert len(experience.judged.flat) == 0
+    assert experience.judged.scores.numbers.tolist() == [6, 7, 8, 9, 10, 11]
+    assert sorted(experience.parts[0]) == [6, 7, 8, 9, 10, 11]
+
+
+def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixture: Path) -> None:
+    from deepgen.data.mixture import open_mixture
+
+    def made(of: DeepGenPipeline, coef: float) -> RLStage:
+        settings = config(sft_coef=coef, data=mixture, global_batch_size=3)
+        data = open_mixture(mixture)
+        torch.manual_seed(0)
+        return RLStage(settings, Processes("cpu"), of, mix(), Panel({"brightness": Brightness()}), data)
+
+    mixed = made(pipe, 0.25)
+    both = gradients(mixed)
+    alone = made(fresh_pipe, 0.0)
+    policy = gradients(alone)
+    for batch in mixed.supervised.batches(0):
+        mixed.supervised.loss(batch).loss.backward()
+    supervised = {n: p.grad.clone() for n, p in mixed.modules.named_parameters() if p.grad is not None}
+    for name, gradient in both.items():
+        expected = 0.75 * policy[name] + 0.25 * supervised[name]
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_connector_and_think_tokens_learn_where_they_are_asked_to(pipe) -> None:
+    made = stage(pipe, trains_connector=True, transformer_lora=None)
+    found = gradients(made)
+    assert found
+    assert all(name.startswith("connector.") for name in found)
+    assert any("think" in name and float(x.abs().max()) > 0 for name, x in found.items())
+
+
+def test_a_prompt_of_a_group_is_a_function_of_seed_and_number() -> None:
+    prompts: list[Prompt] = [mix().draw(0, n) for n in range(20)]
+    assert [p.key for p in prompts] == [mix().draw(0, n).key for n in range(20)]
+    assert [p.key for p in prompts] != [mix().draw(1, n).key for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"group_size": 1}, "nobody to be compared with"),
+        ({"updates_per_rollout": 3}, "multiples of updates_per_rollout"),
+        ({"sft_coef": 1.0}, "sft_coef must be in"),
+        ({"objective": "ppo"}, "unknown objective"),
+        ({"objective_options": ("clip=1",)}, "no field"),
+        ({"advantage": "best"}, "unknown advantages"),
+        ({"sampler": "euler"}, "unknown sampler"),
+        ({"objective": "nft"}, "shares_noise=false"),
+        ({"window": WindowConfig(kind="fixed", size=9)}, "window of 9 steps"),
+        ({"transformer_lora": LoraSettings(rank=2, alpha=2, dropout=0.1)}, "set 0"),
+        ({"sharding": "fsdp"}, "sharding=none"),
+    ],
+)
+def test_impossible_settings_are_refused_with_what_to_do(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        config(**changes)
+
+
+# --- whole runs on the small model --------------------------------------------------------------------------
+
+PROMPTS = """
+rewards: {right: {scorer: shapes, credit: partial}}
+datasets:
+  - {name: counting, shapes: generate, kinds: [counting], rows: 8, rewards: {right: 1}}
+  - {name: recolor, shapes: edit, kinds: [recolor], rows: 8, rewards: {right: 1}}
+"""
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    return tmp_path / "prompts.yaml"
+
+
+def run(prompts: Path, **changes: Any) -> RLConfig:
+    base = recipe("rl-tiny")
+    assert isinstance(base, RLConfig)
+    settings = {
+        "prompts": prompts,
+        "device": "cpu",
+        "num_steps": 4,
+        "prompts_per_rollout": 4,
+        "group_size": 2,
+        "num_inference_steps": 3,
+        "window": WindowConfig(kind="fixed", size=2),
+        "save_every": 2,
+        "sheet_every": 2,
+    }
+    return replace(base, **{**settings, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    snapshot = read_checkpoint_folder(latest_checkpoint(folder))
+    return {**snapshot.model, **snapshot.optimizer}
+
+
+def test_a_run_resumed_ends_bit_by_bit_like_an_unbroken_one(prompts: Path, tmp_path: Path) -> None:
+    settings = run(prompts, updates_per_rollout=2, keep=9)
+    train(settings, tmp_path / "whole")
+    train(replace(settings, num_steps=2), tmp_path / "broken")
+    train(settings, tmp_path / "broken", resume=True)
+    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    assert (tmp_path / "whole" / "samples" / "step-00000002.png").is_file()
+
+
+def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Path) -> None:
+    settings = run(prompts, num_steps=2)
+    train(settings, tmp_path / "run")
+    export_folder(settings, tmp_path / "run", tmp_path / "model")
+    before, after = DeepGenPipeline.from_pretrained("tiny"), DeepGenPipeline.from_pretrained(tmp_path / "model")
+    changed = {
+        name
+        for name, value in before.transformer.state_dict().items()
+        if not torch.equal(value, after.transformer.state_dict()[name])
+    }
+    assert changed
+    assert all(".to_" in name or ".ff" in name or "add_" in name for name in changed)
+
+
+def test_rewards_are_given_for_generation_and_editing_in_one_run(prompts: Path, tmp_path: Path) -> None:
+    made = run(prompts).build(Processes("cpu"))
+    experience = made.explore(0)
+    tasks = {bool(one.prompt.references) for rollout in experience.rollouts for one in rollout.asked}
+    assert experience.judged.scores.valid.all()
+    assert tasks <= {False, True}
+    assert len({tuple(rollout.images[0].size) for rollout in experience.rollouts}) == 1
