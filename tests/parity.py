@@ -36,7 +36,7 @@ from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
-from parity_rl import check_advantages, check_nft, check_policy_losses, check_sde
+from parity_rl import check_advantages, check_nft, check_rollout, check_policy_losses, check_sde
 
 FORMULA = (1e-5, 0.0)
 CHAINED = (2e-4, 1e-3)  # atol, rtol of chained float32 outputs
@@ -546,6 +546,7 @@ CHECKS: dict[str, Callable[[Goldens, DeepGenPipeline, Section], None]] = {
     "rl_adv": check_advantages,
     "rl_loss": check_policy_losses,
     "rl_nft": check_nft,
+    "rl_rollout": check_rollout,
 }
 
 

@@ -7,15 +7,22 @@ number, plus an absolute part for what cancels to about zero.
 from __future__ import annotations
 
 import ast
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from deepgen.data.pixels import to_output
+from deepgen.data.prompts import Prompt
 from deepgen.diffusion.sde import transition
 from deepgen.rl.advantages import advantages, weighted_totals
 from deepgen.rl.objective import Objective, PolicyStep
 from deepgen.rl.objectives import make_objective
+from deepgen.rl.rollout import roll_out
+from deepgen.rl.windows import Window
+from deepgen.train.policy import Asked, Policy
 
 if TYPE_CHECKING:
     from parity import Goldens, Section
@@ -24,6 +31,7 @@ CLOSE = (2e-6, 1e-5)  # atol, rtol of a formula in float32
 # At sigma 0.009 the original's noisy - (1 - sigma) * clean cancels before it is divided by sigma^2, so the
 # recorded mean itself is off by 1.3e-5 from float64; ours, a product, by 3e-7.
 CANCELLED = (3e-5, 1e-5)
+FOLLOWED = (2e-5, 1e-4)  # of four steps through the model, whose last digits add up
 SAMPLERS = {"flowgrpo_sde": "flow", "cps_sde": "cps", "dance_sde": "dance"}
 KINDS = {"v-based": "velocity", "x-based": "mean"}
 CLIP_RANGES = {"clip_scalar": 1e-4, "clip_pair": (-0.3, 0.2)}
@@ -170,3 +178,55 @@ def check_nft(goldens: Goldens, pipe: Any, section: Section) -> None:
         )
         section.check(f"{case}.loss", loss, golden[f"{case}.loss"], CLOSE)
         section.check(f"{case}.grad", grad, golden[f"{case}.grad"], CLOSE)
+
+
+def check_rollout(goldens: Goldens, pipe: Any, section: Section) -> None:
+    """Whole rollouts of the recorded model, from the recorded noise: latents, log-probs and the first image."""
+    golden, entry = goldens.tensors("rl_rollout"), goldens.section("rl_rollout")
+    texts: list[str] = entry["prompts"]
+    for case in sorted({key.removesuffix(".init_noise") for key in golden if key.endswith(".init_noise")}):
+        recorded, _, scale = case.partition(".cfg")
+        guidance_scale = float(scale) or 1.0  # 0 is the original's word for no guidance
+        positive, negative = pipe.encode_prompt(texts, guided=guidance_scale > 1, padding="batch")
+        asked = [
+            Asked(
+                Prompt(text=text, key=text, dataset="goldens", weights={}),
+                (entry["height"], entry["width"]),
+                None,
+                [],
+                positive.select([row]),
+                None if negative is None else negative.select([row]),
+            )
+            for row, text in enumerate(texts)
+        ]
+        policy = Policy(
+            pipe,
+            guidance_scale=guidance_scale,
+            is_condition_trained=False,
+            has_reference=False,
+            device=torch.device("cpu"),
+        )
+        noise = golden[f"{case}.init_noise"]
+        num_steps = golden[f"{case}.timesteps"].shape[1]
+        rows = [row for row in range(len(texts)) for _ in range(len(noise) // len(texts))]
+        steps = tuple(range(num_steps))
+        trajectory = roll_out(
+            partial(policy.velocity, asked, rows),
+            noise,
+            policy.sigmas(num_steps, (noise.shape[-2], noise.shape[-1])),
+            Window(steps, steps),
+            lambda step, case=case: golden[f"{case}.step_noise.{step}"],
+            sampler=SAMPLERS[recorded],
+            eta=entry["sde_eta"],
+            keeps=("mean",),
+        )
+        assert trajectory.mean is not None
+        ends = [0, num_steps - 1]
+        section.check(f"{case}.timesteps", 1000 * trajectory.sigma, golden[f"{case}.timesteps"][0], CLOSE)
+        section.check(f"{case}.pred_latents", trajectory.next_noisy, golden[f"{case}.pred_latents"], FOLLOWED)
+        section.check(f"{case}.prev_latents", trajectory.noisy[:, ends], golden[f"{case}.prev_latents"], FOLLOWED)
+        section.check(f"{case}.means", trajectory.mean[:, ends], golden[f"{case}.means"], FOLLOWED)
+        section.check(f"{case}.log_probs", trajectory.log_prob, golden[f"{case}.log_probs"], FOLLOWED)
+        first = to_output(list(policy.decode(trajectory.clean[:1])), "pil")[0]
+        pixels = torch.from_numpy(np.asarray(first).astype(np.float32))
+        section.check(f"{case}.image0", pixels, golden[f"{case}.image0"].float(), (1.0, 0.0))  # one rounding

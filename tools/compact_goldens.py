@@ -30,6 +30,7 @@ SECTIONS = {
     "rl_adv": (),
     "rl_loss": (),
     "rl_nft": (),
+    "rl_rollout": ("dance_sde.", "cps_sde.cfg2.5."),
 }
 FOLDERS = ("vlm", "tokenizer", "vae", "scheduler")
 

@@ -65,10 +65,12 @@ class Sheet:
 def _tile(picture: Image.Image, words: str, color: tuple[int, int, int]) -> Image.Image:
     shown = picture.copy()
     shown.thumbnail((_TILE, _TILE))
+    left, top = (_TILE - shown.width) // 2 + _MARGIN, (_TILE - shown.height) // 2 + _MARGIN
     tile = Image.new("RGB", (_TILE + 2 * _MARGIN, _TILE + _LINE + 2 * _MARGIN), "white")
     draw = ImageDraw.Draw(tile)
-    draw.rectangle((0, 0, tile.width - 1, _TILE + 2 * _MARGIN - 1), fill=color)
-    tile.paste(shown, (_MARGIN + (_TILE - shown.width) // 2, _MARGIN + (_TILE - shown.height) // 2))
+    frame = (left - _MARGIN, top - _MARGIN, left + shown.width + _MARGIN - 1, top + shown.height + _MARGIN - 1)
+    draw.rectangle(frame, fill=color)
+    tile.paste(shown, (left, top))
     draw.text((2, _TILE + 2 * _MARGIN), words[:24], fill=color)
     return tile
 
