@@ -36,7 +36,7 @@ from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
-from parity_rl import check_advantages, check_nft, check_rollout, check_policy_losses, check_sde
+from parity_rl import check_advantages, check_nft, check_policy_losses, check_rollout, check_sde
 
 FORMULA = (1e-5, 0.0)
 CHAINED = (2e-4, 1e-3)  # atol, rtol of chained float32 outputs

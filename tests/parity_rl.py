@@ -224,7 +224,9 @@ def check_rollout(goldens: Goldens, pipe: Any, section: Section) -> None:
         ends = [0, num_steps - 1]
         section.check(f"{case}.timesteps", 1000 * trajectory.sigma, golden[f"{case}.timesteps"][0], CLOSE)
         section.check(f"{case}.pred_latents", trajectory.next_noisy, golden[f"{case}.pred_latents"], FOLLOWED)
-        section.check(f"{case}.prev_latents", trajectory.noisy[:, ends], golden[f"{case}.prev_latents"], FOLLOWED)
+        section.check(
+            f"{case}.prev_latents", trajectory.noisy[:, ends], golden[f"{case}.prev_latents"], FOLLOWED
+        )
         section.check(f"{case}.means", trajectory.mean[:, ends], golden[f"{case}.means"], FOLLOWED)
         section.check(f"{case}.log_probs", trajectory.log_prob, golden[f"{case}.log_probs"], FOLLOWED)
         first = to_output(list(policy.decode(trajectory.clean[:1])), "pil")[0]

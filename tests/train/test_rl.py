@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
 from deepgen.train.export import export_folder
 from deepgen.train.loop import train
 from deepgen.train.parallel import Processes
+from deepgen.train.rl_evaluation import RLEvaluationConfig
 from deepgen.train.stages.rl import RLConfig, RLStage
 from deepgen.train.state import TrainState
 
@@ -92,7 +93,9 @@ def config(**changes: Any) -> RLConfig:
     return replace(base, **changes)
 
 
-def stage(pipe: DeepGenPipeline, *, edits: bool = False, panel: Panel | None = None, rewards=None, **changes) -> RLStage:
+def stage(
+    pipe: DeepGenPipeline, *, edits: bool = False, panel: Panel | None = None, rewards=None, **changes
+) -> RLStage:
     if edits:
         changes = {"height": None, "width": None, **changes}
     panel = panel or Panel({"brightness": Brightness()})
@@ -112,8 +115,12 @@ def gradients(made: RLStage, step: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("sampler", ["cps", "flow", "dance"])
 @pytest.mark.parametrize("edits", [False, True])
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
-def test_the_ratio_is_one_before_the_first_update(pipe, sampler: str, edits: bool, guidance_scale: float) -> None:
-    made = stage(pipe, edits=edits, sampler=sampler, guidance_scale=guidance_scale, micro_batch_size=3, eta=0.7)
+def test_the_ratio_is_one_before_the_first_update(
+    pipe, sampler: str, edits: bool, guidance_scale: float
+) -> None:
+    made = stage(
+        pipe, edits=edits, sampler=sampler, guidance_scale=guidance_scale, micro_batch_size=3, eta=0.7
+    )
     batches = list(made.batches(0))
     assert sum(len(batch.members) for batch in batches) == 3 * 2 * 3  # prompts, images of each, trained steps
     for batch in batches:
@@ -141,7 +148,9 @@ def test_gradients_do_not_depend_on_the_micro_batch(pipe, fresh_pipe, objective:
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-def test_a_rollout_is_followed_by_exactly_the_configured_number_of_optimizer_steps(pipe, updates: int) -> None:
+def test_a_rollout_is_followed_by_exactly_the_configured_number_of_optimizer_steps(
+    pipe, updates: int
+) -> None:
     made = stage(pipe, updates_per_rollout=updates)
     state = TrainState(made.modules, made.config.optim, 4, None)
     seen: list[list[int]] = []
@@ -339,7 +348,10 @@ def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Pa
     settings = run(prompts, num_steps=2)
     train(settings, tmp_path / "run")
     export_folder(settings, tmp_path / "run", tmp_path / "model")
-    before, after = DeepGenPipeline.from_pretrained("tiny"), DeepGenPipeline.from_pretrained(tmp_path / "model")
+    before, after = (
+        DeepGenPipeline.from_pretrained("tiny"),
+        DeepGenPipeline.from_pretrained(tmp_path / "model"),
+    )
     changed = {
         name
         for name, value in before.transformer.state_dict().items()
@@ -347,6 +359,16 @@ def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Pa
     }
     assert changed
     assert all(".to_" in name or ".ff" in name or "add_" in name for name in changed)
+
+
+def test_fixed_prompts_are_judged_before_the_first_step_and_on_the_way(prompts: Path, tmp_path: Path) -> None:
+    looks = RLEvaluationConfig(prompts=prompts, every=2, num_prompts=4, num_inference_steps=2)
+    train(run(prompts, evaluation=looks), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    seen = {line["step"]: {key for key in line if key.startswith("evaluation/")} for line in lines}
+    assert seen[1] == seen[2] == seen[4] <= {"evaluation/counting/right", "evaluation/recolor/right"}
+    assert seen[1]
+    assert not seen[3]
 
 
 def test_rewards_are_given_for_generation_and_editing_in_one_run(prompts: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Prompts without pictures of their own, for reinforcement learning: weighted sets, and what each is worth.
 
+    root: /data/prompts                     # where relative paths start; the file's own folder without it
     sampling_mode: sample_proportional      # or weight_only
     rewards:                                # how each is made; a name alone is a scorer with its defaults
       spelling: {scorer: ocr}
     held_out: [aesthetic]                   # logged, never trained on
     datasets:
       - name: posters
-        path: posters.jsonl                 # .txt, .jsonl or .parquet, relative to this file
+        path: posters.jsonl                 # .txt, .jsonl or .parquet
         sample_weight: 3
         rewards: [{spelling: 0.7}, {clip_sim: 0.3}]
 
@@ -33,7 +34,7 @@ from deepgen.data.records import RecordFile
 from deepgen.shapes.prompts import prompt_rows
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
-_TOP = ("sampling_mode", "rewards", "held_out", "datasets")
+_TOP = ("root", "sampling_mode", "rewards", "held_out", "datasets")
 _ENTRY = ("name", "path", "shapes", "kinds", "rows", "seed", "sample_weight", "rewards")
 _FORMATS = (".txt", ".jsonl", ".parquet")
 
@@ -216,7 +217,8 @@ class _Reader:
             if "shapes" in entry:
                 options = {key: entry[key] for key in ("kinds", "rows", "seed") if key in entry}
                 return ShapesRows(entry["shapes"], **options)
-            return _open(self.path.parent / Path(str(entry["path"])).expanduser())
+            root = self.path.parent / Path(str(self.content.get("root") or ".")).expanduser()
+            return _open(root / Path(str(entry["path"])).expanduser())
         except (OSError, ValueError, TypeError) as error:
             self.problems.append(f"{name}: {error}")
             return None

@@ -26,6 +26,7 @@ def rl_published() -> TrainConfig:
     """
     return RLConfig(
         model=PUBLISHED,
+        prompts=_MIXTURES / "rl.yaml",
         trains_transformer=True,
         transformer_lora=None,
         optim=OptimConfig(lr=2e-6, muon_lr=None, betas=(0.9, 0.999), warmup_steps=20, decay_share=0.0),

@@ -40,6 +40,8 @@ from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.policy import Asked, Policy
 from deepgen.train.randomness import generator, normal, stratified
+from deepgen.train.rl_evaluation import RLEvaluation, RLEvaluationConfig
+from deepgen.train.rl_sheet import Sheet
 from deepgen.train.supervised import SupervisedConfig, SupervisedStage
 
 FlatGroups = Literal["drop", "keep", "resample"]
@@ -73,6 +75,7 @@ class RLConfig(SupervisedConfig):
         max_resamples: how many times they are replaced by groups of other prompts.
         sft_coef: lambda of (1 - lambda) RL + lambda supervised loss, in each optimizer step.
         panel: time-outs, retries and failure limits of rewards.
+        evaluation: fixed prompts that are drawn and judged as a user would see them.
         sheet_every: optimizer steps between pictures of a rollout with rewards and advantages; 0 draws none.
         sheet_groups: groups on such a picture.
     """
@@ -114,6 +117,7 @@ class RLConfig(SupervisedConfig):
     max_resamples: int = 2
     sft_coef: float = 0.0
     panel: PanelConfig = field(default_factory=PanelConfig)
+    evaluation: RLEvaluationConfig = field(default_factory=RLEvaluationConfig)
     sheet_every: int = 20
     sheet_groups: int = 4
 
@@ -248,9 +252,14 @@ class RLStage:
         self.experience: Experience | None = None
         self.observers: list[Any] = []
         if config.sheet_every and processes.is_main:
-            from deepgen.train.rl_sheet import Sheet
-
             self.observers.append(Sheet(self, config.sheet_every, config.sheet_groups))
+        self._first_look: RLEvaluation | None = None
+        if config.evaluation.prompts is not None and processes.is_main:
+            looked_at = open_prompts(config.evaluation.prompts, _weights(config.rewards))
+            self._first_look = RLEvaluation(
+                config.evaluation, self, looked_at, make_panel(looked_at, config.panel)
+            )
+            self.observers.append(self._first_look)
         self._metrics: dict[str, tuple[float, float]] = {}
         self._panel_metrics: dict[str, float] = {}
         self._forwards = 0  # of one image through the DiT, in the current rollout
@@ -272,7 +281,9 @@ class RLStage:
 
     def explore(self, number: int) -> Experience:
         """A whole rollout: sample, score, and say what each image is worth."""
-        config, started = self.config, time.perf_counter()
+        config = self.config
+        look = self._first_look(0) if number == 0 and self._first_look is not None else {}
+        started = time.perf_counter()
         self._forwards, self._panel_metrics = 0, {}
         groups = [number * self._groups_reserved + n for n in range(config.prompts_per_rollout)]
         rollouts = self.sample(number, groups)
@@ -310,7 +321,7 @@ class RLStage:
             rollouts=rollouts,
             judged=judged,
             parts=parts,
-            metrics={name: (value, 1.0) for name, value in once.items()},
+            metrics={name: (value, 1.0) for name, value in once.items()} | look,
         )
 
     def sample(self, number: int, groups: Sequence[int]) -> list[Rollout]:

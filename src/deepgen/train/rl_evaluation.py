@@ -1,0 +1,102 @@
+"""Looking at a policy while it learns: fixed prompts, fixed seeds, the model's own sampler, and the rewards.
+
+Training draws stochastic steps, few of them and mostly without guidance; what a user gets is drawn here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepgen.data.prompts import Prompt, PromptMix
+from deepgen.rewards.panel import Panel
+from deepgen.rewards.reward import Candidate
+
+_SEED = 0x5EED  # of the prompts that are looked at; no training seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLEvaluationConfig:
+    """What is looked at, and how often.
+
+    Attributes:
+        prompts: a mix of its own, or a file scored with the run's rewards; None looks at nothing.
+        every: optimizer steps between two looks; there is one before the first step and one after the last.
+        num_prompts: one picture each.
+        num_inference_steps, guidance_scale: default the model's own.
+        batch_size: prompts drawn together.
+    """
+
+    prompts: Path | None = None
+    every: int = 50
+    num_prompts: int = 64
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        if min(self.every, self.num_prompts, self.batch_size) < 1:
+            raise ValueError("an evaluation needs every, num_prompts and batch_size of at least 1")
+
+
+class RLEvaluation:
+    """Mean rewards over fixed prompts, by the set a prompt is from.
+
+    Args:
+        config: what and how often.
+        stage: a stage of reinforcement learning.
+        mix: the prompts.
+        panel: the rewards; those held out are logged too.
+    """
+
+    def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: Panel) -> None:
+        self.config, self.stage, self.panel = config, stage, panel
+        self.every = config.every
+        self.prompts = [mix.draw(_SEED, number) for number in range(config.num_prompts)]
+
+    def __call__(self, step: int, output_dir: Path | None = None) -> dict[str, tuple[float, float]]:
+        """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged."""
+        order = []
+        for is_edit in (False, True):
+            some = [n for n, prompt in enumerate(self.prompts) if bool(prompt.references) == is_edit]
+            for begin in range(0, len(some), self.config.batch_size):
+                members = some[begin : begin + self.config.batch_size]
+                self._draw([self.prompts[n] for n in members], members)
+                order += members
+        scores = self.panel.collect()
+        totals: dict[str, tuple[float, float]] = {}
+        for names, values, valid in (
+            (scores.names, scores.rewards, scores.valid),
+            (scores.held_out_names, scores.held_out, scores.held_out_valid),
+        ):
+            for column, name in enumerate(names):
+                for row, n in enumerate(order):
+                    if valid[row, column]:
+                        key = f"evaluation/{self.prompts[n].dataset}/{name}"
+                        total, count = totals.get(key, (0.0, 0.0))
+                        totals[key] = (total + float(values[row, column]), count + 1)
+        return totals
+
+    @torch.no_grad()
+    def _draw(self, prompts: list[Prompt], seeds: list[int]) -> None:
+        config = self.stage.config
+        is_edit = bool(prompts[0].references)
+        with self.stage.supervised.autocast():
+            images = self.stage.pipe(
+                [prompt.text for prompt in prompts],
+                image=[list(prompt.references) for prompt in prompts] if is_edit else None,
+                height=config.height,
+                width=config.width,
+                seed=seeds,
+                num_inference_steps=self.config.num_inference_steps,
+                guidance_scale=self.config.guidance_scale,
+            ).images
+        for prompt, image in zip(prompts, images, strict=True):
+            candidate = Candidate(
+                image=image, prompt=prompt.text, references=prompt.references, metadata=prompt.metadata
+            )
+            self.panel.submit([candidate], prompt.weights)
