@@ -29,7 +29,7 @@ _PAIRS = (
     ("〝", "〞"),
 )
 _QUOTED = re.compile(
-    "|".join(f"{opening}([^{opening}{closing}]+){closing}" for opening, closing in _PAIRS)
+    "|".join(f"{opening}([^{opening}{closing}]*){closing}" for opening, closing in _PAIRS)
     + r"|(?<!\w)'(?=\S)([^']+?)(?<=\S)'(?!\w)|(?<!\w)‘(?=\S)([^‘]+?)(?<=\S)’(?!\w)"
 )
 _TAKEN = "\0"  # stands for text another target has claimed; equal to no letter
@@ -40,7 +40,7 @@ def quoted_spans(prompt: str) -> list[str]:
 
     Quotes inside quotes belong to the outer ones.
     """
-    spans = (next(filter(None, match.groups())).strip() for match in _QUOTED.finditer(prompt))
+    spans = (next(filter(None, match.groups()), "").strip() for match in _QUOTED.finditer(prompt))
     return [span for span in spans if span]
 
 
@@ -71,7 +71,10 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def locate(target: str, text: str) -> tuple[int, int, int]:
-    """Where a target is most nearly found in a text: (edit distance, start, end); the first such place.
+    """Where a target is most nearly found in a text: (edit distance, start, end).
+
+    Of equally good places the one whose length is nearest to the target's, then the first: a letter that was
+    read wrongly belongs to its word.
 
     Sellers' algorithm: Levenshtein distance to the best substring, which may begin and end anywhere.
     """
@@ -88,8 +91,7 @@ def locate(target: str, text: str) -> tuple[int, int, int]:
                     (row[-1][0] + 1, row[-1][1]),
                 )
             )
-        if row[-1][0] < best[0]:
-            best = (row[-1][0], row[-1][1], end)
+        best = min(best, (*row[-1], end), key=lambda b: (b[0], abs(b[2] - b[1] - len(target))))
     return best
 
 
