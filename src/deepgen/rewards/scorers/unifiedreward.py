@@ -62,7 +62,7 @@ def _verdict(said: str | None) -> Verdict:
 
 def score_named(name: str, said: str) -> float | None:
     """The last score of that name in a text, as in "Style Score (1-5): 4.5"; None where it is not 1 to 5."""
-    pattern = rf"{name}\s+Score\W*(?:\(\s*1\s*[-–]\s*5\s*\))?[\s:*]*(\d+(?:\.\d+)?)"
+    pattern = rf"{name}\s+Score[\s*]*(?:\(\s*1\s*[-–]\s*5\s*\))?[\s:*]*(\d+(?:\.\d+)?)"
     found = re.findall(pattern, said, flags=re.IGNORECASE)
     return float(found[-1]) if found and 1 <= float(found[-1]) <= 5 else None
 
