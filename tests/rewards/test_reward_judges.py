@@ -59,7 +59,9 @@ def brighter(path: str, document: Any) -> tuple[int, Any]:
     return said(f"<think>1 or 2?</think><answer>Image {1 if first > second else 2} is better</answer>")
 
 
-def judged(answer: Any, candidates: list[Candidate], name: str = "unifiedreward_think", **options: Any) -> list[Verdict]:
+def judged(
+    answer: Any, candidates: list[Candidate], name: str = "unifiedreward_think", **options: Any
+) -> list[Verdict]:
     with serving(answer) as server:
         return make_reward(name, url=server.url, model="m", retries=0, **options)(candidates)
 
@@ -72,7 +74,9 @@ def test_a_judge_is_asked_with_pictures_its_wording_and_a_key_from_a_file(tmp_pa
     (tmp_path / "rubric.txt").write_text("Grade {prompt}, please.", encoding="utf-8")
     files = {"api_key_path": str(tmp_path / "key"), "rubric_path": str(tmp_path / "rubric.txt")}
     with serving(lambda path, document: said("Alignment Score (1-5): 4\nStyle Score (1-5): 3")) as server:
-        own = make_reward("unifiedreward", url=server.url + "/v1", model="m", temperature=0.5, max_tokens=9, **files)
+        own = make_reward(
+            "unifiedreward", url=server.url + "/v1", model="m", temperature=0.5, max_tokens=9, **files
+        )
         assert own([grey(90)])[0].score == 3.5
         ((path, document),) = server.requests
         assert server.headers[0]["Authorization"] == "Bearer secret"
@@ -90,7 +94,9 @@ def test_a_rubric_without_a_place_for_the_prompt_is_refused(tmp_path: Path) -> N
         make_reward("unifiedreward", url="http://x", model="m", rubric_path=str(tmp_path / "rubric.txt"))
 
 
-@pytest.mark.parametrize("answer", [(500, "down"), (200, "<html>"), (200, {"choices": []}), (200, []), (401, "no")])
+@pytest.mark.parametrize(
+    "answer", [(500, "down"), (200, "<html>"), (200, {"choices": []}), (200, []), (401, "no")]
+)
 @pytest.mark.parametrize("name", ["unifiedreward", "unifiedreward_think"])
 def test_a_judge_that_cannot_be_reached_is_an_error_not_a_tie(name: str, answer: Any) -> None:
     with pytest.raises(RewardUnavailable):
@@ -133,7 +139,8 @@ def test_an_answer_is_what_the_last_tag_holds(text: str, answer: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("7", 7), ("7.5", 7.5), ("8/10", 8), ("**9**", 9), ("11", None), ("7 or 8", None), ("", None)]
+    ("text", "number"),
+    [("7", 7), ("7.5", 7.5), ("8/10", 8), ("**9**", 9), ("11", None), ("7 or 8", None), ("", None)],
 )
 def test_a_number_stands_alone_and_within_its_range(text: str, number: float | None) -> None:
     assert number_in(text, 0, 10) == number
@@ -288,7 +295,9 @@ def test_a_judge_of_an_edit_sees_source_and_result() -> None:
     assert bare == Verdict(None, "the candidate has no references")
     assert pictures_of(document) == [30, 200]
     assert '"a {grey} wall"' in words_of(document)
-    (rubbish,) = judged(lambda p, d: said("<answer>good</answer>"), [grey(1, references=(source,))], "instruction_following")
+    (rubbish,) = judged(
+        lambda p, d: said("<answer>good</answer>"), [grey(1, references=(source,))], "instruction_following"
+    )
     assert (rubbish.score, rubbish.num_questions, rubbish.num_answers) == (None, 1, 0)
 
 

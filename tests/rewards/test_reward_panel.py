@@ -166,7 +166,9 @@ def test_a_reward_that_fails_in_a_row_is_left_alone_then_probed() -> None:
         panel.submit([candidate(grey)], {"r": 1})
     scores = panel.collect()
     assert len(reward.calls) == 2
-    assert "not called, after failed calls in a row; the last reason: RewardUnavailable" in scores.words[4]["r"]
+    assert (
+        "not called, after failed calls in a row; the last reason: RewardUnavailable" in scores.words[4]["r"]
+    )
     assert scores.metrics["r/skipped_rate"] == 3 / 5
     is_dead[0] = False
     time.sleep(0.35)
@@ -200,7 +202,9 @@ def test_a_run_is_stopped_when_too_few_verdicts_have_a_score() -> None:
     panel.submit([candidate(0), candidate(1), candidate(2)], {"dead": 1})
     panel.collect()  # three verdicts decide nothing
     panel.submit([candidate(3)], {"dead": 1})
-    with pytest.raises(TooManyFailures, match=r"dead: 100% of its last 4 .* limit is 50%; .* nobody is there"):
+    with pytest.raises(
+        TooManyFailures, match=r"dead: 100% of its last 4 .* limit is 50%; .* nobody is there"
+    ):
         panel.collect()
 
 
@@ -267,7 +271,11 @@ def test_every_part_of_a_question_is_in_its_key() -> None:
         Candidate(image=base.image.resize((4, 16)), prompt="a", metadata=base.metadata),
     ]
     keys = {content_key("r", "1", [one]) for one in (base, *others)}
-    keys |= {content_key("s", "1", [base]), content_key("r", "2", [base]), content_key("r", "1", [base, base])}
+    keys |= {
+        content_key("s", "1", [base]),
+        content_key("r", "2", [base]),
+        content_key("r", "1", [base, base]),
+    }
     assert len(keys) == 9
     assert content_key("r", "1", [candidate(1, "a", targets=["x"])]) == content_key("r", "1", [base])
 

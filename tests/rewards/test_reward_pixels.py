@@ -17,7 +17,10 @@ def noise(seed: int, size: int = 64) -> Image.Image:
 
 def smooth(size: int = 64) -> np.ndarray:
     ramp = np.linspace(40, 200, size)
-    return np.stack([ramp[None] + 0 * ramp[:, None], ramp[:, None] + 0 * ramp[None], 90 + 0 * ramp[None] * ramp[:, None]], -1)
+    return np.stack(
+        [ramp[None] + 0 * ramp[:, None], ramp[:, None] + 0 * ramp[None], 90 + 0 * ramp[None] * ramp[:, None]],
+        -1,
+    )
 
 
 def edit(result: np.ndarray, source: np.ndarray | None = None, **metadata: object) -> Candidate:

@@ -54,7 +54,9 @@ def test_a_candidate_without_a_claim_or_of_another_size_gets_no_score() -> None:
     assert "no claim or edit" in rubbish.words
     assert too_large.score is None
     assert "96x96" in too_large.words
-    (no_edit,) = make_reward("shapes_kept")([Candidate(image=render(scene), prompt="words", metadata=metadata)])
+    (no_edit,) = make_reward("shapes_kept")(
+        [Candidate(image=render(scene), prompt="words", metadata=metadata)]
+    )
     assert no_edit.score is None
 
 

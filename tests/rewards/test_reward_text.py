@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from deepgen.rewards.ocr import RapidReader, boxes_of, targets_of
-from deepgen.rewards.reward import CannotJudge, Candidate
+from deepgen.rewards.reward import Candidate, CannotJudge
 from deepgen.rewards.scorers.ocr import OCR, OCROptions
 from deepgen.rewards.scorers.text_edit import TextEdit, TextEditOptions
 from deepgen.rewards.text_match import (
@@ -24,7 +24,10 @@ from deepgen.rewards.text_match import (
 
 def asking(prompt: str = "", **metadata: object) -> Candidate:
     return Candidate(
-        image=Image.new("RGB", (8, 8)), prompt=prompt, references=(Image.new("RGB", (8, 8)),), metadata=metadata
+        image=Image.new("RGB", (8, 8)),
+        prompt=prompt,
+        references=(Image.new("RGB", (8, 8)),),
+        metadata=metadata,
     )
 
 

@@ -72,7 +72,9 @@ class Judge:
         self.options = options
         self.rubric = rubric if options.rubric_path is None else _read(options.rubric_path)
         if needs_prompt and "{prompt}" not in self.rubric:
-            raise ValueError(f"the rubric {options.rubric_path} does not say where the prompt goes: {{prompt}}")
+            raise ValueError(
+                f"the rubric {options.rubric_path} does not say where the prompt goes: {{prompt}}"
+            )
         headers = {}
         if options.api_key_path is not None:
             headers["Authorization"] = f"Bearer {_read(options.api_key_path).strip()}"
@@ -105,7 +107,9 @@ class Judge:
         try:
             said = reply["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
-            raise RewardUnavailable(f"{self.options.url} is no chat endpoint: {str(reply)[:120]!r}") from error
+            raise RewardUnavailable(
+                f"{self.options.url} is no chat endpoint: {str(reply)[:120]!r}"
+            ) from error
         return said if isinstance(said, str) else ""
 
     def ask_all(self, questions: Sequence[Question]) -> list[str | None]:

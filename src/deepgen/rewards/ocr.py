@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import CannotJudge, Candidate, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, Verdict
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
 
 
@@ -52,8 +52,9 @@ def text_verdict(targets: Sequence[str], lines: Sequence[str], config: MatchConf
     """The match as a verdict; its words are "exact" or what was missed, and what was read."""
     match = match_text(targets, lines, config)
     kind = (
-        "exact" if match.is_exact else f"letters {match.similarity:.2f}, order {match.order:.2f}, "
-        f"extra {match.extra:.2f}"
+        "exact"
+        if match.is_exact
+        else f"letters {match.similarity:.2f}, order {match.order:.2f}, extra {match.extra:.2f}"
     )
     return Verdict(match.score, f"{kind}; read {' / '.join(lines)!r}")
 

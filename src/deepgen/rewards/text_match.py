@@ -55,7 +55,9 @@ def normalize(text: str, *, is_case_sensitive: bool = False, keeps_punctuation: 
     text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
     if keeps_punctuation:
         return text
-    bare = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P") or letter in "%&@#")
+    bare = "".join(
+        letter for letter in text if not unicodedata.category(letter).startswith("P") or letter in "%&@#"
+    )
     return bare or text
 
 

@@ -51,7 +51,9 @@ def decode_picture(text: Any) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
             image = Image.open(BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise CannotJudge(f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit")
+            raise CannotJudge(
+                f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit"
+            )
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, CannotJudge):
@@ -62,7 +64,9 @@ def decode_picture(text: Any) -> Image.Image:
 def candidate_to_json(candidate: Candidate, picture_format: PictureFormat) -> dict[str, Any]:
     """One candidate of a request."""
     images = (candidate.image, *candidate.references)
-    first, *references = (base64.b64encode(encode_picture(image, picture_format)).decode() for image in images)
+    first, *references = (
+        base64.b64encode(encode_picture(image, picture_format)).decode() for image in images
+    )
     return {
         "image": first,
         "prompt": candidate.prompt,
