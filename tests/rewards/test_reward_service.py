@@ -174,7 +174,7 @@ def test_a_reward_that_fails_is_an_answer_with_its_error(caplog) -> None:
 
 
 def test_a_service_that_is_not_there_is_known_at_the_start() -> None:
-    with pytest.raises(RewardUnavailable, match="does not answer .*3 tries"):
+    with pytest.raises(RewardUnavailable, match=r"does not answer .*3 tries"):
         remote("http://127.0.0.1:9")
     with pytest.raises(ValueError, match="must start with http"):
         make_reward("remote", url="localhost:18080")
@@ -222,7 +222,7 @@ def test_a_busy_service_is_asked_again_after_growing_pauses_and_a_refusal_is_fin
 def test_a_service_that_is_silent_is_given_up() -> None:
     with serving(lambda path, document: (time.sleep(1), (200, {}))[1]) as server:
         connection = Connection(url=server.url, timeout=0.1, retries=1, sleep=lambda seconds: None)
-        with pytest.raises(RewardUnavailable, match="does not answer .*2 tries"):
+        with pytest.raises(RewardUnavailable, match=r"does not answer .*2 tries"):
             connection.get("/x")
 
 

@@ -64,5 +64,5 @@ def test_everything_wrong_with_a_rewards_options_is_said_at_once() -> None:
     with pytest.raises(ValueError, match="unknown option 'speed'") as caught:
         make_reward("shapes", credit="some", speed=3)
     assert "credit must be exact or partial, got 'some'" in str(caught.value)
-    with pytest.raises(ValueError, match="unknown reward 'beauty'; known: .*shapes"):
+    with pytest.raises(ValueError, match=r"unknown reward 'beauty'; known: .*shapes"):
         make_reward("beauty")

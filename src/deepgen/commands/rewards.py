@@ -1,4 +1,4 @@
-"""`deepgen rewards`: which rewards there are, what one says of a picture, and serving them to other machines."""
+"""`deepgen rewards`: the rewards there are, what one says of a picture, and serving them elsewhere."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class RemoteReward:
         if reply.get("version") != self._version:
             raise RewardUnavailable(
                 f"{self.options.url} now answers as version {reply.get('version')!r} and was "
-                f"{self._version!r} at the start; scores of two versions are not mixed, so restart one of the two"
+                f"{self._version!r} at the start; scores of two versions are not mixed, so restart either"
             )
         if len(reply["verdicts"]) != len(batch):
             raise RewardUnavailable(

@@ -1,4 +1,4 @@
-"""CLIP towers for rewards: unit vectors of pictures and texts, from a Hub id or a folder of transformers' form.
+"""CLIP towers: unit vectors of pictures and texts, from a Hub id or a folder in transformers' form.
 
 Pictures are prepared here as CLIP's own processor does it (shortest side to the tower's size, bicubic, centre
 crop, CLIP's mean and deviation), since that processor would pull in a package we do not need otherwise.
@@ -91,8 +91,8 @@ class ClipTower:
 
         pixels = torch.from_numpy(np.stack([prepare(image, self._size) for image in images]))
         with self._lock, torch.no_grad():
-            pixels = pixels.to(self._model.device, self._model.dtype)                    # (N, 3, S, S)
-            pooled = self._model.vision_model(pixel_values=pixels).pooler_output         # (N, W)
+            pixels = pixels.to(self._model.device, self._model.dtype)  # (N, 3, S, S)
+            pooled = self._model.vision_model(pixel_values=pixels).pooler_output  # (N, W)
             return torch.nn.functional.normalize(self._model.visual_projection(pooled).float(), dim=-1).cpu()
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -111,7 +111,7 @@ class ClipTower:
             pooled = self._model.text_model(
                 input_ids=tokens["input_ids"].to(self._model.device),
                 attention_mask=tokens["attention_mask"].to(self._model.device),
-            ).pooler_output                                                              # (N, W)
+            ).pooler_output  # (N, W)
             return torch.nn.functional.normalize(self._model.text_projection(pooled).float(), dim=-1).cpu()
 
 
@@ -157,6 +157,6 @@ class TextLikeness:
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
             pictures = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
-            texts = self._tower.embed_texts([candidate.prompt for candidate in batch])       # (N, D)
+            texts = self._tower.embed_texts([candidate.prompt for candidate in batch])  # (N, D)
             verdicts += [Verdict(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
         return verdicts

@@ -48,7 +48,9 @@ class Detector:
         pixels = torch.from_numpy(prepare(image))[None]
         with self._lock, torch.no_grad():
             output = self._model(pixel_values=pixels.to(self._model.device))
-        found = instances(output.class_queries_logits[0].float().cpu(), output.masks_queries_logits[0].float().cpu())
+        found = instances(
+            output.class_queries_logits[0].float().cpu(), output.masks_queries_logits[0].float().cpu()
+        )
         detections, counts = [], dict[str, int]()
         for label, confidence, mask in found:
             name = self.names[label]
@@ -61,13 +63,15 @@ class Detector:
         return detections
 
     def _color(self, image: Image.Image, box: tuple[float, float, float, float], name: str) -> str:
-        crop = image.crop((int(box[0]), int(box[1]), max(int(box[2]), int(box[0]) + 1), max(int(box[3]), int(box[1]) + 1)))
+        crop = image.crop(
+            (int(box[0]), int(box[1]), max(int(box[2]), int(box[0]) + 1), max(int(box[3]), int(box[1]) + 1))
+        )
         texts = self._tower.embed_texts([f"a photo of a {color} {name}" for color in COLORS])  # (10, D)
         return COLORS[int((texts @ self._tower.embed_pictures([crop])[0]).argmax())]
 
 
 def prepare(image: Image.Image) -> np.ndarray:
-    """The picture as the detector sees it: float32 (3, H, W), the short side 800, the long one at most 1333."""
+    """The picture as the detector sees it: float32 (3, H, W), short side 800, long side at most 1333."""
     scale = min(_SHORT / min(image.size), _LONG / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255

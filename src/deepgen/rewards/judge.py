@@ -1,7 +1,7 @@
-"""A vision-language model that is asked in words, behind any OpenAI-compatible endpoint (vLLM, SGLang, a vendor).
+"""A vision-language model that is asked in words, behind any OpenAI-compatible endpoint (vLLM, SGLang).
 
-A question that gets no answer in the form asked for is no verdict; one that reaches nobody is an error, and so
-is a call of which every question reached nobody.
+A question that gets no answer in the form asked for is no verdict. One that reaches nobody has none either,
+and a call of which every question reached nobody is an error.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def answer_in(said: str) -> str | None:
 
 
 def number_in(text: str, low: float, high: float) -> float | None:
-    """The one number a text consists of, such as "7", "7.5" or "7/10"; None where it is not from low to high."""
+    """The one number a text consists of, such as "7", "7.5" or "7/10"; None unless it is from low to high."""
     match = re.fullmatch(r"\**(-?\d+(?:\.\d+)?)(?:\s*/\s*\d+)?\**\.?", text.strip())
     value = None if match is None else float(match[1])
     return value if value is not None and low <= value <= high else None

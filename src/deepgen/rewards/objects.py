@@ -1,4 +1,4 @@
-"""Whether the objects in a picture are the ones a GenEval row asks for (Ghosh et al., 2023); knows no detector.
+"""Whether the objects in a picture are those a GenEval row asks for (Ghosh et al., 2023); knows no detector.
 
 A row has `include`, a list of {"class", "count", and perhaps "color" and "position": [relation, index]}, and
 perhaps `exclude`, a list of {"class", "count"}: so many of them are too many.
@@ -19,7 +19,7 @@ _MOST_OVERLAP = 0.1  # share of the two boxes' sizes within which centres count 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """An object: its class, how sure the detector is, its box in pixels, and its color where one was asked for."""
+    """An object: its class, how sure the detector is, its box in pixels, its color where that was asked."""
 
     name: str
     confidence: float
@@ -47,7 +47,7 @@ def score_objects(metadata: Mapping[str, Any], found: Sequence[Detection]) -> Ob
 
     Each class asked for is a part, worth 1 - |wanted - found| / wanted; a color is one, in the same way; a
     position is one, right or wrong. Where the count is wrong, color and position are worth nothing, so that
-    drawing one of three right does not outweigh the other two. A class that must not be there at all is a part.
+    drawing one of three right does not outweigh the other two. A class that must not be there is a part.
 
     Raises:
         CannotJudge: the row is no GenEval row.

@@ -84,7 +84,7 @@ class RapidReader:
 
 
 def boxes_of(corners: Any, texts: Any, scores: Any, min_confidence: float) -> list[TextBox]:
-    """What the engine returns, as boxes: corners (N, 4, 2), texts and confidences, all None where it found none."""
+    """What the engine returns, as boxes: corners (N, 4, 2), texts, confidences; None where it found none."""
     if corners is None or texts is None:
         return []
     boxes = []

@@ -170,8 +170,8 @@ class Panel:
         """Wait for everything submitted since the last time, and line it up.
 
         The metrics of each reward called: `failure_rate` (verdicts without a score / asked for), `mean` and
-        `std` of its scores, `latency` (mean seconds of a call), `cached_rate`, `skipped_rate` (the breaker was
-        open), and for judges `parse_rate` (answers in the form asked for / questions).
+        `std` of its scores, `latency` (mean seconds of a call), `cached_rate`, `skipped_rate` (the breaker
+        was open), and for judges `parse_rate` (answers in the form asked for / questions).
 
         Raises:
             TooManyFailures: a reward that is trained on fails more often than `failure_limit`.
@@ -317,7 +317,7 @@ class _Desk:
             logger.warning("reward %s failed: %s", self._name, reason)
 
     def _finish(self, call: _Call, verdicts: list[Verdict], outcome: Callable[[], None] | None) -> bool:
-        """Deliver and tell the breaker, unless the call has been given up already; whether it was delivered."""
+        """Deliver and tell the breaker, unless the call was given up already; whether it was delivered."""
         with self._lock:
             if call.future.done():
                 return False

@@ -47,7 +47,7 @@ def quoted_spans(prompt: str) -> list[str]:
 def normalize(text: str, *, is_case_sensitive: bool = False, keeps_punctuation: bool = False) -> str:
     """The letters that count: NFKC, without white space, by default without case and punctuation.
 
-    Letters of every script stay, and so do signs such as "%", "+" and "€". A text of punctuation alone keeps it.
+    Letters of every script stay, and so do signs such as "%", "+" and "€". Punctuation alone is kept.
     """
     text = unicodedata.normalize("NFKC", text)
     if not is_case_sensitive:
@@ -203,8 +203,8 @@ class TextBox:
 
 
 def reading_order(boxes: Sequence[TextBox]) -> list[str]:
-    """The texts row by row from the top, each row from the left; boxes that overlap by half their height share
-    a row.
+    """The texts row by row from the top, each row from the left; boxes that overlap by half their height
+    share a row.
     """
     rows: list[list[TextBox]] = []
     for box in sorted(boxes, key=lambda b: (b.top + b.bottom) / 2):

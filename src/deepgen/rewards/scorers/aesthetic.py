@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor (Schuhmann, 2022): a small network on CLIP's picture vector, trained on ratings.
+"""LAION's aesthetic predictor (Schuhmann, 2022): a small network on CLIP's vectors, trained on ratings.
 
 It knows nothing of the prompt: a pretty picture of the wrong thing gets full marks.
 """
@@ -48,14 +48,17 @@ class Aesthetic:
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
             values = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
-            for weight, bias in self._layers:  # linear one after the other: it was trained without activations
+            for (
+                weight,
+                bias,
+            ) in self._layers:  # linear one after the other: it was trained without activations
                 values = values @ weight.T + bias
             verdicts += [Verdict(float(score)) for score in values[:, 0]]
         return verdicts
 
 
 def read_head(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """Weights (out, in) and biases (out,) of the linear layers in their order, float32; no code is unpickled."""
+    """Weights (out, in) and biases (out,) of the linear layers in order, float32; no code is unpickled."""
     import torch
     from safetensors.torch import load_file
 

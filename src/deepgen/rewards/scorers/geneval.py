@@ -19,7 +19,7 @@ from deepgen.rewards.reward import Candidate, EachAlone, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalOptions(TowerOptions):
-    """Which CLIP for colors (`model`) and which detector; "exact" gives GenEval's verdict instead of credit."""
+    """Which CLIP for colors (`model`) and which detector; "exact" is GenEval's verdict instead of credit."""
 
     model: str = "openai/clip-vit-large-patch14"
     detector: str = "facebook/mask2former-swin-small-coco-instance"

@@ -1,7 +1,7 @@
 """Whether the text a prompt asks for can be read in the picture.
 
-What to look for comes from `targets` in the prompt's row, or else from the quotes in the prompt. A prompt with
-neither gets no score.
+What to look for comes from `targets` in the prompt's row, or else from the quotes in the prompt. A prompt
+with neither gets no score.
 """
 
 from __future__ import annotations

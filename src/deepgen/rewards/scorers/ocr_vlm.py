@@ -17,8 +17,8 @@ from deepgen.rewards.reward import Candidate, CannotJudge, Kind, Verdict
 from deepgen.rewards.scorers.ocr import version_of
 from deepgen.rewards.text_match import MatchConfig
 
-RUBRIC = """Read all the text in this picture, letter by letter as it is drawn, in reading order. Keep misspellings and
-broken letters as they are, write down nothing that is not drawn, and do not translate. Answer with JSON only:
+RUBRIC = """Read all the text in this picture, letter by letter as it is drawn, in reading order. Keep misspellings
+and broken letters as they are, write down nothing that is not drawn, and do not translate. Answer with JSON only:
 {"lines": ["first line", "second line"]}, with an empty list where there is no text."""
 
 
@@ -75,7 +75,7 @@ class OCRVLM:
 
 
 def lines_in(said: str) -> list[str] | None:
-    """The lines of an answer; JSON may stand between other words or in a code fence. None where there is none."""
+    """The lines of an answer; JSON may stand between other words or in a fence. None where there is none."""
     match = re.search(r"\{.*\}", said, flags=re.DOTALL)
     if match is None:
         return None

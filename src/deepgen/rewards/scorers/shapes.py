@@ -25,7 +25,7 @@ class ShapesOptions:
 
 
 class Shapes(EachAlone):
-    """1 where every stated property holds and nothing extra is there; of an edit, where the scene is the target."""
+    """1 where every stated property holds and nothing is extra; of an edit, where the scene is the target."""
 
     needs = ("shapes",)
 

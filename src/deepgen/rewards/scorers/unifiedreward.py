@@ -1,4 +1,4 @@
-"""UnifiedReward (Wang et al., 2025) on single pictures: a judge's scores for alignment and style, 1 to 5 each.
+"""UnifiedReward (Wang et al., 2025) on single pictures: a judge's alignment and style scores, 1 to 5 each.
 
 Works with any judge that follows the wording; the model's own card may ask for another one, which goes into
 `rubric_path`. An answer without both scores is no verdict.
@@ -16,8 +16,8 @@ from deepgen.rewards.reward import Candidate, Kind, Verdict
 
 RUBRIC = """Look at the picture and grade how well it serves this request: "{prompt}"
 
-Give two grades between 1 (very poor) and 5 (excellent), decimals allowed. The first is for alignment: does the
-picture show what the request names, with the right number, looks and arrangement? The second is for style: is
+Give two grades between 1 (very poor) and 5 (excellent), decimals allowed. The first is for alignment: does
+the picture show what the request names, with the right number, looks and arrangement? The second is for style: is
 it pleasant to look at, clean, and without broken details? Finish with exactly these two lines:
 Alignment Score (1-5): <number>
 Style Score (1-5): <number>"""
