@@ -32,7 +32,7 @@ def num_swiss_rounds(size: int) -> int:
 
 
 def swiss_pairs(size: int, outcomes: Sequence[Outcome], met: Sequence[Pair]) -> list[Pair]:
-    """The pairs of the next round: neighbours in the standings who have not met; of an odd number one rests."""
+    """The pairs of the next round: neighbours in the standings who have not met; an odd one rests."""
     points = np.zeros(size)
     for first, second, share in outcomes:
         points[first] += share

@@ -17,8 +17,8 @@ from deepgen.rewards.reward import Candidate, Kind, Verdict, missing_fields
 RUBRIC = """The last picture was made from the ones before it by carrying out this instruction: "{prompt}"
 
 How completely was the instruction carried out? Compare the pictures and look for each change the instruction
-asks for. 0 means that nothing was done or something else was; 5 means about half, or all of it badly; 10 means
-everything, and exactly as told. Give a whole number as <answer>number</answer> after a short reason."""
+asks for. 0 means that nothing was done or something else was; 5 means about half, or all of it badly; 10
+means everything, and exactly as told. Give a whole number as <answer>number</answer> after a short reason."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from deepgen.rewards.reward import Candidate, CannotJudge, Kind, Verdict
 from deepgen.rewards.scorers.ocr import version_of
 from deepgen.rewards.text_match import MatchConfig
 
-RUBRIC = """Read all the text in this picture, letter by letter as it is drawn, in reading order. Keep misspellings
-and broken letters as they are, write down nothing that is not drawn, and do not translate. Answer with JSON only:
+RUBRIC = """Read all the text in this picture, letter by letter as it is drawn, in reading order.
+Keep misspellings and broken letters as they are, write down nothing that is not drawn, and do not translate.
+Answer with JSON only:
 {"lines": ["first line", "second line"]}, with an empty list where there is no text."""
 
 

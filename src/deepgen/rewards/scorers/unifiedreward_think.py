@@ -32,8 +32,8 @@ RUBRIC = """Two pictures, Image 1 and Image 2, were made for the same request: "
 
 Weigh three things in this order: how faithfully each follows the request, how good it looks, and how free it
 is of flaws that give it away as generated. If a source picture is shown first, the request is to edit it, and
-what the request does not mention should have stayed as it was. Think it through between <think> and </think>. Then
-commit yourself with <answer>Image 1 is better</answer> or <answer>Image 2 is better</answer>."""
+what the request does not mention should have stayed as it was. Think it through between <think> and </think>.
+Then commit yourself with <answer>Image 1 is better</answer> or <answer>Image 2 is better</answer>."""
 
 
 @dataclass(frozen=True, kw_only=True)
