@@ -27,7 +27,7 @@ from deepgen.shapes.score import change_share, claim_credit, edit_credit, is_rig
 
 def edits() -> list[Edit]:
     rng = np.random.default_rng(5)
-    return [sample_edit(rng, kind, "train") for kind in EDIT_KINDS for _ in range(4)]
+    return [sample_edit(rng, kind, "train") for kind in EDIT_KINDS for _ in range(2)]
 
 
 @pytest.mark.parametrize("kind", CAPTION_KINDS)

@@ -17,8 +17,8 @@ from deepgen.rewards.reward import Candidate, Kind, Verdict
 RUBRIC = """Look at the picture and grade how well it serves this request: "{prompt}"
 
 Give two grades between 1 (very poor) and 5 (excellent), decimals allowed. The first is for alignment: does
-the picture show what the request names, with the right number, looks and arrangement? The second is for style:
-is it pleasant to look at, clean, and without broken details? Finish with exactly these two lines:
+the picture show what the request names, with the right number, looks and arrangement? The second is for
+style: is it pleasant to look at, clean, and without broken details? Finish with exactly these two lines:
 Alignment Score (1-5): <number>
 Style Score (1-5): <number>"""
 
