@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepgen.rewards.detector import box_of, instances, prepare
+from deepgen.rewards.detector import Detector, box_of, instances, prepare
 from deepgen.rewards.objects import Detection, relations, score_objects
 from deepgen.rewards.reward import Candidate, CannotJudge
 from deepgen.rewards.scorers.geneval import GenEval, GenEvalOptions
@@ -109,3 +109,52 @@ def test_a_picture_is_scaled_to_its_short_side_unless_it_is_too_long() -> None:
     assert prepare(Image.new("RGB", (100, 100))).shape == (3, 800, 800)
     assert prepare(Image.new("RGB", (400, 100))).shape == (3, 333, 1333)
     assert prepare(Image.new("RGB", (100, 100))).dtype == np.float32
+
+
+def test_the_detector_runs_a_mask2former_and_names_colors(tmp_path) -> None:
+    pytest.importorskip("scipy", reason="transformers' Mask2Former wants scipy; it is in the rl extra")
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    swin = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    widths = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32)
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=20,
+        num_labels=3,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        **widths,
+    )
+    torch.manual_seed(0)
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path)
+
+    class Tower:
+        def embed_texts(self, texts: list[str]) -> torch.Tensor:
+            return torch.eye(len(texts))
+
+        def embed_pictures(self, images: list[Image.Image]) -> torch.Tensor:
+            return torch.eye(10)[3:4]
+
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    detector = Detector(str(tmp_path), "cpu", Tower())  # pyright: ignore
+    names = set(detector.names.values())
+    found = detector(picture, 0.0, {"LABEL_0", "LABEL_1", "LABEL_2"})
+    assert found
+    for detection in found:
+        left, top, right, bottom = detection.box
+        assert 0 <= left < right <= 60
+        assert 0 <= top < bottom <= 40
+        assert (detection.name in names, detection.color) == (True, "green")
+    assert [d.confidence for d in found] == sorted((d.confidence for d in found), reverse=True)
+    assert detector(picture, 1.0, set()) == []

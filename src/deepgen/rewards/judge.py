@@ -133,6 +133,13 @@ class Judge:
             return error
 
 
+def calls_at_once(options: JudgeOptions) -> int:
+    """Calls of a few questions each that keep the judge busy; with more of them, each would wait for the others
+    and run into its time-out.
+    """
+    return max(2, options.concurrency // 4)
+
+
 def answer_in(said: str) -> str | None:
     """What stands in the last <answer> of a text, or None. What comes before it is thinking aloud."""
     found = re.findall(r"<answer>(.*?)</answer>", said, flags=re.DOTALL | re.IGNORECASE)

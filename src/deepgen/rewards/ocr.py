@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,13 @@ from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_
 
 
 class Reader(Protocol):
-    """Reads the lines of text in an RGB picture, in reading order."""
+    """Reads the lines of text in an RGB picture, in reading order.
+
+    Attributes:
+        version: the engine and how sure it has to be, in one word.
+    """
+
+    version: str
 
     def __call__(self, image: Image.Image) -> list[str]:
         """The lines, without empty ones."""
@@ -71,7 +78,8 @@ class RapidReader:
             from rapidocr import RapidOCR
         except ImportError as error:
             raise ImportError(f"reading text needs RapidOCR: pip install 'deepgen[rl]' ({error})") from error
-        self._engine = RapidOCR()
+        self._engine = RapidOCR(params={"Global.log_level": "warning"})
+        self.version = f"rapidocr-{metadata.version('rapidocr')}-{min_confidence:g}"
         self._min_confidence = min_confidence
         self._lock = threading.Lock()  # the engine keeps state between its three models
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, answer_in, number_in
+from deepgen.rewards.judge import Judge, JudgeOptions, answer_in, calls_at_once, number_in
 from deepgen.rewards.reward import Candidate, Kind, Verdict, missing_fields
 
 RUBRIC = """The last picture was made from the ones before it by carrying out this instruction: "{prompt}"
@@ -35,7 +35,7 @@ class InstructionFollowing:
 
     def __init__(self, options: InstructionFollowingOptions, connection: Connection | None = None) -> None:
         self.options = options
-        self.concurrency = options.concurrency
+        self.concurrency = calls_at_once(options)
         self._judge = Judge(options, RUBRIC, connection)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions
+from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
 from deepgen.rewards.ocr import targets_of, text_verdict
 from deepgen.rewards.reward import Candidate, CannotJudge, Kind, Verdict
 from deepgen.rewards.scorers.ocr import version_of
@@ -42,7 +42,7 @@ class OCRVLM:
 
     def __init__(self, options: OCRVLMOptions, connection: Connection | None = None) -> None:
         self.options = options
-        self.concurrency = options.concurrency
+        self.concurrency = calls_at_once(options)
         self._judge = Judge(options, RUBRIC, connection, needs_prompt=False)
 
     @property

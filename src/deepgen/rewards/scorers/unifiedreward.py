@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions
+from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
 from deepgen.rewards.reward import Candidate, Kind, Verdict
 
 RUBRIC = """Look at the picture and grade how well it serves this request: "{prompt}"
@@ -37,7 +37,7 @@ class UnifiedReward:
 
     def __init__(self, options: UnifiedRewardOptions, connection: Connection | None = None) -> None:
         self.options = options
-        self.concurrency = options.concurrency
+        self.concurrency = calls_at_once(options)
         self._judge = Judge(options, RUBRIC, connection)
 
     @property

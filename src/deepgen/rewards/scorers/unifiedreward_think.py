@@ -54,7 +54,7 @@ class UnifiedRewardThink:
 
     def __init__(self, options: UnifiedRewardThinkOptions, connection: Connection | None = None) -> None:
         self.options = options
-        self.concurrency = options.concurrency
+        self.concurrency = 2  # groups at once: one keeps the judge busy, the other fills its gaps
         self._judge = Judge(options, RUBRIC, connection)
 
     @property
