@@ -16,6 +16,10 @@ from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import VerdictCache, content_key
 from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
 from deepgen.rewards.reward import Candidate, RewardUnavailable, Verdict
+from deepgen.rewards.scorers import make_reward
+from deepgen.shapes.caption import Edit
+from deepgen.shapes.prompts import asked_of, prompt_rows
+from deepgen.shapes.render import render
 
 
 def raising(candidates: Sequence[Candidate]) -> list[Verdict]:
@@ -296,3 +300,25 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
     cache.get("a")
     cache.put("c", [Verdict(1.0)])
     assert [cache.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+
+
+# --- together ---
+
+
+def test_a_group_of_the_shapes_world_is_scored_from_its_prompt_row() -> None:
+    (row,) = prompt_rows(1, task="edit", kinds=("recolor",))
+    asked = asked_of(row.metadata)
+    assert isinstance(asked, Edit)
+    pictures = [render(asked.target), render(asked.source)]
+    group = [
+        Candidate(image=image, prompt=row.prompt, references=row.references, metadata=row.metadata)
+        for image in pictures
+    ]
+    rewards = {name: make_reward(name) for name in ("shapes", "shapes_kept", "preservation")}
+    panel = Panel(rewards, held_out=["shapes_kept"])
+    panel.submit(group, {"shapes": 0.7, "preservation": 0.3})
+    scores = panel.collect()
+    assert scores.valid.all()
+    assert scores.rewards[:, 0].tolist() == [1, 0]
+    assert scores.held_out[:, 0].tolist() == [1, 1]
+    assert scores.rewards[1, 1] == pytest.approx(1)

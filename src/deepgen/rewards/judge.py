@@ -134,8 +134,8 @@ class Judge:
 
 
 def calls_at_once(options: JudgeOptions) -> int:
-    """Calls of a few questions each that keep the judge busy; with more of them, each would wait for others and
-    run into its time-out.
+    """Calls of a few questions each that keep the judge busy; with more of them, each would wait for others
+    and run into its time-out.
     """
     return max(2, options.concurrency // 4)
 
