@@ -33,7 +33,17 @@ OPTIONAL = {
     *("bitsandbytes", "torchao", "xformers", "flash_attn", "deepspeed", "torchvision"),
     *("datasets", "webdataset", "pyarrow", "torchdata", "yaml"),
     *("matplotlib", "wandb", "tensorboard", "trackio"),
-    *("openai", "rapidocr", "fastapi", "uvicorn", "prometheus_client", "gradio", "mcp"),
+    *(
+        "openai",
+        "rapidocr",
+        "onnxruntime",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+        "gradio",
+        "mcp",
+    ),
 }
 
 
@@ -88,7 +98,14 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], ["generate", "--help"], ["train", "--help"], ["data", "inspect", "--help"]],
+    [
+        ["--version"],
+        ["--help"],
+        ["generate", "--help"],
+        ["train", "--help"],
+        ["data", "inspect", "--help"],
+        ["rewards", "serve", "--help"],
+    ],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:
     code = f"""

@@ -50,7 +50,10 @@ def serving(answer: Answer) -> Iterator[Server]:
             except OSError:
                 """A client that gave up is part of some tests."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Listener(ThreadingHTTPServer):
+        request_queue_size = 64  # a judge is asked many things at once
+
+    http = Listener(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     server = Server(f"http://127.0.0.1:{http.server_port}")
     thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)

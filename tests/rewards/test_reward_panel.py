@@ -16,6 +16,10 @@ from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import VerdictCache, content_key
 from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
 from deepgen.rewards.reward import Candidate, RewardUnavailable, Verdict
+from deepgen.rewards.scorers import make_reward
+from deepgen.shapes.caption import Edit
+from deepgen.shapes.prompts import asked_of, prompt_rows
+from deepgen.shapes.render import render
 
 
 def raising(candidates: Sequence[Candidate]) -> list[Verdict]:
@@ -166,7 +170,9 @@ def test_a_reward_that_fails_in_a_row_is_left_alone_then_probed() -> None:
         panel.submit([candidate(grey)], {"r": 1})
     scores = panel.collect()
     assert len(reward.calls) == 2
-    assert "not called, after failed calls in a row; the last reason: RewardUnavailable" in scores.words[4]["r"]
+    assert (
+        "not called, after failed calls in a row; the last reason: RewardUnavailable" in scores.words[4]["r"]
+    )
     assert scores.metrics["r/skipped_rate"] == 3 / 5
     is_dead[0] = False
     time.sleep(0.35)
@@ -200,7 +206,9 @@ def test_a_run_is_stopped_when_too_few_verdicts_have_a_score() -> None:
     panel.submit([candidate(0), candidate(1), candidate(2)], {"dead": 1})
     panel.collect()  # three verdicts decide nothing
     panel.submit([candidate(3)], {"dead": 1})
-    with pytest.raises(TooManyFailures, match=r"dead: 100% of its last 4 .* limit is 50%; .* nobody is there"):
+    with pytest.raises(
+        TooManyFailures, match=r"dead: 100% of its last 4 .* limit is 50%; .* nobody is there"
+    ):
         panel.collect()
 
 
@@ -267,7 +275,11 @@ def test_every_part_of_a_question_is_in_its_key() -> None:
         Candidate(image=base.image.resize((4, 16)), prompt="a", metadata=base.metadata),
     ]
     keys = {content_key("r", "1", [one]) for one in (base, *others)}
-    keys |= {content_key("s", "1", [base]), content_key("r", "2", [base]), content_key("r", "1", [base, base])}
+    keys |= {
+        content_key("s", "1", [base]),
+        content_key("r", "2", [base]),
+        content_key("r", "1", [base, base]),
+    }
     assert len(keys) == 9
     assert content_key("r", "1", [candidate(1, "a", targets=["x"])]) == content_key("r", "1", [base])
 
@@ -288,3 +300,25 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
     cache.get("a")
     cache.put("c", [Verdict(1.0)])
     assert [cache.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+
+
+# --- together ---
+
+
+def test_a_group_of_the_shapes_world_is_scored_from_its_prompt_row() -> None:
+    (row,) = prompt_rows(1, task="edit", kinds=("recolor",))
+    asked = asked_of(row.metadata)
+    assert isinstance(asked, Edit)
+    pictures = [render(asked.target), render(asked.source)]
+    group = [
+        Candidate(image=image, prompt=row.prompt, references=row.references, metadata=row.metadata)
+        for image in pictures
+    ]
+    rewards = {name: make_reward(name) for name in ("shapes", "shapes_kept", "preservation")}
+    panel = Panel(rewards, held_out=["shapes_kept"])
+    panel.submit(group, {"shapes": 0.7, "preservation": 0.3})
+    scores = panel.collect()
+    assert scores.valid.all()
+    assert scores.rewards[:, 0].tolist() == [1, 0]
+    assert scores.held_out[:, 0].tolist() == [1, 1]
+    assert scores.rewards[1, 1] == pytest.approx(1)

@@ -83,7 +83,10 @@ def test_a_hosted_reward_gives_the_verdicts_of_a_local_one() -> None:
 def test_pixels_arrive_unchanged_and_jpeg_nearly_so() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
     sent = Candidate(
-        image=Image.fromarray(noise), prompt="日本", references=(Image.new("RGB", (4, 4), "red"),), metadata={"k": [1]}
+        image=Image.fromarray(noise),
+        prompt="日本",
+        references=(Image.new("RGB", (4, 4), "red"),),
+        metadata={"k": [1]},
     )
     text = json.loads(json.dumps(candidate_to_json(sent, "png")))
     got = wire.candidate_from_json(text)
@@ -115,7 +118,9 @@ def test_one_bad_picture_does_not_cost_its_neighbours_their_scores() -> None:
     assert (reply["version"], reply["kind"], reply["range"]) == ("fake-1", "pointwise", [0, 1])
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(wire, "MAX_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "convert", lambda *a: pytest.fail("decoded"))
     buffer = BytesIO()
@@ -169,7 +174,7 @@ def test_a_reward_that_fails_is_an_answer_with_its_error(caplog) -> None:
 
 
 def test_a_service_that_is_not_there_is_known_at_the_start() -> None:
-    with pytest.raises(RewardUnavailable, match="does not answer .*3 tries"):
+    with pytest.raises(RewardUnavailable, match=r"does not answer .*3 tries"):
         remote("http://127.0.0.1:9")
     with pytest.raises(ValueError, match="must start with http"):
         make_reward("remote", url="localhost:18080")
@@ -217,12 +222,15 @@ def test_a_busy_service_is_asked_again_after_growing_pauses_and_a_refusal_is_fin
 def test_a_service_that_is_silent_is_given_up() -> None:
     with serving(lambda path, document: (time.sleep(1), (200, {}))[1]) as server:
         connection = Connection(url=server.url, timeout=0.1, retries=1, sleep=lambda seconds: None)
-        with pytest.raises(RewardUnavailable, match="does not answer .*2 tries"):
+        with pytest.raises(RewardUnavailable, match=r"does not answer .*2 tries"):
             connection.get("/x")
 
 
 def test_what_is_no_json_is_refused() -> None:
-    with serving(lambda path, document: (200, "<html>")) as server, pytest.raises(RewardUnavailable, match="<html>"):
+    with (
+        serving(lambda path, document: (200, "<html>")) as server,
+        pytest.raises(RewardUnavailable, match="<html>"),
+    ):
         remote(server.url)
 
 

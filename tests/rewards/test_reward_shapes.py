@@ -54,7 +54,9 @@ def test_a_candidate_without_a_claim_or_of_another_size_gets_no_score() -> None:
     assert "no claim or edit" in rubbish.words
     assert too_large.score is None
     assert "96x96" in too_large.words
-    (no_edit,) = make_reward("shapes_kept")([Candidate(image=render(scene), prompt="words", metadata=metadata)])
+    (no_edit,) = make_reward("shapes_kept")(
+        [Candidate(image=render(scene), prompt="words", metadata=metadata)]
+    )
     assert no_edit.score is None
 
 
@@ -62,5 +64,5 @@ def test_everything_wrong_with_a_rewards_options_is_said_at_once() -> None:
     with pytest.raises(ValueError, match="unknown option 'speed'") as caught:
         make_reward("shapes", credit="some", speed=3)
     assert "credit must be exact or partial, got 'some'" in str(caught.value)
-    with pytest.raises(ValueError, match="unknown reward 'beauty'; known: .*shapes"):
+    with pytest.raises(ValueError, match=r"unknown reward 'beauty'; known: .*shapes"):
         make_reward("beauty")

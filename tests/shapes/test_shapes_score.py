@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from deepgen.data.sources import make_source
-from deepgen.shapes.caption import CAPTION_KINDS, EDIT_KINDS, Edit, from_json, sample_claim, sample_edit, to_json
+from deepgen.shapes.caption import (
+    CAPTION_KINDS,
+    EDIT_KINDS,
+    Edit,
+    from_json,
+    sample_claim,
+    sample_edit,
+    to_json,
+)
 from deepgen.shapes.prompts import asked_of, prompt_row, prompt_rows
 from deepgen.shapes.read import Reading, read
 from deepgen.shapes.render import render
@@ -19,7 +27,7 @@ from deepgen.shapes.score import change_share, claim_credit, edit_credit, is_rig
 
 def edits() -> list[Edit]:
     rng = np.random.default_rng(5)
-    return [sample_edit(rng, kind, "train") for kind in EDIT_KINDS for _ in range(4)]
+    return [sample_edit(rng, kind, "train") for kind in EDIT_KINDS for _ in range(2)]
 
 
 @pytest.mark.parametrize("kind", CAPTION_KINDS)
@@ -36,7 +44,9 @@ def test_an_edit_survives_json_down_to_the_pixels() -> None:
         assert np.array_equal(render(again.source), render(edit.source))
 
 
-@pytest.mark.parametrize("values", [{}, {"kind": "single"}, {"source": 1}, {"objects": [{"wings": 2}], "kind": "x"}])
+@pytest.mark.parametrize(
+    "values", [{}, {"kind": "single"}, {"source": 1}, {"objects": [{"wings": 2}], "kind": "x"}]
+)
 def test_json_that_is_no_claim_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no claim or edit"):
         from_json(values)
@@ -51,7 +61,13 @@ def neighbours(scene: Scene) -> list[Scene]:
     ]
     more = sample_scene(rng, 1).objects[0]
     extra = [replace(scene, objects=(*scene.objects, more))] if more.cell in scene.free_cells else []
-    return [scene, replace(scene, objects=scene.objects[1:]), replace(scene, background="brown"), *changed, *extra]
+    return [
+        scene,
+        replace(scene, objects=scene.objects[1:]),
+        replace(scene, background="brown"),
+        *changed,
+        *extra,
+    ]
 
 
 @pytest.mark.parametrize("kind", CAPTION_KINDS)
@@ -92,7 +108,9 @@ def test_a_claims_credit_counts_parts_and_takes_off_what_is_extra() -> None:
     claim, scene = sample_claim(np.random.default_rng(4), "two", "train")
     first, second = scene.objects
     one = Reading(background="white", objects=(first,))
-    wrong_color = Reading(background="white", objects=(first, replace(second, color="pink", shape=second.shape)))
+    wrong_color = Reading(
+        background="white", objects=(first, replace(second, color="pink", shape=second.shape))
+    )
     smear = Reading(background="white", objects=(first, second), unreadable_cells=(8,))
     nowhere = Reading(background=None, objects=(first, second))
     assert second.color != "pink"

@@ -1,4 +1,4 @@
-"""`deepgen rewards`: which rewards there are, what one says of a picture, and serving them to other machines."""
+"""`deepgen rewards`: the rewards there are, what one says of a picture, and serving them elsewhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ListRewards:
             return 0
         print(f"{'name':22}  {'kind':9}  {'range':14}  {'needs':22}  measures")
         for row in rows:
-            low, high = ("" if bound is None else f"{bound:g}" for bound in row["range"])
+            low, high = ("" if bound is None else f"{bound:.3g}" for bound in row["range"])
             span = f"{low or '-inf'} to {high or 'inf'}"
             needs = ", ".join(row["needs"]) or "-"
             print(f"{row['name']:22}  {row['kind']:9}  {span:14}  {needs:22}  {row['about']}")
@@ -108,7 +108,7 @@ class ServeRewards:
     port: int = 18080
     """The port to listen on."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME.OPTION=VALUE")] = ()
-    """An option of a reward, such as ocr.language=ch; with one reward, its name may be left out."""
+    """An option of a reward, such as ocr.min_confidence=0.3; with one reward, its name may be left out."""
     max_batch: int = 64
     """Candidates a request may hold."""
     max_body_mib: int = 256

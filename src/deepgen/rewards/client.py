@@ -58,7 +58,9 @@ class RemoteReward:
     needs: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
-    _declares = False  # a subclass that says what it is sets this, and a service that says otherwise is refused
+    _declares = (
+        False  # a subclass that says what it is sets this, and a service that says otherwise is refused
+    )
 
     def __init__(self, options: RemoteOptions, connection: Connection | None = None) -> None:
         self.options = options
@@ -99,7 +101,7 @@ class RemoteReward:
         if reply.get("version") != self._version:
             raise RewardUnavailable(
                 f"{self.options.url} now answers as version {reply.get('version')!r} and was "
-                f"{self._version!r} at the start; scores of two versions are not mixed, so restart one of the two"
+                f"{self._version!r} at the start; scores of two versions are not mixed, so restart either"
             )
         if len(reply["verdicts"]) != len(batch):
             raise RewardUnavailable(
@@ -113,7 +115,7 @@ class RemoteReward:
         if not isinstance(served, Mapping) or not served:
             raise RewardUnavailable(f"{self.options.url} is no reward service: {str(health)[:120]!r}")
         name = self.options.reward or (next(iter(served)) if len(served) == 1 else None)
-        if name not in served:
+        if name is None or name not in served:
             wanted = "say which reward" if name is None else f"there is no reward {name!r}"
             raise ValueError(f"{self.options.url}: {wanted}; it serves: {', '.join(served)}")
         return name, served[name]

@@ -97,7 +97,7 @@ class Connection:
         if retry_after is not None and retry_after.isdigit():
             return min(float(retry_after), self.longest_backoff)
         longest = min(self.backoff * 2**attempt, self.longest_backoff)
-        return longest * (0.5 + 0.5 * random.random())  # noqa: NPY002
+        return longest * (0.5 + 0.5 * random.random())
 
 
 def _excerpt(error: urllib.error.HTTPError) -> str:

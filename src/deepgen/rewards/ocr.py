@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import CannotJudge, Candidate, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, Verdict
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
 
 
 class Reader(Protocol):
-    """Reads the lines of text in an RGB picture, in reading order."""
+    """Reads the lines of text in an RGB picture, in reading order.
+
+    Attributes:
+        version: the engine and how sure it has to be, in one word.
+    """
+
+    version: str
 
     def __call__(self, image: Image.Image) -> list[str]:
         """The lines, without empty ones."""
@@ -52,8 +59,9 @@ def text_verdict(targets: Sequence[str], lines: Sequence[str], config: MatchConf
     """The match as a verdict; its words are "exact" or what was missed, and what was read."""
     match = match_text(targets, lines, config)
     kind = (
-        "exact" if match.is_exact else f"letters {match.similarity:.2f}, order {match.order:.2f}, "
-        f"extra {match.extra:.2f}"
+        "exact"
+        if match.is_exact
+        else f"letters {match.similarity:.2f}, order {match.order:.2f}, extra {match.extra:.2f}"
     )
     return Verdict(match.score, f"{kind}; read {' / '.join(lines)!r}")
 
@@ -70,7 +78,8 @@ class RapidReader:
             from rapidocr import RapidOCR
         except ImportError as error:
             raise ImportError(f"reading text needs RapidOCR: pip install 'deepgen[rl]' ({error})") from error
-        self._engine = RapidOCR()
+        self._engine = RapidOCR(params={"Global.log_level": "warning"})
+        self.version = f"rapidocr-{metadata.version('rapidocr')}-{min_confidence:g}"
         self._min_confidence = min_confidence
         self._lock = threading.Lock()  # the engine keeps state between its three models
 
@@ -83,7 +92,7 @@ class RapidReader:
 
 
 def boxes_of(corners: Any, texts: Any, scores: Any, min_confidence: float) -> list[TextBox]:
-    """What the engine returns, as boxes: corners (N, 4, 2), texts and confidences, all None where it found none."""
+    """What the engine returns, as boxes: corners (N, 4, 2), texts, confidences; None where it found none."""
     if corners is None or texts is None:
         return []
     boxes = []

@@ -118,7 +118,11 @@ class Panel:
     """
 
     def __init__(
-        self, rewards: Mapping[str, Reward], *, held_out: Sequence[str] = (), config: PanelConfig | None = None
+        self,
+        rewards: Mapping[str, Reward],
+        *,
+        held_out: Sequence[str] = (),
+        config: PanelConfig | None = None,
     ) -> None:
         config = config or PanelConfig()
         unknown = [name for name in held_out if name not in rewards]
@@ -166,8 +170,8 @@ class Panel:
         """Wait for everything submitted since the last time, and line it up.
 
         The metrics of each reward called: `failure_rate` (verdicts without a score / asked for), `mean` and
-        `std` of its scores, `latency` (mean seconds of a call), `cached_rate`, `skipped_rate` (the breaker was
-        open), and for judges `parse_rate` (answers in the form asked for / questions).
+        `std` of its scores, `latency` (mean seconds of a call), `cached_rate`, `skipped_rate` (the breaker
+        was open), and for judges `parse_rate` (answers in the form asked for / questions).
 
         Raises:
             TooManyFailures: a reward that is trained on fails more often than `failure_limit`.
@@ -270,9 +274,7 @@ class _Desk:
         asked = counts["asked"]
         if not asked:
             return {}
-        metrics = {
-            f"{kind}_rate": counts[kind] / asked for kind in ("failed", "cached", "skipped")
-        }
+        metrics = {f"{kind}_rate": counts[kind] / asked for kind in ("failed", "cached", "skipped")}
         metrics["failure_rate"] = metrics.pop("failed_rate")
         if counts["calls"]:
             metrics["latency"] = seconds / counts["calls"]
@@ -315,7 +317,7 @@ class _Desk:
             logger.warning("reward %s failed: %s", self._name, reason)
 
     def _finish(self, call: _Call, verdicts: list[Verdict], outcome: Callable[[], None] | None) -> bool:
-        """Deliver and tell the breaker, unless the call has been given up already; whether it was delivered."""
+        """Deliver and tell the breaker, unless the call was given up already; whether it was delivered."""
         with self._lock:
             if call.future.done():
                 return False
@@ -346,7 +348,9 @@ class _Desk:
         if not self._breaker.admits():
             with self._lock:
                 self._counts["skipped"] += len(able)
-            skipped = Verdict(None, f"not called, after failed calls in a row; the last reason: {self._call_failure}")
+            skipped = Verdict(
+                None, f"not called, after failed calls in a row; the last reason: {self._call_failure}"
+            )
             return [verdicts.get(i, skipped) for i in range(len(candidates))], False
         version = self._reward.version
         is_pointwise = self._reward.kind == "pointwise"
@@ -379,7 +383,9 @@ class _Desk:
 
     def _within_range(self, verdict: Verdict) -> Verdict:
         low, high = self._reward.low, self._reward.high
-        slack = 1e-4 * max(1.0, abs(low) if np.isfinite(low) else 1.0, abs(high) if np.isfinite(high) else 1.0)
+        slack = 1e-4 * max(
+            1.0, abs(low) if np.isfinite(low) else 1.0, abs(high) if np.isfinite(high) else 1.0
+        )
         if verdict.score is None or low - slack <= verdict.score <= high + slack:
             return verdict
         return Verdict(None, f"the score {verdict.score} is outside the declared range {low} to {high}")

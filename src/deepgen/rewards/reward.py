@@ -94,7 +94,7 @@ class CannotJudge(ValueError):
 class EachAlone:
     """Base of rewards that judge one candidate at a time.
 
-    A subclass writes `judge` and changes the attributes that differ; whatever `judge` refuses with CannotJudge
+    A subclass writes `judge` and changes the attributes that differ; what `judge` refuses with CannotJudge
     becomes a verdict without a score.
     """
 

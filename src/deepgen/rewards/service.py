@@ -10,16 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
 from deepgen.rewards.wire import candidate_from_json, describe, verdict_to_json
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from starlette.requests import Request
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +36,8 @@ class Refusal(Exception):
         self.status = status
 
 
-def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None) -> FastAPI:
-    """The application, for uvicorn or any other ASGI server; ImportError says what to install."""
+def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None) -> Any:
+    """The FastAPI application, for uvicorn or any other ASGI server; ImportError says what to install."""
     try:
         from fastapi import FastAPI
         from starlette.concurrency import run_in_threadpool
@@ -53,10 +49,10 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
     host = Host(rewards, config)
     app = FastAPI(title="deepgen rewards", openapi_url=None)
 
-    async def health(request: Request) -> JSONResponse:
+    async def health(request: Any) -> JSONResponse:
         return JSONResponse(host.health())
 
-    async def score(request: Request) -> JSONResponse:
+    async def score(request: Streamed) -> JSONResponse:
         try:
             body = await _read_body(request, config.max_body_mib << 20)
             return JSONResponse(await run_in_threadpool(host.score, body))
@@ -68,7 +64,15 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
     return app
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+class Streamed(Protocol):
+    """A request whose body comes in pieces."""
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The pieces."""
+        ...
+
+
+async def _read_body(request: Streamed, limit: int) -> bytes:
     """The body, read no further than the limit, whatever its header claims."""
     body = bytearray()
     async for chunk in request.stream():

@@ -29,7 +29,7 @@ _PAIRS = (
     ("〝", "〞"),
 )
 _QUOTED = re.compile(
-    "|".join(f"{opening}([^{opening}{closing}]+){closing}" for opening, closing in _PAIRS)
+    "|".join(f"{opening}([^{opening}{closing}]*){closing}" for opening, closing in _PAIRS)
     + r"|(?<!\w)'(?=\S)([^']+?)(?<=\S)'(?!\w)|(?<!\w)‘(?=\S)([^‘]+?)(?<=\S)’(?!\w)"
 )
 _TAKEN = "\0"  # stands for text another target has claimed; equal to no letter
@@ -40,14 +40,14 @@ def quoted_spans(prompt: str) -> list[str]:
 
     Quotes inside quotes belong to the outer ones.
     """
-    spans = (next(filter(None, match.groups())).strip() for match in _QUOTED.finditer(prompt))
+    spans = (next(filter(None, match.groups()), "").strip() for match in _QUOTED.finditer(prompt))
     return [span for span in spans if span]
 
 
 def normalize(text: str, *, is_case_sensitive: bool = False, keeps_punctuation: bool = False) -> str:
     """The letters that count: NFKC, without white space, by default without case and punctuation.
 
-    Letters of every script stay, and so do signs such as "%", "+" and "€". A text of punctuation alone keeps it.
+    Letters of every script stay, and so do signs such as "%", "+" and "€". Punctuation alone is kept.
     """
     text = unicodedata.normalize("NFKC", text)
     if not is_case_sensitive:
@@ -55,7 +55,9 @@ def normalize(text: str, *, is_case_sensitive: bool = False, keeps_punctuation: 
     text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
     if keeps_punctuation:
         return text
-    bare = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P") or letter in "%&@#")
+    bare = "".join(
+        letter for letter in text if not unicodedata.category(letter).startswith("P") or letter in "%&@#"
+    )
     return bare or text
 
 
@@ -71,7 +73,10 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def locate(target: str, text: str) -> tuple[int, int, int]:
-    """Where a target is most nearly found in a text: (edit distance, start, end); the first such place.
+    """Where a target is most nearly found in a text: (edit distance, start, end).
+
+    Of equally good places the one whose length is nearest to the target's, then the first: a letter that was
+    read wrongly belongs to its word.
 
     Sellers' algorithm: Levenshtein distance to the best substring, which may begin and end anywhere.
     """
@@ -88,8 +93,7 @@ def locate(target: str, text: str) -> tuple[int, int, int]:
                     (row[-1][0] + 1, row[-1][1]),
                 )
             )
-        if row[-1][0] < best[0]:
-            best = (row[-1][0], row[-1][1], end)
+        best = min(best, (*row[-1], end), key=lambda b: (b[0], abs(b[2] - b[1] - len(target))))
     return best
 
 
@@ -199,8 +203,8 @@ class TextBox:
 
 
 def reading_order(boxes: Sequence[TextBox]) -> list[str]:
-    """The texts row by row from the top, each row from the left; boxes that overlap by half their height share
-    a row.
+    """The texts row by row from the top, each row from the left; boxes that overlap by half their height
+    share a row.
     """
     rows: list[list[TextBox]] = []
     for box in sorted(boxes, key=lambda b: (b.top + b.bottom) / 2):

@@ -1,6 +1,7 @@
 """How candidates and verdicts travel: JSON, pictures as base64 of a file format, never a pickle.
 
-    request   {"reward": name, "candidates": [{"image": base64, "prompt", "references": [base64], "metadata"}]}
+    request   {"reward": name, "candidates":
+              [{"image": base64, "prompt", "references": [base64], "metadata"}]}
     reply     {"reward", "version", "kind", "needs", "range": [low, high], "verdicts":
               [{"score": number or null, "words", "num_questions", "num_answers"}]}
 
@@ -29,7 +30,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def encode_picture(image: Image.Image, picture_format: PictureFormat) -> bytes:
-    """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that would see no difference."""
+    """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that see no difference."""
     buffer = BytesIO()
     if picture_format == "png":
         image.convert("RGB").save(buffer, "PNG", compress_level=1)
@@ -51,7 +52,9 @@ def decode_picture(text: Any) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
             image = Image.open(BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise CannotJudge(f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit")
+            raise CannotJudge(
+                f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit"
+            )
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, CannotJudge):
@@ -62,7 +65,9 @@ def decode_picture(text: Any) -> Image.Image:
 def candidate_to_json(candidate: Candidate, picture_format: PictureFormat) -> dict[str, Any]:
     """One candidate of a request."""
     images = (candidate.image, *candidate.references)
-    first, *references = (base64.b64encode(encode_picture(image, picture_format)).decode() for image in images)
+    first, *references = (
+        base64.b64encode(encode_picture(image, picture_format)).decode() for image in images
+    )
     return {
         "image": first,
         "prompt": candidate.prompt,
@@ -116,7 +121,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def verdict_from_json(values: Any) -> Verdict:
-    """A verdict of a reply; one that is NaN is a verdict without a score, one that is none of the kind an error."""
+    """A verdict of a reply; NaN is a verdict without a score, what is no verdict an error."""
     if not isinstance(values, Mapping) or "score" not in values:
         raise RewardUnavailable(f"a verdict is an object with a score, got {str(values)[:80]!r}")
     score, counts = values["score"], [values.get(key, 0) for key in ("num_questions", "num_answers")]

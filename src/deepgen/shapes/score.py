@@ -24,7 +24,7 @@ def is_right(claim: Claim, reading: Reading) -> bool:
 
 
 def kept_share(edit: Edit, reading: Reading) -> float | None:
-    """Share of the objects both scenes have that were read again in their place; None where they share none."""
+    """Share of the objects both scenes have that were read again in place; None where they share none."""
     same = [o for o in edit.source.objects if o in edit.target.objects]
     return sum(o in reading.objects for o in same) / len(same) if same else None
 
@@ -67,7 +67,7 @@ def edit_credit(edit: Edit, reading: Reading) -> float:
 
 
 def change_share(edit: Edit, reading: Reading) -> float:
-    """Share of the cells to be changed that are as the edit wants them; of the background, where that is it."""
+    """Share of the cells to be changed that are as the edit wants them; or whether the background is."""
     if edit.kind == "background":
         return float(reading.background == edit.target.background)
     wanted = {claim.cell: claim for claim in edit.claim.objects}

@@ -1,7 +1,7 @@
 """Whether the text a prompt asks for can be read in the picture.
 
-What to look for comes from `targets` in the prompt's row, or else from the quotes in the prompt. A prompt with
-neither gets no score.
+What to look for comes from `targets` in the prompt's row, or else from the quotes in the prompt. A prompt
+with neither gets no score.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OCR(EachAlone):
     def __init__(self, options: OCROptions, reader: Reader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
-        self.version = f"ocr-1-{version_of(options)}-confidence{options.min_confidence:g}"
+        self.version = f"ocr-1-{version_of(options)}-{self._reader.version}"
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Reads the picture; its words say "exact" where every letter is right."""

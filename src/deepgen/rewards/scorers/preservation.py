@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import CannotJudge, Candidate, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
 from deepgen.rewards.wire import decode_picture, encode_picture
 
 _BLOCKS = 16  # blocks along each side
@@ -88,9 +88,7 @@ class Preservation(EachAlone):
         is_edited = np.zeros(means.size, dtype=bool)
         is_edited[order] = means.ravel()[order] > self.options.threshold
         padded = np.pad(is_edited.reshape(means.shape), 1)
-        grown = np.any(
-            [padded[y : y + _BLOCKS, x : x + _BLOCKS] for y in range(3) for x in range(3)], axis=0
-        )
+        grown = np.any([padded[y : y + _BLOCKS, x : x + _BLOCKS] for y in range(3) for x in range(3)], axis=0)
         if grown.mean() > self.options.largest_region:  # growing must not pass the limit either
             grown = is_edited.reshape(means.shape)
         return grown[rows[:, None], columns[None]]

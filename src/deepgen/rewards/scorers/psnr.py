@@ -1,4 +1,4 @@
-"""How near a picture is to its first reference: for reconstruction, or for an edit that should change little."""
+"""How near a picture is to its first reference: for reconstruction, or an edit that should change little."""
 
 from __future__ import annotations
 

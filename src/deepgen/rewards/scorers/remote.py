@@ -1,4 +1,4 @@
-"""Any reward that a service offers: start it there with `deepgen rewards serve NAME`, name its address here."""
+"""Any reward that a service offers: start it with `deepgen rewards serve NAME`, name its address here."""
 
 from __future__ import annotations
 

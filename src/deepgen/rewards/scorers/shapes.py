@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from deepgen.rewards.reward import CannotJudge, Candidate, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
 from deepgen.shapes.caption import Claim, Edit
 from deepgen.shapes.prompts import asked_of
 from deepgen.shapes.read import Reading, read
@@ -25,7 +25,7 @@ class ShapesOptions:
 
 
 class Shapes(EachAlone):
-    """1 where every stated property holds and nothing extra is there; of an edit, where the scene is the target."""
+    """1 where every stated property holds and nothing is extra; of an edit, where the scene is the target."""
 
     needs = ("shapes",)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.reward import CannotJudge, Candidate, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
 from deepgen.rewards.scorers.shapes import asked_and_read, in_words
 from deepgen.shapes.caption import Claim
 from deepgen.shapes.score import keeping_share

@@ -32,7 +32,8 @@ class TextEdit(EachAlone):
     def __init__(self, options: TextEditOptions, reader: Reader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
-        self.version = f"text-edit-1-{version_of(options)}-absent{options.absent_threshold:g}"
+        kind = f"{version_of(options)}-absent{options.absent_threshold:g}"
+        self.version = f"text-edit-1-{kind}-{self._reader.version}"
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Reads the result; old text that is part of the new one may stay there."""
