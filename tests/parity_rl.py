@@ -181,7 +181,7 @@ def check_nft(goldens: Goldens, pipe: Any, section: Section) -> None:
 
 
 def check_rollout(goldens: Goldens, pipe: Any, section: Section) -> None:
-    """Whole rollouts of the recorded model, from the recorded noise: latents, log-probs and the first image."""
+    """Whole rollouts of the recorded model from the recorded noise: latents, log-probs, the first image."""
     golden, entry = goldens.tensors("rl_rollout"), goldens.section("rl_rollout")
     texts: list[str] = entry["prompts"]
     for case in sorted({key.removesuffix(".init_noise") for key in golden if key.endswith(".init_noise")}):

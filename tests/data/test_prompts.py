@@ -88,7 +88,7 @@ datasets:
   - {name: none, path: gone.txt, shapes: edit, rewards: ocr}
 """
     )
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"8 problem\(s\)") as error:
         open_prompts(file)
     said = str(error.value)
     for words in (

@@ -14,14 +14,17 @@ from safetensors.torch import load_file
 from small_runs import small
 
 from deepgen.diffusion.noise_levels import sample_density
-from deepgen.recipes import recipe, run
+from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.recipes import export, recipe, run
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.noise_levels import density
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import stratified
-from deepgen.train.supervised import DropoutConfig, SupervisedStage
+from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage, fresh_connector
 
 
 def build(mixture: Path, name: str = "alignment", **options: Any) -> SupervisedStage:
@@ -258,3 +261,36 @@ def test_on_a_cpu_16_bits_are_for_frozen_weights_only(name, mixture) -> None:
         torch.manual_seed(0)
         stage.loss(batch).loss.backward()
     assert_close(gradients(narrow), gradients(wide))
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("num_think_tokens=0",), ("variant=last_hidden",), ("tap_stride=6",)]
+)
+def test_a_fresh_connector_of_another_shape_is_trained_and_exported(options, mixture, tmp_path) -> None:
+    changes = small(mixture, new_connector="true", connector_options=",".join(options))
+    run("alignment", tmp_path / "run", overrides=changes)
+    export(tmp_path / "run", tmp_path / "out", what="folder")
+    pipe = DeepGenPipeline.from_pretrained(tmp_path / "out")
+    for option in options:
+        name, _, value = option.partition("=")
+        assert str(pipe.connector.config[name]) == value
+
+
+def connector_of(config: SupervisedConfig, options: tuple[str, ...]) -> StackedChannelBridge:
+    changed = replace(config, connector_options=options)
+    return fresh_connector(StackedChannelBridge(**DEEPGEN_TINY.connector), changed.connector_options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("think_tokens=4",), "has no 'think_tokens'"),
+        (("num_think_tokens=many",), "of type int"),
+        (("num_think_tokens",), "not name=value"),
+    ],
+)
+def test_a_connector_option_that_cannot_be_is_refused(options, words) -> None:
+    config = recipe("alignment")
+    assert isinstance(config, SupervisedConfig)
+    with pytest.raises(ValueError, match=words):
+        connector_of(replace(config, new_connector=True), options)

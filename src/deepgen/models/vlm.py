@@ -220,6 +220,8 @@ class DeepGenVLM(Qwen2_5_VLModel):
             rotary = (cosine[:, :length], sine[:, :length])
             mask = self._attention_mask(real[:, :length])
             prompt = self._run_layers(embeds[:, :length], mask, rotary, taps, cache)
+        if queries == 0:
+            return prompt
         rotary = (cosine[:, length:], sine[:, length:])
         think = self._run_layers(embeds[:, length:], self._think_mask(real, queries), rotary, taps, cache)
         return torch.cat([prompt, think], dim=1)

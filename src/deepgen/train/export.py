@@ -9,7 +9,7 @@ import torch
 
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
-from deepgen.train.supervised import SupervisedConfig, prepare_parts
+from deepgen.train.supervised import SupervisedConfig, fresh_connector, prepare_parts
 
 Weights = Literal["ema", "raw"]
 
@@ -29,6 +29,8 @@ def load_trained(config: SupervisedConfig, run_dir: Path, weights: Weights = "em
     snapshot = read_checkpoint_folder(latest_checkpoint(run_dir))
     values = snapshot.ema if weights == "ema" and snapshot.ema else snapshot.model
     pipe = DeepGenPipeline.from_pretrained(config.model)
+    if config.connector_options:  # its sizes are not the model's
+        pipe.register_modules(connector=fresh_connector(pipe.connector, config.connector_options))
     objective = prepare_parts(config, pipe)
     parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     if parameters.keys() != values.keys():

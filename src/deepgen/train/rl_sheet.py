@@ -68,13 +68,8 @@ def _tile(picture: Image.Image, words: str, color: tuple[int, int, int]) -> Imag
     left, top = (_TILE - shown.width) // 2 + _MARGIN, (_TILE - shown.height) // 2 + _MARGIN
     tile = Image.new("RGB", (_TILE + 2 * _MARGIN, _TILE + _LINE + 2 * _MARGIN), "white")
     draw = ImageDraw.Draw(tile)
-    frame = (
-        left - _MARGIN,
-        top - _MARGIN,
-        left + shown.width + _MARGIN - 1,
-        top + shown.height + _MARGIN - 1,
-    )
-    draw.rectangle(frame, fill=color)
+    right, bottom = left + shown.width + _MARGIN - 1, top + shown.height + _MARGIN - 1
+    draw.rectangle((left - _MARGIN, top - _MARGIN, right, bottom), fill=color)
     tile.paste(shown, (left, top))
     draw.text((2, _TILE + 2 * _MARGIN), words[:24], fill=color)
     return tile

@@ -73,6 +73,7 @@ class SupervisedConfig(TrainConfig):
 
     model: str = "tiny"  # what to start from: a name, folder or file, as for `deepgen generate --model`
     new_connector: bool = False  # begin with a fresh connector instead of the model's
+    connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
     data: Path | None = None  # a mixture file, or a folder of pictures with captions
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
@@ -102,6 +103,11 @@ class SupervisedConfig(TrainConfig):
             raise ValueError(
                 "global_batch_size and micro_batch_size must be at least 1, num_workers at least 0"
             )
+        if self.connector_options and not self.new_connector:
+            raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
+        wrong = [option for option in self.connector_options if "=" not in option]
+        if wrong:
+            raise ValueError(f"connector option {wrong[0]!r} is not name=value; try num_think_tokens=64")
         if not any((self.trains_connector, self.trains_transformer, self.vlm_lora, self.transformer_lora)):
             raise ValueError("nothing to train: switch on connector, transformer or a LoRA")
         if self.trains_transformer and self.transformer_lora:
@@ -119,7 +125,7 @@ class SupervisedConfig(TrainConfig):
         mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
         pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
         if self.new_connector:
-            pipe.register_modules(connector=StackedChannelBridge.from_config(pipe.connector.config))
+            pipe.register_modules(connector=fresh_connector(pipe.connector, self.connector_options))
         return SupervisedStage(self, processes, pipe, mixture or _folder(self, data, pipe))
 
     def dtype(self, device: torch.device) -> torch.dtype:
@@ -315,6 +321,30 @@ class SupervisedStage:
     def autocast(self) -> AbstractContextManager:
         """Arithmetic in the stage's type, while what is trained stays in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def fresh_connector(like: StackedChannelBridge, options: Sequence[str] = ()) -> StackedChannelBridge:
+    """A connector with new weights.
+
+    Args:
+        like: whose sizes it has.
+        options: fields of the config that differ, as `name=value`.
+
+    Raises:
+        ValueError: no such field, or a value of another kind.
+    """
+    config = dict(like.config)
+    for option in options:
+        name, _, value = option.partition("=")
+        if name.startswith("_") or name not in config:
+            known = ", ".join(key for key in config if not key.startswith("_"))
+            raise ValueError(f"a connector has no {name!r}; known: {known}")
+        try:
+            config[name] = type(config[name])(value)
+        except ValueError as error:
+            kind = type(config[name]).__name__
+            raise ValueError(f"{name} of a connector is of type {kind}, got {value!r}") from error
+    return StackedChannelBridge(**{key: value for key, value in config.items() if not key.startswith("_")})
 
 
 def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:

@@ -1,0 +1,150 @@
+"""What makes the connector work: fresh connectors of other shapes, trained by stage 1 on the small model.
+
+    python tools/ablation.py OUTPUT [--steps 300] [--seeds 0 1 2] [--cache FOLDER --data MIXTURE]
+
+VLM, DiT and VAE are those of `tiny` and frozen; every row gets the same samples, noise and steps, and is
+measured on held-out rows at eight fixed noise levels. A row that is there already is not run again, so the
+command can be interrupted. Writes `ablation.json` and `ablation.md` into OUTPUT.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from tyro.conf import Positional, arg
+
+from deepgen.data.mixture import open_mixture
+from deepgen.recipes import recipe
+from deepgen.train.loop import train
+from deepgen.train.optim import OptimConfig
+from deepgen.train.parallel import Processes
+from deepgen.train.supervised import SupervisedConfig
+from deepgen.train.validation import Validation, ValidationConfig
+
+# The small VLM has five layers, so five taps are all there are.
+ROWS = {
+    "as shipped: 3 taps, 8 think tokens": (),
+    "last hidden state": ("variant=last_hidden",),
+    "1 tap": ("tap_stride=6",),
+    "5 taps": ("tap_stride=1",),
+    "no think tokens": ("num_think_tokens=0",),
+    "16 think tokens": ("num_think_tokens=16",),
+    "32 think tokens": ("num_think_tokens=32",),
+}
+HELD_OUT = """\
+seed: 1
+image: {rule: fix_pixels, image_size: 96, unit: 32}
+tasks:
+  edit:
+    ratio: 1
+    sources:
+      edits: {source: shapes, rows: 64, task: edit, seed: 91}
+  generate:
+    ratio: 2
+    sources:
+      captions: {source: shapes, rows: 128, seed: 91}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Run what is missing and write the table."""
+
+    output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
+    data: Path
+    """A mixture of the small world, and its cache."""
+    cache: Path | None = None
+    steps: int = 300
+    batch_size: int = 48
+    lr: float = 1e-3
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def run(self) -> None:
+        """One row after the other, all of a seed before the next seed."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "held_out.yaml").write_text(HELD_OUT)
+        file = self.output / "ablation.json"
+        results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        for seed in self.seeds:
+            for name, options in ROWS.items():
+                if str(seed) in results.get(name, {}):
+                    continue
+                results.setdefault(name, {})[str(seed)] = self._run(options, seed)
+                file.write_text(json.dumps(results, indent=1) + "\n")
+                (self.output / "ablation.md").write_text(self.table(results) + "\n")
+                print(name, seed, results[name][str(seed)], flush=True)
+
+    def _run(self, options: tuple[str, ...], seed: int) -> dict[str, float]:
+        config = recipe("alignment")
+        assert isinstance(config, SupervisedConfig)
+        config = replace(
+            config,
+            model="tiny",
+            new_connector=True,
+            connector_options=options,
+            data=self.data,
+            cache=self.cache,
+            seed=seed,
+            num_steps=self.steps,
+            global_batch_size=self.batch_size,
+            micro_batch_size=self.batch_size,
+            num_workers=0,
+            device="cpu",
+            num_threads=1,
+            ema_decay=None,
+            save_every=self.steps,
+            log_every=50,
+            optim=OptimConfig(lr=self.lr, muon_lr=None, warmup_steps=30, decay_share=0.7),
+            validation=ValidationConfig(
+                data=self.output / "held_out.yaml", every=10**6, num_samples=96, num_pictures=0
+            ),
+        )
+        folder = self.output / f"{'-'.join(options).replace('=', '') or 'shipped'}-{seed}"
+        started = time.perf_counter()
+        train(config, folder, resume=any(folder.glob("step-*")))
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        last = {key: value for key, value in lines[-1].items() if key.startswith("validation/")}
+        return {
+            "generate": last["validation/generate"],
+            "edit": last["validation/edit"],
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+    def table(self, results: dict[str, Any]) -> str:
+        """Markdown: mean and standard deviation over the seeds."""
+        lines = ["| connector | loss, captions | loss, edits | seeds |", "|---|---:|---:|---:|"]
+        for name, runs in results.items():
+            cells = []
+            for task in ("generate", "edit"):
+                values = [run[task] for run in runs.values()]
+                spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.4f}{spread}")
+            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {len(runs)} |")
+        return "\n".join(lines)
+
+
+def shipped_loss(output: Path) -> dict[str, float]:
+    """What the shipped connector reaches on the same samples, for comparison."""
+    config = replace(recipe("alignment"), model="tiny", device="cpu", micro_batch_size=48)  # type: ignore[arg-type]
+    assert isinstance(config, SupervisedConfig)
+    from deepgen.pipeline import DeepGenPipeline
+    from deepgen.train.supervised import SupervisedStage
+
+    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    stage = SupervisedStage(config, Processes("cpu"), pipe, None)
+    settings = ValidationConfig(num_samples=96, num_pictures=0)
+    found = Validation(settings, stage, open_mixture(output / "held_out.yaml"))(0, output)
+    return {
+        task: found[f"validation/{task}"][0] / found[f"validation/{task}"][1] for task in ("generate", "edit")
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(Ablation).run()
