@@ -100,12 +100,18 @@ def plan_run(
     from deepgen.data.mixture_file import read_outline
     from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
     from deepgen.train.plan import card, plan, plan_of_recipe
+    from deepgen.train.stages.rl import RLConfig
     from deepgen.train.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(
             f"{recipe_name} trains a part of the tiny model; only supervised recipes are planned"
+        )
+    if isinstance(config, RLConfig):
+        raise ValueError(
+            f"{recipe_name} is not planned: what its rewards take cannot be known; "
+            "see docs/rl.md, and try --dry-run"
         )
     changes: dict[str, Any] = {"num_processes": num_cards}
     architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
