@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import small
 
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.recipes import export, recipe_of, run
 from deepgen.train.export import load_trained
 
@@ -66,3 +66,26 @@ def test_what_cannot_be_exported_is_refused(mixture, tmp_path) -> None:
     (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "about": {}}))
     with pytest.raises(ValueError, match="does not say which recipe"):
         export(tmp_path / "run", tmp_path / "out", what="folder")
+
+
+@pytest.mark.parametrize("alpha", ["16", "8"])  # of rank 8: the original's scale, and another
+def test_an_export_in_the_originals_layout_holds_connector_dit_and_lora(alpha, mixture, tmp_path) -> None:
+    changes = {"vlm_lora.rank": "8", "vlm_lora.alpha": alpha, "ema_decay": "none"}
+    run("sft", tmp_path / "run", overrides=small(mixture, **FAST, **changes))
+    export(tmp_path / "run", tmp_path / "native", what="native")
+    export(tmp_path / "run", tmp_path / "folder", what="folder")
+    parts = {"vlm": str(TINY_DIR), "vae": str(TINY_DIR)}
+    native = DeepGenPipeline.from_pretrained(tmp_path / "native", dtype=torch.float32, lora="merge", **parts)
+    folder = load(tmp_path / "folder")
+    for name in ("vlm", "connector", "transformer"):
+        theirs = getattr(folder, name).state_dict()
+        for key, tensor in getattr(native, name).state_dict().items():
+            torch.testing.assert_close(tensor, theirs[key], atol=2e-2, rtol=2e-2, msg=f"{name}.{key}")
+    moved = [
+        key
+        for key, tensor in native.vlm.state_dict().items()
+        if (tensor - load("tiny").vlm.state_dict()[key]).abs().max() > 1e-3
+    ]
+    assert moved
+    with pytest.raises(FileExistsError, match="choose another --output"):
+        export(tmp_path / "run", tmp_path / "native", what="native")

@@ -43,6 +43,8 @@ class Train:
     """For export: the moving averages, where the run kept them, or the last step's weights."""
     lora_file: bool = False
     """For export: a file for --lora instead of a whole model."""
+    native: bool = False
+    """For export: the original's layout, with the VLM's LoRA and without VLM and VAE."""
 
     def run(self) -> int:
         """Exit code 0 when the run has reached its last step, or the export or plot is written."""
@@ -77,7 +79,12 @@ class Train:
 
         run_dir = self._named_run()
         output = self.output or run_dir / "export"
-        export(run_dir, output, what="lora" if self.lora_file else "folder", weights=self.weights)
+        if self.lora_file and self.native:
+            raise ValueError(
+                "an export is a LoRA file or in the original's layout; drop one of the two options"
+            )
+        what = "lora" if self.lora_file else "native" if self.native else "folder"
+        export(run_dir, output, what=what, weights=self.weights)
         print(output)
         return 0
 

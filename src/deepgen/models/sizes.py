@@ -59,7 +59,7 @@ def connector_config(
         ),
         {},
     )
-    depth = vlm_num_layers or hints.get("vlm_num_layers") or named.get("vlm_num_layers")
+    depth = hints.get("vlm_num_layers") or vlm_num_layers or named.get("vlm_num_layers")
     stride = hints.get("tap_stride") or named.get("tap_stride", _TAP_STRIDE)
     if depth is None:
         depth = stride * num_taps + (stride == 1)  # the least depth with that many taps

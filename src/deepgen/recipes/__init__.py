@@ -63,15 +63,15 @@ def export(
     run_dir: Path,
     output_dir: Path,
     *,
-    what: Literal["folder", "lora"],
+    what: Literal["folder", "lora", "native"],
     weights: Literal["ema", "raw"] = "ema",
 ) -> None:
-    """Write a supervised run as a pipeline folder or as a LoRA file.
+    """Write a run as a pipeline folder, as a LoRA file or in the original's layout.
 
     Raises:
         ValueError: the run is not of a supervised recipe, or cannot be written so.
     """
-    from deepgen.train.export import export_folder, export_lora
+    from deepgen.train.export import export_folder, export_lora, export_native
     from deepgen.train.supervised import SupervisedConfig
 
     config = recipe_of(run_dir)
@@ -79,7 +79,8 @@ def export(
         raise ValueError(
             f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
         )
-    (export_folder if what == "folder" else export_lora)(config, run_dir, output_dir, weights)
+    write = {"folder": export_folder, "lora": export_lora, "native": export_native}[what]
+    write(config, run_dir, output_dir, weights)
 
 
 def plan_run(

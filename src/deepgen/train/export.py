@@ -1,12 +1,16 @@
-"""From a run's checkpoint to something that draws: a pipeline folder, or a LoRA file."""
+"""From a run's checkpoint to what draws: a pipeline folder, a LoRA file, or the original's layout."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
 
+from deepgen.models.lora import DEFAULT_SCALE
+from deepgen.models.names import lora_name, native_name
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
 from deepgen.train.supervised import SupervisedConfig, fresh_connector, prepare_parts
@@ -66,6 +70,50 @@ def export_lora(config: SupervisedConfig, run_dir: Path, output_dir: Path, weigh
     if config.trains_connector or config.trains_transformer:
         raise ValueError(f"{run_dir} trained whole weights, which a LoRA file cannot hold; export a folder")
     load_trained(config, run_dir, weights).save_lora_weights(output_dir)
+
+
+def export_native(
+    config: SupervisedConfig, run_dir: Path, output_dir: Path, weights: Weights = "ema"
+) -> None:
+    """Write a run in the original's layout: connector, DiT and the VLM's LoRA, in one flat file.
+
+    Adapters of the DiT are merged. Such a file does not store the scale of its LoRA, so B is scaled to the
+    original's alpha / rank of 2. VLM and VAE are not in it; load it with `vlm=` and `vae=` of `config.model`.
+
+    Raises:
+        FileExistsError: there is such a file already.
+    """
+    file = output_dir / "model.safetensors"
+    if file.exists():
+        raise FileExistsError(f"{file} exists; choose another --output")
+    dtype = DeepGenPipeline.from_pretrained(config.model).transformer.dtype
+    pipe = load_trained(config, run_dir, weights)
+    if getattr(pipe.transformer, "peft_config", None):
+        _merge(pipe.transformer)
+    tensors: dict[str, torch.Tensor] = {}
+    for part in ("connector", "transformer"):
+        for name, tensor in getattr(pipe, part).state_dict().items():
+            tensors[native_name(part, name)] = tensor.detach().to(dtype).contiguous()
+    if config.vlm_lora is not None:
+        scale = config.vlm_lora.alpha / config.vlm_lora.rank / DEFAULT_SCALE
+        for name, tensor in pipe.vlm.state_dict().items():
+            if found := lora_name(name):
+                factor = scale if found[1] == "B" else 1.0
+                tensors[native_name("vlm", name)] = (factor * tensor.detach().float()).to(dtype).contiguous()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, metadata={"format": "pt"})
+    about = {
+        "_class_name": "DeepGen-1.0",
+        "connector": _plain(pipe.connector.config),
+        "transformer": _plain(pipe.transformer.config),
+        "defaults": dict(pipe.config.defaults),
+    }
+    (output_dir / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A part's config without what only says where it came from."""
+    return {key: value for key, value in dict(config).items() if not key.startswith("_")}
 
 
 def _merge(module: torch.nn.Module) -> None:
