@@ -41,13 +41,13 @@ HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
 NUM_PICTURES = 20
 KINDS = ("single", "position", "background", "size")
 MIXTURE = """\
-# Half of the captions are of new pictures; the others and all edits keep the old world in mind.
+# Half of the samples are new; captions and edits of the old world keep that in mind.
 image: {rule: fix_pixels, image_size: 96, unit: 32}
 tasks:
   generate:
-    ratio: 2
+    ratio: 3
     sources:
-      new: {source: folder, path: ., weight: 1}
+      new: {source: folder, path: ., weight: 2}
       old: {source: shapes, rows: 400, weight: 1}
   edit:
     ratio: 1
