@@ -1,0 +1,180 @@
+"""Reinforcement learning on the small model: does it teach what it is asked to, and only that?
+
+    python benchmarks/tiny_rl.py OUTPUT --model tiny --task generate --kinds counting [--recipe ours upstream]
+
+Each recipe is run with each seed. Three of four prompts are of the weak kinds, the others of any. Before and
+after, the shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated,
+one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
+
+"upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
+The cost is counted in passes of one image through the DiT: one for each solver step, three for each trained
+step (forward, and a backward of twice the work).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import Positional, arg
+
+from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.recipes import recipe
+from deepgen.rl.windows import WindowConfig
+from deepgen.train.adapters import LoraSettings
+from deepgen.train.export import export_folder
+from deepgen.train.loop import train
+from deepgen.train.optim import OptimConfig
+from deepgen.train.stages.rl import RLConfig
+
+PASSES_OF_A_TRAINED_STEP = 3
+MIX = """\
+rewards: {{right: {{scorer: shapes, credit: partial}}}}
+datasets:
+  - {{name: weak, shapes: {task}, kinds: [{kinds}], rows: 1000, sample_weight: 3, rewards: {{right: 1}}}}
+  - {{name: captions, shapes: generate, rows: 500, sample_weight: 0.5, rewards: {{right: 1}}}}
+  - {{name: edits, shapes: edit, rows: 500, sample_weight: 0.5, rewards: {{right: 1}}}}
+sampling_mode: weight_only
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRL:
+    """Run what is missing, and write the table and the figure."""
+
+    output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
+    model: str = "tiny"
+    task: Literal["generate", "edit"] = "generate"
+    kinds: tuple[str, ...] = ("counting",)
+    recipes: tuple[Literal["ours", "upstream"], ...] = ("ours",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 60
+    upstream_steps: int = 20
+    prompts: int = 16
+    lr: float = 1e-3
+    eta: float = 0.8
+    limit: int = 48
+    """Items of each kind of the benchmark."""
+
+    def run(self) -> None:
+        """All runs, one after the other."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        mix = self.output / "prompts.yaml"
+        mix.write_text(MIX.format(task=self.task, kinds=", ".join(self.kinds)))
+        file = self.output / "tiny_rl.json"
+        results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        if "before" not in results:
+            results["before"] = self._score(self.model)
+            file.write_text(json.dumps(results, indent=1) + "\n")
+        for seed in self.seeds:
+            for name in self.recipes:
+                run = f"{name}-{seed}"
+                if run not in results:
+                    results[run] = self._run(name, seed, mix)
+                    file.write_text(json.dumps(results, indent=1) + "\n")
+                    print(run, json.dumps(results[run]["after"]), flush=True)
+        (self.output / "tiny_rl.md").write_text(self.table(results) + "\n")
+        print(self.table(results))
+        self.figure(results)
+
+    def config(self, name: str, seed: int, mix: Path) -> RLConfig:
+        """A recipe's run."""
+        base = recipe("rl-tiny")
+        assert isinstance(base, RLConfig)
+        base = replace(
+            base,
+            model=self.model,
+            seed=seed,
+            prompts=mix,
+            num_steps=self.steps,
+            prompts_per_rollout=self.prompts,
+            eta=self.eta,
+            optim=OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.999), warmup_steps=5, decay_share=0.3),
+            transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
+            save_every=10,
+            device="cpu",
+            num_threads=1,
+        )
+        if name == "ours":
+            return base
+        return replace(
+            base,
+            num_steps=self.upstream_steps,
+            num_inference_steps=50,
+            eta=1.0,
+            window=WindowConfig(kind="full", trained_fraction=0.6),
+            flat_groups="keep",
+        )
+
+    def _run(self, name: str, seed: int, mix: Path) -> dict[str, Any]:
+        config, folder = self.config(name, seed, mix), self.output / f"{name}-{seed}"
+        train(config, folder, resume=any(folder.glob("step-*")))
+        export_folder(config, folder, folder / "export", "raw")
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        trained = len(config.window.select(config.num_inference_steps, 0).trained)
+        images = config.prompts_per_rollout * config.group_size
+        improving = images * trained * PASSES_OF_A_TRAINED_STEP
+        return {
+            "after": self._score(str(folder / "export")),
+            "reward": [line["reward"] for line in lines],
+            "passes_per_rollout": lines[0]["dit_passes"] + improving,
+            "rollouts": len(lines),
+        }
+
+    def _score(self, model: str) -> dict[str, float]:
+        pipe = DeepGenPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        pipe.set_progress_bar_config(disable=True)
+        report = evaluate(pipe, limit_per_kind=self.limit)
+        return {kind.kind: kind.accuracy for kind in report.kinds}
+
+    def table(self, results: dict[str, Any]) -> str:
+        """Markdown: accuracy of every kind before and after, mean over the seeds, in points."""
+        names = [name for name in self.recipes if any(key.startswith(f"{name}-") for key in results)]
+        lines = [f"| kind | before | {' | '.join(names)} |", f"|---|---:|{'---:|' * len(names)}"]
+        for kind in (*GENERATION_KINDS, *(f"edit {kind}" for kind in EDIT_KINDS)):
+            cells = []
+            for name in names:
+                values = [run["after"][kind] for key, run in results.items() if key.startswith(f"{name}-")]
+                cells.append(f"{100 * (statistics.mean(values) - results['before'][kind]):+.1f}")
+            lines.append(f"| {kind} | {100 * results['before'][kind]:.1f} | {' | '.join(cells)} |")
+        for name in names:
+            runs = [run for key, run in results.items() if key.startswith(f"{name}-")]
+            lines.append(
+                f"\n{name}: {len(runs)} seeds, {runs[0]['rollouts']} rollouts of "
+                f"{runs[0]['passes_per_rollout']:.0f} DiT passes"
+            )
+        return "\n".join(lines)
+
+    def figure(self, results: dict[str, Any]) -> None:
+        """Reward over DiT passes, mean and range of the seeds."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+        for name in self.recipes:
+            runs = [run for key, run in results.items() if key.startswith(f"{name}-")]
+            curves = [_smooth(run["reward"]) for run in runs]
+            length = min(map(len, curves))
+            cost = [(n + 1) * runs[0]["passes_per_rollout"] / 1000 for n in range(length)]
+            columns = list(zip(*(curve[:length] for curve in curves), strict=True))
+            axes.plot(cost, [statistics.mean(column) for column in columns], label=name)
+            axes.fill_between(cost, [min(c) for c in columns], [max(c) for c in columns], alpha=0.2)
+        axes.set(xlabel="thousand passes of an image through the DiT", ylabel="reward of the rollouts")
+        axes.legend()
+        figure.savefig(self.output / "tiny_rl.png", dpi=150)
+
+
+def _smooth(values: list[float], width: int = 5) -> list[float]:
+    return [statistics.mean(values[max(0, n - width + 1) : n + 1]) for n in range(len(values))]
+
+
+if __name__ == "__main__":
+    tyro.cli(TinyRL).run()
