@@ -123,7 +123,7 @@ class Experience:
         rollouts: of this process.
         judged: of all processes.
         parts: numbers of the images of each update, of all processes.
-        metrics: to log with the first micro-batch, each as (sum, count).
+        metrics: to log with its first optimizer step, each as (sum, count).
     """
 
     number: int

@@ -94,8 +94,9 @@ class Observer(Protocol):
 class Stage(Protocol):
     """What the loop needs: the modules to train, the batches of a step, and the loss of one.
 
-    A stage may have `observers`, on the main process only unless the modules are sharded, and a `period`: so
-    many steps belong together, and a run is saved and stopped between such periods only. Who calls
+    A stage may have `observers`, on the main process only unless the modules are sharded; a `period`: so
+    many steps belong together, and a run is saved and stopped between such periods only; and `take_metrics`,
+    for what it has to say of a step beside its losses, each as (sum, count). Who calls
     `sharding.shard` on the modules is the stage, which knows what every micro-batch passes through.
     """
 
@@ -167,6 +168,7 @@ def _run(
                 log.computed(result.flops)
                 waited = time.perf_counter()
             log.add({name: (value, 1.0) for name, value in state.update().items()})
+            log.add(stage.take_metrics() if hasattr(stage, "take_metrics") else {})
             is_last = state.step == config.num_steps
             for observer in getattr(stage, "observers", ()):
                 if state.step % observer.every == 0 or is_last:

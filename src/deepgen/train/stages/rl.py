@@ -438,7 +438,7 @@ class RLStage:
 
     def loss(self, batch: PolicyBatch | TrainingBatch) -> StageLoss:
         """A micro-batch's share of (1 - lambda) RL + lambda supervised loss."""
-        metrics, self._metrics = self._metrics, {}
+        metrics: dict[str, tuple[float, float]] = {}
         if isinstance(batch, TrainingBatch):
             found = self.supervised.loss(batch)
             named = {f"sft/{name}": value for name, value in found.metrics.items()}
@@ -451,6 +451,11 @@ class RLStage:
         if "ratio" in result.metrics:
             metrics["policy/ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
         return StageLoss(loss, metrics)
+
+    def take_metrics(self) -> dict[str, tuple[float, float]]:
+        """What a rollout has to say of itself, once, with its first optimizer step."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics
 
     def losses(self, batch: PolicyBatch) -> ObjectiveLoss:
         """The objective of a micro-batch, one loss an image."""
