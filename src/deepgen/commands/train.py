@@ -25,6 +25,10 @@ class Train:
     """Go on from the newest checkpoint in the output folder."""
     data: Annotated[Path | None, arg(metavar="FOLDER|FILE")] = None
     """What to train on: a folder of pictures with captions, or a mixture file."""
+    prompts: Annotated[Path | None, arg(metavar="FILE")] = None
+    """For reinforcement learning: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
+    """For reinforcement learning on a file that is no mix: what its pictures are worth."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """What to start from; default the recipe's."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
@@ -57,6 +61,10 @@ class Train:
         overrides = _overrides(self.set)
         if self.data is not None:
             overrides["data"] = str(self.data)
+        if self.prompts is not None:
+            overrides["prompts"] = str(self.prompts)
+        if self.rewards:
+            overrides["rewards"] = ",".join(self.rewards)
         if self.model is not None:
             overrides["model"] = self.model
         if self.plan:

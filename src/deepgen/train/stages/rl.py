@@ -179,7 +179,9 @@ class RLConfig(SupervisedConfig):
     def build(self, processes: Processes) -> RLStage:
         """The stage, with its model, prompts and rewards opened."""
         if self.prompts is None:
-            raise ValueError("prompts is not set; give a .yaml mix, or a file with --set rewards=NAME=1")
+            raise ValueError(
+                "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
+            )
         mix = open_prompts(self.prompts, _weights(self.rewards))
         panel = make_panel(mix, self.panel)
         mixture = self._mixture()
@@ -210,7 +212,7 @@ def make_panel(mix: PromptMix, config: PanelConfig) -> Panel:
 def _weights(assignments: Sequence[str]) -> dict[str, float]:
     wrong = [text for text in assignments if "=" not in text]
     if wrong:
-        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try rewards=ocr=1.0,clip_sim=0.3")
+        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
     pairs = (text.split("=", 1) for text in assignments)
     return {name: float(weight) for name, weight in pairs}
 
