@@ -41,18 +41,18 @@ HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
 NUM_PICTURES = 20
 KINDS = ("single", "position", "background", "size")
 MIXTURE = """\
-# Half of the samples are new; captions and edits of the old world keep that in mind.
+# A good third of the samples is new; captions and edits of the old world keep that in mind.
 image: {rule: fix_pixels, image_size: 96, unit: 32}
 tasks:
   generate:
     ratio: 3
     sources:
-      new: {source: folder, path: ., weight: 2}
-      old: {source: shapes, rows: 400, weight: 1}
+      new: {source: folder, path: ., weight: 1}
+      old: {source: shapes, rows: 1200, weight: 1}
   edit:
     ratio: 1
     sources:
-      old_edits: {source: shapes, rows: 200, task: edit}
+      old_edits: {source: shapes, rows: 400, task: edit}
 """
 
 
