@@ -57,7 +57,7 @@ class TinyRL:
     steps: int = 60
     upstream_steps: int = 20
     prompts: int = 16
-    lr: float = 1e-3
+    lr: float = 5e-4
     eta: float = 0.8
     limit: int = 48
     """Items of each kind of the benchmark."""
