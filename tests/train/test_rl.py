@@ -260,6 +260,20 @@ def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixtu
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4, msg=name)
 
 
+def test_nft_compares_with_the_policy_that_drew_the_images_in_every_update(pipe) -> None:
+    made = stage(pipe, objective="nft", shares_noise=False, updates_per_rollout=2)
+    state = TrainState(made.modules, replace(made.config.optim, lr=0.05), 4, None)
+    drew = []
+    for batch in made.batches(0):
+        drew.append(made.losses(batch).metrics)
+        made.loss(batch).loss.backward()
+    # before the first update both implicit policies are the old one
+    assert all(torch.allclose(m["positive_loss"], m["negative_loss"], rtol=1e-4) for m in drew)
+    state.update()
+    later = [made.losses(batch).metrics for batch in made.batches(1)]
+    assert any(not torch.allclose(m["positive_loss"], m["negative_loss"], rtol=1e-4) for m in later)
+
+
 def test_connector_and_think_tokens_learn_where_they_are_asked_to(pipe) -> None:
     made = stage(pipe, trains_connector=True, transformer_lora=None)
     found = gradients(made)

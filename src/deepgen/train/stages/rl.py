@@ -263,6 +263,7 @@ class RLStage:
             )
             self.observers.append(self._first_look)
         self._metrics: dict[str, tuple[float, float]] = {}
+        self._old_velocities: dict[int, Tensor] = {}  # by the first image of a rollout, (B, levels, C, h, w)
         self._panel_metrics: dict[str, float] = {}
         self._forwards = 0  # of one image through the DiT, in the current rollout
 
@@ -306,6 +307,7 @@ class RLStage:
         rng = generator(config.seed, "updates", number)
         parts = update_parts(judged.scores.numbers[kept].tolist(), config.updates_per_rollout, rng)
         scored = time.perf_counter()
+        self._old_velocities = self._remember_velocities(rollouts)
         once = {
             "rollout": float(number),
             "advantage/abs": float(np.abs(judged.advantages).mean()),
@@ -466,6 +468,8 @@ class RLStage:
         if self.policy.is_condition_trained:
             asked = self.policy.read_again(asked)
         known = self._recorded(rollout.trajectory, members, batch.place, rollout.numbers)
+        if rollout.numbers[0] in self._old_velocities:
+            known["old_velocity"] = self._old_velocities[rollout.numbers[0]][members, batch.place]
         noisy, sigma = known["noisy"], known["sigma"]
         velocity = self.policy.velocity(asked, rows, noisy, sigma)
         if self.objective.kl_coef:
@@ -483,6 +487,27 @@ class RLStage:
                 **known,
             )
         )
+
+    @torch.no_grad()
+    def _remember_velocities(self, rollouts: Sequence[Rollout]) -> dict[int, Tensor]:
+        """What the policy that drew them says at the noise levels they will be trained at.
+
+        Only where an objective on clean latents gets several updates: in the first the policy is the old one.
+        """
+        if self.objective.works_on != "clean" or self.config.updates_per_rollout == 1:
+            return {}
+        found = {}
+        for rollout in rollouts:
+            everyone = list(range(len(rollout.numbers)))
+            velocities = []
+            with self.supervised.autocast():
+                for place in range(self.config.num_levels):
+                    known = self._recorded(rollout.trajectory, everyone, place, rollout.numbers)
+                    velocities.append(
+                        self.policy.velocity(rollout.asked, rollout.rows, known["noisy"], known["sigma"])
+                    )
+            found[rollout.numbers[0]] = torch.stack(velocities, dim=1)
+        return found
 
     @staticmethod
     def _compact(rollout: Rollout, members: Sequence[int]) -> tuple[list[Asked], list[int]]:
