@@ -208,7 +208,7 @@ def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh
     panel = Panel({"brightness": Brightness(), "broken": Broken()}, config=PanelConfig(failure_limit=1))
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
     experience = made.explore(0)
-    assert experience.metrics["reward/broken/failure_rate"] == (1.0, 1.0)
+    assert experience.metrics["failure_rate/broken"] == (1.0, 1.0)
     alone = stage(fresh_pipe).explore(0)
     # 1e-3: a total of weight 4 is four times as far from the 1e-4 that is added to its deviation
     np.testing.assert_allclose(experience.judged.advantages, alone.judged.advantages, rtol=1e-3)

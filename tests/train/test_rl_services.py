@@ -85,10 +85,10 @@ def test_a_run_goes_on_when_one_of_three_services_is_killed_and_another_is_slow(
         train(config, tmp_path / "run")
     logged = lines(tmp_path / "run")
     assert len(logged) == 6
-    assert logged[0]["reward/doomed/failure_rate"] == 0
-    assert logged[-1]["reward/doomed/failure_rate"] == 1
-    assert all(line["reward/quick/failure_rate"] == line["reward/slow/failure_rate"] == 0 for line in logged)
+    assert logged[0]["failure_rate/doomed"] == 0
+    assert logged[-1]["failure_rate/doomed"] == 1
+    assert all(line["failure_rate/quick"] == line["failure_rate/slow"] == 0 for line in logged)
     assert all(line["advantage/signal_share"] == 1 for line in logged)  # judged by the others
-    assert logged[0]["reward/slow/latency"] >= 1
+    assert logged[0]["latency/slow"] >= 1
     # all groups were asked at once, so four of them cost one latency and not four
     assert all(line["seconds/score"] < 4 for line in logged)

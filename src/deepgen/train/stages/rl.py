@@ -44,6 +44,17 @@ from deepgen.train.rl_evaluation import RLEvaluation, RLEvaluationConfig
 from deepgen.train.rl_sheet import Sheet
 from deepgen.train.supervised import SupervisedConfig, SupervisedStage
 
+# Names in the log; what is before the slash shares a panel of the curves.
+_PANELS = {
+    "mean": "reward/{}",
+    "std": "reward_std/{}",
+    "ratio": "ratio",
+    "clip_low": "clip/low",
+    "clip_high": "clip/high",
+    "kl": "kl",
+    "approx_kl": "approx_kl",
+}
+
 FlatGroups = Literal["drop", "keep", "resample"]
 
 
@@ -351,7 +362,9 @@ class RLStage:
         """Wait for what the rewards say about this process's images."""
         scores = self.panel.collect()
         numbers = [number for rollout in rollouts for number in rollout.numbers]
-        self._panel_metrics |= {f"reward/{name}": value for name, value in scores.metrics.items()}
+        for name, value in scores.metrics.items():
+            reward, _, kind = name.rpartition("/")
+            self._panel_metrics[_PANELS.get(kind, f"{kind}/{{}}").format(reward)] = value
         return Scored(
             numbers=np.array(numbers, dtype=np.int64),
             rewards=scores.rewards,
@@ -451,9 +464,9 @@ class RLStage:
             result = self.losses(batch)
         loss = result.per_sample.sum() * batch.share * (1 - self.config.sft_coef)
         for name, values in result.metrics.items():
-            metrics[f"policy/{name}"] = (float(values.sum()), float(len(values)))
+            metrics[_PANELS.get(name, f"policy/{name}")] = (float(values.sum()), float(len(values)))
         if "ratio" in result.metrics:
-            metrics["policy/ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
+            metrics["ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
         return StageLoss(loss, metrics)
 
     def take_metrics(self) -> dict[str, tuple[float, float]]:
