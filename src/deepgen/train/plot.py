@@ -16,11 +16,11 @@ Curve = list[tuple[int, float]]  # (step, value)
 
 # Panels that come first, in this order, with what their axis shows; others follow by name.
 _UNITS = {
-    "evaluation": "reward on fixed prompts",
-    "reward": "mean over the rollout",
     "loss": "mean squared error of the velocity",
     "validation": "loss on held-out samples",
     "loss by sigma": "mean squared error of the velocity",
+    "evaluation": "reward on fixed prompts",
+    "reward": "mean over the rollout",
     "grad_norm": "norm before clipping",
     "lr_factor": "share of the peak rate",
     "images_per_second": "images/s",
