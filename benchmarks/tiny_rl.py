@@ -2,8 +2,7 @@
 
     python benchmarks/tiny_rl.py OUTPUT --model tiny --task generate --kinds counting [--recipe ours upstream]
 
-Each recipe is run with each seed. Three of four prompts are of the weak kinds, the others of any. Before and
-after, the shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated,
+Each recipe is run with each seed. Most prompts are of the weak kinds, the others of any. Before and after, the shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated,
 one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
 
 "upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
@@ -38,8 +37,8 @@ MIX = """\
 rewards: {{right: {{scorer: shapes, credit: partial}}}}
 datasets:
   - {{name: weak, shapes: {task}, kinds: [{kinds}], rows: 1000, sample_weight: 3, rewards: {{right: 1}}}}
-  - {{name: captions, shapes: generate, rows: 500, sample_weight: 0.5, rewards: {{right: 1}}}}
-  - {{name: edits, shapes: edit, rows: 500, sample_weight: 0.5, rewards: {{right: 1}}}}
+  - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
+  - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
 sampling_mode: weight_only
 """
 
@@ -59,6 +58,12 @@ class TinyRL:
     prompts: int = 16
     lr: float = 5e-4
     eta: float = 0.8
+    general: float = 0.5
+    """Weight of captions of every kind, and of edits of every kind, beside 3 of the weak kinds."""
+    sft_coef: float = 0.0
+    """Share of the supervised loss, on `data` and its `cache`."""
+    data: Path | None = None
+    cache: Path | None = None
     limit: int = 48
     """Items of each kind of the benchmark."""
 
@@ -66,7 +71,7 @@ class TinyRL:
         """All runs, one after the other."""
         self.output.mkdir(parents=True, exist_ok=True)
         mix = self.output / "prompts.yaml"
-        mix.write_text(MIX.format(task=self.task, kinds=", ".join(self.kinds)))
+        mix.write_text(MIX.format(task=self.task, kinds=", ".join(self.kinds), general=self.general))
         file = self.output / "tiny_rl.json"
         results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         if "before" not in results:
@@ -97,6 +102,10 @@ class TinyRL:
             eta=self.eta,
             optim=OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.999), warmup_steps=5, decay_share=0.3),
             transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
+            sft_coef=self.sft_coef,
+            data=self.data,
+            cache=self.cache,
+            global_batch_size=48,
             save_every=10,
             device="cpu",
             num_threads=1,
