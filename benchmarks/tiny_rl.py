@@ -2,8 +2,9 @@
 
     python benchmarks/tiny_rl.py OUTPUT --model tiny --task generate --kinds counting [--recipe ours upstream]
 
-Each recipe is run with each seed. Most prompts are of the weak kinds, the others of any. Before and after, the shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated,
-one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
+Each recipe is run with each seed. Most prompts are of the weak kinds, the others of any. Before and after, the
+shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated, one that was
+interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
 
 "upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
 The cost is counted in passes of one image through the DiT: one for each solver step, three for each trained
