@@ -2,7 +2,7 @@
 
     python benchmarks/tiny_rl.py OUTPUT --model tiny --task generate --kinds counting [--recipe ours upstream]
 
-Each recipe is run with each seed. Most prompts are of the weak kinds, the others of any. Before and after, the
+Each recipe is run with each seed. Most prompts are of the weak kinds, others of any. Before and after, the
 shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated, one that was
 interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
 
