@@ -15,7 +15,7 @@ from PIL import Image
 from deepgen.data.prompts import Prompt, PromptMix, PromptSet
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
-from deepgen.rewards.panel import Panel, PanelConfig
+from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
 from deepgen.rewards.reward import EachAlone, Verdict
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
@@ -26,6 +26,15 @@ from deepgen.train.parallel import Processes
 from deepgen.train.rl_evaluation import RLEvaluationConfig
 from deepgen.train.stages.rl import RLConfig, RLStage
 from deepgen.train.state import TrainState
+
+
+class AnotherOf:
+    """The second of two processes, the first of which does not answer."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self, alone: Processes) -> None:
+        self.gather = alone.gather
 
 
 class Rows:
@@ -212,6 +221,22 @@ def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh
     alone = stage(fresh_pipe).explore(0)
     # 1e-3: a total of weight 4 is four times as far from the 1e-4 that is added to its deviation
     np.testing.assert_allclose(experience.judged.advantages, alone.judged.advantages, rtol=1e-3)
+
+
+def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
+    limits = PanelConfig(failure_limit=0.5, failure_window=6, breaker_after=99)
+    panel = Panel({"brightness": Brightness(), "broken": Broken()}, config=limits)
+    made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
+    with pytest.raises(TooManyFailures, match=r"reward broken: 100% .* nobody answers"):
+        made.explore(0)
+
+
+def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
+    made = stage(pipe, prompts_per_rollout=1)
+    made.processes = AnotherOf(made.processes)
+    nothing = made.sample(0, [0])
+    assert nothing == []
+    assert made.score(nothing).rewards.shape == (0, 1)
 
 
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:

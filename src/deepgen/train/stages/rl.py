@@ -23,7 +23,7 @@ from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt, PromptMix, open_prompts
 from deepgen.diffusion.sde import check_sampler
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.rewards.panel import Panel, PanelConfig
+from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
 from deepgen.rewards.reward import Candidate
 from deepgen.rewards.scorers import make_reward
 from deepgen.rl.advantages import advantages, check_advantages, flat_groups, weighted_totals
@@ -359,8 +359,19 @@ class RLStage:
         return rollouts
 
     def score(self, rollouts: Sequence[Rollout]) -> Scored:
-        """Wait for what the rewards say about this process's images."""
-        scores = self.panel.collect()
+        """Wait for what the rewards say about this process's images.
+
+        Raises:
+            TooManyFailures: on every process, where a reward of one of them fails too often.
+        """
+        scores, problem = None, ""
+        try:
+            scores = self.panel.collect()
+        except TooManyFailures as error:
+            problem = str(error)
+        problems = [found for found in self.processes.gather(problem) if found]
+        if scores is None or problems:
+            raise TooManyFailures(problems[0])
         numbers = [number for rollout in rollouts for number in rollout.numbers]
         for name, value in scores.metrics.items():
             reward, _, kind = name.rpartition("/")
