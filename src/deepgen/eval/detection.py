@@ -16,8 +16,8 @@ from PIL import Image
 from deepgen.rewards.clip import ClipTower, TowerOptions
 from deepgen.rewards.detector import COLORS, box_of, instances, prepare
 
-# The names GenEval gives to the 80 classes of COCO; those that differ from the detector's own, by their own
-names.RENAMED = {
+# Names GenEval has for classes of COCO that detectors call otherwise.
+RENAMED = {
     "mouse": "computer mouse",
     "remote": "tv remote",
     "keyboard": "computer keyboard",

@@ -115,8 +115,8 @@ class Judge:
         path = self.prompts_dir / benchmark / f"{question}.txt"
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: the judge's prompt for {question!r} of {benchmark}, with {{fields}} as in "
-                "docs/evaluation.md; leave --judge-prompts out to use our own wording"
+                f"{path} is missing: the judge's prompt for {question!r} of {benchmark}, with {{fields}} as "
+                "in docs/evaluation.md; leave --judge-prompts out to use our own wording"
             )
         return path.read_text(encoding="utf-8")
 
@@ -173,8 +173,8 @@ class Judge:
                 self._served = served
             elif served != self._served:
                 raise JudgeChanged(
-                    f"{self.config.url} answered as {self._served!r} and now as {served!r}; scores of two judges "
-                    "do not mix, so score again with one"
+                    f"{self.config.url} answered as {self._served!r} and now as {served!r}; scores of two "
+                    "judges do not mix, so score again with one"
                 )
             usage = reply.get("usage") or {}
             self.usage.asked += 1

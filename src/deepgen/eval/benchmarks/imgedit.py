@@ -50,8 +50,8 @@ class ImgEdit(Judged):
         return (
             DataFile(
                 path="basic_edit.json",
-                origin="https://github.com/PKU-YuanGroup/ImgEdit, Benchmark/Basic (revision 547185d); pictures from "
-                "https://huggingface.co/datasets/sysuyy/ImgEdit, Benchmark.tar (singleturn/)",
+                origin="https://github.com/PKU-YuanGroup/ImgEdit, Benchmark/Basic (revision 547185d); "
+                "pictures from https://huggingface.co/datasets/sysuyy/ImgEdit, Benchmark.tar (singleturn/)",
                 sha256="5ee9b7d61e918692416f79896300f738598c83adff8de737b25be4aaff72dc69",
                 num_rows=737,
                 aliases=("singleturn.json", "singleturn/singleturn.json"),

@@ -59,8 +59,8 @@ class RISEBench(Judged):
         "logical_reasoning_picture": _PICTURE + _BIT,
     }
     notes = {
-        "official": "one sample free of consistency takes consistency out of every score; where an edit has a "
-        "reference picture, spatial consistency is judged against that",
+        "official": "one sample free of consistency takes consistency out of every score; where an edit has "
+        "a reference picture, spatial consistency is judged against that",
         "fixed": "consistency is left out where it is not asked for, and judged against the source",
     }
 
@@ -70,7 +70,7 @@ class RISEBench(Judged):
             return (
                 DataFile(
                     path="data_total_64.json",
-                    origin="https://github.com/PhoenixZ810/RISEBench, data/data_total.json (revision 5f22651)",
+                    origin="https://github.com/PhoenixZ810/RISEBench, data/data_total.json (5f22651)",
                     sha256="8c60e730429e9f18df98e200fcefb9c246a4edeec17772eb1613076af2cb90c7",
                     num_rows=64,
                     aliases=("data_total.json", "data/data_total.json"),

@@ -15,8 +15,8 @@ REASONING = ("R-LR", "R-BR", "R-HR", "R-PR", "R-GR", "R-AR", "R-CR", "R-RR")
 def parse(reply: str, protocol: Protocol = "fixed") -> int | None:
     """1 for yes, else 0 for no, else None.
 
-    The official path for open judges does not lower the case, so "Yes" is no answer there; the one for Gemini does,
-    as does "fixed". What a judge thinks aloud before `</think>` and a blank line is left out.
+    The official path for open judges does not lower the case, so "Yes" is no answer there; the one for Gemini
+    does, as does "fixed". What a judge thinks aloud before `</think>` and a blank line is left out.
     """
     if "</think>" in reply:
         reply = reply.rsplit("</think>", 1)[1]
@@ -36,7 +36,7 @@ def image_score(answers: Sequence[int | None]) -> float | None:
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Scores in percent: each dimension is the mean over its pictures.
 
-    `composition`, `reasoning` and `overall` are plain means of 4, 8 and 12 dimensions, given where all are there.
+    `composition`, `reasoning` and `overall` are plain means of 4, 8 and 12 dimensions, where all are there.
 
     Args:
         rows: `task` (such as C-MI) and `score` in [0, 1] of every picture.
