@@ -58,7 +58,7 @@ class EvalRun:
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
     """Which benchmarks; a wrong name lists those there are."""
     model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
-    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER. Default: $DEEPGEN_MODEL."""
+    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; default $DEEPGEN_MODEL."""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
     """Official files, one folder for each benchmark; see `deepgen eval fetch`."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
@@ -78,7 +78,7 @@ class EvalRun:
     seed: Annotated[int | None, arg(metavar="INT")] = None
     """The base seed; default the published one."""
     seeds: Literal["each", "sequential"] = "each"
-    """each: every picture has a seed of its own; sequential: one generator a process, as the original scripts."""
+    """each: every picture has its own seed; sequential: one generator a process, as the original scripts."""
     batch_size: int = 4
     """Items in a call of the model."""
     protocol: Literal["official", "fixed"] = "official"
@@ -176,8 +176,8 @@ class EvalRun:
         negative = self.negative
         if negative is None and benchmark.is_edit and benchmark.name != "shapes":
             raise ValueError(
-                f"{benchmark.name}: the published setting is a long negative prompt, which is not part of this "
-                'package; give it with --negative @FILE, or --negative "" to draw without'
+                f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
+                'this package; give it with --negative @FILE, or --negative "" to draw without'
             )
         if negative is not None and negative.startswith("@"):
             negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
@@ -313,8 +313,8 @@ class EvalCompare:
         for label, test, differ in compare(first, second):
             low, high = test.interval
             print(
-                f"{label}  difference {test.difference:+.4f} [{low:+.4f}, {high:+.4f}]  p = {test.p_value:.4f}  "
-                f"better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items"
+                f"{label}  difference {test.difference:+.4f} [{low:+.4f}, {high:+.4f}]  "
+                f"p = {test.p_value:.4f}  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items"
             )
             print(f"  drawn differently: {', '.join(differ) or 'nothing'}")
         return 0

@@ -40,11 +40,13 @@ class Model(Protocol):
         name: as it was asked for.
         fingerprint: a hash of weights or pictures, or what else is known of them.
         is_seeded: whether a seed decides the picture.
+        is_batched: whether several pictures of a call are cheaper than as many calls.
     """
 
     name: str
     fingerprint: str
     is_seeded: bool
+    is_batched: bool
 
     def draw(
         self, items: Sequence[Item], seeds: Sequence[int], settings: Settings, generator: Any = None
@@ -97,6 +99,7 @@ class PipelineModel:
     """A pipeline in this process."""
 
     is_seeded = True
+    is_batched = True
 
     def __init__(self, name: str, pipe: Any, fingerprint: str, *, is_deepgen: bool) -> None:
         self.name, self.pipe, self.fingerprint, self._is_deepgen = name, pipe, fingerprint, is_deepgen
@@ -203,6 +206,7 @@ class Endpoint:
     """
 
     is_seeded = False
+    is_batched = False
 
     def __init__(self, name: str, address: str, config: ModelConfig) -> None:
         url, _, self._model = address.partition("#")
@@ -286,6 +290,7 @@ class ImageFolder:
     """Pictures somebody else drew: FOLDER/LABEL/ or FOLDER itself holds the official layout."""
 
     is_seeded = False
+    is_batched = False
 
     def __init__(self, name: str, folder: Path) -> None:
         if not folder.is_dir():

@@ -1,7 +1,7 @@
 """Numbers others have published, for reference rows. Each table says whose they are and by what rule.
 
-Judges and settings of these numbers are only partly stated by their authors, so they are shown beside ours and never
-tested against ours.
+Judges and settings of these numbers are only partly stated by their authors, so they are shown beside ours and
+never tested against ours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs as one page: tables with intervals, bars by category, the best and worst pictures, and how it was made.
+"""Runs as one page: tables with intervals, bars by category, best and worst pictures, how it was made.
 
-The page carries everything inside itself and asks nobody for anything. Runs that were scored in different ways stand
-in different tables, since one table would say that their numbers can be compared.
+The page carries everything inside itself and asks nobody for anything. Runs that were scored in different ways
+stand in different tables, since one table would say that their numbers can be compared.
 """
 
 from __future__ import annotations
@@ -174,11 +174,13 @@ def markdown(results: Sequence[Result]) -> str:
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#1b1b1f}
 h1,h2,h3{line-height:1.2}h2{margin-top:3rem;border-top:1px solid #ddd;padding-top:1rem}
-table{border-collapse:collapse;margin:.6rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #e4e4e8;text-align:left}
+table{border-collapse:collapse;margin:.6rem 0}
+td,th{padding:.25rem .8rem;border-bottom:1px solid #e4e4e8;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.ref{color:#777}
 .warn{color:#a03000;font-weight:600}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
 figure{margin:0;width:224px;font-size:12px}figure img{width:224px;border-radius:4px;display:block}
-figcaption{overflow-wrap:anywhere}details{margin:.6rem 0}pre{white-space:pre-wrap;font-size:12px;background:#f6f6f8;padding:.6rem}
+figcaption{overflow-wrap:anywhere}details{margin:.6rem 0}
+pre{white-space:pre-wrap;font-size:12px;background:#f6f6f8;padding:.6rem}
 """
 
 
@@ -217,7 +219,7 @@ def _section(group: Sequence[Result]) -> str:
     ]
     if (reference := PUBLISHED.get(first.label)) is not None:
         rows += [
-            f'<tr class="ref"><td>{_text(name)}, published</td><td class="n">{number(value)}</td><td></td></tr>'
+            f'<tr class="ref"><td>{_text(name)}, published</td><td class="n">{number(value)}</td></tr>'
             for name, value in reference.rows.items()
         ]
         rows.append(
@@ -333,7 +335,8 @@ def _details(result: Result) -> str:
     if document["problems"]:
         shown = "\n".join(document["problems"][:200])
         parts.append(
-            f"<details><summary>{len(document['problems'])} problems</summary><pre>{_text(shown)}</pre></details>"
+            f"<details><summary>{len(document['problems'])} problems</summary>"
+            f"<pre>{_text(shown)}</pre></details>"
         )
     return "".join(parts)
 

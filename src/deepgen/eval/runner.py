@@ -26,7 +26,7 @@ from tqdm import tqdm
 from deepgen._version import __version__
 from deepgen.data.png import save_png
 from deepgen.eval.benchmark import Benchmark, Item, ItemScore, Settings, file_hash
-from deepgen.eval.models import CannotDraw, ImageFolder, Model, PipelineModel
+from deepgen.eval.models import CannotDraw, ImageFolder, Model
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.seeds import Mode, seed_of
 from deepgen.eval.store import Lines, Pictures, Scores, write_json
@@ -260,7 +260,7 @@ def _draw(
         tqdm.write(f"deepgen: {benchmark.label}: {problem}; drawn again")
     finished = Lines(folder, "finished", team.rank)
     done = {row["item"] for row in finished}
-    size = config.batch_size if isinstance(model, PipelineModel) else 1
+    size = config.batch_size if model.is_batched else 1
     chunks = team.share(chunked(chosen, size))
     sequence = _Sequence(folder, team.rank, settings.seed) if config.seeds == "sequential" else None
     failures: dict[str, str] = {}
@@ -466,7 +466,7 @@ def _add_up(
     if is_refused:
         raise ValueError(
             f"{benchmark.label}: {judged} of {expected} pictures have a verdict ({coverage:.1%}, at "
-            f"least {least:.1%} needed), so there is no score; first: {'; '.join(problems[:3])}; all of them are in "
+            f"least {least:.1%} needed), so there is no score; first: {'; '.join(problems[:3])}; all are in "
             f"{folder / 'result.json'}; start again to try those once more, or --allow-partial"
         )
     return result
