@@ -58,7 +58,7 @@ class EvalRun:
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
     """Which benchmarks; a wrong name lists those there are."""
     model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
-    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; default $DEEPGEN_MODEL."""
+    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; or $DEEPGEN_MODEL."""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
     """Official files, one folder for each benchmark; see `deepgen eval fetch`."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
@@ -313,9 +313,9 @@ class EvalCompare:
         for label, test, differ in compare(first, second):
             low, high = test.interval
             print(
-                f"{label}  difference {test.difference:+.4f} [{low:+.4f}, {high:+.4f}]  "
-                f"p = {test.p_value:.4f}  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items"
+                f"{label}  difference {test.difference:+.4f} [{low:+.4f}, {high:+.4f}]  p = {test.p_value:.4f}"
             )
+            print(f"  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items")
             print(f"  drawn differently: {', '.join(differ) or 'nothing'}")
         return 0
 

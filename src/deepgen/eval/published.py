@@ -1,6 +1,6 @@
 """Numbers others have published, for reference rows. Each table says whose they are and by what rule.
 
-Judges and settings of these numbers are only partly stated by their authors, so they are shown beside ours and
+Judges and settings of these numbers are only partly stated by their authors: they are shown beside ours and
 never tested against ours.
 """
 

@@ -1,6 +1,6 @@
 """Runs as one page: tables with intervals, bars by category, best and worst pictures, how it was made.
 
-The page carries everything inside itself and asks nobody for anything. Runs that were scored in different ways
+The page carries everything inside itself and asks nobody for anything. Runs scored in different ways
 stand in different tables, since one table would say that their numbers can be compared.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from deepgen.eval.benchmark import ItemScore
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.published import PUBLISHED
-from deepgen.eval.statistics import Paired, intervals, paired
+from deepgen.eval.statistics import FEWEST, Paired, intervals, paired
 
 _NUM_SHOWN, _THUMB = 6, 224
 
@@ -118,6 +118,8 @@ def caveats(result: Result) -> list[str]:
         lines.append(f"settings differ from the published ones: {', '.join(manifest['published_settings'])}")
     if manifest["drawing"]["seeds"] == "sequential":
         lines.append("sequential noise: pictures depend on batch size and number of processes")
+    if document["table"] and not result.spans:
+        lines.append(f"no intervals: a category has fewer than {FEWEST} items, or none were asked for")
     lines.append(f"protocol {manifest['protocol']}: {manifest['protocol_note']}")
     for group in document["same_pictures"][:3]:
         lines.append(f"the same file twice: {', '.join(group)}")

@@ -10,6 +10,8 @@ import numpy as np
 
 from deepgen.eval.benchmark import ItemScore
 
+FEWEST = 5  # items of a category, for an interval
+
 
 def intervals(
     scores: Sequence[ItemScore],
@@ -21,7 +23,8 @@ def intervals(
     """95 % bootstrap intervals of every number of a table.
 
     Items are drawn with replacement within their category, so that every category keeps its size; samples of
-    an item stay together, since they share a prompt.
+    an item stay together, since they share a prompt. There is no interval where a category has fewer than
+    five items: drawn from one item, a number would seem certain.
 
     Args:
         scores: of one run.
@@ -33,6 +36,8 @@ def intervals(
     groups: dict[str, list[ItemScore]] = defaultdict(list)
     for score in scores:
         groups[score.category].append(score)
+    if min(map(len, groups.values()), default=0) < FEWEST:
+        return {}
     drawn: dict[str, list[float]] = defaultdict(list)
     for _ in range(num_draws):
         sample = [
