@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from eval.benchmark_files import write_all
 from deepgen.cli import main
+from eval.benchmark_files import write_all
 
 
 def error_of(capsys, *arguments: str) -> str:

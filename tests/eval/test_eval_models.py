@@ -8,12 +8,12 @@ import io
 import pytest
 from PIL import Image
 
-from eval.benchmark_files import NoiseModel, hashes, write_all
 from deepgen.eval.benchmark import Item, Settings, settings_with
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.models import CannotDraw, Endpoint, ModelConfig, form, load_model
 from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import Scorers
+from eval.benchmark_files import NoiseModel, hashes, write_all
 from rewards.reward_server import serving
 
 SMALL = Settings(num_steps=2, height=96, width=96)
@@ -58,7 +58,9 @@ def test_an_endpoint_goes_through_two_benchmarks(tmp_path):
 
 
 def test_an_endpoint_is_tried_again_and_its_refusal_is_of_the_item():
-    replies = iter([(503, "busy"), (200, {"data": [{"b64_json": png("blue")}]}), (400, "not allowed"), (200, {})])
+    replies = iter(
+        [(503, "busy"), (200, {"data": [{"b64_json": png("blue")}]}), (400, "not allowed"), (200, {})]
+    )
     item = Item(id="1", category="", prompt="a cat")
     with serving(lambda *asked: next(replies)) as server:
         model = Endpoint("openai", f"{server.url}/v1", ModelConfig(retries=1))

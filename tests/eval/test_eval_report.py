@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from eval.benchmark_files import NoiseModel, write_all
 from deepgen.cli import main
 from deepgen.eval.benchmark import ItemScore, settings_with
 from deepgen.eval.benchmarks import load_benchmark
@@ -17,6 +16,7 @@ from deepgen.eval.report import bars, compare, groups_of, markdown, page, read_r
 from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.statistics import intervals, paired
+from eval.benchmark_files import NoiseModel, write_all
 
 
 class Grey:
@@ -100,7 +100,7 @@ def test_two_runs_are_compared_item_by_item(tmp_path, capsys):
     path = tmp_path / "two/cvtg2k/result.json"
     path.write_text(path.read_text().replace("grey-1", "grey-2"))
     runs = [read_results([tmp_path / name], num_draws=0) for name in ("one", "two")]
-    with pytest.raises(ValueError, match="scored by .*grey-1 and by .*grey-2"):
+    with pytest.raises(ValueError, match=r"scored by .*grey-1 and by .*grey-2"):
         compare(*runs)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.benchmark_files import NoiseModel, hashes, judge_answer, write, write_all, write_gedit
 from deepgen.eval.benchmark import settings_with
 from deepgen.eval.benchmarks import benchmark_names, load_benchmark
 from deepgen.eval.judge import Judge, JudgeChanged, JudgeConfig
@@ -20,6 +19,7 @@ from deepgen.eval.models import ImageFolder
 from deepgen.eval.runner import RunConfig, Workers, run, select
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.seeds import seed_of
+from eval.benchmark_files import NoiseModel, hashes, judge_answer, write, write_all, write_gedit
 from rewards.reward_server import serving
 
 
@@ -342,8 +342,7 @@ def test_two_real_processes_give_the_pictures_and_scores_of_one(tmp_path):
     subprocess.run(both, check=True, env=environment)
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     one, two = (
-        json.loads((tmp_path / name / "shapes-generation/result.json").read_text())
-        for name in ("one", "two")
+        json.loads((tmp_path / name / "shapes-generation/result.json").read_text()) for name in ("one", "two")
     )
     assert one["table"] == two["table"]
     assert one["items"] == two["items"]
