@@ -312,9 +312,8 @@ class EvalCompare:
         first, second = (read_results([path], num_draws=0) for path in (self.first, self.second))
         for label, test, differ in compare(first, second):
             low, high = test.interval
-            print(
-                f"{label}  difference {test.difference:+.4f} [{low:+.4f}, {high:+.4f}]  p = {test.p_value:.4f}"
-            )
+            sure = f"[{low:+.4f}, {high:+.4f}], p = {test.p_value:.4f}"
+            print(f"{label}  difference {test.difference:+.4f} {sure}")
             print(f"  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items")
             print(f"  drawn differently: {', '.join(differ) or 'nothing'}")
         return 0
