@@ -263,8 +263,11 @@ def test_a_judged_benchmark_goes_end_to_end_and_a_second_scoring_asks_nothing(na
 def test_a_judge_that_answers_prose_is_asked_again_and_then_counted_as_silent(data, tmp_path):
     with serving(judge_answer(says=lambda text: "I would rather not say.")) as server:
         with pytest.raises(ValueError, match=r"no readable answer in 3 attempts.*rather not say"):
-            go("wise", data, tmp_path, NoiseModel(), judge(server, None))
+            go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
         assert len(server.requests) == 7 * 3
+    with serving(judge_answer()) as server:  # what could not be read is asked anew, also with a cache
+        result = go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
+        assert (result["coverage"], len(server.requests)) == (1, 7)
 
 
 def test_a_judge_that_fails_is_asked_once_more_in_the_next_run(data, tmp_path):

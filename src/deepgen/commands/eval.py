@@ -154,7 +154,8 @@ class EvalRun:
             self.model, ModelConfig(device=self.device, dtype=self.dtype, lora=self.lora, api_key=key)
         )
         for benchmark, chosen in zip(benchmarks, settings, strict=True):
-            self._say_cost(benchmark)
+            if team.rank == 0:
+                self._say_cost(benchmark)
             result = run(benchmark, model, chosen, config, scorers, team)
             if result is not None:
                 mark = "  PARTIAL" if result["is_partial"] else ""
@@ -267,7 +268,7 @@ def _check(benchmark: Benchmark, data_dir: Path) -> bool:
             lines.append(f"{len(items)} items")
         except (ValueError, OSError, ImportError) as error:
             lines.append(str(error))
-    for file in benchmark.files():
+    for file in (*benchmark.files(), *benchmark.scoring_files()):
         target = benchmark.locate(data_dir, file.path, *file.aliases)
         print(f"  {target}  {'' if file.num_rows is None else f'{file.num_rows} rows, '}from {file.origin}")
     print(f"{benchmark.label}: {'complete' if ok else 'not complete'}: {'; '.join(lines)}")

@@ -163,6 +163,10 @@ class Benchmark:
         """The official files of the variant."""
         return ()
 
+    def scoring_files(self) -> tuple[DataFile, ...]:
+        """Official files that only scoring needs; verdicts made with others are not reused."""
+        return ()
+
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """Items in the official order, and everything wrong with the files beyond their hashes."""
         raise NotImplementedError(f"{self.name} does not say what it draws")

@@ -153,6 +153,14 @@ class Judge:
         self._keep(key, said)
         return said
 
+    def forget(self, text: str, images: Sequence[Image.Image] = (), *, attempts: int, side: int = 0) -> None:
+        """Drop the kept replies to the first attempts of a question, so that another run asks it anew."""
+        if self._cache_dir is None:
+            return
+        data = [file for _, file in (_encode(image, side) for image in images)]
+        for attempt in range(attempts):
+            self._path(self._key(text, data, attempt)).unlink(missing_ok=True)
+
     def cost(self) -> float | None:
         """What the questions of this process cost, in the currency of the prices; None without prices."""
         if not self.config.price_in and not self.config.price_out:

@@ -119,6 +119,7 @@ class Judged(Benchmark):
             answer = self.read(item, question.key, reply)
             if answer is not None:
                 return answer, reply
+        judge.forget(text, question.images, attempts=self.attempts, side=self.side)
         return None, f"no readable answer in {self.attempts} attempts, at last {reply[:120]!r}"
 
 

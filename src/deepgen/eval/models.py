@@ -296,10 +296,11 @@ class ImageFolder:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder of pictures")
         self.name, self.folder = name, folder
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
-        if not names:
+        files = sorted(folder.rglob("*.png"))
+        if not files:
             raise FileNotFoundError(f"{folder} holds no .png files")
-        self.fingerprint = f"pictures {hashlib.sha256(json.dumps(names).encode()).hexdigest()}"
+        content = [(str(path.relative_to(folder)), file_hash(path)) for path in files]
+        self.fingerprint = f"pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
     def draw(
         self, items: Sequence[Item], seeds: Sequence[int], settings: Settings, generator: Any = None

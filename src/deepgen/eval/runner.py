@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from deepgen._version import __version__
 from deepgen.data.png import save_png
-from deepgen.eval.benchmark import Benchmark, Item, ItemScore, Settings, file_hash
+from deepgen.eval.benchmark import Benchmark, DataFile, Item, ItemScore, Settings, file_hash
 from deepgen.eval.models import CannotDraw, ImageFolder, Model
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.seeds import Mode, seed_of
@@ -155,7 +155,9 @@ def run(
     if not config.has_scoring:
         return None
     version = benchmark.scorer_version(scorers)
-    _score(benchmark, settings, config, scorers, team, folder, chosen, failures)
+    for path, digest in _hashes_of(benchmark, benchmark.scoring_files(), config.data_dir).items():
+        version += f" {path} {digest[:12]}"
+    _score(benchmark, settings, config, scorers, team, folder, chosen, failures, version)
     team.wait()
     if team.rank != 0:
         return None
@@ -205,8 +207,12 @@ def make_manifest(
 
 def data_hashes(benchmark: Benchmark, data_dir: Path) -> dict[str, str]:
     """SHA-256 of the official files that are there."""
+    return _hashes_of(benchmark, benchmark.files(), data_dir)
+
+
+def _hashes_of(benchmark: Benchmark, files: Sequence[DataFile], data_dir: Path) -> dict[str, str]:
     found = {}
-    for file in benchmark.files():
+    for file in files:
         path = benchmark.locate(data_dir, file.path, *file.aliases)
         if path.is_file():
             found[file.path] = file_hash(path)
@@ -369,10 +375,10 @@ def _score(
     folder: Path,
     chosen: Sequence[Item],
     failures: Mapping[str, str],
+    version: str,
 ) -> None:
     """Score this process's share."""
     pictures, scores = Pictures(folder, team.rank), Scores(folder, team.rank)
-    version = benchmark.scorer_version(scorers)
     mine = [item for chunk in team.share(chunked(chosen, config.batch_size)) for item in chunk]
 
     def one(item: Item) -> tuple[ItemScore, list[str]] | None:

@@ -48,6 +48,10 @@ class DPG(Judged):
             ),
         )
 
+    def scoring_files(self) -> tuple[DataFile, ...]:
+        """The table of questions; no hash of it is known."""
+        return (DataFile(path="dpg_bench.csv", origin=_ORIGIN, aliases=("dpg_bench/dpg_bench.csv",)),)
+
     def _prompt_folder(self, data_dir: Path) -> Path:
         return self.locate(data_dir, "prompts", "dpg_bench/prompts")
 
@@ -70,7 +74,8 @@ class DPG(Judged):
             texts = {row["name"]: row["text"] for row in read_jsonl(path)}
         problems = count_problem(self.label, "prompts", 1065, len(texts))
         questions: dict[str, list[dict[str, Any]]] = {}
-        table = self.locate(data_dir, "dpg_bench.csv", "dpg_bench/dpg_bench.csv")
+        (file,) = self.scoring_files()
+        table = self.locate(data_dir, file.path, *file.aliases)
         if table.is_file():
             for index, row in enumerate(read_csv(table)):
                 questions.setdefault(row["item_id"], []).append(

@@ -44,7 +44,6 @@ class RISEBench(Judged):
     variants = ("full", "64")
     is_edit = True
     headline = "accuracy"
-    min_coverage = 0.0  # a sample that failed counts as wrong, so accuracy is of all samples
     side = 768
     rubrics = {
         "consistency": _CONSISTENCY,
