@@ -3,6 +3,7 @@
 # make test        the fast tests; `make test-slow` runs the others
 # make check       lint, format and types
 # make parity      compare with recorded tensors of the original: make parity GOLDENS=folder
+# make parity-bench scorer cases through the real scoring code: make parity-bench CASES=folder
 # make bench       speed of each part
 # make bench-train speed of a training step, against the original's path
 # make docs        check that links, examples and commands in the documentation are sound
@@ -10,10 +11,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 GOLDENS ?= tests/goldens
+CASES ?= tests/eval/cases
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow check parity bench bench-train docs
+.PHONY: setup demo test test-slow check parity parity-bench bench bench-train docs
 setup: $(STAMP)
 
 # PyTorch first and by itself: it is the one large download, and a failure there should say so.
@@ -40,6 +42,9 @@ check: $(STAMP)
 
 parity: $(STAMP)
 	$(PY) tools/parity.py $(GOLDENS)
+
+parity-bench: $(STAMP)
+	$(PY) tools/parity_bench.py $(CASES)
 
 bench: $(STAMP)
 	$(PY) benchmarks/speed.py

@@ -1,24 +1,33 @@
-"""`deepgen eval`: draw a benchmark's prompts and score the pictures."""
+"""`deepgen eval`: draw the prompts of benchmarks, score the pictures, report, compare."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import ModelOptions
+from deepgen.commands.options import Device, Dtype, ModelOptions
 from deepgen.commands.outputs import check_folder
+
+if TYPE_CHECKING:
+    from deepgen.eval.benchmark import Benchmark, Settings
+    from deepgen.eval.scorers import Scorers
+
+
+def _default_model() -> str:
+    return os.environ.get("DEEPGEN_MODEL") or "tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(ModelOptions):
-    """Score a model on a benchmark."""
+class EvalShapes(ModelOptions):
+    """Score a model on the small model's own world."""
 
-    benchmark: Positional[Literal["shapes"]]
-    """Which benchmark; `shapes` is the small model's own world."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
     """Where scores and pictures go."""
     limit: int = 48
@@ -40,3 +49,292 @@ class Eval(ModelOptions):
         )
         print(report)
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun:
+    """Draw the prompts of benchmarks with any model and score the pictures; start again to go on."""
+
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
+    """Which benchmarks; a wrong name lists those there are."""
+    model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
+    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; or $DEEPGEN_MODEL."""
+    data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
+    """Official files, one folder for each benchmark; see `deepgen eval fetch`."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
+    """Where the run goes; one folder holds one model's run."""
+    limit: Annotated[int | None, arg(metavar="INT")] = None
+    """Items of each benchmark, spread over its categories; default all."""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Solver steps; default the published ones."""
+    guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Weight of the prompt; default the published one."""
+    size: Annotated[int | None, arg(metavar="INT")] = None
+    """Height and width; default the published ones."""
+    samples: Annotated[int | None, arg(metavar="INT")] = None
+    """Pictures of each item; default the published number."""
+    negative: Annotated[str | None, arg(metavar="TEXT|@FILE")] = None
+    """What to steer away from, or @ and a file that says it. Editing benchmarks need a choice; "" is none."""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """The base seed; default the published one."""
+    seeds: Literal["each", "sequential"] = "each"
+    """each: every picture has its own seed; sequential: one generator a process, as the original scripts."""
+    batch_size: int = 4
+    """Items in a call of the model."""
+    protocol: Literal["official", "fixed"] = "official"
+    """official repeats known faults of official scorers, fixed does what was meant."""
+    min_coverage: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Share of pictures that need a verdict; default the benchmark's own."""
+    allow_partial: bool = False
+    """Give scores below that, marked as partial."""
+    allow_altered_data: bool = False
+    """Read files that are not the official ones."""
+    draw_only: bool = False
+    """Draw and do not score."""
+    lora: Annotated[str | None, arg(metavar="PATH")] = None
+    """LoRA weights for a DeepGen model."""
+    device: Device = "auto"
+    """Where to compute."""
+    dtype: Dtype = "auto"
+    """Number format of the model."""
+    detector: Annotated[str, arg(metavar="NAME|PATH")] = "facebook/mask2former-swin-small-coco-instance"
+    """GenEval's detector: a Mask2Former."""
+    clip: Annotated[str, arg(metavar="NAME|PATH")] = "openai/clip-vit-large-patch14"
+    """CLIP for GenEval's colors and CLIPScore."""
+    judge_url: Annotated[str | None, arg(metavar="URL")] = None
+    """A chat endpoint, up to and with /v1; its key is read from $DEEPGEN_JUDGE_KEY."""
+    judge_model: Annotated[str, arg(metavar="NAME")] = ""
+    """The name the endpoint serves the judge under."""
+    judge_prompts: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Files BENCHMARK/QUESTION.txt with the judge's prompts; default our own wording."""
+    judge_cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where replies are kept; default judge_cache in the output folder."""
+    judge_concurrency: int = 8
+    """Questions at once."""
+    judge_per_minute: float = 0.0
+    """Most questions a minute; 0 is no limit."""
+    judge_prices: Annotated[tuple[float, float], arg(metavar="IN OUT")] = (0.0, 0.0)
+    """Price of a million tokens in and out, for the bill."""
+
+    def run(self) -> int:
+        """Exit code 0 once every benchmark has its table."""
+        from deepgen.eval.benchmarks import load_benchmark
+        from deepgen.eval.models import ModelConfig, load_model
+        from deepgen.eval.report import number
+        from deepgen.eval.runner import RunConfig, run, workers
+
+        if not self.names:
+            raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
+        benchmarks = [load_benchmark(name, self.protocol) for name in self.names]
+        settings = [self._settings(benchmark) for benchmark in benchmarks]
+        config = RunConfig(
+            output_dir=self.output,
+            data_dir=self.data,
+            batch_size=self.batch_size,
+            seeds=self.seeds,
+            limit=self.limit,
+            min_coverage=self.min_coverage,
+            allow_partial=self.allow_partial,
+            allow_altered=self.allow_altered_data,
+            has_scoring=not self.draw_only,
+        )
+        problems = []
+        for benchmark in benchmarks:  # everything that is missing, before anything is drawn
+            try:
+                benchmark.items(self.data, allow_altered=self.allow_altered_data)
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+        check_folder(self.output)
+        scorers = self._scorers(benchmarks)
+        team = workers()
+        key = os.environ.get("DEEPGEN_MODEL_KEY", "")
+        model = load_model(
+            self.model, ModelConfig(device=self.device, dtype=self.dtype, lora=self.lora, api_key=key)
+        )
+        for benchmark, chosen in zip(benchmarks, settings, strict=True):
+            if team.rank == 0:
+                self._say_cost(benchmark)
+            result = run(benchmark, model, chosen, config, scorers, team)
+            if result is not None:
+                mark = "  PARTIAL" if result["is_partial"] else ""
+                value = result["table"].get(result["headline"])
+                shown = "not given for a part of it" if value is None else number(value)
+                print(
+                    f"{benchmark.label}  {result['headline']} {shown}  ({result['num_judged']} of "
+                    f"{result['num_expected']} pictures){mark}"
+                )
+        if scorers.judge is not None and team.rank == 0:
+            usage, cost = scorers.judge.usage, scorers.judge.cost()
+            bill = "" if cost is None else f", {cost:.2f} by the prices given"
+            print(f"judge: {usage.asked} questions asked, {usage.cached} from the cache{bill}")
+        return 0
+
+    def _settings(self, benchmark: Benchmark) -> Settings:
+        from deepgen.eval.benchmark import settings_with
+
+        negative = self.negative
+        if negative is None and benchmark.is_edit and benchmark.name != "shapes":
+            raise ValueError(
+                f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
+                'this package; give it with --negative @FILE, or --negative "" to draw without'
+            )
+        if negative is not None and negative.startswith("@"):
+            negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
+        return settings_with(
+            benchmark.settings,
+            num_steps=self.steps,
+            guidance_scale=self.guidance,
+            height=self.size,
+            width=self.size,
+            num_samples=self.samples,
+            seed=self.seed,
+            negative_prompt=negative,
+        )
+
+    def _scorers(self, benchmarks: Sequence[Benchmark]) -> Scorers:
+        from deepgen.eval.judge import JudgeConfig
+        from deepgen.eval.scorers import ScorerConfig, Scorers, make_scorers
+
+        if self.draw_only:
+            return Scorers()
+        judge = None
+        if self.judge_url is not None:
+            judge = JudgeConfig(
+                url=self.judge_url,
+                model=self.judge_model,
+                api_key=os.environ.get("DEEPGEN_JUDGE_KEY", ""),
+                concurrency=self.judge_concurrency,
+                per_minute=self.judge_per_minute,
+                price_in=self.judge_prices[0],
+                price_out=self.judge_prices[1],
+            )
+        config = ScorerConfig(
+            detector=self.detector,
+            clip=self.clip,
+            device=self.device,
+            judge=judge,
+            prompts_dir=self.judge_prompts,
+            cache_dir=self.judge_cache or self.output / "judge_cache",
+        )
+        return make_scorers(config, [need for benchmark in benchmarks for need in benchmark.needs])
+
+    def _say_cost(self, benchmark: Benchmark) -> None:
+        """How much a judge will be asked, before it is."""
+        if self.draw_only or "judge" not in benchmark.needs:
+            return
+        from deepgen.eval.runner import select
+
+        items = select(benchmark.items(self.data, allow_altered=self.allow_altered_data), self.limit)
+        samples = self.samples or benchmark.settings.num_samples
+        questions = benchmark.num_questions(items) * samples // benchmark.settings.num_samples
+        print(
+            f"deepgen: {benchmark.label}: up to {questions} questions to {self.judge_model}", file=sys.stderr
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalFetch:
+    """Say which official files a benchmark needs and where to get them, and check those that are there."""
+
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]] = ()
+    """Which benchmarks; default all."""
+    data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
+    """Where they are, or will be."""
+
+    def run(self) -> int:
+        """Exit code 0 when everything is there and as it should be, 1 otherwise."""
+        from deepgen.eval.benchmarks import benchmark_names, load_benchmark
+
+        is_complete = True
+        for name in self.names or benchmark_names():
+            first = load_benchmark(name)
+            variants = [first.variant] if ":" in name else first.variants
+            for benchmark in (load_benchmark(f"{first.name}:{variant}") for variant in variants):
+                is_complete &= _check(benchmark, self.data)
+        return 0 if is_complete else 1
+
+
+def _check(benchmark: Benchmark, data_dir: Path) -> bool:
+    """Print what there is of one benchmark; whether it is complete."""
+    missing, altered = benchmark.check_files(data_dir)
+    lines, ok = [*missing, *altered], False
+    if not missing:
+        try:
+            items = benchmark.items(data_dir, allow_altered=bool(altered))
+            lines += benchmark.check_scoring(items)
+            ok = not lines
+            lines.append(f"{len(items)} items")
+        except (ValueError, OSError, ImportError) as error:
+            lines.append(str(error))
+    for file in (*benchmark.files(), *benchmark.scoring_files()):
+        target = benchmark.locate(data_dir, file.path, *file.aliases)
+        print(f"  {target}  {'' if file.num_rows is None else f'{file.num_rows} rows, '}from {file.origin}")
+    print(f"{benchmark.label}: {'complete' if ok else 'not complete'}: {'; '.join(lines)}")
+    return ok
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """Make one page of runs: tables, bars, pictures and how everything was made."""
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN")]]
+    """Folders of `deepgen eval run`."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.html")] = Path("outputs/report.html")
+    """The page; a Markdown file is written beside it."""
+    draws: int = 200
+    """Bootstrap samples for the intervals; 0 gives none."""
+
+    def run(self) -> int:
+        """Exit code 0 once both files are written."""
+        from deepgen.eval.report import read_results, write_report
+
+        if not self.runs:
+            raise ValueError("name at least one folder of `deepgen eval run`")
+        for path in write_report(read_results(self.runs, num_draws=self.draws), self.output):
+            print(path)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCompare:
+    """Compare two runs item by item."""
+
+    first: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """The folder of one run."""
+    second: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """The folder of the other; differences are second minus first."""
+
+    def run(self) -> int:
+        """Exit code 0 once the comparison is printed."""
+        from deepgen.eval.report import compare, read_results
+
+        first, second = (read_results([path], num_draws=0) for path in (self.first, self.second))
+        for label, test, differ in compare(first, second):
+            low, high = test.interval
+            sure = f"[{low:+.4f}, {high:+.4f}], p = {test.p_value:.4f}"
+            print(f"{label}  difference {test.difference:+.4f} {sure}")
+            print(f"  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items")
+            print(f"  drawn differently: {', '.join(differ) or 'nothing'}")
+        return 0
+
+
+Action = (
+    Annotated[EvalRun, subcommand("run")]
+    | Annotated[EvalFetch, subcommand("fetch")]
+    | Annotated[EvalReport, subcommand("report")]
+    | Annotated[EvalCompare, subcommand("compare")]
+    | Annotated[EvalShapes, subcommand("shapes")]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Score models on benchmarks, report and compare."""
+
+    action: OmitSubcommandPrefixes[Action]
+
+    def run(self) -> int:
+        """The action's exit code."""
+        return self.action.run()

@@ -1,1 +1,25 @@
-"""One file per benchmark; the file name is the benchmark's name."""
+"""One file a benchmark; its name is the benchmark's."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepgen.eval.benchmark import Benchmark
+    from deepgen.eval.scoring import Protocol
+
+
+def benchmark_names() -> list[str]:
+    """Those there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load_benchmark(name: str, protocol: Protocol = "official") -> Benchmark:
+    """A benchmark by `NAME` or `NAME:VARIANT`; ValueError for one there is not."""
+    name, _, variant = name.partition(":")
+    if name not in benchmark_names():
+        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(benchmark_names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.benchmark(variant=variant, protocol=protocol)

@@ -13,12 +13,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from deepgen.eval.benchmark import Benchmark, Item, ItemScore, Settings
+from deepgen.eval.scorers import Scorers
+from deepgen.eval.scoring import Protocol
 from deepgen.shapes.caption import EDIT_KINDS, Claim, Edit, caption, instruction, sample_claim, sample_edit
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render
@@ -275,3 +279,60 @@ def picture_grid(
                 grid.paste(tile, (x + 3, y + 3))
                 column += 1
     return grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes(Benchmark):
+    """The same prompts under the contract of all benchmarks: 48 of each generation kind, or of each edit."""
+
+    name = "shapes"
+    variants = ("generation", "edit")
+    settings = Settings(num_steps=None, guidance_scale=None, height=CANVAS, width=CANVAS, seed=0)
+
+    @property
+    def is_edit(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """By the variant."""
+        return self.variant == "edit"
+
+    def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
+        """No file is read."""
+        chosen = [item for item in prompts(48) if (item.edit is not None) == self.is_edit]
+        return [
+            Item(
+                id=f"{index:04d}",
+                category=item.kind,
+                prompt=item.text,
+                references=() if item.edit is None else (partial(render, item.edit.source),),
+                metadata={"shapes": item},
+            )
+            for index, item in enumerate(chosen)
+        ], []
+
+    def picture_path(self, item: Item, sample: int) -> str:
+        """images/0000-0.png."""
+        return f"images/{item.id}-{sample}.png"
+
+    def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
+        """Exact, from pixels."""
+        verdicts = [score(item.metadata["shapes"], image) for image in images]
+        return ItemScore(
+            item=item.id,
+            category=item.category,
+            value=float(np.mean([verdict.is_right for verdict in verdicts])),
+            rows=tuple({"kind": item.category, "right": verdict.is_right} for verdict in verdicts),
+            words=", ".join("right" if verdict.is_right else "wrong" for verdict in verdicts),
+            num_expected=len(verdicts),
+            num_scored=len(verdicts),
+        )
+
+    def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
+        """Share of right pictures of each kind, and the mean of the kinds."""
+        rows = [row for each in scores for row in each.rows]
+        kinds = list(dict.fromkeys(row["kind"] for row in rows))
+        table = {
+            kind: float(np.mean([row["right"] for row in rows if row["kind"] == kind])) for kind in kinds
+        }
+        return {"overall": float(np.mean(list(table.values()))), **table}
+
+
+benchmark = Shapes

@@ -1,0 +1,177 @@
+"""RISEBench: edits that need reasoning about time, causes, space and logic; 360 of them, or the 64 on
+GitHub.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.judged import Judged, Question
+from deepgen.eval.scoring import Protocol, final_score, risebench
+from deepgen.eval.text_files import read_json
+
+_COUNTS = {
+    "full": dict(zip(risebench.CATEGORIES, (85, 90, 100, 85), strict=True)),
+    "64": dict.fromkeys(risebench.CATEGORIES, 16),
+}
+_END = 'End with one line "Final Score: X".'
+_CONSISTENCY = f"""\
+The first picture was to be edited into the second with this instruction: {{instruction}}
+From 1 to 5, how well was everything kept that the instruction leaves alone? {_END}"""
+_REASONING = f"""\
+A picture was to be edited with this instruction: {{instruction}}
+The right result: {{reference}}
+The last picture is the result. From 1 to 5, how well does it show the right result? {_END}"""
+_PICTURE = f"""\
+A picture was to be edited with this instruction: {{instruction}}
+The first picture shows the right result, the last the result. From 1 to 5, how well do they agree? {_END}"""
+_QUALITY = f"From 1 to 5, how clear and natural is this picture, free of artefacts? {_END}"
+_BIT = " Give 1 if it is fully right and 0 otherwise."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RISEBench(Judged):
+    """Up to three calls an edit."""
+
+    name = "risebench"
+    variants = ("full", "64")
+    is_edit = True
+    headline = "accuracy"
+    side = 768
+    rubrics = {
+        "consistency": _CONSISTENCY,
+        "reasoning": _REASONING,
+        "quality": _QUALITY,
+        "spatial_consistency": _CONSISTENCY,
+        "spatial_reasoning": _REASONING,
+        "spatial_reasoning_picture": _PICTURE,
+        "spatial_quality": _QUALITY,
+        "logical_consistency": _CONSISTENCY + _BIT,
+        "logical_reasoning": _REASONING + _BIT,
+        "logical_reasoning_picture": _PICTURE + _BIT,
+    }
+    notes = {
+        "official": "one sample free of consistency takes consistency out of every score; where an edit has "
+        "a reference picture, spatial consistency is judged against that",
+        "fixed": "consistency is left out where it is not asked for, and judged against the source",
+    }
+
+    def files(self) -> tuple[DataFile, ...]:
+        """The list of edits; pictures lie in folders beside it."""
+        if self.variant == "64":
+            return (
+                DataFile(
+                    path="data_total_64.json",
+                    origin="https://github.com/PhoenixZ810/RISEBench, data/data_total.json (5f22651)",
+                    sha256="8c60e730429e9f18df98e200fcefb9c246a4edeec17772eb1613076af2cb90c7",
+                    num_rows=64,
+                    aliases=("data_total.json", "data/data_total.json"),
+                ),
+            )
+        return (
+            DataFile(
+                path="datav2_total_w_subtask.json",
+                origin="https://huggingface.co/datasets/PhoenixZ/RISEBench, with data.zip unpacked beside it",
+                num_rows=360,
+            ),
+        )
+
+    def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
+        """In the file's order."""
+        (file,) = self.files()
+        path = self.locate(data_dir, file.path, *file.aliases)
+        items = []
+        for row in read_json(path):
+            paths = [row["image"], *([row["reference_img"]] if row.get("reference_img") else [])]
+            items.append(
+                Item(
+                    id=str(row["index"]),
+                    category=row["category"],
+                    prompt=row["instruction"].strip(),
+                    references=tuple(path.parent / name for name in paths),
+                    metadata=row,
+                )
+            )
+        found = Counter(item.category for item in items)
+        problems = [
+            problem
+            for category, expected in _COUNTS[self.variant].items()
+            for problem in count_problem(self.label, f"edits of {category}", expected, found[category])
+        ]
+        return items, problems
+
+    def picture_path(self, item: Item, sample: int) -> str:
+        """images/CATEGORY/INDEX.png."""
+        return f"images/{item.category}/{item.id}.png"
+
+    def needs_every_answer(self) -> bool:
+        """All that were asked."""
+        return True
+
+    def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
+        """By category; logical edits have no question about quality."""
+        row = item.metadata
+        source, target = references[0], references[1] if len(references) > 1 else None
+        reference = str(row.get("reference_txt") or row.get("reference") or "")
+        fields = {"instruction": item.prompt, "reference": reference}
+        kind = item.category.split("_")[0]
+        prefix = f"{kind}_" if kind in ("spatial", "logical") else ""
+        asked: list[Question] = []
+        if "consistency_free" not in row:
+            is_swapped = kind == "spatial" and target is not None and self.protocol == "official"
+            before = target if is_swapped else source
+            assert before is not None
+            asked.append(
+                Question(
+                    key="consistency",
+                    wording=f"{prefix}consistency",
+                    fields=fields,
+                    images=(before, image),
+                )
+            )
+        if prefix and target is not None:
+            name, shown = f"{prefix}reasoning_picture", (target, image)
+        else:
+            has_source = "reasoning_img" in row or kind == "logical"
+            name, shown = f"{prefix}reasoning", (source, image) if has_source else (image,)
+        asked.append(Question(key="reasoning", wording=name, fields=fields, images=shown))
+        if kind != "logical":
+            wording = "spatial_quality" if kind == "spatial" else "quality"
+            asked.append(Question(key="quality", wording=wording, fields=fields, images=(image,)))
+        return asked
+
+    def read(self, item: Item, key: str, reply: str) -> Any:
+        """The first number, from 1 to 5; the 0 and 1 of logical edits become 1 and 5."""
+        numbers = final_score.parse(reply)
+        if numbers is None:
+            return None
+        if item.category == "logical_reasoning":
+            return {0: 1, 1: 5}.get(numbers[0])
+        return numbers[0] if 1 <= numbers[0] <= 5 else None
+
+    def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        """The score in [1, 5]."""
+        value = risebench.score(
+            answers.get("consistency"),
+            answers["reasoning"],
+            answers.get("quality"),
+            is_logical=item.category == "logical_reasoning",
+        )
+        row = {"category": item.category, "subtask": item.metadata.get("subtask")}
+        return value, {**row, "consistency": None, **answers}
+
+    def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
+        """In percent; `accuracy` by the rule the published numbers were made with."""
+        rows = [dict(row) for score in scores for row in score.rows]
+        rows += [{"category": score.category} for score in scores if not score.rows]
+        return risebench.aggregate(rows, protocol)
+
+
+benchmark = RISEBench

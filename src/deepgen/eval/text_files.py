@@ -1,0 +1,35 @@
+"""Official files of benchmarks in JSON, lines of JSON and CSV; an unreadable one is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """The document; ValueError names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """One object a line; empty lines do not count. ValueError names file and line."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows by the names in the first line; a byte order mark is skipped."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,55 @@
+"""`deepgen eval`: what is refused before a model is loaded, and a run from the command line to the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deepgen.cli import main
+from eval.benchmark_files import write_all
+
+
+def error_of(capsys, *arguments: str) -> str:
+    assert main(["eval", *arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_what_cannot_work_is_said_before_a_model_is_loaded(tmp_path, capsys):
+    data = ["--data", str(tmp_path), "--model", "/no/such/model"]
+    assert "known: corebench, cvtg2k, dpg" in error_of(capsys, "run", "nothing", *data)
+    assert "name at least one" in error_of(capsys, "run", *data)
+    missing = error_of(capsys, "run", "geneval", "wise", *data)
+    assert "evaluation_metadata.jsonl is missing" in missing
+    assert "cultural_common_sense.json is missing" in missing
+    write_all(tmp_path)
+    altered = ["--allow-altered-data", "-o", str(tmp_path / "out")]
+    assert "--negative @FILE" in error_of(capsys, "run", "imgedit", *data, *altered)
+    assert "needs a judge; give --judge-url" in error_of(capsys, "run", "wise", *data, *altered)
+    assert "no variant 'fr'; known: en" in error_of(capsys, "run", "unigenbench:fr", *data)
+
+
+def test_fetch_says_what_to_get_from_where_and_what_is_wrong(tmp_path, capsys):
+    assert main(["eval", "fetch", "geneval", "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "553 rows, from https://github.com/djghosh13/geneval" in said
+    assert "geneval: not complete" in said
+    write_all(tmp_path)
+    assert main(["eval", "fetch", "wise:verified", "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.count("is altered") == 3
+    assert "wise-legacy" not in said
+    assert main(["eval", "fetch", "shapes", "--data", str(tmp_path)]) == 0
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_run_goes_from_the_command_line_to_a_page(tmp_path):
+    output = tmp_path / "run"
+    options = ["--limit", "2", "--steps", "1", "--model", "tiny", "-o", str(output)]
+    assert main(["eval", "run", "shapes", "shapes:edit", *options]) == 0
+    document = json.loads((output / "shapes-edit/result.json").read_text())
+    assert document["num_judged"] == 2
+    assert document["manifest"]["published_settings"] == ["num_steps"]
+    assert len(document["manifest"]["drawing"]["fingerprint"]) == 64
+    assert main(["eval", "report", str(output), "-o", str(tmp_path / "page.html"), "--draws", "0"]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 2000

@@ -1,0 +1,28 @@
+"""Run recorded scorer cases through the real scoring code.
+
+    python tools/parity_bench.py FOLDER
+
+FOLDER holds JSON files in the form that deepgen/eval/scoring/cases.py describes; the files say which
+function is called with what. Prints mismatches and exits with 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from deepgen.eval.scoring.cases import run_folder
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tools/parity_bench.py FOLDER")
+    outcomes = run_folder(Path(sys.argv[1]))
+    for outcome in outcomes:
+        if outcome.mismatch:
+            print(f"MISMATCH {outcome.case}: {outcome.mismatch}")
+    for name, count in Counter(outcome.case.split("[")[0] for outcome in outcomes).items():
+        print(f"{name}: {count} comparisons")
+    wrong = sum(bool(outcome.mismatch) for outcome in outcomes)
+    print(f"{len(outcomes) - wrong} of {len(outcomes)} agree")
+    sys.exit(1 if wrong else 0)
