@@ -162,7 +162,7 @@ class Engine:
         plan = self.sampler.plan(request)
         seeds = make_generators(request.seed, None, request.num_images)[0]
         assert seeds is not None
-        job = Job(request, seeds, on_event)
+        job = Job(request, seeds, plan.facts, on_event)
         count = min(request.num_previews, plan.num_steps - 1)
         steps = {plan.num_steps * (k + 1) // (count + 1): k for k in range(count)}
         task = _Task(job, plan, preview_steps=steps)

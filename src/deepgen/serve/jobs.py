@@ -148,14 +148,39 @@ class OutOfMemory(EngineError):
     code = "out_of_memory"
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobFacts:
+    """What was decided when a request was accepted.
+
+    Attributes:
+        size: (height, width) of the pictures, pixels.
+        num_steps: solver steps of each.
+        guidance_scale: see `DrawRequest`.
+        num_text_tokens: of the prompt, without its template.
+        num_reference_tokens: what the VLM reads of all references.
+        num_picture_tokens: what the DiT draws for one picture.
+    """
+
+    size: tuple[int, int]
+    num_steps: int
+    guidance_scale: float
+    num_text_tokens: int
+    num_reference_tokens: int
+    num_picture_tokens: int
+
+
 class Job:
     """A request on its way. Events are read with `events()`, or go to `on_event` in the engine's thread."""
 
     def __init__(
-        self, request: DrawRequest, seeds: list[int], on_event: Callable[[Event], None] | None
+        self,
+        request: DrawRequest,
+        seeds: list[int],
+        facts: JobFacts,
+        on_event: Callable[[Event], None] | None,
     ) -> None:
         self.id = f"job-{secrets.token_hex(8)}"
-        self.request, self.seeds = request, seeds
+        self.request, self.seeds, self.facts = request, seeds, facts
         self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         self.place: int | None = None
         self._on_event, self._events = on_event, queue.SimpleQueue[Event]()

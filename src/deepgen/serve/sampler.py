@@ -9,6 +9,7 @@ solver, in the same order; what may differ is the rounding of matrix products of
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,9 @@ from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.losses import interpolate
 from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
 from deepgen.models import vae as latent_space
+from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
-from deepgen.serve.jobs import DrawRequest
+from deepgen.serve.jobs import DrawRequest, JobFacts
 from deepgen.types import Condition
 
 # B samples of a batch, C latent channels, h w latent size
@@ -43,6 +45,7 @@ class Plan:
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
         kept: with a mask, the first reference at `size`, (3, height, width), and where it may change,
             boolean (height, width).
+        facts: what the one who asked is told.
     """
 
     prompt: str
@@ -53,6 +56,7 @@ class Plan:
     num_steps: int
     guidance_scale: float
     kept: tuple[Tensor, Tensor] | None
+    facts: JobFacts
 
     @property
     def is_guided(self) -> bool:
@@ -91,7 +95,8 @@ class Sample:
     @property
     def batch_key(self) -> BatchKey:
         """Samples that agree in this can share a forward."""
-        return (*self.latents.shape[-2:], len(self.references), self.plan.is_guided)
+        height, width = self.latents.shape[-2:]
+        return height, width, len(self.references), self.plan.is_guided
 
 
 class Sampler:
@@ -113,6 +118,8 @@ class Sampler:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe = pipe
         self._scheduler = copy.deepcopy(scheduler)
+        # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
+        self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
         self._schedules: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -137,6 +144,20 @@ class Sampler:
         if references is not None and request.height is None and request.width is None:
             source = (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source
+        with self._counting:
+            num_text_tokens = len(self._tokenizer(request.prompt).input_ids)
+        unit = self.pipe.size_unit
+        facts = JobFacts(
+            size=final_size or sizes[0],
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            num_text_tokens=num_text_tokens,
+            num_reference_tokens=sum(
+                (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
+                for x in (pixels[0] if pixels else [])
+            ),
+            num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+        )
         return Plan(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -146,6 +167,7 @@ class Sampler:
             num_steps=num_steps,
             guidance_scale=guidance_scale,
             kept=None if request.mask is None else _kept_pixels(request, sizes[0], final_size),
+            facts=facts,
         )
 
     @torch.no_grad()
