@@ -188,7 +188,7 @@ class Server:
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
-        defaults = self._engine.sampler.defaults
+        defaults, pipe = self._engine.sampler.defaults, self._engine.sampler.pipe
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
         return {
             "id": self._config.model_name,
@@ -196,7 +196,8 @@ class Server:
             "created": self._created,
             "owned_by": "deepgen",
             "defaults": {name: defaults[name] for name in names if name in defaults},
-            "size_unit": self._engine.sampler.pipe.size_unit,
+            "size_unit": pipe.size_unit,
+            "max_side": pipe.transformer.config.pos_embed_max_size * pipe.size_unit,
         }
 
     async def content(self, request: Any) -> Any:

@@ -36,7 +36,7 @@ def read_mask(content: bytes, max_pixels: int) -> Image.Image:
                 "mask has no transparency; make transparent what may change", "mask", "invalid_image"
             )
         alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-    return alpha.point(lambda value: 255 if value < 128 else 0)
+    return alpha.point([255] * 128 + [0] * 128)
 
 
 def read_address(address: object, param: str) -> bytes:
