@@ -196,6 +196,43 @@ def test_progress_is_streamed_on_request_only(server: Running) -> None:
     assert text.endswith("data: [DONE]\n\n")
 
 
+def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenPipeline) -> None:
+    messages: list[Any] = [{"role": "user", "content": "a red circle"}]
+    first = client.chat.completions.create(model="any", messages=messages, seed=3, temperature=1)
+    message = first.choices[0].message
+    url = message.images[0]["image_url"]["url"]
+    drawn = pipe("a red circle", seed=3).images[0]
+    assert is_equal(opened(url.partition(",")[2]), drawn)
+
+    answer = {"role": "assistant", "content": "", "images": message.images}
+    messages += [answer, {"role": "user", "content": [{"type": "text", "text": "make it blue"}]}]
+    stream = client.chat.completions.create(model="any", messages=messages, seed=3, stream=True)
+    chunks = [chunk.choices[0] for chunk in stream]
+    assert chunks[-1].finish_reason == "stop"
+    images = [image for chunk in chunks for image in getattr(chunk.delta, "images", [])]
+    edited = pipe("make it blue", image=drawn, seed=3).images[0]
+    assert is_equal(opened(images[0]["image_url"]["url"].partition(",")[2]), edited)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "a",
+        [3],
+        [{"role": "user"}],
+        [{"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [{"type": "audio"}]}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1"}}]}],
+        [{"role": "user", "content": "a", "images": [{"type": "image_url", "image_url": "x"}]}],
+    ],
+)
+def test_a_bad_chat_is_refused(server: Running, messages: Any) -> None:
+    check_refusal(server.http.post("/v1/chat/completions", json={"messages": messages}))
+
+
 def test_models_are_listed_and_found(client: Any) -> None:
     assert [model.id for model in client.models.list()] == ["deepgen-1.0"]
     assert client.models.retrieve("deepgen-1.0").owned_by == "deepgen"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from typing import Any
 from deepgen._version import __version__
 from deepgen.data.png import PictureRecord
 from deepgen.serve.bodies import content_type, read_form, read_json
+from deepgen.serve.chat import chunk, read_chat, reply
 from deepgen.serve.engine import Engine
 from deepgen.serve.errors import ApiError, from_engine, invalid
 from deepgen.serve.fields import Fields, Limits, read_fields
@@ -29,8 +29,6 @@ from deepgen.serve.middleware import Around
 from deepgen.serve.openapi import document
 from deepgen.serve.pictures import read_address, read_mask, read_picture, to_base64, write_picture
 from deepgen.serve.shelf import Shelf
-
-logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page.html"
 VARIATION = "Draw another version of this picture."
@@ -126,6 +124,7 @@ class Server:
             ("/v1/images/generations", "POST", self.generations),
             ("/v1/images/edits", "POST", self.edits),
             ("/v1/images/variations", "POST", self.variations),
+            ("/v1/chat/completions", "POST", self.chat),
             ("/v1/images/{name}/content", "GET", self.content),
         ]
 
@@ -259,22 +258,7 @@ class Server:
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse, StreamingResponse
 
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-
-        def pass_on(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        def submit() -> Job:
-            return self._engine.submit(self._draw_request(owner, fields, pictures, mask), pass_on)
-
-        try:
-            job = await run_in_threadpool(submit)
-        except EngineError as error:
-            raise from_engine(error) from error
-        except ValueError as error:
-            first = str(error).partition(" ")[0]
-            raise invalid(str(error), first if first in ("size", "mask", "prompt") else None) from error
-        request.state.job = job.id
+        job, events = await self._submit(request, owner, fields, pictures, mask)
         answer = _Answer(job, fields, kind, self._config)
         if fields.stream:
             stream = self._stream(answer, events)
@@ -298,6 +282,68 @@ class Server:
                 entry["b64_json"] = to_base64(content)
             data.append(entry)
         return JSONResponse({**answer.common("created"), "data": data, "usage": answer.usage(len(drawn))})
+
+    async def chat(self, request: Any) -> Any:
+        """Pictures for clients that draw in chat."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse, StreamingResponse
+
+        owner, limits = self._owner(request), self._config.limits
+        values, pictures = read_chat(await read_json(request, limits))
+        fields = read_fields(values, limits, is_form=False)
+        job, events = await self._submit(request, owner, fields, pictures or None, None)
+        answer, created = _Answer(job, fields, "image_generation", self._config), int(time.time())
+        chat_id = f"chatcmpl-{job.id.removeprefix('job-')}"
+        about = (chat_id, created, self._config.model_name)
+
+        def address(picture: Drawn) -> str:
+            return f"data:image/{fields.output_format};base64,{to_base64(answer.file(picture))}"
+
+        async def stream() -> AsyncIterator[str]:
+            yield _data(chunk(*about))
+            async for event in self._events(answer, events):
+                if isinstance(event, str):
+                    yield event
+                elif isinstance(event, Drawn):
+                    yield _data(chunk(*about, images=[await run_in_threadpool(address, event)]))
+                elif isinstance(event, Ended) and event.error is None:
+                    yield _data(chunk(*about, finish="stop"))
+
+        if fields.stream:
+            headers = {"x-accel-buffering": "no"}
+            return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+        drawn = await self._collect(request, job, events)
+        images = await run_in_threadpool(lambda: [address(picture) for picture in drawn])
+        return JSONResponse(reply(*about, images, answer.usage(len(drawn))))
+
+    async def _submit(
+        self,
+        request: Any,
+        owner: str,
+        fields: Fields,
+        pictures: Sequence[bytes] | None,
+        mask: bytes | None,
+    ) -> tuple[Job, asyncio.Queue[Event]]:
+        """A job, and where its events will come; `ApiError` where it is refused."""
+        from starlette.concurrency import run_in_threadpool
+
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+        def pass_on(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def submit() -> Job:
+            return self._engine.submit(self._draw_request(owner, fields, pictures, mask), pass_on)
+
+        try:
+            job = await run_in_threadpool(submit)
+        except EngineError as error:
+            raise from_engine(error) from error
+        except ValueError as error:
+            first = str(error).partition(" ")[0]
+            raise invalid(str(error), first if first in ("size", "mask", "prompt") else None) from error
+        request.state.job = job.id
+        return job, events
 
     def _draw_request(
         self, owner: str, fields: Fields, pictures: Sequence[bytes] | None, mask: bytes | None
@@ -356,9 +402,21 @@ class Server:
             job.cancel()
 
     async def _stream(self, answer: _Answer, events: asyncio.Queue[Event]) -> AsyncIterator[str]:
-        """Server-sent events; Starlette ends this generator when the client leaves."""
+        """Server-sent events of pictures."""
         from starlette.concurrency import run_in_threadpool
 
+        async for event in self._events(answer, events):
+            if isinstance(event, str):
+                yield event
+                continue
+            for name, body in await run_in_threadpool(answer.events, event):
+                yield _event(name, {"type": name, **body})
+
+    async def _events(self, answer: _Answer, events: asyncio.Queue[Event]) -> AsyncIterator[Event | str]:
+        """Events to be put into words, and between them lines that can be sent as they are.
+
+        Starlette ends this generator when the client leaves; the job is then cancelled.
+        """
         try:
             while True:
                 try:
@@ -366,16 +424,12 @@ class Server:
                 except asyncio.TimeoutError:
                     yield ": still drawing\n\n"
                     continue
+                yield event
                 if isinstance(event, Ended):
                     if event.error is not None:
                         yield _event("error", from_engine(event.error).body())
                     yield "data: [DONE]\n\n"
                     return
-                for name, body in await run_in_threadpool(answer.events, event):
-                    yield _event(name, {"type": name, **body})
-        except Exception:
-            logger.exception("%s: the stream failed", answer.job.id)
-            yield _event("error", ApiError(500, f"the stream failed; see the log, {answer.job.id}").body())
         finally:
             answer.job.cancel()
 
@@ -453,6 +507,10 @@ class _Answer:
         if isinstance(event, Progress):
             return [(name, {"index": event.index, "step": event.step, "num_steps": event.num_steps})]
         return []
+
+
+def _data(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"
 
 
 def _event(name: str, body: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepgen._version import __version__
+from deepgen.serve.chat import PICTURE_FIELDS
 from deepgen.serve.fields import MAX_SEED, Limits
 
 
@@ -62,6 +63,9 @@ def document(limits: Limits) -> dict[str, Any]:
                     {"multipart/form-data": {"schema": _object({**files, **draw}, ["image"])}},
                 )
             },
+            "/v1/chat/completions": {
+                "post": _draws("Pictures in a chat", {"application/json": {"schema": _chat(draw)}}, "object")
+            },
             "/v1/models": {"get": _tells("The model")},
             "/health": {"get": _tells("Whether the process works")},
             "/ready": {"get": _tells("Whether new requests are taken", busy=True)},
@@ -106,12 +110,25 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     }
 
 
-def _draws(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+def _chat(draw: dict[str, Any]) -> dict[str, Any]:
+    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+    message = {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"type": "string"}, "content": content},
+    }
+    properties = {name: draw[name] for name in PICTURE_FIELDS}
+    messages = {"type": "array", "items": message, "minItems": 1}
+    return {"type": "object", "required": ["messages"], "properties": {**properties, "messages": messages}}
+
+
+def _draws(summary: str, content: dict[str, Any], answer: str = "Images") -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Images"} if answer == "Images" else {"type": answer}
     answers = {
         "200": {
             "description": "the pictures, or their events where stream is true",
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/Images"}},
+                "application/json": {"schema": schema},
                 "text/event-stream": {"schema": {"type": "string"}},
             },
         }
