@@ -66,6 +66,7 @@ def test_a_bad_key_file_is_refused_without_showing_a_key(tmp_path: Path, text: s
     assert "0123456789abcdef" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_was_accepted_and_then_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", "0", "--max-running", "2"]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}

@@ -112,7 +112,7 @@ class Serve(ModelOptions):
             """Takes nothing new from the first signal on, and answers what it took."""
 
             def handle_exit(self, sig: int, frame: Any) -> None:
-                # uvicorn's own raises the signal once more at the end; a server that ended in order exits with 0
+                # uvicorn's own raises the signal again at the end; a server that ended in order exits with 0
                 engine.drain(timeout=0)
                 self.force_exit = self.should_exit  # the second signal does not wait
                 self.should_exit = True
