@@ -373,7 +373,7 @@ class Server:
             guidance_scale=fields.guidance_scale,
             num_images=fields.n,
             seed=fields.seed,
-            num_previews=fields.partial_images,
+            num_previews=fields.partial_images if fields.stream else 0,
             key=owner,
             timeout_s=limits.timeout_s,
         )

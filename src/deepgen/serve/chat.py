@@ -17,7 +17,7 @@ PICTURE_FIELDS = (
     *("n", "size", "quality", "seed", "negative_prompt", "num_inference_steps", "guidance_scale"),
     *("true_cfg_scale", "output_format", "output_compression", "stream", "safety_identifier"),
 )
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
@@ -38,7 +38,7 @@ def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
 
 def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, str]]]:
     """(role, text, addresses of pictures with the names of their fields)."""
-    if not isinstance(message, dict) or message.get("role") not in _ROLES:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise invalid(f"{param} must be an object with a role and content", param)
     content = message.get("content")
     if content is None or isinstance(content, str):

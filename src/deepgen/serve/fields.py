@@ -52,7 +52,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """The scalar fields of a request for pictures, checked; None leaves a choice to the model."""
+    """The scalar fields of a request for pictures, checked; None leaves a choice to the model.
+
+    `output_compression` matters to jpeg and webp, `partial_images` and `include_progress` to a stream, and
+    `response_format` to an answer that is none; where they do not, they change nothing.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -89,7 +93,6 @@ def read_fields(
         prompt: stands in where the route has no prompt of its own.
     """
     reader = _Reader(given, is_form)
-    n = reader.integer("n", 1, limits.max_images)
     text = reader.text("prompt", limits.max_prompt)
     if prompt is not None:
         if text is not None:
@@ -99,33 +102,22 @@ def read_fields(
         raise invalid("prompt is missing; say what to draw", "prompt", "missing_required_parameter")
     if not text.strip():
         raise invalid("prompt is empty; say what to draw", "prompt")
-    output_format = reader.choice("output_format", _FORMATS)
-    compression = reader.integer("output_compression", 0, 100)
-    if compression is not None and compression != 100 and output_format not in ("jpeg", "webp"):
-        raise invalid("output_compression is for jpeg and webp; a png is not lossy", "output_compression")
     if reader.choice("background", ("auto", "opaque", "transparent")) == "transparent":
         raise invalid("background: this model draws no transparent pictures; use opaque", "background")
-    stream = reader.truth("stream")
-    partial = reader.integer("partial_images", 0, 3)
-    if partial and not stream:
-        raise invalid("partial_images needs stream=true", "partial_images")
-    response_format = reader.choice("response_format", ("b64_json", "url"))
-    if stream and response_format == "url":
-        raise invalid("response_format: a stream carries b64_json only", "response_format")
     scale, alias = reader.number("guidance_scale", 0, 100), reader.number("true_cfg_scale", 0, 100)
     asked: dict[str, Any] = {
         "prompt": text,
         "negative_prompt": reader.text("negative_prompt", limits.max_prompt),
-        "n": n,
+        "n": reader.integer("n", 1, limits.max_images),
         "size": reader.size("size", limits.max_pixels),
         "quality": reader.choice("quality", _QUALITIES),
-        "output_format": output_format,
-        "output_compression": compression,
-        "response_format": response_format,
-        "stream": stream,
-        "partial_images": partial,
+        "output_format": reader.choice("output_format", _FORMATS),
+        "output_compression": reader.integer("output_compression", 0, 100),
+        "response_format": reader.choice("response_format", ("b64_json", "url")),
+        "stream": reader.truth("stream"),
+        "partial_images": reader.integer("partial_images", 0, 3),
         "include_progress": reader.truth("include_progress"),
-        "seed": reader.integer("seed", 0, MAX_SEED - (n or 1)),
+        "seed": reader.integer("seed", 0, MAX_SEED - limits.max_images),
         "num_inference_steps": reader.integer("num_inference_steps", 1, limits.max_steps),
         "guidance_scale": alias if scale is None else scale,
         "safety_identifier": reader.text("safety_identifier", 512),

@@ -5,23 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from deepgen._version import __version__
-from deepgen.serve.chat import PICTURE_FIELDS
+from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import MAX_SEED, Limits
+
+
+_ADDRESS = {
+    "type": "string",
+    "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
+}
 
 
 def document(limits: Limits) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
-    draw = _properties(limits)
+    draw, draw_form = _properties(limits, True), _properties(limits, False)
     prompt = {"type": "string", "minLength": 1, "maxLength": limits.max_prompt}
     reference = {
         "type": "object",
         "required": ["image_url"],
-        "properties": {"image_url": {"type": "string", "description": "data:image/...;base64,..."}},
+        "properties": {"image_url": _ADDRESS},
     }
     files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
     mask = {"mask": {"type": "string", "format": "binary"}}
     generation = _object({"prompt": prompt, **draw}, ["prompt"])
-    edit_form = _object({"prompt": prompt, **files, **mask, **draw}, ["prompt", "image"])
+    edit_form = _object({"prompt": prompt, **files, **mask, **draw_form}, ["prompt", "image"])
     edit_json = _object(
         {
             "prompt": prompt,
@@ -60,7 +66,7 @@ def document(limits: Limits) -> dict[str, Any]:
             "/v1/images/variations": {
                 "post": _draws(
                     "Other versions of a picture",
-                    {"multipart/form-data": {"schema": _object({**files, **draw}, ["image"])}},
+                    {"multipart/form-data": {"schema": _object({**files, **draw_form}, ["image"])}},
                 )
             },
             "/v1/chat/completions": {
@@ -73,8 +79,8 @@ def document(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _properties(limits: Limits) -> dict[str, Any]:
-    """Fields of every request that draws; null stands for the default."""
+def _properties(limits: Limits, is_json: bool) -> dict[str, Any]:
+    """Fields of every request that draws; in JSON, null stands for the default."""
     fields: dict[str, dict[str, Any]] = {
         "model": {"type": "string", "maxLength": 512},
         "n": {"type": "integer", "minimum": 1, "maximum": limits.max_images},
@@ -98,6 +104,10 @@ def _properties(limits: Limits) -> dict[str, Any]:
     }
     for name in ("style", "moderation", "user", "input_fidelity", "safety_identifier"):
         fields[name] = {"type": "string", "maxLength": 512}
+    for schema in fields.values() if is_json else ():
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
     return fields
 
 
@@ -111,11 +121,19 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 
 def _chat(draw: dict[str, Any]) -> dict[str, Any]:
-    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+    text = {"type": "object", "required": ["type", "text"]}
+    text["properties"] = {"type": {"const": "text"}, "text": {"type": "string"}}
+    picture = {"type": "object", "required": ["type", "image_url"]}
+    address = {"type": "object", "required": ["url"], "properties": {"url": _ADDRESS}}
+    picture["properties"] = {"type": {"const": "image_url"}, "image_url": address}
+    parts = {"type": "array", "items": {"anyOf": [text, picture]}, "minItems": 1}
     message = {
         "type": "object",
         "required": ["role", "content"],
-        "properties": {"role": {"type": "string"}, "content": content},
+        "properties": {
+            "role": {"type": "string", "enum": list(ROLES)},
+            "content": {"anyOf": [{"type": "string", "minLength": 1}, parts]},
+        },
     }
     properties = {name: draw[name] for name in PICTURE_FIELDS}
     messages = {"type": "array", "items": message, "minItems": 1}
