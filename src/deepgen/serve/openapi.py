@@ -8,7 +8,6 @@ from deepgen._version import __version__
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import MAX_SEED, Limits
 
-
 _ADDRESS = {
     "type": "string",
     "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
