@@ -105,6 +105,7 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["train", "--help"],
         ["data", "inspect", "--help"],
         ["rewards", "serve", "--help"],
+        ["serve", "--help"],
     ],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:
