@@ -127,6 +127,26 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
         torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
 
 
+def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
+    pipe: DeepGenPipeline, picture: Image.Image
+) -> None:
+    sampler = Sampler(pipe)
+    asked = {"height": 64, "width": 64}
+    samples, alone = [], []
+    for seed, image in enumerate([picture, picture.crop((0, 0, 40, 32))]):
+        request = DrawRequest(prompt="make it blue", images=(image,), num_steps=2, **asked)
+        plan = sampler.plan(request)
+        samples.append(sampler.begin(plan, sampler.encode(plan), seed=seed))
+        drawn = pipe("make it blue", image=image, seed=seed, output_type="latent", **asked)
+        alone.append(drawn.images[0])
+    assert samples[0].references[0].shape != samples[1].references[0].shape
+    assert samples[0].batch_key == samples[1].batch_key
+    sampler.step(samples)
+    sampler.step(samples)
+    for sample, expected in zip(samples, alone, strict=True):
+        torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+
+
 def test_edits_keep_their_size_and_equal_the_pipelines(
     make_engine: Make, fresh_pipe: DeepGenPipeline, picture: Image.Image
 ) -> None:
