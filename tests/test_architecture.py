@@ -106,6 +106,7 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["data", "inspect", "--help"],
         ["rewards", "serve", "--help"],
         ["eval", "run", "--help"],
+        ["serve", "--help"],
     ],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:

@@ -23,6 +23,7 @@ from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
 from deepgen.commands.info import Info
 from deepgen.commands.rewards import Rewards
+from deepgen.commands.serve import Serve
 from deepgen.commands.train import Train
 from deepgen.commands.verify import Verify
 
@@ -36,6 +37,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Rewards, subcommand("rewards")]
+    | Annotated[Serve, subcommand("serve")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."

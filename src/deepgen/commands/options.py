@@ -17,7 +17,8 @@ Offload = Literal["none", "model", "sequential", "group"]
 Quantize = Literal["none", "int8", "nf4"]
 
 
-def _default_model() -> str:
+def default_model() -> str:
+    """$DEEPGEN_MODEL, or the small model inside this package."""
     return os.environ.get("DEEPGEN_MODEL") or "tiny"
 
 
@@ -25,7 +26,7 @@ def _default_model() -> str:
 class ModelOptions:
     """Which model, and how it is placed in memory."""
 
-    model: Annotated[str, arg(metavar="NAME|PATH")] = field(default_factory=_default_model)
+    model: Annotated[str, arg(metavar="NAME|PATH")] = field(default_factory=default_model)
     """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
     scheduler: Scheduler = "euler"
     """The solver that walks from noise to the picture."""

@@ -46,7 +46,7 @@ def save_png(image: Image.Image, path: Path, record: PictureRecord | None = None
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=_entries(record) if record else None)
+            image.save(file, format="PNG", pnginfo=text_entries(record) if record else None)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -79,7 +79,8 @@ def image_grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
     return sheet
 
 
-def _entries(record: PictureRecord) -> PngImagePlugin.PngInfo:
+def text_entries(record: PictureRecord) -> PngImagePlugin.PngInfo:
+    """The record as Pillow's `pnginfo`: one entry for each setting, and all of them as JSON."""
     info = PngImagePlugin.PngInfo()
     for name, value in asdict(record).items():
         if value is not None and value != ():

@@ -1,0 +1,147 @@
+"""`deepgen serve`: the model behind the OpenAI Images API, and a page for people."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from deepgen.commands.options import ModelOptions, default_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(ModelOptions):
+    """Serve a model over HTTP, in the words of the OpenAI Images API, and as a page in the browser."""
+
+    model: Positional[Annotated[str, arg(metavar="MODEL")]] = field(default_factory=default_model)
+    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every network this machine is on, and asks for keys."""
+    port: int = 8000
+    """The port to listen on; 0 takes a free one."""
+    api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Who may ask: one NAME:KEY a line. Without it everybody who reaches the port may."""
+    allow_anyone: bool = False
+    """Listen beyond this machine without keys, because something in front checks who asks."""
+    origin: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")] = ()
+    """A web page's origin whose requests are taken, such as https://example.org; repeat for several."""
+    name: str = "deepgen-1.0"
+    """What clients see under /v1/models."""
+    max_batch: int = 8
+    """Pictures in one forward; with 1 each is bit for bit what it is alone."""
+    max_running: int = 16
+    """Pictures that are drawn at once."""
+    max_waiting: int = 64
+    """Pictures that may wait; what comes after is told when to come back."""
+    max_waiting_per_key: int | None = None
+    """Pictures of one key that may wait."""
+    max_images: int = 10
+    """Pictures one request may ask for."""
+    max_steps: int = 200
+    """Solver steps one request may ask for."""
+    max_pixels: int = 2048 * 2048
+    """Pixels of a picture one may ask for."""
+    timeout: float = 600.0
+    """Seconds until a request's pictures must be done."""
+    drain: float = 600.0
+    """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
+    metadata: bool = True
+    """Write prompt, seed and settings into PNG files."""
+
+    def run(self) -> int:
+        """Exit code 0 once stopped, with every accepted request answered."""
+        from deepgen.serve.engine import EngineConfig
+        from deepgen.serve.fields import Limits
+        from deepgen.serve.keys import ApiKeys
+
+        try:
+            import fastapi  # noqa: F401 - asked for before gigabytes are loaded
+            import prometheus_client  # noqa: F401
+            import uvicorn
+        except ImportError as error:
+            raise ImportError(
+                f"serving needs more packages: pip install 'deepgen[serve]' ({error})"
+            ) from error
+        if self.scheduler != "euler":
+            raise ValueError(f"--scheduler {self.scheduler}: serving knows euler only; leave it out")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
+        if keys.is_open and not self.allow_anyone and not _is_loopback(self.host):
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines; give --api-key-file, or "
+                "--allow-anyone where something in front checks who asks"
+            )
+        config = EngineConfig(
+            max_batch=self.max_batch,
+            max_running=self.max_running,
+            max_waiting=self.max_waiting,
+            max_waiting_per_key=self.max_waiting_per_key,
+        )
+        limits = Limits(
+            max_images=min(self.max_images, self.max_waiting),
+            max_steps=self.max_steps,
+            max_pixels=self.max_pixels,
+            timeout_s=self.timeout,
+        )
+        self._serve(uvicorn, config, limits, keys)
+        return 0
+
+    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
+        from deepgen.commands.loading import load_pipeline
+        from deepgen.serve.app import ServeConfig, make_app
+        from deepgen.serve.engine import Engine
+        from deepgen.serve.metrics import Metrics
+
+        pipe = load_pipeline(self)
+        pipe.set_progress_bar_config(disable=True)
+        metrics = Metrics()
+        engine = Engine(pipe, engine_config, metrics.measure)
+        config = ServeConfig(
+            model_name=self.name, keys=keys, limits=limits, origins=self.origin, metadata=self.metadata
+        )
+        app = make_app(engine, config, metrics)
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+
+        class DrainingServer(uvicorn.Server):
+            """Takes nothing new from the first signal on, and answers what it took."""
+
+            def handle_exit(self, sig: int, frame: Any) -> None:
+                # uvicorn's own raises the signal again at the end; a server that ended in order exits with 0
+                engine.drain(timeout=0)
+                self.force_exit = self.should_exit  # the second signal does not wait
+                self.should_exit = True
+
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                for server in self.servers:
+                    for socket in server.sockets:
+                        host, port = socket.getsockname()[:2]
+                        print(f"deepgen: serving on http://{host}:{port}", file=sys.stderr, flush=True)
+
+        settings = uvicorn.Config(
+            app,
+            host=self.host,
+            port=self.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, int(self.drain)),
+            timeout_keep_alive=30,
+            server_header=False,
+        )
+        try:
+            DrainingServer(settings).run()
+        finally:
+            engine.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

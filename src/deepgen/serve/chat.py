@@ -1,0 +1,101 @@
+"""Chat messages as requests for pictures, and pictures as a chat's answer.
+
+The last message of the user says what to draw. Pictures in it are edited; where it has none, those of the
+last answer are, so that "now make it blue" means what it says. Answers carry pictures under `images`, as
+`image_url` parts, the form in which routers and front ends expect them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepgen.serve.errors import invalid
+from deepgen.serve.pictures import read_address
+
+# What a chat may say of its pictures; the many other fields of chat requests mean nothing here.
+PICTURE_FIELDS = (
+    *("n", "size", "quality", "seed", "negative_prompt", "num_inference_steps", "guidance_scale"),
+    *("true_cfg_scale", "output_format", "output_compression", "stream", "safety_identifier"),
+)
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Fields of a request for pictures, and the pictures to edit; `ApiError` 400 names what is wrong."""
+    messages = values.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise invalid("messages must be a list with the user's message last", "messages")
+    parts = [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    if parts[-1][0] != "user":
+        raise invalid("the last message must be the user's", "messages")
+    prompt, addresses = parts[-1][1], parts[-1][2]
+    if not addresses:
+        answers = (pictures for role, _, pictures in reversed(parts) if role == "assistant")
+        addresses = next(answers, [])
+    fields = {name: values[name] for name in PICTURE_FIELDS if name in values}
+    return {**fields, "prompt": prompt}, [read_address(url, param) for url, param in addresses]
+
+
+def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, str]]]:
+    """(role, text, addresses of pictures with the names of their fields)."""
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        raise invalid(f"{param} must be an object with a role and content", param)
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        content = [{"type": "text", "text": content or ""}]
+    more = message.get("images") or []
+    if not isinstance(content, list) or not isinstance(more, list):
+        raise invalid(f"{param}: content must be text or a list of parts", f"{param}.content", "invalid_type")
+    texts: list[str] = []
+    addresses: list[tuple[Any, str]] = []
+    for index, part in enumerate([*content, *more]):
+        place = f"{param}.content[{index}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind == "image_url" and isinstance(part.get("image_url"), dict):
+            addresses.append((part["image_url"].get("url"), place))
+        else:
+            raise invalid(f"{place} must be a text or an image_url", place)
+    return message["role"], "\n".join(text for text in texts if text), addresses
+
+
+def reply(chat_id: str, created: int, model: str, images: list[str], usage: dict[str, Any]) -> dict[str, Any]:
+    """A whole answer with pictures, `data:` addresses."""
+    message = {"role": "assistant", "content": "", "images": _parts(images)}
+    return {
+        "id": chat_id,
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+        "usage": _usage(usage),
+    }
+
+
+def chunk(
+    chat_id: str, created: int, model: str, images: list[str] | None = None, finish: str | None = None
+) -> dict[str, Any]:
+    """A piece of a streamed answer: its opening, pictures, or its end."""
+    delta: dict[str, Any] = {} if finish else {"role": "assistant", "content": ""}
+    if images:
+        delta["images"] = _parts(images)
+    return {
+        "id": chat_id,
+        "object": "chat.completion.chunk",
+        "created": created,
+        "model": model,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}],
+    }
+
+
+def _parts(images: list[str]) -> list[dict[str, Any]]:
+    return [{"type": "image_url", "index": i, "image_url": {"url": url}} for i, url in enumerate(images)]
+
+
+def _usage(usage: dict[str, Any]) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage["input_tokens"],
+        "completion_tokens": usage["output_tokens"],
+        "total_tokens": usage["total_tokens"],
+    }

@@ -1,0 +1,248 @@
+"""What the engine is asked, what it tells while it draws, and how it says no.
+
+A request becomes a job. A job speaks in events, in this order for each picture: `Placed` while it waits,
+`Progress` and `Preview` while it is drawn, `Drawn` when it is done; one `Ended` closes the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawRequest:
+    """Pictures to draw, or one to edit; None leaves a choice to the model's defaults.
+
+    Attributes:
+        prompt: what to draw, or how to change the pictures.
+        images: references of an edit, RGB, in the order the prompt speaks of them.
+        mask: greyscale, as large as the first reference: above 127 may change, the rest is kept exactly.
+        negative_prompt: what to steer away from.
+        height: pixels, a multiple of the model's unit; for an edit the first reference's where None.
+        width: as `height`.
+        num_steps: solver steps, at least 1.
+        guidance_scale: 1 or less draws without a negative branch.
+        num_images: pictures, at least 1.
+        seed: picture k is drawn with seed + k; random where None.
+        num_previews: how many previews each picture gets while it is drawn, 0 or more.
+        key: whose request it is; keys take turns.
+        timeout_s: seconds from now after which nobody waits any more.
+    """
+
+    prompt: str
+    images: tuple[Image.Image, ...] = ()
+    mask: Image.Image | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    num_images: int = 1
+    seed: int | None = None
+    num_previews: int = 0
+    key: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The job waits; so many pictures will be begun before its first."""
+
+    ahead: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Picture `index` has taken `step` of `num_steps`; step 0 means it has been begun."""
+
+    index: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A rough look at picture `index`: its `number`-th preview, from 0, smaller than the picture."""
+
+    index: int
+    number: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Picture `index` is done; drawn alone with this seed it is the same picture."""
+
+    index: int
+    image: Image.Image
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Nothing follows. `error` is None where every picture was drawn."""
+
+    error: EngineError | None
+
+
+Event = Placed | Progress | Preview | Drawn | Ended
+
+
+class EngineError(Exception):
+    """A request the engine did not fulfil; `code` is a word for programs."""
+
+    code = "engine_error"
+
+
+class QueueFull(EngineError):
+    """Too much waits already; trying again makes sense after `retry_after` seconds."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Draining(EngineError):
+    """The engine finishes what it has and takes nothing new."""
+
+    code = "shutting_down"
+
+
+class DeadlineExceeded(EngineError):
+    """The request's time was up before its pictures were done."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(EngineError):
+    """Whoever asked is gone."""
+
+    code = "cancelled"
+
+
+class WorkerFailed(EngineError):
+    """The model raised an error, twice; the log tells more under `error_id`."""
+
+    code = "worker_failed"
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__(f"drawing failed; the server's log tells more under {error_id}")
+        self.error_id = error_id
+
+
+class OutOfMemory(EngineError):
+    """One picture alone does not fit."""
+
+    code = "out_of_memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFacts:
+    """What was decided when a request was accepted.
+
+    Attributes:
+        size: (height, width) of the pictures, pixels.
+        num_steps: solver steps of each.
+        guidance_scale: see `DrawRequest`.
+        num_text_tokens: of the prompt, without its template.
+        num_reference_tokens: what the VLM reads of all references.
+        num_picture_tokens: what the DiT draws for one picture.
+    """
+
+    size: tuple[int, int]
+    num_steps: int
+    guidance_scale: float
+    num_text_tokens: int
+    num_reference_tokens: int
+    num_picture_tokens: int
+
+
+class Job:
+    """A request on its way. Events are read with `events()`, or go to `on_event` in the engine's thread."""
+
+    def __init__(
+        self,
+        request: DrawRequest,
+        seeds: list[int],
+        facts: JobFacts,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self.id = f"job-{secrets.token_hex(8)}"
+        self.request, self.seeds, self.facts = request, seeds, facts
+        self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        self.place: int | None = None
+        self._on_event, self._events = on_event, queue.SimpleQueue[Event]()
+        self._drawn: dict[int, Drawn] = {}
+        self._error: EngineError | None = None
+        self._cancelled, self._ended = threading.Event(), threading.Event()
+
+    def cancel(self) -> None:
+        """Nobody waits any more; its pictures are dropped before the next step. Safe from any thread."""
+        self._cancelled.set()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether `Ended` has been told."""
+        return self._ended.is_set()
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """Everything told, to `Ended`; TimeoutError after `timeout` seconds without a word."""
+        while True:
+            try:
+                event = self._events.get(timeout=timeout)
+            except queue.Empty as error:
+                raise TimeoutError(f"{self.id}: nothing was heard for {timeout} s") from error
+            yield event
+            if isinstance(event, Ended):
+                return
+
+    def result(self, timeout: float | None = None) -> list[Drawn]:
+        """All pictures, in order; raises the job's `EngineError`, or TimeoutError after `timeout` seconds."""
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"{self.id} is not done after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        return [self._drawn[index] for index in range(self.request.num_images)]
+
+    # --- for the engine ---------------------------------------------------------------------------------
+
+    def due_error(self, now: float) -> EngineError | None:
+        """Why the job should not go on, if so, at this `time.monotonic()`."""
+        if self._cancelled.is_set():
+            return Cancelled("the request was cancelled")
+        if self.deadline is not None and now > self.deadline:
+            return DeadlineExceeded(f"not done within the request's {self.request.timeout_s:g} s")
+        return None
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on; after the last picture, or an error, the job ends."""
+        if self.is_ended:
+            return
+        if isinstance(event, Drawn):
+            self._drawn[event.index] = event
+        if isinstance(event, Ended):
+            self._error = event.error
+        if self._on_event is None:
+            self._events.put(event)
+        else:
+            try:
+                self._on_event(event)
+            except Exception:  # a listener's fault must not cost the others their pictures
+                logger.exception("%s: the listener failed, so nobody waits for it", self.id)
+                self.cancel()
+        if isinstance(event, Ended):
+            self._ended.set()
+        elif len(self._drawn) == self.request.num_images:
+            self.tell(Ended(None))

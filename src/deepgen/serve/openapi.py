@@ -1,0 +1,214 @@
+"""The OpenAPI document, written from the limits, so that it says what this server does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepgen._version import __version__
+from deepgen.serve.chat import PICTURE_FIELDS, ROLES
+from deepgen.serve.fields import MAX_SEED, Limits
+
+_ADDRESS = {
+    "type": "string",
+    "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
+}
+
+
+def document(limits: Limits) -> dict[str, Any]:
+    """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
+    draw, draw_form = _properties(limits, True), _properties(limits, False)
+    prompt = {"type": "string", "minLength": 1, "maxLength": limits.max_prompt}
+    reference = {
+        "type": "object",
+        "required": ["image_url"],
+        "properties": {"image_url": _ADDRESS},
+    }
+    files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
+    mask = {"mask": {"type": "string", "format": "binary"}}
+    generation = _object({"prompt": prompt, **draw}, ["prompt"])
+    edit_form = _object({"prompt": prompt, **files, **mask, **draw_form}, ["prompt", "image"])
+    edit_json = _object(
+        {
+            "prompt": prompt,
+            "images": {
+                "type": "array",
+                "items": reference,
+                "minItems": 1,
+                "maxItems": limits.max_references,
+            },
+            "mask": reference,
+            **draw,
+        },
+        ["prompt", "images"],
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "deepgen", "version": __version__},
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _error(), "Images": _images()},
+        },
+        "security": [{}, {"key": []}],
+        "paths": {
+            "/v1/images/generations": {
+                "post": _draws("Pictures from words", {"application/json": {"schema": generation}})
+            },
+            "/v1/images/edits": {
+                "post": _draws(
+                    "Pictures from pictures and words",
+                    {
+                        "multipart/form-data": {"schema": edit_form},
+                        "application/json": {"schema": edit_json},
+                    },
+                )
+            },
+            "/v1/images/variations": {
+                "post": _draws(
+                    "Other versions of a picture",
+                    {"multipart/form-data": {"schema": _object({**files, **draw_form}, ["image"])}},
+                )
+            },
+            "/v1/chat/completions": {
+                "post": _draws("Pictures in a chat", {"application/json": {"schema": _chat(draw)}}, "object")
+            },
+            "/v1/models": {"get": _tells("The model")},
+            "/health": {"get": _tells("Whether the process works")},
+            "/ready": {"get": _tells("Whether new requests are taken", busy=True)},
+        },
+    }
+
+
+def _properties(limits: Limits, is_json: bool) -> dict[str, Any]:
+    """Fields of every request that draws; in JSON, null stands for the default."""
+    fields: dict[str, dict[str, Any]] = {
+        "model": {"type": "string", "maxLength": 512},
+        "n": {"type": "integer", "minimum": 1, "maximum": limits.max_images},
+        "size": {"type": "string", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"},
+        "quality": {
+            "type": "string",
+            "enum": ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"],
+        },
+        "output_format": {"type": "string", "enum": ["png", "jpeg", "webp"]},
+        "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
+        "response_format": {"type": "string", "enum": ["b64_json", "url"]},
+        "background": {"type": "string", "enum": ["auto", "opaque"]},
+        "stream": {"type": "boolean"},
+        "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+        "include_progress": {"type": "boolean"},
+        "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED - limits.max_images},
+        "negative_prompt": {"type": "string", "maxLength": limits.max_prompt},
+        "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": limits.max_steps},
+        "guidance_scale": {"type": "number", "minimum": 0, "maximum": 100},
+        "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": 100},
+    }
+    for name in ("style", "moderation", "user", "input_fidelity", "safety_identifier"):
+        fields[name] = {"type": "string", "maxLength": 512}
+    for schema in fields.values() if is_json else ():
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+    return fields
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _chat(draw: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "object", "required": ["type", "text"]}
+    text["properties"] = {"type": {"const": "text"}, "text": {"type": "string"}}
+    picture = {"type": "object", "required": ["type", "image_url"]}
+    address = {"type": "object", "required": ["url"], "properties": {"url": _ADDRESS}}
+    picture["properties"] = {"type": {"const": "image_url"}, "image_url": address}
+    parts = {"type": "array", "items": {"anyOf": [text, picture]}, "minItems": 1}
+    message = {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"type": "string", "enum": list(ROLES)},
+            "content": {"anyOf": [{"type": "string", "minLength": 1}, parts]},
+        },
+    }
+    properties = {name: draw[name] for name in PICTURE_FIELDS}
+    messages = {"type": "array", "items": message, "minItems": 1}
+    return {"type": "object", "required": ["messages"], "properties": {**properties, "messages": messages}}
+
+
+def _draws(summary: str, content: dict[str, Any], answer: str = "Images") -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Images"} if answer == "Images" else {"type": answer}
+    answers = {
+        "200": {
+            "description": "the pictures, or their events where stream is true",
+            "content": {
+                "application/json": {"schema": schema},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
+        }
+    }
+    statuses = {
+        "400": "a field is wrong",
+        "401": "the API key is missing or unknown",
+        "403": "a page of another origin asked",
+        "408": "the request took too long to arrive",
+        "413": "the request is too large",
+        "415": "the content type is another",
+        "429": "the queue is full",
+        "500": "drawing failed",
+        "503": "the server is shutting down",
+        "504": "the pictures were not done in time",
+    }
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": content},
+        "responses": {**answers, **{status: _refusal(text) for status, text in statuses.items()}},
+    }
+
+
+def _tells(summary: str, busy: bool = False) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    answers: dict[str, Any] = {"200": {"description": "as asked", "content": content}}
+    answers["503"] = {"description": "not now", "content": content}
+    if not busy:
+        answers["401"] = _refusal("the API key is missing or unknown")
+    return {"summary": summary, "responses": answers}
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _error() -> dict[str, Any]:
+    text, maybe = {"type": "string"}, {"type": ["string", "null"]}
+    error = {
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {"message": text, "type": text, "param": maybe, "code": maybe},
+    }
+    return {"type": "object", "required": ["error"], "properties": {"error": error}}
+
+
+def _images() -> dict[str, Any]:
+    maybe = {"type": ["string", "null"]}
+    entry = {
+        "type": "object",
+        "properties": {"b64_json": maybe, "url": maybe, "revised_prompt": maybe, "seed": {"type": "integer"}},
+    }
+    return {
+        "type": "object",
+        "required": ["created", "data"],
+        "properties": {
+            "created": {"type": "integer"},
+            "data": {"type": "array", "items": entry},
+            "size": {"type": "string"},
+            "quality": {"type": "string"},
+            "background": {"type": "string"},
+            "output_format": {"type": "string"},
+            "usage": {"type": "object"},
+        },
+    }

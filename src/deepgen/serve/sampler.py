@@ -1,0 +1,289 @@
+"""One step for many pictures at once, each at its own place in its own schedule.
+
+The pipeline draws a batch from first to last step. Here the batch may be another at every step: a sample
+carries its latents, its schedule and how far it is, so samples of 20 and of 50 steps, begun at different
+times, share a forward. The arithmetic of each is that of `DeepGenPipeline.denoise` with diffusers' Euler
+solver, in the same order; what may differ is the rounding of matrix products of another batch size.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor
+
+from deepgen.arguments import read_prompts
+from deepgen.data.pixels import resize_pixels, to_output, to_pixels
+from deepgen.diffusion.guidance import guide
+from deepgen.diffusion.losses import interpolate
+from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
+from deepgen.models import vae as latent_space
+from deepgen.models.vlm import PIXELS_PER_TOKEN
+from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
+from deepgen.serve.jobs import DrawRequest, JobFacts
+from deepgen.types import Condition
+
+# B samples of a batch, C latent channels, h w latent size
+
+BatchKey = tuple[int, int, int, bool]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every choice made, before a model has run.
+
+    Attributes:
+        size: (height, width) that is drawn.
+        final_size: (height, width) it is brought to afterwards; None: as drawn.
+        pixels: references as the model reads them, (3, H, W) in [-1, 1].
+        kept: with a mask, the first reference at `size`, (3, height, width), and where it may change,
+            boolean (height, width).
+        facts: what the one who asked is told.
+    """
+
+    prompt: str
+    negative_prompt: str
+    size: tuple[int, int]
+    final_size: tuple[int, int] | None
+    pixels: list[Tensor]
+    num_steps: int
+    guidance_scale: float
+    kept: tuple[Tensor, Tensor] | None
+    facts: JobFacts
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the negative branch runs."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the models made of a request, once for all its pictures; rows are 1."""
+
+    positive: Condition
+    negative: Condition | None
+    kept: tuple[Tensor, Tensor] | None  # clean latents (C, h, w), boolean (h, w) where they may change
+
+
+@dataclass(eq=False)
+class Sample:
+    """A picture that is being drawn."""
+
+    plan: Plan
+    conditions: Conditions
+    latents: Tensor  # (C, h, w)
+    noise: Tensor  # what it began as, (C, h, w)
+    references: list[Tensor]  # (C, h, w) each
+    timesteps: Tensor  # 1000 * sigma of each step, float32 (num_steps,)
+    sigmas: Tensor  # the same and the last 0, float32 (num_steps + 1,)
+    step: int = 0
+    expected: Tensor | None = field(default=None, repr=False)  # the clean latents its last velocity points at
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step is taken."""
+        return self.step == self.plan.num_steps
+
+    @property
+    def batch_key(self) -> BatchKey:
+        """Samples that agree in this can share a forward."""
+        height, width = self.latents.shape[-2:]
+        return height, width, len(self.references), self.plan.is_guided
+
+
+class Sampler:
+    """The pipeline's parts, called by the step. Only `plan` may be called from several threads.
+
+    Raises:
+        ValueError: the solver is not Euler, or the DiT keeps a cache from step to step, which a batch that
+            changes between steps would mix up.
+    """
+
+    def __init__(self, pipe: DeepGenPipeline) -> None:
+        scheduler = pipe.scheduler
+        if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
+            raise ValueError(
+                f"serving needs the deterministic euler solver, got {type(scheduler).__name__}; "
+                "leave out --scheduler"
+            )
+        if pipe.transformer.is_cache_enabled:
+            raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
+        self.pipe = pipe
+        self._scheduler = copy.deepcopy(scheduler)
+        # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
+        self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
+        self._schedules: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The model's own height, width, num_inference_steps and guidance_scale."""
+        return {**FALLBACK_DEFAULTS, **self.pipe.config.defaults}
+
+    def plan(self, request: DrawRequest) -> Plan:
+        """Make every choice and check every value; ValueError names what is wrong. No model runs."""
+        read_prompts(request.prompt, None)
+        defaults = self.defaults
+        usual = defaults["guidance_scale"]
+        if request.images:
+            usual = defaults.get("edit_guidance_scale", usual)
+        num_steps = defaults["num_inference_steps"] if request.num_steps is None else request.num_steps
+        guidance_scale = usual if request.guidance_scale is None else request.guidance_scale
+        check_num_steps(num_steps)
+        check_guidance(guidance_scale)
+        references = [list(request.images)] if request.images else None
+        sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
+        final_size = None
+        if references is not None and request.height is None and request.width is None:
+            source = (request.images[0].height, request.images[0].width)
+            final_size = None if source == sizes[0] else source
+        with self._counting:
+            num_text_tokens = len(self._tokenizer(request.prompt).input_ids)
+        unit = self.pipe.size_unit
+        facts = JobFacts(
+            size=final_size or sizes[0],
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            num_text_tokens=num_text_tokens,
+            num_reference_tokens=sum(
+                (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
+                for x in (pixels[0] if pixels else [])
+            ),
+            num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+        )
+        return Plan(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            size=sizes[0],
+            final_size=final_size,
+            pixels=[] if pixels is None else pixels[0],
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            kept=None if request.mask is None else _kept_pixels(request, sizes[0], final_size),
+            facts=facts,
+        )
+
+    @torch.no_grad()
+    def encode(self, plan: Plan) -> Conditions:
+        """Run the VLM and the connector on a request, and the VAE on what a mask keeps."""
+        pixels = [plan.pixels] if plan.pixels else None
+        positive, negative = self.pipe.encode_prompt(
+            plan.prompt, plan.negative_prompt, pixels, guided=plan.is_guided
+        )
+        dtype, kept = self.pipe.transformer.dtype, None
+        if plan.kept is not None:
+            source, may_change = plan.kept
+            height, width = plan.size
+            source = resize_pixels(source, plan.size) if source.shape[1:] != plan.size else source
+            posterior = latent_space.encode(self.pipe.vae, source[None].to(self.pipe._execution_device))
+            clean = latent_space.draw(self.pipe.vae, posterior, "mode")[0].to(dtype)
+            # A latent that covers one pixel which may change may change.
+            mask = may_change[None, None].float()
+            if mask.shape[-2:] != (height, width):
+                mask = F.interpolate(mask, size=(height, width), mode="nearest-exact")
+            cells = F.max_pool2d(mask, self.pipe.vae_scale_factor)[0, 0] > 0
+            kept = (clean, cells.to(clean.device))
+        return Conditions(positive, negative, kept)
+
+    @torch.no_grad()
+    def begin(self, plan: Plan, conditions: Conditions, seed: int) -> Sample:
+        """A picture before its first step; noise and references depend on the seed alone, as in the
+        pipeline.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        dtype, device = self.pipe.transformer.dtype, self.pipe._execution_device
+        noise = self.pipe.prepare_latents(*plan.size, [generator], dtype, device)[0]
+        references = []
+        if plan.pixels:
+            references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
+        timesteps, sigmas = self._schedule(plan.num_steps, noise)
+        return Sample(plan, conditions, noise, noise, references, timesteps, sigmas)
+
+    def _schedule(self, num_steps: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
+        if (num_steps, patches) not in self._schedules:
+            if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
+                self._schedules.clear()
+            timesteps = set_timesteps(self._scheduler, num_steps, latents.device, num_tokens=patches)
+            sigmas = self._scheduler.sigmas.to(latents.device, torch.float32)
+            self._schedules[num_steps, patches] = (timesteps, sigmas)
+        return self._schedules[num_steps, patches]
+
+    @torch.no_grad()
+    def step(self, samples: list[Sample]) -> None:
+        """One Euler step of every sample; all of one `batch_key`. An error leaves every sample as it was."""
+        is_guided, transformer = samples[0].plan.is_guided, self.pipe.transformer
+        positive = [sample.conditions.positive for sample in samples]
+        negative = [
+            sample.conditions.negative for sample in samples if sample.conditions.negative is not None
+        ]
+        condition = Condition.cat([*negative, *positive] if is_guided else positive).to(transformer.dtype)
+        branches = 2 if is_guided else 1
+        timestep = torch.stack([sample.timesteps[sample.step] for sample in samples])
+        references = [sample.references for sample in samples] if samples[0].references else None
+        velocities = transformer(
+            hidden_states=torch.stack([x.latents for x in samples] * branches).to(
+                condition.prompt_embeds.dtype
+            ),
+            encoder_hidden_states=condition.prompt_embeds,
+            pooled_projections=condition.pooled_prompt_embeds,
+            timestep=torch.cat([timestep] * branches),
+            reference_latents=None if references is None else references * branches,
+            encoder_attention_mask=condition.mask,
+            return_dict=False,
+        )[0]  # (branches * B, C, h, w)
+        moved = []
+        for index, sample in enumerate(samples):
+            rows = velocities[index :: len(samples)]  # (branches, C, h, w)
+            velocity = guide(rows, sample.plan.guidance_scale)[0] if is_guided else rows[0]
+            sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+            noisy = sample.latents.float()
+            latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
+            if sample.conditions.kept is not None:
+                clean, may_change = sample.conditions.kept
+                on_path = interpolate(clean[None], sample.noise[None], sigma_next[None])[0]
+                latents = torch.where(may_change, latents, on_path.to(latents.dtype))
+            moved.append((latents, noisy - sigma * velocity.float()))
+        for sample, (latents, expected) in zip(samples, moved, strict=True):
+            sample.latents, sample.expected = latents, expected
+            sample.step += 1
+
+    @torch.no_grad()
+    def finish(self, sample: Sample) -> Image.Image:
+        """The picture of a sample whose steps are all taken."""
+        plan = sample.plan
+        pixels = latent_space.decode(self.pipe.vae, sample.latents[None]).float()[0]
+        if plan.final_size is not None:
+            pixels = resize_pixels(pixels, plan.final_size)
+        if plan.kept is not None:
+            source, may_change = plan.kept
+            pixels = torch.where(may_change.to(pixels.device), pixels, source.to(pixels.device))
+        return to_output([pixels], "pil")[0]
+
+
+def _kept_pixels(
+    request: DrawRequest, size: tuple[int, int], final_size: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """The first reference and its mask, in the size the result will have."""
+    if not request.images:
+        raise ValueError("mask marks what may change in a picture; give the picture as well")
+    source, mask = request.images[0], request.mask
+    assert mask is not None
+    if mask.size != source.size:
+        raise ValueError(
+            f"mask is {mask.width}x{mask.height} and the first picture {source.width}x{source.height}; "
+            "they must be equally large"
+        )
+    height, width = final_size or size
+    marks = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
+    may_change = torch.frombuffer(bytearray(marks.tobytes()), dtype=torch.uint8).view(height, width) > 127
+    if not may_change.any():
+        raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
+    return to_pixels(source, (height, width)), may_change
