@@ -91,6 +91,7 @@ def test_the_real_path_of_geneval_runs_on_tiny_random_networks(mask2former, clip
 
 
 def test_rapidocr_reads_clean_words_with_an_accuracy_of_95_percent():
+    pytest.importorskip("rapidocr", reason="the reader is in the eval extra: pip install 'deepgen[eval]'")
     reader = make_scorers(ScorerConfig(), ["reader"]).reader
     lines = ("OPEN DAILY", "FRESH BREAD", "WELCOME HOME", "STATION NORTH", "SUMMER SALE", "COFFEE TO GO")
     image = Image.new("RGB", (480, 400), "white")
