@@ -75,7 +75,7 @@ class RapidReader:
 
     def __init__(self, min_confidence: float) -> None:
         try:
-            from rapidocr import RapidOCR
+            from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise ImportError(f"reading text needs RapidOCR: pip install 'deepgen[rl]' ({error})") from error
         self._engine = RapidOCR(params={"Global.log_level": "warning"})
