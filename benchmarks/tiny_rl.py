@@ -1,10 +1,11 @@
 """Reinforcement learning on the small model: does it teach what it is asked to, and only that?
 
-    python benchmarks/tiny_rl.py OUTPUT --model tiny --task generate --kinds counting [--recipe ours upstream]
+    python benchmarks/tiny_rl.py OUTPUT --model MODEL [--recipes ours nft upstream]
 
-Each recipe is run with each seed. Most prompts are of the weak kinds, others of any. Before and after, the
-shapes benchmark asks its held-out prompts of every kind. A run that is there is not repeated, one that was
-interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png` into OUTPUT.
+Each recipe is run with each seed, on captions and edits at once. Most prompts are of the weak kinds, others
+of any. Before and after, the shapes benchmark asks its held-out prompts of every kind, drawn as in training
+(without guidance unless `--guidance`) and as a user draws (the model's own guidance). A run that is there is
+not repeated, one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png`.
 
 "upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
 The cost is counted in passes of one image through the DiT: one for each solver step, three for each trained
@@ -35,11 +36,22 @@ from deepgen.train.stages.rl import RLConfig
 
 PASSES_OF_A_TRAINED_STEP = 3
 MIX = """\
-rewards: {{right: {{scorer: shapes, credit: partial}}}}
+rewards: {{right: {{scorer: shapes, credit: {credit}}}}}
 datasets:
-  - {{name: weak, shapes: {task}, kinds: [{kinds}], rows: 1000, sample_weight: 3, rewards: {{right: 1}}}}
-  - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
-  - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
+  - name: weak captions
+    shapes: generate
+    kinds: [{kinds}]
+    rows: 1000
+    sample_weight: 3
+    rewards: [right]
+  - name: weak edits
+    shapes: edit
+    kinds: [{edits}]
+    rows: 1000
+    sample_weight: 3
+    rewards: [right]
+  - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: [right]}}
+  - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: [right]}}
 sampling_mode: weight_only
 """
 
@@ -50,17 +62,21 @@ class TinyRL:
 
     output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
     model: str = "tiny"
-    task: Literal["generate", "edit"] = "generate"
-    kinds: tuple[str, ...] = ("counting",)
-    recipes: tuple[Literal["ours", "upstream"], ...] = ("ours",)
+    kinds: tuple[str, ...] = ("relation",)
+    """Weak kinds of captions."""
+    edits: tuple[str, ...] = ("add", "move")
+    """Weak kinds of edits."""
+    recipes: tuple[Literal["ours", "nft", "upstream"], ...] = ("ours",)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 60
     upstream_steps: int = 20
-    prompts: int = 16
-    lr: float = 5e-4
+    prompts: int = 24
+    lr: float = 1e-3
+    guidance: float = 1.0
+    credit: Literal["exact", "partial"] = "exact"
     eta: float = 0.8
-    general: float = 0.5
-    """Weight of captions of every kind, and of edits of every kind, beside 3 of the weak kinds."""
+    general: float = 1.0
+    """Weight of captions of every kind, and of edits of every kind, beside 3 of the weak kinds of each."""
     sft_coef: float = 0.0
     """Share of the supervised loss, on `data` and its `cache`."""
     data: Path | None = None
@@ -72,7 +88,14 @@ class TinyRL:
         """All runs, one after the other."""
         self.output.mkdir(parents=True, exist_ok=True)
         mix = self.output / "prompts.yaml"
-        mix.write_text(MIX.format(task=self.task, kinds=", ".join(self.kinds), general=self.general))
+        mix.write_text(
+            MIX.format(
+                credit=self.credit,
+                kinds=", ".join(self.kinds),
+                edits=", ".join(self.edits),
+                general=self.general,
+            )
+        )
         file = self.output / "tiny_rl.json"
         results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         if "before" not in results:
@@ -101,18 +124,28 @@ class TinyRL:
             num_steps=self.steps,
             prompts_per_rollout=self.prompts,
             eta=self.eta,
-            optim=OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.999), warmup_steps=5, decay_share=0.3),
+            guidance_scale=self.guidance,
+            optim=OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.99), warmup_steps=5, decay_share=0.3),
             transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
             sft_coef=self.sft_coef,
             data=self.data,
             cache=self.cache,
-            global_batch_size=48,
+            global_batch_size=24,
             save_every=10,
             device="cpu",
             num_threads=1,
         )
         if name == "ours":
             return base
+        if name == "nft":
+            return replace(
+                base,
+                objective="nft",
+                objective_options=("kl_coef=0", "beta=1.0", "adv_clip=2.5"),
+                advantage_clip=2.5,
+                shares_noise=False,
+                num_levels=4,
+            )
         return replace(
             base,
             num_steps=self.upstream_steps,
@@ -127,9 +160,13 @@ class TinyRL:
         train(config, folder, resume=any(folder.glob("step-*")))
         export_folder(config, folder, folder / "export", "raw")
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        trained = len(config.window.select(config.num_inference_steps, 0).trained)
+        if name == "nft":
+            trained = config.num_levels
+        else:
+            trained = len(config.window.select(config.num_inference_steps, 0).trained)
         images = config.prompts_per_rollout * config.group_size
-        improving = images * trained * PASSES_OF_A_TRAINED_STEP
+        branches = 2 if config.guidance_scale > 1 else 1
+        improving = images * trained * branches * PASSES_OF_A_TRAINED_STEP
         return {
             "after": self._score(str(folder / "export")),
             "reward": [line["reward"] for line in lines],
@@ -137,27 +174,41 @@ class TinyRL:
             "rollouts": len(lines),
         }
 
-    def _score(self, model: str) -> dict[str, float]:
+    def _score(self, model: str) -> dict[str, dict[str, float]]:
+        """Accuracy of every kind, by how it was drawn."""
+        torch.set_num_threads(1)
         pipe = DeepGenPipeline.from_pretrained(model, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
-        report = evaluate(pipe, limit_per_kind=self.limit)
-        return {kind.kind: kind.accuracy for kind in report.kinds}
+        ways = {"as trained": {"guidance_scale": self.guidance}, "by default": {}}
+        return {
+            way: {
+                kind.kind: kind.accuracy
+                for kind in evaluate(pipe, limit_per_kind=self.limit, seed=1, **options).kinds
+            }
+            for way, options in ways.items()
+        }
 
     def table(self, results: dict[str, Any]) -> str:
-        """Markdown: accuracy of every kind before and after, mean over the seeds, in points."""
+        """Markdown: accuracy of every kind before, and by how many points it changed, mean over the seeds."""
         names = [name for name in self.recipes if any(key.startswith(f"{name}-") for key in results)]
-        lines = [f"| kind | before | {' | '.join(names)} |", f"|---|---:|{'---:|' * len(names)}"]
-        for kind in (*GENERATION_KINDS, *(f"edit {kind}" for kind in EDIT_KINDS)):
-            cells = []
-            for name in names:
-                values = [run["after"][kind] for key, run in results.items() if key.startswith(f"{name}-")]
-                cells.append(f"{100 * (statistics.mean(values) - results['before'][kind]):+.1f}")
-            lines.append(f"| {kind} | {100 * results['before'][kind]:.1f} | {' | '.join(cells)} |")
+        lines = []
+        for way, before in results["before"].items():
+            lines += [
+                f"| drawn {way} | before | {' | '.join(names)} |",
+                f"|---|---:|{'---:|' * len(names)}",
+            ]
+            for kind in (*GENERATION_KINDS, *(f"edit {kind}" for kind in EDIT_KINDS)):
+                cells = [
+                    f"{100 * statistics.mean(run['after'][way][kind] - before[kind] for run in runs):+.1f}"
+                    for runs in (_runs_of(name, results) for name in names)
+                ]
+                lines.append(f"| {kind} | {100 * before[kind]:.1f} | {' | '.join(cells)} |")
+            lines.append("")
         for name in names:
-            runs = [run for key, run in results.items() if key.startswith(f"{name}-")]
+            runs = _runs_of(name, results)
             lines.append(
-                f"\n{name}: {len(runs)} seeds, {runs[0]['rollouts']} rollouts of "
-                f"{runs[0]['passes_per_rollout']:.0f} DiT passes"
+                f"{name}: {len(runs)} seeds, {runs[0]['rollouts']} rollouts of "
+                f"{runs[0]['passes_per_rollout']:.0f} DiT passes\n"
             )
         return "\n".join(lines)
 
@@ -170,7 +221,7 @@ class TinyRL:
 
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for name in self.recipes:
-            runs = [run for key, run in results.items() if key.startswith(f"{name}-")]
+            runs = _runs_of(name, results)
             curves = [_smooth(run["reward"]) for run in runs]
             length = min(map(len, curves))
             cost = [(n + 1) * runs[0]["passes_per_rollout"] / 1000 for n in range(length)]
@@ -180,6 +231,10 @@ class TinyRL:
         axes.set(xlabel="thousand passes of an image through the DiT", ylabel="reward of the rollouts")
         axes.legend()
         figure.savefig(self.output / "tiny_rl.png", dpi=150)
+
+
+def _runs_of(name: str, results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [run for key, run in results.items() if key.startswith(f"{name}-")]
 
 
 def _smooth(values: list[float], width: int = 5) -> list[float]:

@@ -8,59 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rl.clipping import ClipRange, check_clip_range, clipped_loss
-from deepgen.rl.kl import KL, check_kl, policy_kl
-from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
+from torch import Tensor
+
+from deepgen.diffusion.sde import Transition
+from deepgen.rl.objective import PolicyStep
+from deepgen.rl.policy_gradient import PolicyGradient
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowGRPO:
-    """max(-A rho, -A clip(rho)) + kl_coef * KL.
+class FlowGRPO(PolicyGradient):
+    """rho = exp(new - old log-prob)."""
 
-    Attributes:
-        clip_range: how far a ratio may go: c for [1 - c, 1 + c], or offsets (low, high) of 1. Small, because
-            log-probs are means over the picture; with "cps" they also lack 1 / (2 std^2).
-        kl_coef: weight of the KL against the reference; 0 needs no reference.
-        kl: "velocity" or "mean" (rl/kl.py).
-    """
-
-    clip_range: ClipRange = 1e-4
-    kl_coef: float = 5e-7
-    kl: KL = "velocity"
-
-    def __post_init__(self) -> None:
-        """Impossible settings fail here."""
-        check_clip_range(self.clip_range)
-        check_kl(self.kl, self.kl_coef)
-
-    @property
-    def works_on(self) -> Ground:
-        """Steps of a rollout."""
-        return "trajectory"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What a rollout has to record."""
-        reference = ("reference_velocity",) if self.kl_coef else ()
-        return ("sigma_next", "next_noisy", "old_log_prob", *reference)
-
-    def __call__(self, step: PolicyStep) -> ObjectiveLoss:
-        """Losses of B samples.
-
-        Metrics: those of `clipped_loss`, `policy_loss`, `kl` where there is one, and `approx_kl` =
-        (log-prob difference)^2 / 2 to the policy that drew the samples.
-        """
-        transition = step.transition()
-        # fp32 on both sides: rounding an old log-prob of about -1 to bf16 (spacing 4e-3) moves the ratio
-        # further than the clip range of 1e-4, and most samples are then clipped at random.
-        difference = transition.log_prob(step.need("next_noisy")) - step.need("old_log_prob").float()
-        loss, metrics = clipped_loss(difference.exp(), step.advantages, self.clip_range)
-        metrics |= {"policy_loss": loss.detach(), "approx_kl": difference.detach().square() / 2}
-        if self.kl_coef:
-            kl = policy_kl(self.kl, step, transition)
-            metrics["kl"] = kl.detach()
-            loss = loss + self.kl_coef * kl
-        return ObjectiveLoss(loss, metrics)
+    def ratio(self, step: PolicyStep, transition: Transition, difference: Tensor) -> Tensor:
+        """The ratio of the two densities, (B,)."""
+        return difference.exp()
 
 
 objective = FlowGRPO
