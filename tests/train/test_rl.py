@@ -24,7 +24,8 @@ from deepgen.train.export import export_folder
 from deepgen.train.loop import train
 from deepgen.train.parallel import Processes
 from deepgen.train.rl_evaluation import RLEvaluationConfig
-from deepgen.train.stages.rl import RLConfig, RLStage
+from deepgen.train.rl_stage import RLStage
+from deepgen.train.stages.rl import RLConfig
 from deepgen.train.state import TrainState
 
 
@@ -233,8 +234,8 @@ def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
 
 def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
     made = stage(pipe, prompts_per_rollout=1)
-    made.processes = AnotherOf(made.processes)
-    nothing = made.sample(0, [0])
+    made.processes = made.explorer.processes = AnotherOf(made.processes)
+    nothing = made.explorer.sample(0, [0])
     assert nothing == []
     assert made.score(nothing).rewards.shape == (0, 1)
 

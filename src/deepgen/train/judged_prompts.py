@@ -1,0 +1,38 @@
+"""Prompts, and the panel of rewards they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepgen.data.prompts import PromptMix, open_prompts
+from deepgen.rewards.panel import Panel, PanelConfig
+from deepgen.rewards.scorers import make_reward
+
+
+def open_judged_prompts(
+    path: Path, assignments: Sequence[str], config: PanelConfig
+) -> tuple[PromptMix, Panel]:
+    """A file of prompts, opened, with its rewards made.
+
+    Args:
+        path: a mix (.yaml), which names its rewards, or a file of prompts.
+        assignments: weights of the rewards of a file that names none, each `name=weight`.
+        config: of the panel.
+
+    Raises:
+        ValueError: an assignment is not `name=weight`, the file is wrong, or a reward is unknown.
+    """
+    wrong = [text for text in assignments if "=" not in text]
+    if wrong:
+        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
+    pairs = (text.split("=", 1) for text in assignments)
+    mix = open_prompts(path, {name: float(weight) for name, weight in pairs})
+    rewards = {}
+    for name in dict.fromkeys((*mix.reward_names, *mix.held_out)):
+        options = dict(mix.rewards.get(name, {}))
+        rewards[name] = make_reward(str(options.pop("scorer", name)), **options)
+    panel = Panel(rewards, held_out=mix.held_out, config=config)
+    for one in mix.sets:
+        panel.check_weights(one.rewards)
+    return mix, panel
