@@ -43,15 +43,15 @@ datasets:
     kinds: [{kinds}]
     rows: 1000
     sample_weight: 3
-    rewards: [right]
+    rewards: {{right: 1}}
   - name: weak edits
     shapes: edit
     kinds: [{edits}]
     rows: 1000
     sample_weight: 3
-    rewards: [right]
-  - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: [right]}}
-  - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: [right]}}
+    rewards: {{right: 1}}
+  - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
+  - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
 sampling_mode: weight_only
 """
 
