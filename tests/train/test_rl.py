@@ -240,6 +240,19 @@ def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
     assert made.score(nothing).rewards.shape == (0, 1)
 
 
+def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) -> None:
+    made = stage(pipe, prompts_per_rollout=6)
+    one = PromptSet(name="first", rows=Rows(edits=False), weight=1.0, rewards={"brightness": 1.0})
+    made.mix = made.explorer.mix = PromptMix(sets=(one, replace(one, name="second")))
+    experience = made.explore(0)
+    sets = [made.mix.draw(made.config.seed, int(group)).dataset for group in experience.judged.groups]
+    assert set(sets) == {"first", "second"}
+    for name in ("first", "second"):
+        own = [total for total, of in zip(experience.judged.totals, sets, strict=True) if of == name]
+        assert experience.metrics[f"reward_of/{name}"] == (pytest.approx(np.mean(own)), 1.0)
+    assert experience.metrics["reward"] == (pytest.approx(experience.judged.totals.mean()), 1.0)
+
+
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:
     made = stage(pipe, panel=Panel({"brightness": Constant()}))
     assert list(made.batches(0)) == []

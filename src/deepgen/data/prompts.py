@@ -97,8 +97,7 @@ class PromptMix:
 
     def draw(self, seed: int, number: int) -> Prompt:
         """The prompt of group `number` of a run."""
-        rng = np.random.default_rng((seed, 0x9A0E, number))
-        chosen = self.sets[int(rng.choice(len(self.sets), p=self.shares()))]
+        rng, chosen = self._choose(seed, number)
         text, key, references, metadata = chosen.rows[int(rng.integers(len(chosen.rows)))]
         return Prompt(
             text=text,
@@ -108,6 +107,14 @@ class PromptMix:
             references=references,
             metadata=metadata,
         )
+
+    def dataset_of(self, seed: int, number: int) -> str:
+        """The name of the set that group `number` is from, without reading the row."""
+        return self._choose(seed, number)[1].name
+
+    def _choose(self, seed: int, number: int) -> tuple[np.random.Generator, PromptSet]:
+        rng = np.random.default_rng((seed, 0x9A0E, number))
+        return rng, self.sets[int(rng.choice(len(self.sets), p=self.shares()))]
 
     def shares(self) -> np.ndarray:
         """How often each set is drawn, adding up to 1."""

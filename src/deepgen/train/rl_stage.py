@@ -146,9 +146,8 @@ class RLStage:
             "seconds/score": scored - sampled,
             "dit_passes": self.explorer.num_forwards * self.processes.world_size,
             **self._panel_metrics,
+            **self._mean_totals(judged),
         }
-        if not np.isnan(judged.totals).all():
-            once["reward"] = float(np.nanmean(judged.totals))
         return Experience(
             number=number,
             rollouts=rollouts,
@@ -156,6 +155,14 @@ class RLStage:
             parts=parts,
             metrics={name: (value, 1.0) for name, value in once.items()} | look,
         )
+
+    def _mean_totals(self, judged: Judged) -> dict[str, float]:
+        """`reward` of all images, and `reward_of/SET` of each set's where there are several."""
+        datasets = np.array([self.mix.dataset_of(self.config.seed, int(group)) for group in judged.groups])
+        by_name = {"reward": judged.totals}
+        if len(self.mix.sets) > 1:
+            by_name |= {f"reward_of/{name}": judged.totals[datasets == name] for name in np.unique(datasets)}
+        return {name: float(np.nanmean(one)) for name, one in by_name.items() if not np.isnan(one).all()}
 
     def _sample(self, number: int, groups: Sequence[int]) -> list[Rollout]:
         with self.supervised.autocast():
