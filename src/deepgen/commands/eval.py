@@ -98,7 +98,9 @@ class EvalRun:
     dtype: Dtype = "auto"
     """Number format of the model."""
     detector: Annotated[str, arg(metavar="NAME|PATH")] = "facebook/mask2former-swin-small-coco-instance"
-    """GenEval's detector: a Mask2Former."""
+    """GenEval's detector: a Mask2Former, or the http:// address of a service."""
+    ocr: Annotated[str, arg(metavar="NAME|URL")] = "rapidocr"
+    """What reads text: rapidocr, or the http:// address of a service."""
     clip: Annotated[str, arg(metavar="NAME|PATH")] = "openai/clip-vit-large-patch14"
     """CLIP for GenEval's colors and CLIPScore."""
     judge_url: Annotated[str | None, arg(metavar="URL")] = None
@@ -213,6 +215,7 @@ class EvalRun:
         config = ScorerConfig(
             detector=self.detector,
             clip=self.clip,
+            ocr=self.ocr,
             device=self.device,
             judge=judge,
             prompts_dir=self.judge_prompts,
