@@ -26,7 +26,7 @@ from eval.stub_eyes import eyes
 from eval.test_official_files import FOLDER
 from rewards.reward_server import serving
 
-# Whether the prompt files are official ones; of the others none are at hand, so rows are made up in their form.
+# Whether the prompt files are official ones; of the others none are at hand, and rows are made up.
 RUNS = {
     "geneval": True,
     "dpg": True,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deepgen.eval.benchmark import settings_with
 from deepgen.eval.benchmarks import benchmark_names, load_benchmark
-from deepgen.eval.judge import Judge, JudgeChanged, JudgeConfig
+from deepgen.eval.judge import Judge, JudgeConfig
 from deepgen.eval.models import ImageFolder
 from deepgen.eval.runner import RunConfig, Workers, run, select
 from deepgen.eval.scorers import Scorers
@@ -258,54 +258,6 @@ def test_a_judged_benchmark_goes_end_to_end_and_a_second_scoring_asks_nothing(na
         assert other.judge.usage.cached == asked
     assert result["table"][metric] == pytest.approx(expected)
     assert "prompts ours" in result["manifest"]["scorer"]
-
-
-def test_a_judge_that_answers_prose_is_asked_again_and_then_counted_as_silent(data, tmp_path):
-    with serving(judge_answer(says=lambda text: "I would rather not say.")) as server:
-        with pytest.raises(ValueError, match=r"no readable answer in 3 attempts.*rather not say"):
-            go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert len(server.requests) == 7 * 3
-    with serving(judge_answer()) as server:  # what could not be read is asked anew, also with a cache
-        result = go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert (result["coverage"], len(server.requests)) == (1, 7)
-
-
-def test_a_judge_that_fails_is_asked_once_more_in_the_next_run(data, tmp_path):
-    replies = iter([(500, "broken")] * 3)
-    fine = judge_answer()
-    with serving(lambda *asked: next(replies, None) or fine(*asked)) as server:
-        with pytest.raises(ValueError, match="answered 500"):
-            go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        result = go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert result["coverage"] == 1
-        assert len(server.requests) == 3 + 7
-
-
-def test_a_judge_that_becomes_another_stops_the_run(data, tmp_path):
-    models = iter(["first"] * 3 + ["second"] * 10)
-
-    def answer(path, document):
-        return judge_answer(next(models))(path, document)
-
-    with serving(answer) as server, pytest.raises(JudgeChanged, match="'first' and now as 'second'"):
-        go("wise", data, tmp_path, NoiseModel(), judge(server, None, concurrency=1))
-
-
-def test_the_users_prompts_are_used_and_a_missing_one_is_named(data, tmp_path):
-    prompts = tmp_path / "prompts"
-    write(prompts / "wise/legacy.txt", 'Grade {prompt} ({explanation}). {"keep": "braces"}')
-    write(prompts / "wise/verified.txt", "Is it so? {prompt}")
-    with serving(
-        judge_answer(says=lambda text: "Consistency: 2\nRealism: 2\nAesthetic Quality: 2")
-    ) as server:
-        config = JudgeConfig(url=f"{server.url}/v1", model="stub")
-        scorers = Scorers(judge=Judge(config, prompts_dir=prompts))
-        result = go("wise", data, tmp_path / "run", NoiseModel(), scorers)
-        texts = {request["messages"][0]["content"][0]["text"] for _, request in server.requests}
-        assert 'Grade thing 1 (meaning 1). {"keep": "braces"}' in texts
-        assert "prompts given" in result["manifest"]["scorer"]
-        with pytest.raises(FileNotFoundError, match=r"imgedit/\w+\.txt is missing"):
-            go("imgedit", data, tmp_path / "run", NoiseModel(), scorers)
 
 
 def test_dpg_without_its_table_draws_but_does_not_score(data, tmp_path):

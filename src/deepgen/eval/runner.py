@@ -96,7 +96,12 @@ def run(
         version += f" {path} {digest[:12]}"
     score(job, scorers, failures, version)
     team.wait()
-    return add_up(job, {**manifest, "scorer": version}, scorers) if team.rank == 0 else None
+    if team.rank != 0:
+        return None
+    manifest = {**manifest, "scorer": version}
+    if scorers.judge is not None and "judge" in benchmark.needs:
+        manifest["prompts"] = scorers.judge.wordings.source(benchmark.name)
+    return add_up(job, manifest, scorers)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------

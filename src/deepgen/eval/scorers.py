@@ -85,7 +85,7 @@ class ScorerConfig:
         min_confidence: lines of text RapidOCR is less sure of are left out.
         device: auto is cuda where there is one.
         judge: the endpoint, or None.
-        prompts_dir: judge prompts, in files NAME/QUESTION.txt; None takes our own wording.
+        prompts_dir: judge prompts, see `deepgen.eval.wordings`; None takes our own wording.
         cache_dir: where the judge's replies are kept.
     """
 

@@ -97,7 +97,12 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
         "items": [_item(job, pictures, *pair) for pair in zip(job.chosen, scores, strict=True)],
     }
     if scorers.judge is not None:
-        result["judge"] = {**asdict(scorers.judge.usage), "cost": scorers.judge.cost()}
+        judge = scorers.judge
+        result["judge"] = {
+            **asdict(judge.usage),
+            "cost": judge.cost(),
+            "schema_refused": judge.schema_refused,
+        }
     write_json(job.folder / "result.json", result)
     if is_refused:
         raise ValueError(
