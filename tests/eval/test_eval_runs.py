@@ -286,18 +286,24 @@ def test_a_protocol_repeats_or_mends_the_fault_of_the_official_scorer(protocol, 
 
 
 @pytest.mark.slow
-def test_two_real_processes_give_the_pictures_and_scores_of_one(tmp_path):
-    options = ["--limit", "8", "--steps", "2", "--data", str(tmp_path), "-o"]
+def test_two_real_processes_give_the_pictures_and_scores_of_one(data, tmp_path):
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    alone = [sys.executable, "-m", "deepgen", "eval", "run", "shapes"]
+    alone = [sys.executable, "-m", "deepgen", "eval", "run", "shapes", "wise"]
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run([*alone, *options, str(tmp_path / "one")], check=True, env=environment)
-    both = [*together, "--master-port", "29761", *alone[1:], *options, str(tmp_path / "two")]
-    subprocess.run(both, check=True, env=environment)
+    with serving(judge_answer()) as server:
+        options = ["--limit", "6", "--steps", "2", "--size", "96", "--data", str(data)]
+        options += ["--allow-altered-data", "--judge-url", f"{server.url}/v1", "--judge-model", "stub", "-o"]
+        subprocess.run([*alone, *options, str(tmp_path / "one")], check=True, env=environment)
+        both = [*together, "--master-port", "29761", *alone[1:], *options, str(tmp_path / "two")]
+        subprocess.run(both, check=True, env=environment)
+    assert len(hashes(tmp_path / "one")) == 12
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
-    one, two = (
-        json.loads((tmp_path / name / "shapes-generation/result.json").read_text()) for name in ("one", "two")
-    )
-    assert one["table"] == two["table"]
-    assert one["items"] == two["items"]
+    for folder in ("shapes-generation", "wise-legacy"):
+        one, two = (
+            json.loads((tmp_path / name / folder / "result.json").read_text()) for name in ("one", "two")
+        )
+        assert one["table"] == two["table"]
+        assert one["items"] == two["items"]
+        assert (one["manifest"]["processes"], two["manifest"]["processes"]) == (1, 2)
+    assert (tmp_path / "two/wise-legacy/pictures-1.jsonl").is_file(), "the second process drew its share"

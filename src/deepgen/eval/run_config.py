@@ -65,9 +65,12 @@ class Workers:
 
 def workers() -> Workers:
     """Those that `accelerate launch` or `torchrun` started; one otherwise."""
+    import torch
     from accelerate import PartialState
 
-    state = PartialState(timeout=timedelta(days=2))  # scoring of one share may take much longer than another
+    # Without cpu=True processes on a machine without cards would each take themselves for the only one. The
+    # time-out is long because scoring of one share may take much longer than of another.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=2))
     return Workers(rank=state.process_index, count=state.num_processes, wait=state.wait_for_everyone)
 
 

@@ -19,6 +19,10 @@ from deepgen.eval.store import Pictures, Scores, write_json
 from deepgen.rewards.reward import RewardUnavailable
 
 
+class TooFewVerdicts(ValueError):
+    """Too few pictures have a verdict for a score."""
+
+
 def score(job: Job, scorers: Scorers, failures: Mapping[str, str], version: str) -> None:
     """Score this process's share.
 
@@ -71,7 +75,7 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
     """The table, or the reason there is none; written either way.
 
     Raises:
-        ValueError: too few pictures have a verdict.
+        TooFewVerdicts: too few pictures have a verdict.
     """
     benchmark, config = job.benchmark, job.config
     pictures, stored = Pictures(job.folder, 0), Scores(job.folder, 0)
@@ -105,7 +109,7 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
         }
     write_json(job.folder / "result.json", result)
     if is_refused:
-        raise ValueError(
+        raise TooFewVerdicts(
             f"{benchmark.label}: {judged} of {expected} pictures have a verdict ({coverage:.1%}, at "
             f"least {least:.1%} needed), so there is no score; first: {'; '.join(problems[:3])}; all are in "
             f"{job.folder / 'result.json'}; start again to try those once more, or --allow-partial"

@@ -273,6 +273,7 @@ class RLStage:
                 config.evaluation, self, looked_at, make_panel(looked_at, config.panel)
             )
             self.observers.append(self._first_look)
+        self.observers += self.supervised.observers  # benchmarks and validation, as in the other stages
         self._metrics: dict[str, tuple[float, float]] = {}
         self._old_velocities: dict[int, Tensor] = {}  # by the first image of a rollout, (B, levels, C, h, w)
         self._panel_metrics: dict[str, float] = {}
