@@ -100,7 +100,7 @@ class Killed:
     def kill_after(self, is_reached) -> None:
         process = self.start()
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 600
             while not is_reached():
                 assert process.poll() is None, f"ended too early: {self.log.read_text()[-2000:]}"
                 assert time.monotonic() < until, f"nothing happened: {self.log.read_text()[-2000:]}"
@@ -114,7 +114,7 @@ class Killed:
     def finish(self) -> None:
         process = self.start()
         try:
-            assert process.wait(timeout=300) == 0, self.log.read_text()[-3000:]
+            assert process.wait(timeout=900) == 0, self.log.read_text()[-3000:]
         finally:
             process.kill()
 
