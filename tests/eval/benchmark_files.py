@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,6 @@ REPLIES = (
     ('"Score: 1"', "Score: 1"),
     ("one small word, yes or no, and", "yes"),
     ("one small word, yes or no.", "yes"),
-    ("<analysis>", "<analysis>['so', 'so']</analysis><score>[1, 0]</score>"),
     ("how well the instruction was followed", '{"score": [9, 4], "reasoning": "so"}'),
     ("how natural it looks", '{"score": [9, 9], "reasoning": "so"}'),
     ("Preservation: <1-5>", "A hat.\nInstruction: 4\nNaturalness: 3\nPreservation: 2"),
@@ -215,6 +215,10 @@ REPLIES = (
 
 
 def judge_says(text: str) -> str:
+    if "<analysis>" in text:  # every other of the numbered points is met
+        count = len(re.findall(r"^\d+\. ", text, flags=re.MULTILINE))
+        scores = [1 - index % 2 for index in range(count)]
+        return f"<analysis>{['so'] * count}</analysis><score>{scores}</score>"
     return next(reply for part, reply in REPLIES if part in text)
 
 

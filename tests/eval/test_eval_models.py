@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from deepgen.cli import main
 from deepgen.eval.benchmark import Item, Settings, settings_with
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.models import CannotDraw, Endpoint, ModelConfig, PipelineModel, form, load_model
@@ -15,6 +24,7 @@ from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import Scorers
 from deepgen.shapes.vocabulary import MAX_TOKENS, write_tokenizer
 from eval.benchmark_files import NoiseModel, hashes, write_all
+from eval.stub_eyes import eyes
 from rewards.reward_server import serving
 
 SMALL = Settings(num_steps=2, height=96, width=96)
@@ -172,6 +182,63 @@ def test_a_pipeline_that_is_not_ours_goes_through_two_benchmarks(sd3, tmp_path):
     edit = Item(id="1", category="", prompt="edit", references=(lambda: Image.new("RGB", (8, 8)),))
     with pytest.raises(ValueError, match="takes no picture to edit"):
         model.draw([edit], [1], SMALL)
+
+
+@pytest.mark.slow
+def test_a_folder_of_diffusers_goes_through_two_benchmarks_from_the_command_line(sd3, tmp_path):
+    data = write_all(tmp_path / "data")
+    sd3.save_pretrained(tmp_path / "sd3")
+    with serving(eyes()) as server:
+        options = ["--model", f"diffusers:{tmp_path / 'sd3'}", "--data", str(data), "--limit", "4"]
+        options += ["--allow-altered-data", "--steps", "2", "--size", "96", "--batch-size", "2"]
+        options += ["--ocr", server.url, "--judge-url", f"{server.url}/v1", "--judge-model", "stub"]
+        assert main(["eval", "run", "cvtg2k", "wise", *options, "-o", str(tmp_path / "run")]) == 0
+    for label in ("cvtg2k", "wise-legacy"):
+        result = json.loads((tmp_path / "run" / label / "result.json").read_text())
+        assert result["num_judged"] == len(hashes(tmp_path / "run" / label)) == 4
+        assert len(result["manifest"]["drawing"]["fingerprint"]) == 64
+
+
+@pytest.fixture
+def our_server(tmp_path):
+    """`deepgen serve` with the small model, in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    source = str(Path(__file__).parents[2] / "src")
+    command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    try:
+        until = time.monotonic() + 180
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_our_own_server_goes_through_a_benchmark_of_pictures_and_one_of_edits(our_server, tmp_path):
+    pytest.importorskip("fastapi", reason="the server is in the serve extra: pip install 'deepgen[serve]'")
+    data = write_all(tmp_path / "data")
+    with serving(eyes()) as server:
+        options = ["--model", f"openai:{our_server}", "--data", str(data), "--limit", "2"]
+        options += ["--allow-altered-data", "--steps", "2", "--size", "96", "--negative", ""]
+        options += ["--ocr", server.url, "--judge-url", f"{server.url}/v1", "--judge-model", "stub"]
+        assert main(["eval", "run", "cvtg2k", "imgedit", *options, "-o", str(tmp_path / "run")]) == 0
+        asked = [document for path, document in server.requests if path == "/v1/chat/completions"]
+    assert len(asked) == 2
+    for label in ("cvtg2k", "imgedit"):
+        result = json.loads((tmp_path / "run" / label / "result.json").read_text())
+        assert result["num_judged"] == len(set(hashes(tmp_path / "run" / label).values())) == 2
+        assert result["manifest"]["drawing"]["fingerprint"] == f"endpoint {our_server}"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deepgen.eval.benchmark import settings_with
 from deepgen.eval.benchmarks import benchmark_names, load_benchmark
-from deepgen.eval.judge import Judge, JudgeChanged, JudgeConfig
+from deepgen.eval.judge import Judge, JudgeConfig
 from deepgen.eval.models import ImageFolder
 from deepgen.eval.runner import RunConfig, Workers, run, select
 from deepgen.eval.scorers import Scorers
@@ -260,54 +260,6 @@ def test_a_judged_benchmark_goes_end_to_end_and_a_second_scoring_asks_nothing(na
     assert "prompts ours" in result["manifest"]["scorer"]
 
 
-def test_a_judge_that_answers_prose_is_asked_again_and_then_counted_as_silent(data, tmp_path):
-    with serving(judge_answer(says=lambda text: "I would rather not say.")) as server:
-        with pytest.raises(ValueError, match=r"no readable answer in 3 attempts.*rather not say"):
-            go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert len(server.requests) == 7 * 3
-    with serving(judge_answer()) as server:  # what could not be read is asked anew, also with a cache
-        result = go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert (result["coverage"], len(server.requests)) == (1, 7)
-
-
-def test_a_judge_that_fails_is_asked_once_more_in_the_next_run(data, tmp_path):
-    replies = iter([(500, "broken")] * 3)
-    fine = judge_answer()
-    with serving(lambda *asked: next(replies, None) or fine(*asked)) as server:
-        with pytest.raises(ValueError, match="answered 500"):
-            go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        result = go("wise", data, tmp_path, NoiseModel(), judge(server, tmp_path / "cache"))
-        assert result["coverage"] == 1
-        assert len(server.requests) == 3 + 7
-
-
-def test_a_judge_that_becomes_another_stops_the_run(data, tmp_path):
-    models = iter(["first"] * 3 + ["second"] * 10)
-
-    def answer(path, document):
-        return judge_answer(next(models))(path, document)
-
-    with serving(answer) as server, pytest.raises(JudgeChanged, match="'first' and now as 'second'"):
-        go("wise", data, tmp_path, NoiseModel(), judge(server, None, concurrency=1))
-
-
-def test_the_users_prompts_are_used_and_a_missing_one_is_named(data, tmp_path):
-    prompts = tmp_path / "prompts"
-    write(prompts / "wise/legacy.txt", 'Grade {prompt} ({explanation}). {"keep": "braces"}')
-    write(prompts / "wise/verified.txt", "Is it so? {prompt}")
-    with serving(
-        judge_answer(says=lambda text: "Consistency: 2\nRealism: 2\nAesthetic Quality: 2")
-    ) as server:
-        config = JudgeConfig(url=f"{server.url}/v1", model="stub")
-        scorers = Scorers(judge=Judge(config, prompts_dir=prompts))
-        result = go("wise", data, tmp_path / "run", NoiseModel(), scorers)
-        texts = {request["messages"][0]["content"][0]["text"] for _, request in server.requests}
-        assert 'Grade thing 1 (meaning 1). {"keep": "braces"}' in texts
-        assert "prompts given" in result["manifest"]["scorer"]
-        with pytest.raises(FileNotFoundError, match=r"imgedit/\w+\.txt is missing"):
-            go("imgedit", data, tmp_path / "run", NoiseModel(), scorers)
-
-
 def test_dpg_without_its_table_draws_but_does_not_score(data, tmp_path):
     (data / "dpg/dpg_bench.csv").unlink()
     with pytest.raises(ValueError, match=r"put dpg_bench\.csv there"):
@@ -334,18 +286,24 @@ def test_a_protocol_repeats_or_mends_the_fault_of_the_official_scorer(protocol, 
 
 
 @pytest.mark.slow
-def test_two_real_processes_give_the_pictures_and_scores_of_one(tmp_path):
-    options = ["--limit", "8", "--steps", "2", "--data", str(tmp_path), "-o"]
+def test_two_real_processes_give_the_pictures_and_scores_of_one(data, tmp_path):
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    alone = [sys.executable, "-m", "deepgen", "eval", "run", "shapes"]
+    alone = [sys.executable, "-m", "deepgen", "eval", "run", "shapes", "wise"]
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run([*alone, *options, str(tmp_path / "one")], check=True, env=environment)
-    both = [*together, "--master-port", "29761", *alone[1:], *options, str(tmp_path / "two")]
-    subprocess.run(both, check=True, env=environment)
+    with serving(judge_answer()) as server:
+        options = ["--limit", "6", "--steps", "2", "--size", "96", "--data", str(data)]
+        options += ["--allow-altered-data", "--judge-url", f"{server.url}/v1", "--judge-model", "stub", "-o"]
+        subprocess.run([*alone, *options, str(tmp_path / "one")], check=True, env=environment)
+        both = [*together, "--master-port", "29761", *alone[1:], *options, str(tmp_path / "two")]
+        subprocess.run(both, check=True, env=environment)
+    assert len(hashes(tmp_path / "one")) == 12
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
-    one, two = (
-        json.loads((tmp_path / name / "shapes-generation/result.json").read_text()) for name in ("one", "two")
-    )
-    assert one["table"] == two["table"]
-    assert one["items"] == two["items"]
+    for folder in ("shapes-generation", "wise-legacy"):
+        one, two = (
+            json.loads((tmp_path / name / folder / "result.json").read_text()) for name in ("one", "two")
+        )
+        assert one["table"] == two["table"]
+        assert one["items"] == two["items"]
+        assert (one["manifest"]["processes"], two["manifest"]["processes"]) == (1, 2)
+    assert (tmp_path / "two/wise-legacy/pictures-1.jsonl").is_file(), "the second process drew its share"

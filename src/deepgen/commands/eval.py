@@ -17,6 +17,7 @@ from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
     from deepgen.eval.benchmark import Benchmark, Settings
+    from deepgen.eval.judge import Judge
     from deepgen.eval.scorers import Scorers
 
 
@@ -98,7 +99,9 @@ class EvalRun:
     dtype: Dtype = "auto"
     """Number format of the model."""
     detector: Annotated[str, arg(metavar="NAME|PATH")] = "facebook/mask2former-swin-small-coco-instance"
-    """GenEval's detector: a Mask2Former."""
+    """GenEval's detector: a Mask2Former, or the http:// address of a service."""
+    ocr: Annotated[str, arg(metavar="NAME|URL")] = "rapidocr"
+    """What reads text: rapidocr, or the http:// address of a service."""
     clip: Annotated[str, arg(metavar="NAME|PATH")] = "openai/clip-vit-large-patch14"
     """CLIP for GenEval's colors and CLIPScore."""
     judge_url: Annotated[str | None, arg(metavar="URL")] = None
@@ -106,7 +109,8 @@ class EvalRun:
     judge_model: Annotated[str, arg(metavar="NAME")] = ""
     """The name the endpoint serves the judge under."""
     judge_prompts: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Files BENCHMARK/QUESTION.txt with the judge's prompts; default our own wording."""
+    """Judge prompts: FOLDER/BENCHMARK is a checkout of the official repository, or holds QUESTION.txt files;
+    default our own wording, whose scores are not comparable with published ones."""
     judge_cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where replies are kept; default judge_cache in the output folder."""
     judge_concurrency: int = 8
@@ -114,7 +118,9 @@ class EvalRun:
     judge_per_minute: float = 0.0
     """Most questions a minute; 0 is no limit."""
     judge_prices: Annotated[tuple[float, float], arg(metavar="IN OUT")] = (0.0, 0.0)
-    """Price of a million tokens in and out, for the bill."""
+    """Price of a million tokens in and out, for the estimate and the bill."""
+    judge_replies: Literal["json", "words"] = "json"
+    """json: replies to our own wording are held to a schema where the server knows such; words: never."""
 
     def run(self) -> int:
         """Exit code 0 once every benchmark has its table."""
@@ -155,7 +161,7 @@ class EvalRun:
         )
         for benchmark, chosen in zip(benchmarks, settings, strict=True):
             if team.rank == 0:
-                self._say_cost(benchmark)
+                self._say_cost(benchmark, chosen, scorers.judge)
             result = run(benchmark, model, chosen, config, scorers, team)
             if result is not None:
                 mark = "  PARTIAL" if result["is_partial"] else ""
@@ -166,9 +172,7 @@ class EvalRun:
                     f"{result['num_expected']} pictures){mark}"
                 )
         if scorers.judge is not None and team.rank == 0:
-            usage, cost = scorers.judge.usage, scorers.judge.cost()
-            bill = "" if cost is None else f", {cost:.2f} by the prices given"
-            print(f"judge: {usage.asked} questions asked, {usage.cached} from the cache{bill}")
+            print(_bill(scorers.judge))
         return 0
 
     def _settings(self, benchmark: Benchmark) -> Settings:
@@ -209,10 +213,12 @@ class EvalRun:
                 per_minute=self.judge_per_minute,
                 price_in=self.judge_prices[0],
                 price_out=self.judge_prices[1],
+                replies=self.judge_replies,
             )
         config = ScorerConfig(
             detector=self.detector,
             clip=self.clip,
+            ocr=self.ocr,
             device=self.device,
             judge=judge,
             prompts_dir=self.judge_prompts,
@@ -220,18 +226,34 @@ class EvalRun:
         )
         return make_scorers(config, [need for benchmark in benchmarks for need in benchmark.needs])
 
-    def _say_cost(self, benchmark: Benchmark) -> None:
-        """How much a judge will be asked, before it is."""
-        if self.draw_only or "judge" not in benchmark.needs:
-            return
+    def _say_cost(self, benchmark: Benchmark, settings: Settings, judge: Judge | None) -> None:
+        """How much a judge will be asked and what that may cost, before it is."""
+        from deepgen.eval.judged import Judged
         from deepgen.eval.runner import select
 
+        if judge is None or not isinstance(benchmark, Judged) or "judge" not in benchmark.needs:
+            return
         items = select(benchmark.items(self.data, allow_altered=self.allow_altered_data), self.limit)
-        samples = self.samples or benchmark.settings.num_samples
-        questions = benchmark.num_questions(items) * samples // benchmark.settings.num_samples
+        guess = benchmark.estimate(items, settings)
+        price = judge.config.price(guess.tokens_in, guess.tokens_out)
         print(
-            f"deepgen: {benchmark.label}: up to {questions} questions to {self.judge_model}", file=sys.stderr
+            f"deepgen: {benchmark.label}: up to {guess.questions} questions to {self.judge_model}, about "
+            f"{guess.tokens_in:,.0f} tokens in and {guess.tokens_out:,.0f} out"
+            f"{'' if price is None else f', {price:.2f} by the prices given'}; replies kept from before are "
+            "not asked for again",
+            file=sys.stderr,
         )
+
+
+def _bill(judge: Judge) -> str:
+    """What the judge was asked in the end."""
+    usage, cost = judge.usage, judge.cost()
+    bill = "" if cost is None else f", {cost:.2f} by the prices given"
+    refused = "" if not judge.schema_refused else f"; asked in words, since {judge.schema_refused}"
+    return (
+        f"judge: {usage.asked} questions asked, {usage.cached} from the cache; {usage.tokens_in:,} tokens in "
+        f"and {usage.tokens_out:,} out{bill}{refused}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from deepgen.eval.benchmark import Benchmark, Item, ItemScore
-from deepgen.eval.judge import Judge, fill
+from deepgen.eval.benchmark import Benchmark, Item, ItemScore, Settings
+from deepgen.eval.forms import Form
+from deepgen.eval.judge import Judge, Query, fill
 from deepgen.eval.scorers import Scorers
 from deepgen.rewards.reward import RewardUnavailable
 
@@ -35,6 +36,24 @@ class Question:
     wording: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     images: tuple[Image.Image, ...] = ()
+
+
+# What an estimate goes by: replies are short, a token is about four letters or 28 x 28 pixels (Qwen-VL's).
+LETTERS_A_TOKEN, SIDE_OF_TOKEN, TOKENS_A_REPLY = 4, 28, 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What scoring will take at most, without questions that are asked again.
+
+    Attributes:
+        questions: calls of the judge.
+        tokens_in, tokens_out: of all of them, roughly.
+    """
+
+    questions: int
+    tokens_in: float
+    tokens_out: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +81,29 @@ class Judged(Benchmark):
         """Whether one unreadable reply leaves the whole picture without a verdict."""
         return True
 
+    def form(self, item: Item, question: Question) -> Form | None:
+        """The reply to our own wording as JSON; None where it is asked for in words only."""
+        return None
+
+    def estimate(self, items: Sequence[Item], settings: Settings) -> Estimate:
+        """What scoring will take, before it begins; references count as large as pictures."""
+        shown = Image.new("RGB", (settings.width, settings.height))
+        shown.thumbnail((self.side or max(shown.size),) * 2)
+        asked = [q for item in items for q in self.questions(item, shown, [shown] * len(item.references))]
+        tokens = 0.0
+        for question in asked:
+            letters = len(self.rubrics[question.wording or question.key]) + sum(
+                len(text) for text in question.fields.values()
+            )
+            pixels = len(question.images) * shown.width * shown.height
+            tokens += letters / LETTERS_A_TOKEN + pixels / SIDE_OF_TOKEN**2
+        count = len(asked) * settings.num_samples
+        return Estimate(
+            questions=count,
+            tokens_in=tokens * settings.num_samples,
+            tokens_out=float(count * TOKENS_A_REPLY),
+        )
+
     def num_questions(self, items: Sequence[Item]) -> int:
         """Questions of all pictures, counted with a blank one."""
         blank = Image.new("RGB", (1, 1))
@@ -71,10 +113,16 @@ class Judged(Benchmark):
     def scorer_version(self, scorers: Scorers) -> str:
         """Judge and wordings."""
         judge = _judge(scorers)
-        texts = [f"{name}={judge.wording(self.name, name, text)}" for name, text in self.rubrics.items()]
+        texts = [f"{name}={self._said(judge, name)}" for name in self.rubrics]
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
-        ours = "ours" if judge.prompts_dir is None else "given"
-        return f"{self.label}-{self.version}-{self.protocol} {judge.version} prompts {ours} {digest}"
+        ours = "ours" if judge.wordings.are_ours else "given"
+        form = " json" if judge.wants_json else ""
+        return f"{self.label}-{self.version}-{self.protocol} {judge.version} prompts {ours} {digest}{form}"
+
+    def _said(self, judge: Judge, name: str) -> str:
+        """A wording in one text; ours is hashed as it always was."""
+        wording = judge.wording(self.name, name, self.rubrics[name])
+        return f"{wording.system}\0{wording.text}" if wording.system else wording.text
 
     def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
         """Ask about every picture of an item."""
@@ -108,18 +156,28 @@ class Judged(Benchmark):
         )
 
     def _ask(self, judge: Judge, item: Item, question: Question) -> tuple[Any, str]:
+        """(answer or None, what the judge said or why there is nothing)."""
         name = question.wording or question.key
-        text = fill(judge.wording(self.name, name, self.rubrics[name]), question.fields)
+        wording = judge.wording(self.name, name, self.rubrics[name])
+        form = self.form(item, question) if judge.wants_json else None
+        query = Query(
+            text=fill(wording.text, question.fields) + ("" if form is None else form.request),
+            images=question.images,
+            side=self.side,
+            system=wording.system,
+            schema=None if form is None else form.schema,
+        )
         reply = "nothing was asked"
         for attempt in range(self.attempts):
             try:
-                reply = judge.ask(text, question.images, attempt=attempt, side=self.side)
+                reply = judge.ask(query, attempt=attempt)
             except RewardUnavailable as error:  # the connection has been patient already
                 return None, str(error)
-            answer = self.read(item, question.key, reply)
+            told = reply if form is None else form.read(reply)
+            answer = self.read(item, question.key, told)
             if answer is not None:
-                return answer, reply
-        judge.forget(text, question.images, attempts=self.attempts, side=self.side)
+                return answer, told
+        judge.forget(query, attempts=self.attempts)
         return None, f"no readable answer in {self.attempts} attempts, at last {reply[:120]!r}"
 
 

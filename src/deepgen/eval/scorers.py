@@ -67,7 +67,7 @@ class Scorers:
 
 _HOW = {
     "detector": "give --detector and --clip",
-    "reader": "install it with pip install 'deepgen[eval]'",
+    "reader": "give --ocr",
     "tower": "give --clip",
     "judge": "give --judge-url and --judge-model",
 }
@@ -78,17 +78,20 @@ class ScorerConfig:
     """Which scorers.
 
     Attributes:
-        detector: Hub id or folder of a Mask2Former.
+        detector: Hub id or folder of a Mask2Former, or the http:// address of a service; see
+            `deepgen.eval.remote`.
         clip: Hub id or folder of a CLIPModel, for colors and CLIPScore.
-        min_confidence: lines of text the OCR engine is less sure of are left out.
+        ocr: rapidocr, or the http:// address of a service.
+        min_confidence: lines of text RapidOCR is less sure of are left out.
         device: auto is cuda where there is one.
         judge: the endpoint, or None.
-        prompts_dir: judge prompts, in files NAME/QUESTION.txt; None takes our own wording.
+        prompts_dir: judge prompts, see `deepgen.eval.wordings`; None takes our own wording.
         cache_dir: where the judge's replies are kept.
     """
 
     detector: str = "facebook/mask2former-swin-small-coco-instance"
     clip: str = "openai/clip-vit-large-patch14"
+    ocr: str = "rapidocr"
     min_confidence: float = 0.5
     device: str = "auto"
     judge: JudgeConfig | None = None
@@ -108,15 +111,34 @@ def _make(config: ScorerConfig, need: str) -> Any:
             raise ValueError(f"this benchmark needs a judge; {_HOW[need]}")
         return Judge(config.judge, cache_dir=config.cache_dir, prompts_dir=config.prompts_dir)
     if need == "reader":
-        from deepgen.rewards.ocr import RapidReader
-
-        return RapidReader(config.min_confidence)
+        return _make_reader(config)
     if need == "tower":
         from deepgen.eval.detection import Likeness
 
         return Likeness(config.clip, config.device)
+    if need == "detector" and is_address(config.detector):
+        from deepgen.eval.remote import RemoteDetector
+
+        return RemoteDetector(config.detector)
     if need == "detector":
         from deepgen.eval.detection import ObjectFinder
 
         return ObjectFinder(config.detector, config.clip, config.device)
     raise ValueError(f"unknown scorer {need!r}; known: {', '.join(_HOW)}")
+
+
+def _make_reader(config: ScorerConfig) -> Reader:
+    if is_address(config.ocr):
+        from deepgen.eval.remote import RemoteReader
+
+        return RemoteReader(config.ocr)
+    if config.ocr != "rapidocr":
+        raise ValueError(f"unknown OCR {config.ocr!r}; give rapidocr or the http:// address of a service")
+    from deepgen.rewards.ocr import RapidReader
+
+    return RapidReader(config.min_confidence)
+
+
+def is_address(name: str) -> bool:
+    """Whether a scorer is a service elsewhere."""
+    return name.startswith(("http://", "https://"))

@@ -22,6 +22,18 @@ _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _LONGEST_REPLY = 64 * 2**20
 
 
+class RequestRefused(RewardUnavailable):
+    """The server answered with an HTTP error.
+
+    Attributes:
+        status: its code.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """A server and how much patience it gets.
@@ -70,7 +82,7 @@ class Connection:
                 with error:
                     reason = f"{url} answered {error.code}: {_excerpt(error)}"
                 if error.code not in _WORTH_ANOTHER_TRY or attempt == self.retries:
-                    raise RewardUnavailable(reason) from error
+                    raise RequestRefused(reason, error.code) from error
                 pause = self._pause(attempt, error.headers.get("Retry-After"))
             except (OSError, HTTPException) as error:  # refused, reset, time-out, half a reply
                 if attempt == self.retries:

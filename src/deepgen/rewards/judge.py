@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,35 +26,46 @@ Question = Sequence[str | Image.Image]  # one message: words and pictures in the
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeOptions:
-    """Which judge, and how it is asked.
+class ChatOptions:
+    """A chat endpoint, and how it is asked.
 
     Attributes:
         url: up to and with the version, such as http://gpu7:8000/v1.
         model: the name the endpoint serves it under.
-        api_key_path: a file that holds the key, for endpoints that want one; a key itself would end up in the
-            saved settings of a run.
         temperature, max_tokens: of the answer.
         timeout, retries: seconds of silence in a try, and tries after the first.
         concurrency: questions at once.
-        rubric_path: a file of UTF-8 text to use instead of our wording; {prompt} stands for the prompt.
     """
 
     url: str
     model: str
-    api_key_path: str | None = None
     temperature: float = 0.0
     max_tokens: int = 2048
     timeout: float = 120.0
     retries: int = 3
     concurrency: int = 16
-    rubric_path: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse questions of nothing."""
+        """Refuse questions of nothing, and to nobody."""
         for name in ("max_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.model:
+            raise ValueError("a judge has a model; give the name the endpoint serves it under")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(ChatOptions):
+    """Which judge, and how it is asked.
+
+    Attributes:
+        api_key_path: a file that holds the key, for endpoints that want one; a key itself would end up in the
+            saved settings of a run.
+        rubric_path: a file of UTF-8 text to use instead of our wording; {prompt} stands for the prompt.
+    """
+
+    api_key_path: str | None = None
+    rubric_path: str | None = None
 
 
 class Judge:
@@ -104,12 +115,7 @@ class Judge:
         }
         with self._slots:
             reply = self._connection.post("/chat/completions", payload)
-        try:
-            said = reply["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise RewardUnavailable(
-                f"{self.options.url} is no chat endpoint: {str(reply)[:120]!r}"
-            ) from error
+        said = message_of(reply, self.options.url).get("content")
         return said if isinstance(said, str) else ""
 
     def ask_all(self, questions: Sequence[Question]) -> list[str | None]:
@@ -131,6 +137,17 @@ class Judge:
             return self.ask(question)
         except RewardUnavailable as error:
             return error
+
+
+def message_of(reply: Any, url: str) -> Mapping[str, Any]:
+    """The message in a chat endpoint's reply; RewardUnavailable where there is none."""
+    try:
+        message = reply["choices"][0]["message"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise RewardUnavailable(f"{url} is no chat endpoint: {str(reply)[:120]!r}") from error
+    if not isinstance(message, Mapping):
+        raise RewardUnavailable(f"{url} is no chat endpoint: {str(reply)[:120]!r}")
+    return message
 
 
 def calls_at_once(options: JudgeOptions) -> int:

@@ -94,6 +94,7 @@ class RLStage:
             judged = open_judged_prompts(config.evaluation.prompts, config.rewards, config.panel)
             self._first_look = RLEvaluation(config.evaluation, self, *judged)
             self.observers.append(self._first_look)
+        self.observers += self.supervised.observers  # benchmarks and validation, as in the other stages
         self._metrics: dict[str, tuple[float, float]] = {}
         self._old_velocities: dict[int, Tensor] = {}  # by the first image of a rollout, (B, levels, C, h, w)
         self._panel_metrics: dict[str, float] = {}

@@ -30,6 +30,7 @@ from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, t
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
+from deepgen.train.benchmarks import BenchmarksConfig, benchmark_observers
 from deepgen.train.cache import latent_moments, open_cache
 from deepgen.train.flops import Sample, sample_flops
 from deepgen.train.loop import StageLoss, TrainConfig
@@ -95,6 +96,7 @@ class SupervisedConfig(TrainConfig):
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -171,7 +173,7 @@ class SupervisedStage:
         self.objective.to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture, cache)
-        self.observers = _observers(config, self)
+        self.observers = [*_observers(config, self), *benchmark_observers(config.benchmarks, self)]
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
         self._flops: dict[Sample, float] = {}  # of the sizes met so far

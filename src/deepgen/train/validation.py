@@ -60,7 +60,7 @@ class Validation:
 
     def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
         """Losses by task and noise level, each as (sum, count); writes `samples/step-NNNNNNNN.png`."""
-        with _evaluating(self.stage):
+        with evaluating(self.stage):
             metrics = self._losses()
             if self.config.num_pictures:
                 folder = output_dir / "samples"
@@ -119,7 +119,7 @@ def at_level(batch: TrainingBatch, sigma: float) -> TrainingBatch:
 
 
 @contextmanager
-def _evaluating(stage: Any) -> Iterator[None]:
+def evaluating(stage: Any) -> Iterator[None]:
     """Without dropout, and without bars; as it was afterwards."""
     modes = {name: module.training for name, module in stage.modules.named_modules()}
     stage.modules.eval()

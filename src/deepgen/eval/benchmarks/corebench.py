@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, Settings, count_problem
+from deepgen.eval.forms import Form, yes_or_no
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, corebench
 from deepgen.eval.text_files import read_json, read_jsonl
@@ -126,6 +127,10 @@ class CoReBench(Judged):
             )
             for index, text in enumerate(item.metadata["checklist"])
         ]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """One word."""
+        return yes_or_no()
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """1, 0 or None."""

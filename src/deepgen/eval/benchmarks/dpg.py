@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, Settings, count_problem
+from deepgen.eval.forms import Form, yes_or_no
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, dpg
 from deepgen.eval.text_files import read_csv, read_jsonl
@@ -132,6 +133,10 @@ class DPG(Judged):
             )
             for question in item.metadata["questions"]
         ]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """One word."""
+        return yes_or_no()
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The bare word; a judge's capital and full stop are forgiven, prose is no answer."""

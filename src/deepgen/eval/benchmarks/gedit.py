@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.forms import Form, two_scores
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, gedit
 
@@ -94,6 +95,10 @@ class GEdit(Judged):
             Question(key="semantics", fields={"instruction": item.prompt}, images=(source, result)),
             Question(key="quality", images=(result,)),
         ]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """Two numbers."""
+        return two_scores(0, 10)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """Numbers from 0 to 10."""

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.forms import Form, grades
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, imgedit
 from deepgen.eval.text_files import read_json
@@ -92,6 +93,10 @@ class ImgEdit(Judged):
                 images=(references[0], image),
             )
         ]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """Three grades."""
+        return grades("Instruction", "Naturalness", "Preservation", low=1, high=5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The mean of the grades."""

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.forms import Form, one_grade
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, final_score, risebench
 from deepgen.eval.text_files import read_json
@@ -146,6 +147,10 @@ class RISEBench(Judged):
             wording = "spatial_quality" if kind == "spatial" else "quality"
             asked.append(Question(key="quality", wording=wording, fields=fields, images=(image,)))
         return asked
+
+    def form(self, item: Item, question: Question) -> Form:
+        """A bit for logical edits, a grade for others."""
+        return one_grade(0, 1) if item.category == "logical_reasoning" else one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The first number, from 1 to 5; the 0 and 1 of logical edits become 1 and 5."""

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, Settings, count_problem
+from deepgen.eval.forms import Form, bits
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, unigenbench
 from deepgen.eval.text_files import read_csv
@@ -105,6 +106,10 @@ class UniGenBench(Judged):
         pairs = zip(item.metadata["points"], item.metadata["descriptions"], strict=False)
         points = "\n".join(f"{index}. {point}: {text}" for index, (point, text) in enumerate(pairs, start=1))
         return [Question(key="testpoints", fields={"prompt": item.prompt, "points": points}, images=(image,))]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """A bit for each point."""
+        return bits(len(item.metadata["points"]))
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """One bit a test point."""

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.forms import Form, one_grade
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, final_score, unireditbench
 from deepgen.eval.text_files import read_json
@@ -83,6 +84,10 @@ class UniREditBench(Judged):
             Question(key="reasoning", fields=fields, images=(source, target, image)),
             Question(key="quality", fields=fields, images=(image,)),
         ]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """One grade."""
+        return one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The first number, from 1 to 5."""

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
+from deepgen.eval.forms import Form, final_bit, grades
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, wise
 from deepgen.eval.text_files import read_json
@@ -123,6 +124,12 @@ class Wise(Judged):
         """With the explanation, which the model was not told."""
         fields = {"prompt": item.prompt, "explanation": item.metadata["explanation"]}
         return [Question(key=self.variant, fields=fields, images=(image,))]
+
+    def form(self, item: Item, question: Question) -> Form:
+        """By the generation."""
+        if self.variant == "verified":
+            return final_bit()
+        return grades("Consistency", "Realism", "Aesthetic Quality", low=0, high=2)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """Three grades from 0 to 2, or one bit."""
