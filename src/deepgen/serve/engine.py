@@ -9,10 +9,9 @@ in which keys take turns (`fair_queue.py`); what does not fit is refused with th
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,14 +26,17 @@ from deepgen.serve.jobs import (
     DrawRequest,
     Ended,
     EngineError,
+    EngineStatus,
     Event,
     Job,
+    ModelFacts,
     OutOfMemory,
     Placed,
     Preview,
     Progress,
     QueueFull,
     WorkerFailed,
+    new_error_id,
 )
 from deepgen.serve.preview import LatentPreview
 from deepgen.serve.sampler import BatchKey, Conditions, Plan, Sample, Sampler
@@ -66,16 +68,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """Counts of pictures now, and whether new requests are taken."""
-
-    waiting: int
-    running: int
-    is_accepting: bool
-    is_alive: bool
 
 
 @dataclass(eq=False)
@@ -179,7 +171,19 @@ class Engine:
         """How busy it is."""
         with self._changed:
             accepting = not (self._is_draining or self._is_closing)
-            return EngineStatus(len(self._waiting), len(self._running), accepting, self._thread.is_alive())
+            alive = self._thread.is_alive()
+            return EngineStatus(
+                len(self._waiting),
+                len(self._running),
+                accepting,
+                alive,
+                self._is_draining or self._is_closing,
+            )
+
+    @property
+    def model(self) -> ModelFacts:
+        """What is told about the model."""
+        return self.sampler.facts
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -212,14 +216,9 @@ class Engine:
 
     def _seconds_until(self, num_pictures: int) -> float:
         """About how long until so many have left the queue: what runs must be finished to make room."""
-        if self._sample_step_seconds is None:
-            return 1.0
         left = sorted(r.task.plan.num_steps - r.sample.step for r in self._running)
         waiting = [task.plan.num_steps for task, _ in self._waiting.in_order()]
-        # All of what runs moves together, so the first places come free when its shortest are done.
-        steps = sum((left + waiting)[:num_pictures]) or 1
-        share = max(1, min(len(left), self.config.max_running))
-        return max(1.0, steps * self._sample_step_seconds * share / max(1, min(share, num_pictures)))
+        return seconds_until(num_pictures, left, waiting, self._sample_step_seconds, self.config.max_running)
 
     # --- the thread -------------------------------------------------------------------------------------
 
@@ -236,7 +235,7 @@ class Engine:
                 self._leave()
             except Exception:  # a fault of the engine itself: nobody may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
-                self._end([r.task for r in self._running], WorkerFailed(_new_error_id()))
+                self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
         for job in [job for job, _ in self._jobs.values()]:
             self._end_job(job, Draining("the server was stopped before the picture was done"))
 
@@ -258,6 +257,7 @@ class Engine:
                     return
                 task, index = self._waiting.pop()
                 self._tell_places()
+            task.job.tell(Progress(index, 0, task.plan.num_steps))
             try:
                 sample = self._twice(lambda: self._begin(task, index))  # noqa: B023 - called at once
             except EngineError as error:
@@ -265,7 +265,6 @@ class Engine:
                 continue
             with self._changed:
                 self._running.append(_Running(task, index, sample, self._turn))
-            task.job.tell(Progress(index, 0, task.plan.num_steps))
 
     def _begin(self, task: _Task, index: int) -> Sample:
         if task.conditions is None:
@@ -381,7 +380,7 @@ class Engine:
                 if not is_last:
                     logger.warning("the model failed and is asked once more", exc_info=True)
                     continue
-                error_id = _new_error_id()
+                error_id = new_error_id()
                 logger.exception("the model failed twice [%s]", error_id)
                 raise WorkerFailed(error_id) from error
         raise AssertionError("unreachable")
@@ -393,5 +392,25 @@ class Engine:
         self._measure(name, time.perf_counter() - started)
 
 
-def _new_error_id() -> str:
-    return f"err-{secrets.token_hex(6)}"
+def seconds_until(
+    num_pictures: int,
+    left: Sequence[int],
+    waiting: Sequence[int],
+    sample_step_seconds: float | None,
+    max_running: int,
+) -> float:
+    """About how long until so many pictures have left the queue, at least 1 s.
+
+    Args:
+        num_pictures: places that are needed.
+        left: steps that running pictures have before them, the fewest first.
+        waiting: steps of waiting pictures, in their order.
+        sample_step_seconds: of one step of one picture in its batch; None where none was taken yet.
+        max_running: pictures that run at once.
+    """
+    if sample_step_seconds is None:
+        return 1.0
+    # All of what runs moves together, so the first places come free when its shortest are done.
+    steps = sum([*left, *waiting][:num_pictures]) or 1
+    share = max(1, min(len(left), max_running))
+    return max(1.0, steps * sample_step_seconds * share / max(1, min(share, num_pictures)))

@@ -27,7 +27,7 @@ from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_time
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
-from deepgen.serve.jobs import DrawRequest, JobFacts
+from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
 
 # B samples of a batch, C latent channels, h w latent size
@@ -126,6 +126,13 @@ class Sampler:
     def defaults(self) -> dict[str, Any]:
         """The model's own height, width, num_inference_steps and guidance_scale."""
         return {**FALLBACK_DEFAULTS, **self.pipe.config.defaults}
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is told about the model."""
+        unit = self.pipe.size_unit
+        side = self.pipe.transformer.config.pos_embed_max_size * unit
+        return ModelFacts(defaults=self.defaults, size_unit=unit, max_side=side)
 
     def plan(self, request: DrawRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
