@@ -34,7 +34,7 @@ from deepgen.serve.jobs import (
 from deepgen.serve.pool import Pool, _runs
 
 LOAD = partial(load_pipeline, ModelOptions(model="tiny", device="cpu"))
-LONG = 190  # steps: about 10 s of work, so that there is time to kill
+LONG = 80  # steps: seconds of work, so that there is time to kill
 
 
 def test_neighbours_stay_together_up_to_a_length() -> None:

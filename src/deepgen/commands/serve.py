@@ -43,6 +43,10 @@ class Serve(ModelOptions):
     then dies with it. Default: one for each CUDA device, otherwise one."""
     max_batch: int = 8
     """Pictures in one forward; with 1 each is bit for bit what it is alone."""
+    exact: bool = False
+    """Fill every forward up to --max-batch rows, so that each picture is bit for bit what it is alone."""
+    adapter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH|FOLDER")] = ()
+    """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
     max_running: int = 16
     """Pictures that each worker draws at once."""
     max_waiting: int = 64
@@ -64,6 +68,7 @@ class Serve(ModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every accepted request answered."""
+        from deepgen.serve.adapters import read_loras
         from deepgen.serve.engine import EngineConfig
         from deepgen.serve.fields import Limits
         from deepgen.serve.keys import ApiKeys
@@ -91,6 +96,8 @@ class Serve(ModelOptions):
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             max_waiting_per_key=self.max_waiting_per_key,
+            is_exact=self.exact,
+            loras=read_loras(self.adapter),
         )
         limits = Limits(
             max_images=min(self.max_images, self.max_waiting),

@@ -181,7 +181,7 @@ class Server:
         """The OpenAPI document."""
         from starlette.responses import JSONResponse
 
-        return JSONResponse(document(self._config.limits))
+        return JSONResponse(document(self._config.limits, self._engine.model.loras))
 
     async def models(self, request: Any) -> Any:
         """The one model there is, with the defaults a page may want to know."""
@@ -210,6 +210,7 @@ class Server:
             "defaults": {name: facts.defaults[name] for name in names if name in facts.defaults},
             "size_unit": facts.size_unit,
             "max_side": facts.max_side,
+            "loras": list(facts.loras),
         }
 
     async def content(self, request: Any) -> Any:
@@ -354,7 +355,9 @@ class Server:
             raise from_engine(error) from error
         except ValueError as error:
             first = str(error).partition(" ")[0]
-            raise invalid(str(error), first if first in ("size", "mask", "prompt") else None) from error
+            raise invalid(
+                str(error), first if first in ("size", "mask", "prompt", "lora") else None
+            ) from error
         request.state.job = job.id
         return job, events
 
@@ -386,6 +389,7 @@ class Server:
             guidance_scale=fields.guidance_scale,
             num_images=fields.n,
             seed=fields.seed,
+            lora=fields.lora,
             num_previews=fields.partial_images if fields.stream else 0,
             key=owner,
             timeout_s=limits.timeout_s,

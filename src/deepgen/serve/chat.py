@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from deepgen.serve.errors import invalid
+from deepgen.serve.fields import check_text
 from deepgen.serve.pictures import read_address
 
 # What a chat may say of its pictures; the many other fields of chat requests mean nothing here.
 PICTURE_FIELDS = (
-    *("n", "size", "quality", "seed", "negative_prompt", "num_inference_steps", "guidance_scale"),
+    *("n", "size", "quality", "seed", "negative_prompt", "lora", "num_inference_steps", "guidance_scale"),
     *("true_cfg_scale", "output_format", "output_compression", "stream", "safety_identifier"),
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -52,7 +53,7 @@ def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, s
         place = f"{param}.content[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+            texts.append(check_text(part["text"], place))
         elif kind == "image_url" and isinstance(part.get("image_url"), dict):
             addresses.append((part["image_url"].get("url"), place))
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,12 +56,17 @@ class EngineConfig:
         max_running: pictures begun and not finished; each holds its latents and conditions.
         max_waiting: pictures that wait to be begun.
         max_waiting_per_key: the same for one key; None sets no limit beside `max_waiting`.
+        is_exact: every forward has `max_batch` rows, filled up where pictures are fewer, so that in any
+            company each is bit for bit what it is alone here; few pictures then cost as much as a full batch.
+        loras: name -> file or folder of adapters that requests may ask for.
     """
 
     max_batch: int = 8
     max_running: int = 16
     max_waiting: int = 64
     max_waiting_per_key: int | None = None
+    is_exact: bool = False
+    loras: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_running", "max_waiting", "max_waiting_per_key"):
@@ -109,7 +114,7 @@ class Engine:
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe)
+        self.sampler = Sampler(pipe, self.config.loras)
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()
@@ -278,28 +283,32 @@ class Engine:
             return
         self._turn += 1
         in_turn = sorted(self._running, key=lambda r: r.turn)
-        key = in_turn[0].sample.batch_key
+        key = self._key(in_turn[0].sample)
         limit = self._limits.get(key, self.config.max_batch)
-        batch = [r for r in in_turn if r.sample.batch_key == key][:limit]
+        batch = [r for r in in_turn if self._key(r.sample) == key][:limit]
         for running in batch:
             running.turn = self._turn
         self._step(batch)
+
+    def _key(self, sample: Sample) -> BatchKey:
+        return sample.exact_key if self.config.is_exact else sample.batch_key
 
     def _step(self, batch: list[_Running]) -> None:
         """Step a batch; retry an error once, and halve what does not fit into memory."""
         started = time.perf_counter()
         try:
-            self._twice(lambda: self.sampler.step([running.sample for running in batch]))
+            self._twice(lambda: self._forward([running.sample for running in batch]))
         except OutOfMemory as error:
-            if len(batch) == 1:
+            rows = self._limits.get(self._key(batch[0].sample), self.config.max_batch)
+            rows = rows if self.config.is_exact else len(batch)  # what did not fit
+            if rows == 1:
                 self._end([batch[0].task], error)
                 return
-            half = len(batch) // 2
-            self._limits[batch[0].sample.batch_key] = half
-            logger.warning("out of memory with %d pictures in a batch; going on with %d", len(batch), half)
-            for part in (batch[:half], batch[half : 2 * half], batch[2 * half :]):
-                if part:
-                    self._step(part)
+            half = rows // 2
+            self._limits[self._key(batch[0].sample)] = half
+            logger.warning("out of memory with %d pictures in a batch; going on with %d", rows, half)
+            for first in range(0, len(batch), half):
+                self._step(batch[first : first + half])
             return
         except EngineError as error:
             self._end([running.task for running in batch], error)
@@ -316,6 +325,12 @@ class Engine:
             if sample.step in task.preview_steps and sample.expected is not None:
                 image = self._preview(sample.expected)
                 task.job.tell(Preview(running.index, task.preview_steps[sample.step], image))
+
+    def _forward(self, samples: list[Sample]) -> None:
+        if self.config.is_exact:
+            self.sampler.step(samples, self._limits.get(self._key(samples[0]), self.config.max_batch))
+        else:
+            self.sampler.step(samples)
 
     def _leave(self) -> None:
         """Decode what is done."""
@@ -371,12 +386,14 @@ class Engine:
         for is_last in (False, True):
             try:
                 return work()
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                # The same again would not fit either; the caller may try with less.
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                raise OutOfMemory("the picture does not fit into memory; ask for a smaller one") from error
-            except Exception as error:
+            except Exception as error:  # libraries raise what they like, and the job must end with an answer
+                if _is_out_of_memory(error):
+                    # The same again would not fit either; the caller may try with less.
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                    raise OutOfMemory(
+                        "the picture does not fit into memory; ask for a smaller one"
+                    ) from error
                 if not is_last:
                     logger.warning("the model failed and is asked once more", exc_info=True)
                     continue
@@ -390,6 +407,11 @@ class Engine:
         started = time.perf_counter()
         yield
         self._measure(name, time.perf_counter() - started)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU, PyTorch's allocator has no class of error of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def seconds_until(

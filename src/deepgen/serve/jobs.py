@@ -35,6 +35,7 @@ class DrawRequest:
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
+        lora: the name of an adapter to draw with; see `ModelFacts.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
         timeout_s: seconds from now after which nobody waits any more.
@@ -50,6 +51,7 @@ class DrawRequest:
     guidance_scale: float | None = None
     num_images: int = 1
     seed: int | None = None
+    lora: str | None = None
     num_previews: int = 0
     key: str = ""
     timeout_s: float | None = None
@@ -175,11 +177,13 @@ class ModelFacts:
             edit_guidance_scale.
         size_unit: sides are multiples of this, pixels.
         max_side: the longest side, pixels.
+        loras: names of adapters a request may ask for.
     """
 
     defaults: dict[str, Any]
     size_unit: int
     max_side: int
+    loras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
