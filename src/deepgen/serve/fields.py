@@ -90,7 +90,7 @@ def read_fields(
     Args:
         given: names and values, pictures left out; values are text where `is_form`.
         limits: what may be asked.
-        is_form: read numbers and truths from text, and take empty text for a field left out.
+        is_form: read numbers and truths from text.
         prompt: stands in where the route has no prompt of its own.
     """
     reader = _Reader(given, is_form)
@@ -138,8 +138,7 @@ class _Reader:
 
     def _get(self, name: str) -> Any:
         self._seen.add(name)
-        value = self._given.get(name)
-        return None if self._is_form and value == "" and name != "prompt" else value
+        return self._given.get(name)
 
     def text(self, name: str, limit: int) -> str | None:
         value = self._get(name)

@@ -43,7 +43,7 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.max_references,
             },
-            "mask": reference,
+            "mask": {"anyOf": [reference, {"type": "null"}]},
             **draw,
         },
         ["prompt", "images"],
@@ -144,7 +144,12 @@ def _chat(draw: dict[str, Any]) -> dict[str, Any]:
         },
     }
     properties = {name: draw[name] for name in PICTURE_FIELDS if name in draw}
-    messages = {"type": "array", "items": message, "minItems": 1}
+    words = {"type": "object", "required": ["type", "text"]}
+    words["properties"] = {"type": {"const": "text"}, "text": _PROMPT}
+    says = {"anyOf": [_PROMPT, {"type": "array", "contains": words}]}
+    asks = {"type": "object", "required": ["role", "content"]}
+    asks["properties"] = {"role": {"const": "user"}, "content": says}
+    messages = {"type": "array", "items": message, "minItems": 1, "contains": asks}
     return {"type": "object", "required": ["messages"], "properties": {**properties, "messages": messages}}
 
 
