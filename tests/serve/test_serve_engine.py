@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serve.adapters import read_loras
 from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.fair_queue import FairQueue
 from deepgen.serve.jobs import (
@@ -64,11 +68,11 @@ class Gate:
         )
         engine.sampler.step = self  # type: ignore[method-assign]
 
-    def __call__(self, samples: list[Any]) -> None:
+    def __call__(self, samples: list[Any], *exact_batch: int) -> None:
         self._reached.release()
         assert self._go.acquire(timeout=20)
         self.batches.append(len(samples))
-        self._step(samples)
+        self._step(samples, *exact_batch)
 
     def wait(self) -> None:
         """Until the engine stands before a step."""
@@ -125,6 +129,126 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
     assert all(sample.is_done for sample in samples)
     for sample, expected in zip(samples, alone, strict=True):
         torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+
+
+def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
+    make_engine: Make, picture: Image.Image
+) -> None:
+    other = picture.transpose(Image.Transpose.ROTATE_90)
+    asked = [
+        DrawRequest(prompt="a red circle", seed=1, num_steps=3),
+        DrawRequest(prompt="two blue squares on a white ground and a star", seed=2, num_steps=5),
+        DrawRequest(prompt="cat", seed=3, num_steps=4, guidance_scale=2.0),
+        DrawRequest(prompt="cat", seed=4, num_steps=2, guidance_scale=1.0),
+        DrawRequest(prompt="make it blue", images=(picture,), seed=5, num_images=2),
+        DrawRequest(prompt="make it red", images=(other,), seed=6, height=64, width=64),
+    ]
+    engine = make_engine(max_batch=4, is_exact=True)
+    alone = [engine.submit(request).result(60) for request in asked]
+    gate = Gate(engine)
+    jobs = [engine.submit(request) for request in reversed(asked)]
+    gate.open()
+    for job, expected in zip(reversed(jobs), alone, strict=True):
+        for made, drawn in zip(job.result(60), expected, strict=True):
+            assert difference(made.image, drawn.image) == 0
+    assert max(gate.batches) >= 3
+
+
+def test_latents_of_exact_batches_do_not_depend_on_company_or_place(pipe: DeepGenPipeline) -> None:
+    sampler = Sampler(pipe)
+
+    def begin(text: str, seed: int) -> Any:
+        plan = sampler.plan(DrawRequest(prompt=text, num_steps=4))
+        return sampler.begin(plan, sampler.encode(plan), seed)
+
+    alone = begin("a red circle", 0)
+    sampler.step([alone], exact_batch=4)
+    assert alone.text_length > alone.conditions.positive.prompt_embeds.shape[1]
+    for place in range(4):
+        batch = [begin(text, 7) for text in ("cat", "two blue squares and a star", "dog", "x")]
+        batch[place] = begin("a red circle", 0)
+        sampler.step(batch, exact_batch=4)
+        assert torch.equal(batch[place].latents, alone.latents)
+
+
+def test_an_exact_batch_that_does_not_fit_is_halved_as_it_is_filled_up(make_engine: Make) -> None:
+    engine = make_engine(is_exact=True)
+    step, rows = engine.sampler.step, []
+
+    def small_memory(samples: list[Any], exact_batch: int) -> None:
+        rows.append(exact_batch)
+        if exact_batch > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        step(samples, exact_batch)
+
+    engine.sampler.step = small_memory  # type: ignore[method-assign]
+    engine.submit(DrawRequest(prompt="a", seed=1, num_steps=1)).result(30)
+    assert rows == [8, 4, 2]
+
+
+def test_loras_are_loaded_by_name_and_never_share_a_forward(
+    make_engine: Make, fresh_pipe: DeepGenPipeline, tmp_path: Path
+) -> None:
+    names = ("one", "two")
+    for number, name in enumerate(names):
+        write_lora(fresh_pipe, tmp_path / f"{name}.safetensors", number)
+    fresh_pipe.unload_lora_weights()
+    loras = read_loras([str(tmp_path)])
+    assert list(loras) == list(names)
+    expected = {None: fresh_pipe("a cat", seed=1).images[0]}
+    for name in names:
+        fresh_pipe.load_lora_weights(loras[name], adapter_name=name)
+        fresh_pipe.set_adapters(name)
+        expected[name] = fresh_pipe("a cat", seed=1).images[0]
+    engine = make_engine(loras=loras)
+    assert engine.model.loras == names
+    gate = Gate(engine)
+    asked = ["one", None, "two", "one", None]
+    jobs = [engine.submit(DrawRequest(prompt="a cat", seed=1, lora=name)) for name in asked]
+    gate.open()
+    for name, job in zip(asked, jobs, strict=True):
+        assert difference(job.result(60)[0].image, expected[name]) <= LEVELS
+    assert difference(expected["one"], expected["two"]) > 10
+    assert difference(expected["one"], expected[None]) > 10
+    with pytest.raises(ValueError, match="lora 'three' is not known; known: one, two"):
+        engine.submit(DrawRequest(prompt="a cat", lora="three"))
+
+
+def test_a_damaged_lora_fails_its_request_and_no_other(make_engine: Make, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    engine = make_engine(loras=read_loras([f"bad={tmp_path / 'bad.safetensors'}"]))
+    with pytest.raises(WorkerFailed):
+        engine.submit(DrawRequest(prompt="a", lora="bad")).result(30)
+    engine.submit(DrawRequest(prompt="a")).result(30)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["x=/nowhere.safetensors"], "nothing at"),
+        (["/nowhere"], "holds no LoRA"),
+        (["a.b={path}"], "without dots"),
+        (["a={path}", "a={path}"], "name of its own"),
+    ],
+)
+def test_bad_loras_are_refused_at_the_start(tmp_path: Path, given: list[str], message: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        read_loras([entry.format(path=path) for entry in given])
+
+
+def write_lora(pipe: DeepGenPipeline, path: Path, seed: int) -> None:
+    """An adapter of random weights for two parts, large enough to be seen."""
+    torch.manual_seed(seed)
+    weights = {}
+    for part, modules in {"transformer": ["to_q", "to_k", "to_v"], "vlm": ["q_proj"]}.items():
+        module = getattr(pipe, part)
+        config = LoraConfig(r=4, lora_alpha=64, target_modules=modules, init_lora_weights=False)
+        module.add_adapter(config, adapter_name=path.stem)
+        state = get_peft_model_state_dict(module, adapter_name=path.stem)
+        weights |= {f"{part}.{key}": value.contiguous() for key, value in state.items()}
+    save_file(weights, path)
 
 
 def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(

@@ -5,13 +5,19 @@ from __future__ import annotations
 import ipaddress
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.commands.options import ModelOptions, default_model
+
+if TYPE_CHECKING:
+    from deepgen.serve.engine import EngineConfig
+    from deepgen.serve.jobs import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +38,17 @@ class Serve(ModelOptions):
     """A web page's origin whose requests are taken, such as https://example.org; repeat for several."""
     name: str = "deepgen-1.0"
     """What clients see under /v1/models."""
+    workers: int | None = None
+    """Processes that hold the model, dealt to the accelerators; 0 draws in the server's own process, which
+    then dies with it. Default: one for each CUDA device, otherwise one."""
     max_batch: int = 8
     """Pictures in one forward; with 1 each is bit for bit what it is alone."""
+    exact: bool = False
+    """Fill every forward up to --max-batch rows, so that each picture is bit for bit what it is alone."""
+    adapter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH|FOLDER")] = ()
+    """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
     max_running: int = 16
-    """Pictures that are drawn at once."""
+    """Pictures that each worker draws at once."""
     max_waiting: int = 64
     """Pictures that may wait; what comes after is told when to come back."""
     max_waiting_per_key: int | None = None
@@ -55,6 +68,7 @@ class Serve(ModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every accepted request answered."""
+        from deepgen.serve.adapters import read_loras
         from deepgen.serve.engine import EngineConfig
         from deepgen.serve.fields import Limits
         from deepgen.serve.keys import ApiKeys
@@ -82,6 +96,8 @@ class Serve(ModelOptions):
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             max_waiting_per_key=self.max_waiting_per_key,
+            is_exact=self.exact,
+            loras=read_loras(self.adapter),
         )
         limits = Limits(
             max_images=min(self.max_images, self.max_waiting),
@@ -89,19 +105,34 @@ class Serve(ModelOptions):
             max_pixels=self.max_pixels,
             timeout_s=self.timeout,
         )
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"--workers must be 0 or more, got {self.workers}")
         self._serve(uvicorn, config, limits, keys)
         return 0
 
-    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
+    def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> Draws:
+        """Worker processes, or with `--workers 0` an engine in this one."""
+        import torch
+
         from deepgen.commands.loading import load_pipeline
-        from deepgen.serve.app import ServeConfig, make_app
         from deepgen.serve.engine import Engine
+        from deepgen.serve.pool import Pool
+
+        if self.workers == 0:
+            pipe = load_pipeline(self)
+            pipe.set_progress_bar_config(disable=True)
+            return Engine(pipe, config, measure)
+        num_devices = torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
+        return Pool(
+            partial(load_pipeline, self), config, self.workers or num_devices or 1, num_devices, measure
+        )
+
+    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
+        from deepgen.serve.app import ServeConfig, make_app
         from deepgen.serve.metrics import Metrics
 
-        pipe = load_pipeline(self)
-        pipe.set_progress_bar_config(disable=True)
         metrics = Metrics()
-        engine = Engine(pipe, engine_config, metrics.measure)
+        engine = self._engine(engine_config, metrics.measure)
         config = ServeConfig(
             model_name=self.name, keys=keys, limits=limits, origins=self.origin, metadata=self.metadata
         )

@@ -19,10 +19,20 @@ from deepgen._version import __version__
 from deepgen.data.png import PictureRecord
 from deepgen.serve.bodies import content_type, read_form, read_json
 from deepgen.serve.chat import chunk, read_chat, reply
-from deepgen.serve.engine import Engine
 from deepgen.serve.errors import ApiError, from_engine, invalid
 from deepgen.serve.fields import Fields, Limits, read_fields
-from deepgen.serve.jobs import Drawn, DrawRequest, Ended, EngineError, Event, Job, Placed, Preview, Progress
+from deepgen.serve.jobs import (
+    Drawn,
+    DrawRequest,
+    Draws,
+    Ended,
+    EngineError,
+    Event,
+    Job,
+    Placed,
+    Preview,
+    Progress,
+)
 from deepgen.serve.keys import ApiKeys
 from deepgen.serve.metrics import Metrics
 from deepgen.serve.middleware import Around
@@ -61,7 +71,7 @@ class ServeConfig:
     metadata: bool = True
 
 
-def make_app(engine: Engine, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
+def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
     """The FastAPI application, for uvicorn or any other ASGI server; ImportError says what to install.
 
     The engine is drained and closed when the application shuts down.
@@ -107,7 +117,7 @@ def make_app(engine: Engine, config: ServeConfig | None = None, metrics: Metrics
 class Server:
     """The routes. Each takes a Starlette request and gives a Starlette response."""
 
-    def __init__(self, engine: Engine, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, engine: Draws, config: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._config, self._metrics = engine, config, metrics
         self._shelf, self._created = Shelf(), int(time.time())
 
@@ -149,11 +159,14 @@ class Server:
 
         status = self._engine.status()
         is_ready = status.is_accepting and status.is_alive
-        body = {
-            "status": "ready" if is_ready else "draining",
+        body: dict[str, Any] = {
+            "status": "ready" if is_ready else "draining" if status.is_draining else "starting",
             "waiting": status.waiting,
             "running": status.running,
         }
+        if status.workers:
+            ready = sum(worker.is_ready for worker in status.workers)
+            body["workers"] = {"ready": ready, "total": len(status.workers)}
         return JSONResponse(body, status_code=200 if is_ready else 503)
 
     async def metrics(self, request: Any) -> Any:
@@ -168,7 +181,7 @@ class Server:
         """The OpenAPI document."""
         from starlette.responses import JSONResponse
 
-        return JSONResponse(document(self._config.limits))
+        return JSONResponse(document(self._config.limits, self._engine.model.loras))
 
     async def models(self, request: Any) -> Any:
         """The one model there is, with the defaults a page may want to know."""
@@ -187,16 +200,17 @@ class Server:
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
-        defaults, pipe = self._engine.sampler.defaults, self._engine.sampler.pipe
+        facts = self._engine.model
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
         return {
             "id": self._config.model_name,
             "object": "model",
             "created": self._created,
             "owned_by": "deepgen",
-            "defaults": {name: defaults[name] for name in names if name in defaults},
-            "size_unit": pipe.size_unit,
-            "max_side": pipe.transformer.config.pos_embed_max_size * pipe.size_unit,
+            "defaults": {name: facts.defaults[name] for name in names if name in facts.defaults},
+            "size_unit": facts.size_unit,
+            "max_side": facts.max_side,
+            "loras": list(facts.loras),
         }
 
     async def content(self, request: Any) -> Any:
@@ -341,7 +355,9 @@ class Server:
             raise from_engine(error) from error
         except ValueError as error:
             first = str(error).partition(" ")[0]
-            raise invalid(str(error), first if first in ("size", "mask", "prompt") else None) from error
+            raise invalid(
+                str(error), first if first in ("size", "mask", "prompt", "lora") else None
+            ) from error
         request.state.job = job.id
         return job, events
 
@@ -361,7 +377,7 @@ class Server:
                 read_picture(content, "image", limits.max_reference_pixels) for content in pictures
             )
         height, width = fields.size or (None, None)
-        usual = self._engine.sampler.defaults["num_inference_steps"]
+        usual = self._engine.model.defaults["num_inference_steps"]
         return DrawRequest(
             prompt=fields.prompt,
             images=images,
@@ -373,6 +389,7 @@ class Server:
             guidance_scale=fields.guidance_scale,
             num_images=fields.n,
             seed=fields.seed,
+            lora=fields.lora,
             num_previews=fields.partial_images if fields.stream else 0,
             key=owner,
             timeout_s=limits.timeout_s,

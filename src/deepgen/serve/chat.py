@@ -1,7 +1,7 @@
 """Chat messages as requests for pictures, and pictures as a chat's answer.
 
-The last message of the user says what to draw. Pictures in it are edited; where it has none, those of the
-last answer are, so that "now make it blue" means what it says. Answers carry pictures under `images`, as
+The last words of the user say what to draw. Pictures that come with them or after them are edited; where
+there are none, those of the last answer are, so that "now make it blue" means what it says. Answers carry pictures under `images`, as
 `image_url` parts, the form in which routers and front ends expect them.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from deepgen.serve.errors import invalid
+from deepgen.serve.fields import check_text
 from deepgen.serve.pictures import read_address
 
 # What a chat may say of its pictures; the many other fields of chat requests mean nothing here.
 PICTURE_FIELDS = (
-    *("n", "size", "quality", "seed", "negative_prompt", "num_inference_steps", "guidance_scale"),
+    *("n", "size", "quality", "seed", "negative_prompt", "lora", "num_inference_steps", "guidance_scale"),
     *("true_cfg_scale", "output_format", "output_compression", "stream", "safety_identifier"),
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -24,11 +25,13 @@ def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Fields of a request for pictures, and the pictures to edit; `ApiError` 400 names what is wrong."""
     messages = values.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise invalid("messages must be a list with the user's message last", "messages")
+        raise invalid("messages must be a list that says what to draw", "messages")
     parts = [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    if parts[-1][0] != "user":
-        raise invalid("the last message must be the user's", "messages")
-    prompt, addresses = parts[-1][1], parts[-1][2]
+    asked = [index for index, (role, text, _) in enumerate(parts) if role == "user" and text.strip()]
+    if not asked:
+        raise invalid("no message of the user says what to draw", "messages")
+    prompt = parts[asked[-1]][1]
+    addresses = [place for role, _, pictures in parts[asked[-1] :] if role == "user" for place in pictures]
     if not addresses:
         answers = (pictures for role, _, pictures in reversed(parts) if role == "assistant")
         addresses = next(answers, [])
@@ -52,7 +55,7 @@ def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, s
         place = f"{param}.content[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+            texts.append(check_text(part["text"], place))
         elif kind == "image_url" and isinstance(part.get("image_url"), dict):
             addresses.append((part["image_url"].get("url"), place))
         else:

@@ -9,10 +9,9 @@ in which keys take turns (`fair_queue.py`); what does not fit is refused with th
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,14 +26,17 @@ from deepgen.serve.jobs import (
     DrawRequest,
     Ended,
     EngineError,
+    EngineStatus,
     Event,
     Job,
+    ModelFacts,
     OutOfMemory,
     Placed,
     Preview,
     Progress,
     QueueFull,
     WorkerFailed,
+    new_error_id,
 )
 from deepgen.serve.preview import LatentPreview
 from deepgen.serve.sampler import BatchKey, Conditions, Plan, Sample, Sampler
@@ -54,28 +56,23 @@ class EngineConfig:
         max_running: pictures begun and not finished; each holds its latents and conditions.
         max_waiting: pictures that wait to be begun.
         max_waiting_per_key: the same for one key; None sets no limit beside `max_waiting`.
+        is_exact: every forward has `max_batch` rows, filled up where pictures are fewer, so that in any
+            company each is bit for bit what it is alone here; few pictures then cost as much as a full batch.
+        loras: name -> file or folder of adapters that requests may ask for.
     """
 
     max_batch: int = 8
     max_running: int = 16
     max_waiting: int = 64
     max_waiting_per_key: int | None = None
+    is_exact: bool = False
+    loras: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_running", "max_waiting", "max_waiting_per_key"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """Counts of pictures now, and whether new requests are taken."""
-
-    waiting: int
-    running: int
-    is_accepting: bool
-    is_alive: bool
 
 
 @dataclass(eq=False)
@@ -117,7 +114,7 @@ class Engine:
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe)
+        self.sampler = Sampler(pipe, self.config.loras)
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()
@@ -179,7 +176,19 @@ class Engine:
         """How busy it is."""
         with self._changed:
             accepting = not (self._is_draining or self._is_closing)
-            return EngineStatus(len(self._waiting), len(self._running), accepting, self._thread.is_alive())
+            alive = self._thread.is_alive()
+            return EngineStatus(
+                len(self._waiting),
+                len(self._running),
+                accepting,
+                alive,
+                self._is_draining or self._is_closing,
+            )
+
+    @property
+    def model(self) -> ModelFacts:
+        """What is told about the model."""
+        return self.sampler.facts
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -212,14 +221,9 @@ class Engine:
 
     def _seconds_until(self, num_pictures: int) -> float:
         """About how long until so many have left the queue: what runs must be finished to make room."""
-        if self._sample_step_seconds is None:
-            return 1.0
         left = sorted(r.task.plan.num_steps - r.sample.step for r in self._running)
         waiting = [task.plan.num_steps for task, _ in self._waiting.in_order()]
-        # All of what runs moves together, so the first places come free when its shortest are done.
-        steps = sum((left + waiting)[:num_pictures]) or 1
-        share = max(1, min(len(left), self.config.max_running))
-        return max(1.0, steps * self._sample_step_seconds * share / max(1, min(share, num_pictures)))
+        return seconds_until(num_pictures, left, waiting, self._sample_step_seconds, self.config.max_running)
 
     # --- the thread -------------------------------------------------------------------------------------
 
@@ -236,7 +240,7 @@ class Engine:
                 self._leave()
             except Exception:  # a fault of the engine itself: nobody may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
-                self._end([r.task for r in self._running], WorkerFailed(_new_error_id()))
+                self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
         for job in [job for job, _ in self._jobs.values()]:
             self._end_job(job, Draining("the server was stopped before the picture was done"))
 
@@ -258,6 +262,7 @@ class Engine:
                     return
                 task, index = self._waiting.pop()
                 self._tell_places()
+            task.job.tell(Progress(index, 0, task.plan.num_steps))
             try:
                 sample = self._twice(lambda: self._begin(task, index))  # noqa: B023 - called at once
             except EngineError as error:
@@ -265,7 +270,6 @@ class Engine:
                 continue
             with self._changed:
                 self._running.append(_Running(task, index, sample, self._turn))
-            task.job.tell(Progress(index, 0, task.plan.num_steps))
 
     def _begin(self, task: _Task, index: int) -> Sample:
         if task.conditions is None:
@@ -279,28 +283,32 @@ class Engine:
             return
         self._turn += 1
         in_turn = sorted(self._running, key=lambda r: r.turn)
-        key = in_turn[0].sample.batch_key
+        key = self._key(in_turn[0].sample)
         limit = self._limits.get(key, self.config.max_batch)
-        batch = [r for r in in_turn if r.sample.batch_key == key][:limit]
+        batch = [r for r in in_turn if self._key(r.sample) == key][:limit]
         for running in batch:
             running.turn = self._turn
         self._step(batch)
+
+    def _key(self, sample: Sample) -> BatchKey:
+        return sample.exact_key if self.config.is_exact else sample.batch_key
 
     def _step(self, batch: list[_Running]) -> None:
         """Step a batch; retry an error once, and halve what does not fit into memory."""
         started = time.perf_counter()
         try:
-            self._twice(lambda: self.sampler.step([running.sample for running in batch]))
+            self._twice(lambda: self._forward([running.sample for running in batch]))
         except OutOfMemory as error:
-            if len(batch) == 1:
+            rows = self._limits.get(self._key(batch[0].sample), self.config.max_batch)
+            rows = rows if self.config.is_exact else len(batch)  # what did not fit
+            if rows == 1:
                 self._end([batch[0].task], error)
                 return
-            half = len(batch) // 2
-            self._limits[batch[0].sample.batch_key] = half
-            logger.warning("out of memory with %d pictures in a batch; going on with %d", len(batch), half)
-            for part in (batch[:half], batch[half : 2 * half], batch[2 * half :]):
-                if part:
-                    self._step(part)
+            half = rows // 2
+            self._limits[self._key(batch[0].sample)] = half
+            logger.warning("out of memory with %d pictures in a batch; going on with %d", rows, half)
+            for first in range(0, len(batch), half):
+                self._step(batch[first : first + half])
             return
         except EngineError as error:
             self._end([running.task for running in batch], error)
@@ -317,6 +325,12 @@ class Engine:
             if sample.step in task.preview_steps and sample.expected is not None:
                 image = self._preview(sample.expected)
                 task.job.tell(Preview(running.index, task.preview_steps[sample.step], image))
+
+    def _forward(self, samples: list[Sample]) -> None:
+        if self.config.is_exact:
+            self.sampler.step(samples, self._limits.get(self._key(samples[0]), self.config.max_batch))
+        else:
+            self.sampler.step(samples)
 
     def _leave(self) -> None:
         """Decode what is done."""
@@ -372,16 +386,18 @@ class Engine:
         for is_last in (False, True):
             try:
                 return work()
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                # The same again would not fit either; the caller may try with less.
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                raise OutOfMemory("the picture does not fit into memory; ask for a smaller one") from error
-            except Exception as error:
+            except Exception as error:  # libraries raise what they like, and the job must end with an answer
+                if _is_out_of_memory(error):
+                    # The same again would not fit either; the caller may try with less.
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                    raise OutOfMemory(
+                        "the picture does not fit into memory; ask for a smaller one"
+                    ) from error
                 if not is_last:
                     logger.warning("the model failed and is asked once more", exc_info=True)
                     continue
-                error_id = _new_error_id()
+                error_id = new_error_id()
                 logger.exception("the model failed twice [%s]", error_id)
                 raise WorkerFailed(error_id) from error
         raise AssertionError("unreachable")
@@ -393,5 +409,30 @@ class Engine:
         self._measure(name, time.perf_counter() - started)
 
 
-def _new_error_id() -> str:
-    return f"err-{secrets.token_hex(6)}"
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU, PyTorch's allocator has no class of error of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def seconds_until(
+    num_pictures: int,
+    left: Sequence[int],
+    waiting: Sequence[int],
+    sample_step_seconds: float | None,
+    max_running: int,
+) -> float:
+    """About how long until so many pictures have left the queue, at least 1 s.
+
+    Args:
+        num_pictures: places that are needed.
+        left: steps that running pictures have before them, the fewest first.
+        waiting: steps of waiting pictures, in their order.
+        sample_step_seconds: of one step of one picture in its batch; None where none was taken yet.
+        max_running: pictures that run at once.
+    """
+    if sample_step_seconds is None:
+        return 1.0
+    # All of what runs moves together, so the first places come free when its shortest are done.
+    steps = sum([*left, *waiting][:num_pictures]) or 1
+    share = max(1, min(len(left), max_running))
+    return max(1.0, steps * sample_step_seconds * share / max(1, min(share, num_pictures)))

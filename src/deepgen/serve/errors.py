@@ -10,6 +10,7 @@ from deepgen.serve.jobs import (
     DeadlineExceeded,
     Draining,
     EngineError,
+    NoWorker,
     OutOfMemory,
     QueueFull,
 )
@@ -71,7 +72,7 @@ def from_engine(error: EngineError) -> ApiError:
     message = str(error)
     if isinstance(error, QueueFull):
         return ApiError(429, f"{message}; try again later", code=error.code, retry_after=error.retry_after)
-    if isinstance(error, Draining):
+    if isinstance(error, Draining | NoWorker):
         return ApiError(503, message, code=error.code, retry_after=5)
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, message, code=error.code)

@@ -73,6 +73,7 @@ class Fields:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     safety_identifier: str | None = None
+    lora: str | None = None
 
     def steps(self, usual: int, limit: int) -> int | None:
         """Solver steps: what was asked, or the quality's share of the model's usual number."""
@@ -89,7 +90,7 @@ def read_fields(
     Args:
         given: names and values, pictures left out; values are text where `is_form`.
         limits: what may be asked.
-        is_form: read numbers and truths from text, and take empty text for a field left out.
+        is_form: read numbers and truths from text.
         prompt: stands in where the route has no prompt of its own.
     """
     reader = _Reader(given, is_form)
@@ -121,6 +122,7 @@ def read_fields(
         "num_inference_steps": reader.integer("num_inference_steps", 1, limits.max_steps),
         "guidance_scale": alias if scale is None else scale,
         "safety_identifier": reader.text("safety_identifier", 512),
+        "lora": reader.text("lora", 128),
     }
     for name in _IGNORED:
         reader.text(name, 512)
@@ -136,8 +138,7 @@ class _Reader:
 
     def _get(self, name: str) -> Any:
         self._seen.add(name)
-        value = self._given.get(name)
-        return None if self._is_form and value == "" and name != "prompt" else value
+        return self._given.get(name)
 
     def text(self, name: str, limit: int) -> str | None:
         value = self._get(name)
@@ -167,7 +168,7 @@ class _Reader:
     def truth(self, name: str) -> bool | None:
         value = self._get(name)
         if self._is_form and isinstance(value, str):
-            value = {"true": True, "false": False, "1": True, "0": False}.get(value.lower(), value)
+            value = {"true": True, "false": False}.get(value.lower(), value)
         if value is not None and not isinstance(value, bool):
             raise invalid(f"{name} must be true or false, got {_kind(value)}", name, "invalid_type")
         return value

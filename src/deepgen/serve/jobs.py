@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -34,6 +35,7 @@ class DrawRequest:
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
+        lora: the name of an adapter to draw with; see `ModelFacts.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
         timeout_s: seconds from now after which nobody waits any more.
@@ -49,6 +51,7 @@ class DrawRequest:
     guidance_scale: float | None = None
     num_images: int = 1
     seed: int | None = None
+    lora: str | None = None
     num_previews: int = 0
     key: str = ""
     timeout_s: float | None = None
@@ -113,6 +116,15 @@ class QueueFull(EngineError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.retry_after)
+
+
+class NoWorker(EngineError):
+    """Every worker is starting anew; trying again makes sense in a moment."""
+
+    code = "no_worker"
+
 
 class Draining(EngineError):
     """The engine finishes what it has and takes nothing new."""
@@ -133,7 +145,7 @@ class Cancelled(EngineError):
 
 
 class WorkerFailed(EngineError):
-    """The model raised an error, twice; the log tells more under `error_id`."""
+    """The model raised an error or took its process with it, twice; the log tells more under `error_id`."""
 
     code = "worker_failed"
 
@@ -141,11 +153,59 @@ class WorkerFailed(EngineError):
         super().__init__(f"drawing failed; the server's log tells more under {error_id}")
         self.error_id = error_id
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.error_id,)
+
 
 class OutOfMemory(EngineError):
     """One picture alone does not fit."""
 
     code = "out_of_memory"
+
+
+def new_error_id() -> str:
+    """What connects an answer with a line of the log."""
+    return f"err-{secrets.token_hex(6)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a server tells about its model.
+
+    Attributes:
+        defaults: the model's own height, width, num_inference_steps, guidance_scale and, where it has one,
+            edit_guidance_scale.
+        size_unit: sides are multiples of this, pixels.
+        max_side: the longest side, pixels.
+        loras: names of adapters a request may ask for.
+    """
+
+    defaults: dict[str, Any]
+    size_unit: int
+    max_side: int
+    loras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker process: what it holds in memory, bytes, and how often it was started."""
+
+    is_ready: bool
+    memory: int = 0
+    accelerator_memory: int = 0
+    num_starts: int = 1
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Counts of pictures now, whether new requests are taken, and the worker processes, if there are any."""
+
+    waiting: int
+    running: int
+    is_accepting: bool
+    is_alive: bool
+    is_draining: bool = False
+    workers: tuple[WorkerStatus, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,19 +238,24 @@ class Job:
         seeds: list[int],
         facts: JobFacts,
         on_event: Callable[[Event], None] | None,
+        on_cancel: Callable[[], None] | None = None,
     ) -> None:
         self.id = f"job-{secrets.token_hex(8)}"
         self.request, self.seeds, self.facts = request, seeds, facts
         self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         self.place: int | None = None
+        self._on_cancel = on_cancel
         self._on_event, self._events = on_event, queue.SimpleQueue[Event]()
         self._drawn: dict[int, Drawn] = {}
         self._error: EngineError | None = None
         self._cancelled, self._ended = threading.Event(), threading.Event()
+        self._telling = threading.RLock()  # pictures of one job may come from several workers
 
     def cancel(self) -> None:
         """Nobody waits any more; its pictures are dropped before the next step. Safe from any thread."""
         self._cancelled.set()
+        if self._on_cancel is not None and not self.is_ended:
+            self._on_cancel()
 
     @property
     def is_ended(self) -> bool:
@@ -226,8 +291,17 @@ class Job:
             return DeadlineExceeded(f"not done within the request's {self.request.timeout_s:g} s")
         return None
 
+    @property
+    def missing(self) -> list[int]:
+        """Pictures that are not drawn yet."""
+        return [index for index in range(self.request.num_images) if index not in self._drawn]
+
     def tell(self, event: Event) -> None:
         """Pass an event on; after the last picture, or an error, the job ends."""
+        with self._telling:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         if self.is_ended:
             return
         if isinstance(event, Drawn):
@@ -245,4 +319,29 @@ class Job:
         if isinstance(event, Ended):
             self._ended.set()
         elif len(self._drawn) == self.request.num_images:
-            self.tell(Ended(None))
+            self._tell(Ended(None))
+
+
+class Draws(Protocol):
+    """What the server asks of an engine, in this process (`Engine`) or in others (`Pool`)."""
+
+    @property
+    def model(self) -> ModelFacts:
+        """What is told about the model."""
+        ...
+
+    def submit(self, request: DrawRequest, on_event: Callable[[Event], None] | None = None) -> Job:
+        """Accept a request, or say why not; see `Engine.submit`."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """How busy it is."""
+        ...
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing new and finish what was accepted; whether that was done in `timeout` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Stop; what is not done ends with `Draining`."""
+        ...

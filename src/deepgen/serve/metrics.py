@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepgen.serve.engine import EngineStatus
+from deepgen.serve.jobs import EngineStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _PICTURES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -43,6 +43,9 @@ class Metrics:
             "deepgen_request_seconds", "Seconds of an answer.", ["route"], buckets=_SECONDS, **where
         )
         self._memory = Gauge("deepgen_accelerator_memory_bytes", "Memory held on the accelerator.", **where)
+        self._workers = Gauge("deepgen_workers_ready", "Worker processes that can draw.", **where)
+        self._starts = Gauge("deepgen_worker_starts", "Times a worker was started.", ["worker"], **where)
+        self._resident = Gauge("deepgen_worker_memory_bytes", "Main memory of a worker.", ["worker"], **where)
 
     def measure(self, name: str, value: float) -> None:
         """For the engine's `on_measure`."""
@@ -65,6 +68,12 @@ class Metrics:
         self._waiting.set(now.waiting)
         self._running.set(now.running)
         self._accepting.set(now.is_accepting)
-        if torch.cuda.is_available():
+        self._workers.set(sum(worker.is_ready for worker in now.workers))
+        for place, worker in enumerate(now.workers):
+            self._starts.labels(str(place)).set(worker.num_starts)
+            self._resident.labels(str(place)).set(worker.memory)
+        if now.workers:
+            self._memory.set(sum(worker.accelerator_memory for worker in now.workers))
+        elif torch.cuda.is_available():
             self._memory.set(torch.cuda.memory_reserved())
         return generate_latest(self.registry)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deepgen._version import __version__
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import MAX_SEED, Limits
 
+# Text is free of null characters; a prompt says something.
+_TEXT = {"type": "string", "pattern": r"^[^\x00]*$"}
+_PROMPT = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}
+# The formats are our own: what a pattern cannot say of a size and of a picture's bytes.
+_SIZE = {"type": "string", "format": "picture-size", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"}
 _ADDRESS = {
     "type": "string",
+    "format": "picture-address",
     "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
 }
 
 
-def document(limits: Limits) -> dict[str, Any]:
+def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
-    draw, draw_form = _properties(limits, True), _properties(limits, False)
-    prompt = {"type": "string", "minLength": 1, "maxLength": limits.max_prompt}
+    draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
+    prompt = {**_PROMPT, "maxLength": limits.max_prompt}
     reference = {
         "type": "object",
         "required": ["image_url"],
@@ -36,7 +43,7 @@ def document(limits: Limits) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.max_references,
             },
-            "mask": reference,
+            "mask": {"anyOf": [reference, {"type": "null"}]},
             **draw,
         },
         ["prompt", "images"],
@@ -46,7 +53,7 @@ def document(limits: Limits) -> dict[str, Any]:
         "info": {"title": "deepgen", "version": __version__},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _error(), "Images": _images()},
+            "schemas": {"Error": _error(), "Images": _images(), "Event": _one_event()},
         },
         "security": [{}, {"key": []}],
         "paths": {
@@ -78,12 +85,12 @@ def document(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _properties(limits: Limits, is_json: bool) -> dict[str, Any]:
+def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str, Any]:
     """Fields of every request that draws; in JSON, null stands for the default."""
     fields: dict[str, dict[str, Any]] = {
-        "model": {"type": "string", "maxLength": 512},
+        "model": {**_TEXT, "maxLength": 512},
         "n": {"type": "integer", "minimum": 1, "maximum": limits.max_images},
-        "size": {"type": "string", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"},
+        "size": {**_SIZE},
         "quality": {
             "type": "string",
             "enum": ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"],
@@ -96,13 +103,15 @@ def _properties(limits: Limits, is_json: bool) -> dict[str, Any]:
         "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
         "include_progress": {"type": "boolean"},
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED - limits.max_images},
-        "negative_prompt": {"type": "string", "maxLength": limits.max_prompt},
+        "negative_prompt": {**_TEXT, "maxLength": limits.max_prompt},
         "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": limits.max_steps},
         "guidance_scale": {"type": "number", "minimum": 0, "maximum": 100},
         "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": 100},
     }
+    if loras:
+        fields["lora"] = {"type": "string", "enum": list(loras)}
     for name in ("style", "moderation", "user", "input_fidelity", "safety_identifier"):
-        fields[name] = {"type": "string", "maxLength": 512}
+        fields[name] = {**_TEXT, "maxLength": 512}
     for schema in fields.values() if is_json else ():
         schema["type"] = [schema["type"], "null"]
         if "enum" in schema:
@@ -121,7 +130,7 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 def _chat(draw: dict[str, Any]) -> dict[str, Any]:
     text = {"type": "object", "required": ["type", "text"]}
-    text["properties"] = {"type": {"const": "text"}, "text": {"type": "string"}}
+    text["properties"] = {"type": {"const": "text"}, "text": _TEXT}
     picture = {"type": "object", "required": ["type", "image_url"]}
     address = {"type": "object", "required": ["url"], "properties": {"url": _ADDRESS}}
     picture["properties"] = {"type": {"const": "image_url"}, "image_url": address}
@@ -131,11 +140,16 @@ def _chat(draw: dict[str, Any]) -> dict[str, Any]:
         "required": ["role", "content"],
         "properties": {
             "role": {"type": "string", "enum": list(ROLES)},
-            "content": {"anyOf": [{"type": "string", "minLength": 1}, parts]},
+            "content": {"anyOf": [{**_TEXT, "minLength": 1}, parts]},
         },
     }
-    properties = {name: draw[name] for name in PICTURE_FIELDS}
-    messages = {"type": "array", "items": message, "minItems": 1}
+    properties = {name: draw[name] for name in PICTURE_FIELDS if name in draw}
+    words = {"type": "object", "required": ["type", "text"]}
+    words["properties"] = {"type": {"const": "text"}, "text": _PROMPT}
+    says = {"anyOf": [_PROMPT, {"type": "array", "contains": words}]}
+    asks = {"type": "object", "required": ["role", "content"]}
+    asks["properties"] = {"role": {"const": "user"}, "content": says}
+    messages = {"type": "array", "items": message, "minItems": 1, "contains": asks}
     return {"type": "object", "required": ["messages"], "properties": {**properties, "messages": messages}}
 
 
@@ -146,7 +160,7 @@ def _draws(summary: str, content: dict[str, Any], answer: str = "Images") -> dic
             "description": "the pictures, or their events where stream is true",
             "content": {
                 "application/json": {"schema": schema},
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
             },
         }
     }
@@ -181,6 +195,12 @@ def _tells(summary: str, busy: bool = False) -> dict[str, Any]:
 def _refusal(text: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Error"}
     return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _one_event() -> dict[str, Any]:
+    text = {"type": "string"}
+    about = "one event of the stream; data is JSON, but for the [DONE] at the end"
+    return {"type": "object", "description": about, "properties": {"event": text, "data": text}}
 
 
 def _error() -> dict[str, Any]:

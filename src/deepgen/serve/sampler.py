@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +28,16 @@ from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_time
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
-from deepgen.serve.jobs import DrawRequest, JobFacts
+from deepgen.serve.adapters import LoraShelf
+from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
 
 # B samples of a batch, C latent channels, h w latent size
 
-BatchKey = tuple[int, int, int, bool]
+BatchKey = tuple[Any, ...]
+
+# Exact batches have one length of text for each so many tokens, and a padded place in every row.
+_TEXT_UNIT = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Plan:
         size: (height, width) that is drawn.
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
+        lora: the name of the adapter it is drawn with; None: without.
         kept: with a mask, the first reference at `size`, (3, height, width), and where it may change,
             boolean (height, width).
         facts: what the one who asked is told.
@@ -57,6 +63,7 @@ class Plan:
     guidance_scale: float
     kept: tuple[Tensor, Tensor] | None
     facts: JobFacts
+    lora: str | None = None
 
     @property
     def is_guided(self) -> bool:
@@ -96,7 +103,20 @@ class Sample:
     def batch_key(self) -> BatchKey:
         """Samples that agree in this can share a forward."""
         height, width = self.latents.shape[-2:]
-        return height, width, len(self.references), self.plan.is_guided
+        return height, width, len(self.references), self.plan.is_guided, self.plan.lora
+
+    @property
+    def exact_key(self) -> BatchKey:
+        """Samples that agree in this can share a forward whose shapes do not tell one from another."""
+        shapes = tuple(tuple(reference.shape) for reference in self.references)
+        return *self.batch_key, shapes, self.text_length
+
+    @property
+    def text_length(self) -> int:
+        """What the condition is padded to in an exact batch, tokens: longer than it is, in coarse steps."""
+        both = [self.conditions.positive, self.conditions.negative]
+        longest = max(c.prompt_embeds.shape[1] for c in both if c is not None)
+        return (longest // _TEXT_UNIT + 1) * _TEXT_UNIT
 
 
 class Sampler:
@@ -107,7 +127,7 @@ class Sampler:
             changes between steps would mix up.
     """
 
-    def __init__(self, pipe: DeepGenPipeline) -> None:
+    def __init__(self, pipe: DeepGenPipeline, loras: Mapping[str, str] | None = None) -> None:
         scheduler = pipe.scheduler
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
             raise ValueError(
@@ -117,6 +137,7 @@ class Sampler:
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe = pipe
+        self.loras = LoraShelf(pipe, loras or {})
         self._scheduler = copy.deepcopy(scheduler)
         # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
         self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
@@ -127,9 +148,19 @@ class Sampler:
         """The model's own height, width, num_inference_steps and guidance_scale."""
         return {**FALLBACK_DEFAULTS, **self.pipe.config.defaults}
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What is told about the model."""
+        unit = self.pipe.size_unit
+        side = self.pipe.transformer.config.pos_embed_max_size * unit
+        return ModelFacts(
+            defaults=self.defaults, size_unit=unit, max_side=side, loras=tuple(self.loras.names)
+        )
+
     def plan(self, request: DrawRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
         read_prompts(request.prompt, None)
+        self.loras.check(request.lora)
         defaults = self.defaults
         usual = defaults["guidance_scale"]
         if request.images:
@@ -168,11 +199,13 @@ class Sampler:
             guidance_scale=guidance_scale,
             kept=None if request.mask is None else _kept_pixels(request, sizes[0], final_size),
             facts=facts,
+            lora=request.lora,
         )
 
     @torch.no_grad()
     def encode(self, plan: Plan) -> Conditions:
         """Run the VLM and the connector on a request, and the VAE on what a mask keeps."""
+        self.loras.use(plan.lora)
         pixels = [plan.pixels] if plan.pixels else None
         positive, negative = self.pipe.encode_prompt(
             plan.prompt, plan.negative_prompt, pixels, guided=plan.is_guided
@@ -217,14 +250,36 @@ class Sampler:
         return self._schedules[num_steps, patches]
 
     @torch.no_grad()
-    def step(self, samples: list[Sample]) -> None:
-        """One Euler step of every sample; all of one `batch_key`. An error leaves every sample as it was."""
+    def step(self, samples: list[Sample], exact_batch: int | None = None) -> None:
+        """One Euler step of every sample; all of one `batch_key`. An error leaves every sample as it was.
+
+        Args:
+            samples: what is moved.
+            exact_batch: rows the forward has, however few samples there are. At a fixed shape the rounding
+                of a row does not depend on the others, so a sample is bit for bit what it is alone; all must
+                be of one `exact_key`.
+        """
+        velocities = self._velocities(samples, exact_batch)
+        moved = [self._moved(sample, rows) for sample, rows in zip(samples, velocities, strict=True)]
+        for sample, (latents, expected) in zip(samples, moved, strict=True):
+            sample.latents, sample.expected = latents, expected
+            sample.step += 1
+
+    def _velocities(self, samples: list[Sample], exact_batch: int | None) -> list[Tensor]:
+        """Of each sample, (branches, C, h, w)."""
+        count = len(samples)
+        text_length = None if exact_batch is None else samples[0].text_length
+        if exact_batch is not None:
+            samples = samples + samples[:1] * (exact_batch - count)
         is_guided, transformer = samples[0].plan.is_guided, self.pipe.transformer
+        self.loras.use(samples[0].plan.lora)
         positive = [sample.conditions.positive for sample in samples]
         negative = [
             sample.conditions.negative for sample in samples if sample.conditions.negative is not None
         ]
         condition = Condition.cat([*negative, *positive] if is_guided else positive).to(transformer.dtype)
+        if text_length is not None:
+            condition = _padded(condition, text_length)
         branches = 2 if is_guided else 1
         timestep = torch.stack([sample.timesteps[sample.step] for sample in samples])
         references = [sample.references for sample in samples] if samples[0].references else None
@@ -239,21 +294,19 @@ class Sampler:
             encoder_attention_mask=condition.mask,
             return_dict=False,
         )[0]  # (branches * B, C, h, w)
-        moved = []
-        for index, sample in enumerate(samples):
-            rows = velocities[index :: len(samples)]  # (branches, C, h, w)
-            velocity = guide(rows, sample.plan.guidance_scale)[0] if is_guided else rows[0]
-            sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
-            noisy = sample.latents.float()
-            latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
-            if sample.conditions.kept is not None:
-                clean, may_change = sample.conditions.kept
-                on_path = interpolate(clean[None], sample.noise[None], sigma_next[None])[0]
-                latents = torch.where(may_change, latents, on_path.to(latents.dtype))
-            moved.append((latents, noisy - sigma * velocity.float()))
-        for sample, (latents, expected) in zip(samples, moved, strict=True):
-            sample.latents, sample.expected = latents, expected
-            sample.step += 1
+        return [velocities[index :: len(samples)] for index in range(count)]
+
+    def _moved(self, sample: Sample, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents after a step with these velocities, and the clean latents they point at."""
+        velocity = guide(rows, sample.plan.guidance_scale)[0] if sample.plan.is_guided else rows[0]
+        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+        noisy = sample.latents.float()
+        latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
+        if sample.conditions.kept is not None:
+            clean, may_change = sample.conditions.kept
+            on_path = interpolate(clean[None], sample.noise[None], sigma_next[None])[0]
+            latents = torch.where(may_change, latents, on_path.to(latents.dtype))
+        return latents, noisy - sigma * velocity.float()
 
     @torch.no_grad()
     def finish(self, sample: Sample) -> Image.Image:
@@ -266,6 +319,16 @@ class Sampler:
             source, may_change = plan.kept
             pixels = torch.where(may_change.to(pixels.device), pixels, source.to(pixels.device))
         return to_output([pixels], "pil")[0]
+
+
+def _padded(condition: Condition, length: int) -> Condition:
+    """Rows of this many tokens, with a mask."""
+    missing = length - condition.prompt_embeds.shape[1]
+    mask = condition.mask
+    if mask is None:
+        mask = torch.ones(condition.prompt_embeds.shape[:2], dtype=torch.bool, device=condition.device)
+    embeds = F.pad(condition.prompt_embeds, (0, 0, 0, missing))
+    return Condition(embeds, condition.pooled_prompt_embeds, F.pad(mask, (0, missing)))
 
 
 def _kept_pixels(

@@ -1,0 +1,208 @@
+"""What a server under load does: errors, lost requests, latency, what batching gains, and whether memory is flat.
+
+    python benchmarks/serve_load.py --output benchmarks/results/serve_load.json
+
+Three parts, each with a server process of its own on `tiny`: as many clients as asked draw for a time in batches
+(`--exact`, so that each picture can be compared bit for bit with itself drawn alone), the same with one picture
+to a forward, and many short requests with the memory of all the server's processes looked at now and then.
+Clients and server share the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import tyro
+
+PROMPTS = ("a red circle", "two blue squares on a white background", "a green star above a yellow cross")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Load a server and write down how it fared."""
+
+    clients: int = 64
+    """Clients that each ask for a picture, and for the next as soon as it has come."""
+    seconds: float = 120.0
+    """How long they do, with batches; with one at a time they do so half as long."""
+    steps: int = 20
+    """Solver steps of each picture."""
+    max_batch: int = 8
+    """Pictures in one forward."""
+    workers: int = 1
+    """Worker processes."""
+    compared: int = 20
+    """Pictures that are drawn again alone and compared."""
+    requests: int = 5000
+    """Short requests (1 step) over which memory is looked at; 0 leaves that part out."""
+    output: Path | None = None
+    """Where the figures go, as JSON; printed in any case."""
+
+
+@dataclass
+class Outcome:
+    """What the clients saw."""
+
+    sent: int = 0
+    answered: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    pictures: dict[int, bytes] = field(default_factory=dict)  # by seed
+
+    def figures(self) -> dict[str, Any]:
+        """For the file."""
+        p50, p99 = np.percentile(self.latencies, [50, 99]) if self.latencies else (float("nan"),) * 2
+        return {
+            "requests": self.sent,
+            "errors": dict(self.errors),
+            "lost": self.sent - self.answered - sum(self.errors.values()),
+            "p50_s": round(float(p50), 3),
+            "p99_s": round(float(p99), 3),
+            "pictures_per_s": round(self.answered / self.seconds, 3),
+        }
+
+
+def main(options: Load) -> None:
+    """Run the three parts."""
+    room = ("--max-waiting", str(2 * options.clients), "--max-running", str(2 * options.max_batch))
+    batched = ("--max-batch", str(options.max_batch), "--exact")
+    results: dict[str, Any] = {"options": {**asdict(options), "output": None}, "machine": machine()}
+    with server(options, *room, *batched) as (url, _):
+        outcome = asyncio.run(load(url, options, options.seconds))
+        results["batches"] = outcome.figures()
+        results["equal_alone"] = asyncio.run(compare(url, options, outcome))
+    with server(options, *room, "--max-batch", "1") as (url, _):
+        results["one_at_a_time"] = asyncio.run(load(url, options, options.seconds / 2)).figures()
+    ratio = results["batches"]["pictures_per_s"] / results["one_at_a_time"]["pictures_per_s"]
+    results["batches_gain"] = round(ratio, 2)
+    if options.requests:
+        with server(options, *room, "--max-batch", str(options.max_batch)) as (url, pid):
+            results["memory"] = asyncio.run(watch_memory(url, pid, options))
+    text = json.dumps(results, indent=2)
+    print(text)
+    if options.output is not None:
+        options.output.write_text(text + "\n")
+
+
+@contextmanager
+def server(options: Load, *arguments: str) -> Iterator[tuple[str, int]]:
+    """Address and process id of a fresh server."""
+    command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", "0"]
+    command += ["--device", "cpu", "--workers", str(options.workers), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            found = (re.search(r"serving on (http://\S+)", line) for line in process.stderr)
+            match = next(filter(None, found), None)
+            if match is None:
+                raise RuntimeError("the server did not start")
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # its log never blocks it
+            yield match[1], process.pid
+        finally:
+            process.terminate()
+            process.wait(120)
+
+
+async def load(url: str, options: Load, seconds: float) -> Outcome:
+    """All clients at once, until the time is up and the last has its answer."""
+    outcome, seeds = Outcome(), itertools.count()
+    started = time.perf_counter()
+
+    async def client(http: httpx.AsyncClient) -> None:
+        while time.perf_counter() - started < seconds:
+            seed = next(seeds)
+            picture = await ask(http, outcome, seed, options.steps)
+            if picture is not None and len(outcome.pictures) < options.compared:
+                outcome.pictures[seed] = picture
+
+    async with connect(url, options.clients) as http:
+        await asyncio.gather(*(client(http) for _ in range(options.clients)))
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def connect(url: str, num: int) -> httpx.AsyncClient:
+    """A client that is as patient as the official one."""
+    limits = httpx.Limits(max_connections=num, max_keepalive_connections=num)
+    return httpx.AsyncClient(base_url=url, timeout=600, trust_env=False, limits=limits)
+
+
+async def ask(http: httpx.AsyncClient, outcome: Outcome, seed: int, steps: int) -> bytes | None:
+    """One picture; what goes wrong is counted."""
+    body = {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed, "num_inference_steps": steps}
+    outcome.sent += 1
+    started = time.perf_counter()
+    try:
+        answer = await http.post("/v1/images/generations", json=body)
+    except httpx.HTTPError as error:
+        outcome.errors[type(error).__name__] += 1
+        return None
+    if answer.status_code != 200:
+        outcome.errors[str(answer.status_code)] += 1
+        return None
+    outcome.latencies.append(time.perf_counter() - started)
+    outcome.answered += 1
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+async def compare(url: str, options: Load, outcome: Outcome) -> dict[str, int]:
+    """Draw some of the pictures again, one after the other, with nobody else there."""
+    again, equal = Outcome(), 0
+    async with connect(url, 1) as http:
+        for seed, picture in outcome.pictures.items():
+            equal += await ask(http, again, seed, options.steps) == picture
+    return {"compared": len(outcome.pictures), "bit_equal": equal}
+
+
+async def watch_memory(url: str, pid: int, options: Load) -> dict[str, Any]:
+    """Short requests by eight clients, and the resident memory of the server with its workers."""
+    outcome, seeds, samples = Outcome(), itertools.count(), []
+    every = max(1, options.requests // 20)
+
+    async def client(http: httpx.AsyncClient) -> None:
+        while (seed := next(seeds)) < options.requests:
+            if seed % every == 0:
+                samples.append({"requests": seed, "mib": resident_mib(pid)})
+            await ask(http, outcome, seed, 1)
+
+    started = time.perf_counter()
+    async with connect(url, 8) as http:
+        await asyncio.gather(*(client(http) for _ in range(8)))
+    outcome.seconds = time.perf_counter() - started
+    samples.append({"requests": options.requests, "mib": resident_mib(pid)})
+    return {**outcome.figures(), "samples": samples}
+
+
+def resident_mib(pid: int) -> float:
+    """Of a process and its children, from /proc."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    pages = sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) for p in [str(pid), *children])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+def machine() -> dict[str, Any]:
+    """Where this was."""
+    return {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Load))

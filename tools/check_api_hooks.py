@@ -1,0 +1,46 @@
+"""What the OpenAPI document names and cannot spell out, for schemathesis: see `check_api.py`.
+
+A size has to be a multiple of the model's unit, and a picture has to be one that can be opened. Requests that
+are meant to be wrong stay wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import schemathesis  # pyright: ignore[reportMissingImports]  # runs in an environment of its own
+from hypothesis import strategies as st  # pyright: ignore[reportMissingImports]
+
+
+def _pictures() -> list[bytes]:
+    # Small files, written by hand so that the environment needs nothing but schemathesis.
+    pixel = b"BM" + (58).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    pixel += (40).to_bytes(4, "little") + (1).to_bytes(4, "little") * 2
+    pixel += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    return [pixel + bytes([blue, green, red, 0]) for blue, green, red in ((0, 0, 255), (255, 255, 255))]
+
+
+def _masks() -> bytes:
+    return base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    )
+
+
+PICTURES = [*_pictures(), _masks()]
+SIZES = ["auto", "16x16", "32x16", "64x64"]
+
+schemathesis.openapi.format("picture-size", st.sampled_from(SIZES))
+schemathesis.openapi.format("binary", st.sampled_from(PICTURES))
+schemathesis.openapi.format(
+    "picture-address",
+    st.sampled_from(PICTURES).map(
+        lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    ),
+)
+
+
+@schemathesis.hook
+def filter_body(context: Any, body: Any) -> bool:
+    """A mask has to fit its picture, which is another test's business."""
+    return not (isinstance(body, dict) and isinstance(body.get("mask"), dict | bytes))
