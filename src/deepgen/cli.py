@@ -22,6 +22,7 @@ from deepgen.commands.edit import Edit
 from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
 from deepgen.commands.info import Info
+from deepgen.commands.mcp import Mcp
 from deepgen.commands.rewards import Rewards
 from deepgen.commands.serve import Serve
 from deepgen.commands.train import Train
@@ -38,6 +39,7 @@ Command = (
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Rewards, subcommand("rewards")]
     | Annotated[Serve, subcommand("serve")]
+    | Annotated[Mcp, subcommand("mcp")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."
