@@ -26,6 +26,7 @@ from deepgen.commands.mcp import Mcp
 from deepgen.commands.rewards import Rewards
 from deepgen.commands.serve import Serve
 from deepgen.commands.train import Train
+from deepgen.commands.ui import Ui
 from deepgen.commands.verify import Verify
 
 Command = (
@@ -40,6 +41,7 @@ Command = (
     | Annotated[Rewards, subcommand("rewards")]
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Mcp, subcommand("mcp")]
+    | Annotated[Ui, subcommand("ui")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."

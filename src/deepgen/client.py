@@ -248,11 +248,11 @@ class Client:
         return self._json("/v1/models")["data"][0]
 
     def is_ready(self) -> bool:
-        """Whether the server takes requests now; asks once."""
+        """Whether a deepgen server is there and takes requests now; asks once."""
         try:
             with self._opener.open(f"{self.url}/ready", timeout=10) as reply:
-                return reply.status == 200
-        except (OSError, HTTPException):
+                return json.loads(reply.read(65536)).get("status") == "ready"
+        except (OSError, HTTPException, ValueError, AttributeError):
             return False
 
     def _events(self, path: str, body: Mapping[str, Any], n: int) -> Iterator[ClientEvent]:
