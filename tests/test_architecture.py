@@ -19,7 +19,7 @@ LEVELS = (
     ("models", "diffusion", "data", "rewards", "lora"),
     ("arguments",),
     ("pipeline",),
-    ("rl", "eval"),
+    ("rl", "eval", "client"),
     ("train", "serve"),
     ("recipes",),
     ("commands",),
@@ -43,6 +43,8 @@ OPTIONAL = {
         "prometheus_client",
         "gradio",
         "mcp",
+        "c2pa",
+        "ray",
     ),
 }
 
@@ -107,6 +109,8 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["rewards", "serve", "--help"],
         ["eval", "run", "--help"],
         ["serve", "--help"],
+        ["mcp", "--help"],
+        ["ui", "--help"],
     ],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:

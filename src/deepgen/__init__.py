@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepgen._version import __version__
 
 _HOMES = {
+    "Client": "deepgen.client",
     "DeepGenPipeline": "deepgen.pipeline",
     "DeepGenPipelineOutput": "deepgen.pipeline",
     "DeepGenTransformer2DModel": "deepgen.models.dit",
@@ -19,12 +20,14 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from deepgen.client import Client
     from deepgen.models.connector import StackedChannelBridge
     from deepgen.models.dit import DeepGenTransformer2DModel
     from deepgen.models.vlm import DeepGenVLM
     from deepgen.pipeline import DeepGenPipeline, DeepGenPipelineOutput
 
 __all__ = [
+    "Client",
     "DeepGenPipeline",
     "DeepGenPipelineOutput",
     "DeepGenTransformer2DModel",

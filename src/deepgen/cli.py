@@ -22,9 +22,11 @@ from deepgen.commands.edit import Edit
 from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
 from deepgen.commands.info import Info
+from deepgen.commands.mcp import Mcp
 from deepgen.commands.rewards import Rewards
 from deepgen.commands.serve import Serve
 from deepgen.commands.train import Train
+from deepgen.commands.ui import Ui
 from deepgen.commands.verify import Verify
 
 Command = (
@@ -38,6 +40,8 @@ Command = (
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Rewards, subcommand("rewards")]
     | Annotated[Serve, subcommand("serve")]
+    | Annotated[Mcp, subcommand("mcp")]
+    | Annotated[Ui, subcommand("ui")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."

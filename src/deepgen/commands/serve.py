@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from deepgen.client import is_loopback
 from deepgen.commands.options import ModelOptions, default_model
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Serve(ModelOptions):
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
-        if keys.is_open and not self.allow_anyone and not _is_loopback(self.host):
+        if keys.is_open and not self.allow_anyone and not is_loopback(self.host):
             raise ValueError(
                 f"--host {self.host} can be reached from other machines; give --api-key-file, or "
                 "--allow-anyone where something in front checks who asks"
@@ -169,10 +169,3 @@ class Serve(ModelOptions):
             DrainingServer(settings).run()
         finally:
             engine.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,0 +1,275 @@
+"""The nodes. Pictures are ComfyUI's: float32 tensors (B, H, W, C) in [0, 1].
+
+A model that goes along a wire is a value: applying a LoRA gives another value and leaves the first as it was,
+so one loaded model can feed branches with and without. The weights are shared; which LoRAs are active is set
+when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_SEED = 2**63 - 1 - 64  # picture k of a batch has seed + k
+CATEGORY = "DeepGen"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline, and the LoRAs of this wire: (file, strength)."""
+
+    pipe: Any
+    loras: tuple[tuple[str, float], ...] = ()
+
+    def activate(self) -> Any:
+        """The pipeline with exactly these LoRAs at work."""
+        names, strengths = [], []
+        for path, strength in self.loras:
+            name = _adapter_name(path)
+            if name not in {a for adapters in self.pipe.get_list_adapters().values() for a in adapters}:
+                self.pipe.load_lora_weights(path, adapter_name=name)
+            names.append(name)
+            strengths.append(strength)
+        if names:
+            self.pipe.enable_lora()
+            self.pipe.set_adapters(names, strengths)
+        elif self.pipe.get_list_adapters():
+            self.pipe.disable_lora()
+        return self.pipe
+
+
+class DeepGenLoad:
+    """Loads a model once; ComfyUI keeps it as long as nothing here changes."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("DEEPGEN_MODEL",)
+    RETURN_NAMES = ("model",)
+    DESCRIPTION = "Load DeepGen: `tiny`, a folder, a checkpoint file or a Hub name."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Name, placement and number format."""
+        return {
+            "required": {
+                "name": ("STRING", {"default": "deepgenteam/DeepGen-1.0-diffusers"}),
+                "device": (["auto", "cuda", "mps", "cpu"],),
+                "dtype": (["auto", "bfloat16", "float16", "float32"],),
+                "offload": (["none", "model", "sequential", "group"],),
+                "quantize": (["none", "int8", "nf4"],),
+            }
+        }
+
+    def load(self, name: str, device: str, dtype: str, offload: str, quantize: str) -> tuple[Model]:
+        """The model; what cannot be loaded is said by the pipeline's own errors."""
+        from deepgen.commands.loading import load_pipeline
+        from deepgen.commands.options import ModelOptions
+
+        options = ModelOptions(
+            model=name.strip(),
+            device=device,  # pyright: ignore[reportArgumentType]  # one of the list above
+            dtype=dtype,  # pyright: ignore[reportArgumentType]
+            offload=offload,  # pyright: ignore[reportArgumentType]
+            quantize=quantize,  # pyright: ignore[reportArgumentType]
+        )
+        pipe = load_pipeline(options)
+        pipe.set_progress_bar_config(disable=True)  # ComfyUI has its own
+        return (Model(pipe),)
+
+
+class DeepGenLora:
+    """Adds a LoRA to this wire's model."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("DEEPGEN_MODEL",)
+    RETURN_NAMES = ("model",)
+    DESCRIPTION = "Apply LoRA weights that `deepgen train lora` or another trainer wrote."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Model, file and strength."""
+        return {
+            "required": {
+                "model": ("DEEPGEN_MODEL",),
+                "path": ("STRING", {"default": ""}),
+                "strength": ("FLOAT", {"default": 1.0, "min": -4.0, "max": 4.0, "step": 0.05}),
+            }
+        }
+
+    def apply(self, model: Model, path: str, strength: float) -> tuple[Model]:
+        """The model with one LoRA more; the same file twice counts with both strengths."""
+        path = path.strip()
+        if not path:
+            raise ValueError("path is empty; name a .safetensors file, a folder or a Hub name")
+        before = dict(model.loras)
+        return (replace(model, loras=tuple({**before, path: before.get(path, 0.0) + strength}.items())),)
+
+
+class DeepGenGenerate:
+    """Pictures from words."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "generate"
+    RETURN_TYPES = ("IMAGE",)
+    DESCRIPTION = "Draw pictures from words. Where a number is 0, it is the model's own."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What the pipeline is asked."""
+        return {
+            "required": {
+                "model": ("DEEPGEN_MODEL",),
+                "prompt": ("STRING", {"multiline": True, "default": "a red circle"}),
+                **_sampling(),
+                "batch_size": ("INT", {"default": 1, "min": 1, "max": 64}),
+            },
+            "optional": _optional(),
+        }
+
+    def generate(
+        self,
+        model: Model,
+        prompt: str,
+        seed: int,
+        steps: int,
+        guidance: float,
+        width: int,
+        height: int,
+        batch_size: int,
+        negative_prompt: str = "",
+    ) -> tuple[Tensor]:
+        """The pictures, (batch_size, height, width, 3)."""
+        asked = _asked(seed, steps, guidance, width, height, negative_prompt)
+        return (_draw(model, [prompt], None, num_images_per_prompt=batch_size, **asked),)
+
+
+class DeepGenEdit:
+    """Pictures from pictures and an instruction."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "edit"
+    RETURN_TYPES = ("IMAGE",)
+    DESCRIPTION = "Change each picture of the batch as told; image_2 and image_3 are further references."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What the pipeline is asked, and the pictures."""
+        return {
+            "required": {
+                "model": ("DEEPGEN_MODEL",),
+                "image": ("IMAGE",),
+                "instruction": ("STRING", {"multiline": True, "default": "make the circle blue"}),
+                **_sampling(),
+            },
+            "optional": {"image_2": ("IMAGE",), "image_3": ("IMAGE",), **_optional()},
+        }
+
+    def edit(
+        self,
+        model: Model,
+        image: Tensor,
+        instruction: str,
+        seed: int,
+        steps: int,
+        guidance: float,
+        width: int,
+        height: int,
+        image_2: Tensor | None = None,
+        image_3: Tensor | None = None,
+        negative_prompt: str = "",
+    ) -> tuple[Tensor]:
+        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked."""
+        more = [_picture(other[0]) for other in (image_2, image_3) if other is not None]
+        references = [[_picture(one), *more] for one in image]
+        asked = _asked(seed, steps, guidance, width, height, negative_prompt)
+        return (_draw(model, [instruction] * len(references), references, **asked),)
+
+
+def _sampling() -> dict[str, Any]:
+    size = {"default": 0, "min": 0, "max": 4096, "step": 16}
+    return {
+        "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
+        "steps": ("INT", {"default": 0, "min": 0, "max": 200}),
+        "guidance": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}),
+        "width": ("INT", dict(size)),
+        "height": ("INT", dict(size)),
+    }
+
+
+def _optional() -> dict[str, Any]:
+    return {"negative_prompt": ("STRING", {"multiline": True, "default": ""})}
+
+
+def _asked(
+    seed: int, steps: int, guidance: float, width: int, height: int, negative_prompt: str
+) -> dict[str, Any]:
+    if bool(width) != bool(height):
+        raise ValueError(f"give both width and height, or 0 for both; got {width} and {height}")
+    return {
+        "seed": seed,
+        "num_inference_steps": steps or None,
+        "guidance_scale": guidance or None,
+        "width": width or None,
+        "height": height or None,
+        "negative_prompt": negative_prompt,
+    }
+
+
+def _draw(model: Model, prompts: list[str], images: Any, **asked: Any) -> Tensor:
+    """(B, H, W, 3) in [0, 1] on the CPU; a batch is of one size, so the pipeline gives one tensor."""
+    from deepgen.pipeline import FALLBACK_DEFAULTS
+
+    pipe = model.activate()
+    usual = {**FALLBACK_DEFAULTS, **pipe.config.defaults}["num_inference_steps"]
+    on_step = _on_step(asked["num_inference_steps"] or usual)
+    drawn = pipe(prompts, image=images, output_type="pt", callback_on_step_end=on_step, **asked).images
+    return drawn.float().cpu().permute(0, 2, 3, 1).contiguous()
+
+
+def _picture(image: Tensor) -> Tensor:
+    """One of ComfyUI's pictures, (H, W, C), as the pipeline reads it: (3, H, W)."""
+    if image.ndim != 3 or image.shape[-1] < 3:
+        raise ValueError(f"expected a picture (H, W, 3), got a tensor of shape {tuple(image.shape)}")
+    return image[..., :3].clamp(0, 1).permute(2, 0, 1).contiguous()
+
+
+def _on_step(num_steps: int) -> Callable[..., dict[str, Any]]:
+    """Moves ComfyUI's progress bar, and stops where somebody pressed its cancel button."""
+    import comfy.model_management  # pyright: ignore[reportMissingImports]  # the host
+    import comfy.utils  # pyright: ignore[reportMissingImports]
+
+    bar = comfy.utils.ProgressBar(num_steps)
+
+    def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+        return tensors
+
+    return on_step
+
+
+def _adapter_name(path: str) -> str:
+    """A name for PEFT, which allows no dots, and which tells a rewritten file from what was loaded before."""
+    file = Path(path)
+    written = file.stat().st_mtime_ns if file.exists() else 0
+    return "".join(c if c.isalnum() else "_" for c in path) + f"_{written}"
+
+
+NODE_CLASS_MAPPINGS = {
+    "DeepGenLoad": DeepGenLoad,
+    "DeepGenLora": DeepGenLora,
+    "DeepGenGenerate": DeepGenGenerate,
+    "DeepGenEdit": DeepGenEdit,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "DeepGenLoad": "Load DeepGen",
+    "DeepGenLora": "DeepGen LoRA",
+    "DeepGenGenerate": "DeepGen Generate",
+    "DeepGenEdit": "DeepGen Edit",
+}

@@ -1,0 +1,435 @@
+"""A client of `deepgen serve` for scripts: pictures in, pictures out, previews while it draws.
+
+The official `openai` clients work too; this one needs nothing but the standard library, takes every kind of
+picture the pipeline takes, and knows the server's own fields and events.
+
+    client = Client("http://127.0.0.1:8000")
+    circle, = client.generate("a red circle", seed=1)
+    circle.save("circle.png")
+    client.edit("make the circle blue", circle)[0].image.show()
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from io import BytesIO
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from deepgen.data.images import ImageSource
+
+_PASSES = {408, 409, 429, 500, 502, 503, 504}  # another try may end otherwise, unless the server says not
+_PASSED_ON = ("http://", "https://", "data:")
+
+
+class ClientError(Exception):
+    """The server did not do what it was asked."""
+
+
+class ServerUnreachable(ClientError):
+    """Nobody answers at this address, or the connection broke on every try."""
+
+
+class RequestFailed(ClientError):
+    """The server said no.
+
+    Attributes:
+        status: the HTTP status; None where the error came within a stream.
+        message: for people.
+        code: for programs, such as `queue_full`; docs/serve.md has the table.
+        param: the field at fault.
+        request_id: the name under which the server's log knows the request.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        known = ", ".join(str(part) for part in (status, code, request_id) if part is not None)
+        super().__init__(f"{message} ({known})" if known else message)
+        self.message, self.status, self.code = message, status, code
+        self.param, self.request_id = param, request_id
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture the server drew.
+
+    Attributes:
+        content: the file, as `output_format` said; PNG by default.
+        seed: draws it again, alone.
+        size: `WIDTHxHEIGHT`.
+        index: which of the request's pictures, from 0.
+    """
+
+    content: bytes = field(repr=False)
+    seed: int | None
+    size: str
+    index: int = 0
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, opened."""
+        return _opened(self.content)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file as it came, with its record; the path."""
+        path = Path(path)
+        path.write_bytes(self.content)
+        return path
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The request is in the queue, behind `ahead` pictures."""
+
+    ahead: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `num_steps` solver steps of picture `index` are done."""
+
+    index: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A rough, small look at picture `index` on its way; `number` counts from 0."""
+
+    content: bytes = field(repr=False)
+    index: int
+    number: int
+
+    @property
+    def image(self) -> Image.Image:
+        """The preview, opened."""
+        return _opened(self.content)
+
+
+ClientEvent = Waiting | Step | Preview | Picture
+GivenImage = Union["ImageSource", Picture]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a client bears a server that is busy or gone.
+
+    Attributes:
+        timeout: seconds a server may be silent within one try.
+        retries: tries after the first, for a full queue, a server that restarts or a connection that broke.
+        backoff: seconds before the first retry, doubled each time; half of it is random, so that many clients
+            do not come back together. A `Retry-After` of the server counts instead.
+        longest_wait: seconds between two tries at most; a server that asks for more ends them.
+    """
+
+    timeout: float = 600.0
+    retries: int = 3
+    backoff: float = 0.5
+    longest_wait: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what could never answer."""
+        if self.timeout <= 0 or self.retries < 0:
+            raise ValueError(
+                f"timeout must be positive and retries 0 or more, got {self.timeout} and {self.retries}"
+            )
+
+
+class Client:
+    """Asks a running `deepgen serve`, or any server of the OpenAI Images API that takes JSON edits.
+
+    Every method takes the further fields of docs/serve.md by name (`guidance_scale=2.0`); None leaves a field
+    to the server.
+
+    Args:
+        url: where the server is, with or without `/v1`.
+        api_key: where the server asks for one.
+        patience: time-outs and retries.
+
+    Raises:
+        RequestFailed: the server refused or failed.
+        ServerUnreachable: it does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"url must start with http:// or https://, got {url!r}")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._key, self._patience = api_key, patience or Patience()
+        # A proxy of the network knows no way to this machine's own ports.
+        own = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname or "") else []
+        self._opener = urllib.request.build_opener(*own)
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Client({self.url!r})"
+
+    def generate(
+        self, prompt: str, *, n: int = 1, size: str | None = None, seed: int | None = None, **fields: Any
+    ) -> list[Picture]:
+        """Draw `n` pictures; picture k has `seed` + k. `size` is `WIDTHxHEIGHT`; default the model's own."""
+        body = _body(prompt, n, size, seed, fields)
+        return _pictures(self._json("/v1/images/generations", body))
+
+    def edit(
+        self,
+        prompt: str,
+        images: GivenImage | Sequence[GivenImage],
+        *,
+        mask: GivenImage | None = None,
+        n: int = 1,
+        size: str | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> list[Picture]:
+        """Change a picture as told, or make one from several.
+
+        `images` are paths, bytes of files, Pillow pictures, arrays, tensors, pictures the server drew, or
+        addresses, which the server may refuse. `mask` is as large as the first and transparent where that may
+        change.
+        """
+        body = _body(prompt, n, size, seed, {**fields, **_references(images, mask)})
+        return _pictures(self._json("/v1/images/edits", body))
+
+    def stream(
+        self,
+        prompt: str,
+        images: GivenImage | Sequence[GivenImage] | None = None,
+        *,
+        previews: int = 3,
+        mask: GivenImage | None = None,
+        n: int = 1,
+        size: str | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> Iterator[ClientEvent]:
+        """What happens, while it happens: place in the queue, steps, previews, and each picture once drawn.
+
+        With `images` it is an edit. `previews` of each picture, 0 to 3. Leaving the loop cancels the request.
+        """
+        more = {"stream": True, "partial_images": previews, "include_progress": True}
+        path = "/v1/images/generations"
+        if images is not None:
+            path, more = "/v1/images/edits", {**more, **_references(images, mask)}
+        elif mask is not None:
+            raise ValueError("a mask says what of a picture may change; give the picture as images")
+        # Checked here and not in the generator, which would tell only once somebody iterates.
+        return self._events(path, _body(prompt, n, size, seed, {**fields, **more}), n)
+
+    def model(self) -> dict[str, Any]:
+        """The model's name (`id`), its `defaults`, `size_unit` and `max_side`."""
+        return self._json("/v1/models")["data"][0]
+
+    def is_ready(self) -> bool:
+        """Whether a deepgen server is there and takes requests now; asks once."""
+        try:
+            with self._opener.open(f"{self.url}/ready", timeout=10) as reply:
+                return json.loads(reply.read(65536)).get("status") == "ready"
+        except (OSError, HTTPException, ValueError, AttributeError):
+            return False
+
+    def _events(self, path: str, body: Mapping[str, Any], n: int) -> Iterator[ClientEvent]:
+        finished, request_id = 0, None
+        try:
+            with self._open(path, body) as reply:
+                request_id = reply.headers.get("x-request-id")
+                for data in _server_sent(reply):
+                    if (event := _read_event(data, request_id)) is not None:
+                        finished += isinstance(event, Picture)
+                        yield event
+        except (OSError, HTTPException) as error:
+            raise ServerUnreachable(
+                f"the stream of {self.url} broke after {finished} of {n} pictures: {error!r}"
+            ) from error
+        if finished < n:
+            raise RequestFailed(
+                f"the stream ended after {finished} of {n} pictures", code="cut_short", request_id=request_id
+            )
+
+    def _json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        with self._open(path, body) as reply:
+            try:
+                return json.loads(reply.read())
+            except (ValueError, OSError, HTTPException) as error:
+                raise ServerUnreachable(f"{self.url}{path} answered with half a reply: {error!r}") from error
+
+    def _open(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The reply to the first try that is answered well; reading it is the caller's."""
+        content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(self.url + path, data=content, headers=headers)
+        for attempt in range(self._patience.retries + 1):
+            try:
+                return self._opener.open(request, timeout=self._patience.timeout)
+            except urllib.error.HTTPError as error:
+                with error:
+                    failed, pause = _refusal(error), self._pause(attempt, error)
+                if pause is None:
+                    raise failed from error
+            except (OSError, HTTPException) as error:
+                if attempt == self._patience.retries:
+                    tries = f"{error}, {attempt + 1} tries"
+                    raise ServerUnreachable(
+                        f"{self.url} does not answer ({tries}); start it with `deepgen serve`"
+                    ) from error
+                pause = self._backoff(attempt)
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _pause(self, attempt: int, error: urllib.error.HTTPError) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        asked = error.headers.get("Retry-After", "")
+        pause = float(asked) if asked.isdigit() else self._backoff(attempt)
+        is_final = error.code not in _PASSES or error.headers.get("x-should-retry") == "false"
+        is_out = attempt == self._patience.retries or pause > self._patience.longest_wait
+        return None if is_final or is_out else pause
+
+    def _backoff(self, attempt: int) -> float:
+        longest = min(self._patience.backoff * 2**attempt, self._patience.longest_wait)
+        return longest * (0.5 + 0.5 * random.random())
+
+
+def _body(
+    prompt: str, n: int, size: str | None, seed: int | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    asked = {"prompt": prompt, "n": n, "size": size, "seed": seed, "response_format": "b64_json", **fields}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _references(
+    images: GivenImage | Sequence[GivenImage], mask: GivenImage | None
+) -> dict[str, list[dict[str, str]] | dict[str, str]]:
+    given = images if isinstance(images, list | tuple) else [images]
+    if not given:
+        raise ValueError("an edit needs a picture; give one or several as images")
+    found: dict[str, Any] = {"images": [{"image_url": _address(image)} for image in given]}
+    return found if mask is None else {**found, "mask": {"image_url": _address(mask)}}
+
+
+def _address(image: Any) -> str:
+    """A picture as an address; files go as they are, since the server judges bytes and turns photographs."""
+    if isinstance(image, str) and image.startswith(_PASSED_ON):
+        return image
+    if isinstance(image, Picture):
+        content = image.content
+    elif isinstance(image, str | Path):
+        content = Path(image).read_bytes()
+    elif isinstance(image, bytes | bytearray | memoryview):
+        content = bytes(image)
+    else:
+        content = _as_png(image)
+    return f"data:image/unknown;base64,{base64.b64encode(content).decode()}"
+
+
+def _as_png(image: Any) -> bytes:
+    """A Pillow picture, an array or a tensor as a file; transparency stays, since a mask is made of it."""
+    from PIL import Image, ImageOps
+
+    from deepgen.data.images import open_image
+
+    if isinstance(image, Image.Image) and image.mode in ("1", "L", "RGB", "RGBA", "LA", "P"):
+        image = ImageOps.exif_transpose(image)
+    else:
+        image = open_image(image)
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
+    return [
+        Picture(base64.b64decode(entry["b64_json"]), entry.get("seed"), answer.get("size", ""), index)
+        for index, entry in enumerate(answer["data"])
+    ]
+
+
+def _server_sent(reply: Any) -> Iterator[dict[str, Any]]:
+    """The JSON of each event of a stream."""
+    for line in reply:
+        data = line.removeprefix(b"data: ").strip()
+        if line.startswith(b"data: ") and data != b"[DONE]":
+            yield json.loads(data)
+
+
+def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent | None:
+    if "error" in data:
+        raise _failed(data["error"], None, request_id)
+    kind = data.get("type", "").partition(".")[2]
+    index = data.get("index", 0)
+    if kind == "completed":
+        content = base64.b64decode(data["b64_json"])
+        return Picture(content, data.get("seed"), data.get("size", ""), index)
+    if kind == "partial_image":
+        return Preview(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
+    if kind == "progress" and "waiting" in data:
+        return Waiting(data["waiting"])
+    if kind == "progress":
+        return Step(index, data["step"], data["num_steps"])
+    return None  # an event of a later server
+
+
+def _refusal(error: urllib.error.HTTPError) -> RequestFailed:
+    """What an answer of 400 or more says."""
+    request_id = error.headers.get("x-request-id")
+    try:
+        text = error.read(65536)
+        told = json.loads(text)["error"]
+        return _failed(told, error.code, request_id)
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, HTTPException):
+        reason = f"{error.url} answered {error.code} {error.reason}, and not in the words of this API"
+        return RequestFailed(reason, status=error.code, request_id=request_id)
+
+
+def _failed(told: Mapping[str, Any], status: int | None, request_id: str | None) -> RequestFailed:
+    return RequestFailed(
+        told["message"],
+        status=status,
+        code=told.get("code"),
+        param=told.get("param"),
+        request_id=request_id,
+    )
+
+
+def _opened(content: bytes) -> Image.Image:
+    from PIL import Image
+
+    image = Image.open(BytesIO(content))
+    image.load()
+    return image
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is reached under that name or address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

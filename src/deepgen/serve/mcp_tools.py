@@ -1,0 +1,218 @@
+"""Tools for agents (Model Context Protocol): `generate_image` and `edit_image`.
+
+An agent cannot carry a picture from one call to the next, so every picture gets a name under which it can be
+edited. Files are read and written only in folders somebody allowed, because an agent does what texts from
+anywhere tell it.
+"""
+
+# No `from __future__ import annotations`: the SDK reads the tools' types, which only `make_tools` knows.
+
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from deepgen._version import __version__
+from deepgen.client import Client, ClientError, Picture, RequestFailed, Step
+
+INSTRUCTIONS = (
+    "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
+    "to edit_image to change that picture further. The same seed and words draw the same picture again."
+)
+MAX_PICTURES = 4  # in one answer: an agent reads each
+_KEPT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where files may be.
+
+    Attributes:
+        save_to: every picture is also written there; None keeps them in memory.
+        read_from: files under these folders may be edited, and those in `save_to`.
+    """
+
+    save_to: Path | None = None
+    read_from: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse folders that are none."""
+        for folder in self._readable():
+            if not folder.is_dir():
+                raise ValueError(f"{folder} is no folder; create it first")
+
+    def open(self, name: str) -> bytes:
+        """The content of a file; ValueError where it lies elsewhere, which also hides whether it exists."""
+        for folder in self._readable():
+            path = (folder / Path(name).expanduser()).resolve()  # links and .. are followed before the look
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path.read_bytes()
+        allowed = ", ".join(map(str, self._readable())) or "none: the server was started without --read-from"
+        raise ValueError(f"there is no file {name!r} in the folders that may be read ({allowed})")
+
+    def save(self, name: str, content: bytes) -> Path | None:
+        """Write a picture; the path, or None where pictures stay in memory."""
+        if self.save_to is None:
+            return None
+        path = self.save_to.resolve() / f"{name}.png"
+        path.write_bytes(content)
+        return path
+
+    def _readable(self) -> list[Path]:
+        return [*([self.save_to] if self.save_to else []), *self.read_from]
+
+
+class Painter:
+    """Draws for an agent: finds the pictures it names, streams, and gives up when the agent does.
+
+    Args:
+        client: gives the client; may take its time at the first call, because a model is being loaded.
+        folders: where files may be.
+    """
+
+    def __init__(self, client: Callable[[], Client], folders: Folders | None = None) -> None:
+        self._client, self._folders = client, folders or Folders()
+        self._drawn: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def draw(
+        self,
+        prompt: str,
+        images: Sequence[str] | None,
+        fields: dict[str, Any],
+        tell: Callable[[float, float], None],
+        left: threading.Event,
+    ) -> list[tuple[Picture, str]]:
+        """Pictures, and what is said about each. `tell` hears of progress; `left` is set when nobody waits.
+
+        Raises:
+            ValueError: a picture cannot be found.
+            ClientError: the server refused or failed.
+        """
+        given = None if images is None else [self._find(image) for image in images]
+        client, total = self._client(), fields["n"]
+        steps, pictures = [0.0] * total, []
+        for event in client.stream(prompt, given, previews=0, **fields):
+            if left.is_set():
+                return []  # leaving the loop cancels the request
+            if isinstance(event, Step) and event.index < total:
+                steps[event.index] = event.step / event.num_steps
+                tell(sum(steps), total)
+            elif isinstance(event, Picture):
+                pictures.append(event)
+        return [(picture, self._keep(picture)) for picture in sorted(pictures, key=lambda p: p.index)]
+
+    def _find(self, image: str) -> bytes | str:
+        """The picture of that name, an address as it is, or a file."""
+        with self._lock:
+            known = self._drawn.get(image)
+        if known is not None:
+            return known
+        return image if image.startswith("data:image/") else self._folders.open(image)
+
+    def _keep(self, picture: Picture) -> str:
+        name = f"picture-{secrets.token_hex(4)}"
+        with self._lock:
+            self._drawn[name] = picture.content
+            while len(self._drawn) > _KEPT:
+                self._drawn.popitem(last=False)
+        path = self._folders.save(name, picture.content)
+        said = f"{name}: {picture.size}, seed {picture.seed}"
+        return said if path is None else f"{said}, saved as {path}"
+
+
+def make_tools(painter: Painter) -> Any:
+    """The MCP server with its two tools, for `run` of any transport; ImportError says what to install."""
+    try:
+        import anyio
+        import anyio.from_thread
+        from mcp.server.mcpserver import Context, Image, MCPServer  # pyright: ignore[reportMissingImports]
+        from mcp.server.mcpserver.exceptions import ToolError  # pyright: ignore[reportMissingImports]
+        from mcp.types import ToolAnnotations  # pyright: ignore[reportMissingImports]
+        from pydantic import Field
+    except ImportError as error:
+        raise ImportError(f"tools for agents need mcp 2: pip install 'deepgen[mcp]' ({error})") from error
+
+    server = MCPServer(
+        "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"
+    )
+    about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+
+    async def drawn(context: Context, prompt: str, images: list[str] | None, fields: dict[str, Any]) -> list:
+        left = threading.Event()
+
+        def tell(done: float, total: float) -> None:
+            anyio.from_thread.run(context.report_progress, done, total)
+
+        try:
+            found = await anyio.to_thread.run_sync(
+                lambda: painter.draw(prompt, images, fields, tell, left), abandon_on_cancel=True
+            )
+        except (ClientError, ValueError, OSError, ImportError) as error:
+            raise ToolError(_said(error)) from error
+        finally:
+            left.set()
+        return [part for picture, said in found for part in (Image(data=picture.content, format="png"), said)]
+
+    class Given:  # fields of both tools
+        Size = Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; default the model's own")]
+        Count = Annotated[int, Field(ge=1, le=MAX_PICTURES, description="how many pictures")]
+        Seed = Annotated[int | None, Field(ge=0, description="the same seed draws the same picture again")]
+        Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
+        Guidance = Annotated[float | None, Field(ge=0, le=100, description="weight of the prompt")]
+        Negative = Annotated[str | None, Field(description="what to steer away from")]
+
+    @server.tool(title="Draw a picture", annotations=about, structured_output=False)
+    async def generate_image(
+        context: Context,
+        prompt: Annotated[str, Field(description="what should be in the picture")],
+        size: Given.Size = None,
+        n: Given.Count = 1,
+        seed: Given.Seed = None,
+        num_inference_steps: Given.Steps = None,
+        guidance_scale: Given.Guidance = None,
+        negative_prompt: Given.Negative = None,
+    ) -> list:
+        """Draw pictures from words. Answers with each picture, its name, size and seed."""
+        fields = {"size": size, "n": n, "seed": seed, "num_inference_steps": num_inference_steps}
+        fields |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+        return await drawn(context, prompt, None, fields)
+
+    @server.tool(title="Edit a picture", annotations=about, structured_output=False)
+    async def edit_image(
+        context: Context,
+        prompt: Annotated[str, Field(description="what should change, as an instruction")],
+        images: Annotated[
+            list[str],
+            Field(
+                min_length=1,
+                max_length=16,
+                description="names of earlier pictures, files, or data:image/...;base64 addresses",
+            ),
+        ],
+        size: Annotated[str | None, Field(description="WIDTHxHEIGHT; default the first picture's")] = None,
+        n: Given.Count = 1,
+        seed: Given.Seed = None,
+        num_inference_steps: Given.Steps = None,
+        guidance_scale: Given.Guidance = None,
+        negative_prompt: Given.Negative = None,
+    ) -> list:
+        """Change a picture as told, or make one from several. Answers as generate_image does."""
+        fields = {"size": size, "n": n, "seed": seed, "num_inference_steps": num_inference_steps}
+        fields |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+        return await drawn(context, prompt, images, fields)
+
+    return server
+
+
+def _said(error: Exception) -> str:
+    """What the agent is told: the reason, the field, and the id the log knows."""
+    if not isinstance(error, RequestFailed):
+        return re.sub(r"\s+", " ", str(error))
+    field = f" (field {error.param})" if error.param else ""
+    request = f" [{error.request_id}]" if error.request_id else ""
+    return f"{error.message}{field}{request}"
