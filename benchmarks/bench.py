@@ -102,7 +102,11 @@ def main(options: Bench) -> None:
             }[section]
             module.run(loaded(), store, settings)
     summary = report.summarize(folder, machine.facts(device))
-    for path in {folder / "summary.json", RESULTS / "summary.json"} if options.output is None else {folder / "summary.json"}:
+    for path in (
+        {folder / "summary.json", RESULTS / "summary.json"}
+        if options.output is None
+        else {folder / "summary.json"}
+    ):
         path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(report.table(summary))
 

@@ -60,7 +60,9 @@ class DenseMaskProcessor(JointAttentionProcessor):
 class OriginalTransformer(DeepGenTransformer2DModel):
     """The DiT that pads and masks in any case."""
 
-    def embed_images(self, samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def embed_images(
+        self, samples: Sequence[Sequence[Tensor]], trajectory: None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, S, D), image by image, and which are real (B, S)."""
         tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
         padded = pad_sequence(tokens, batch_first=True)

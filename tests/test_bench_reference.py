@@ -65,5 +65,3 @@ def test_the_solver_that_is_chosen_is_as_exact_as_fifty_euler_steps() -> None:
         "dpm++ 8": {"error": 0.11, "calls": 8},
     }
     assert as_exact_as_euler_50(cells)["name"] == "dpm++ 12"
-
-

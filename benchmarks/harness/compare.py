@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -77,7 +78,9 @@ def _compare(
     return {
         "seconds": medians,
         "rounds": spent,
-        "step_ratio": _ratio([row["step"] for row in spent["reference"]], [row["step"] for row in spent["ours"]]),
+        "step_ratio": _ratio(
+            [row["step"] for row in spent["reference"]], [row["step"] for row in spent["ours"]]
+        ),
         "relative_difference": float(apart.norm() / latents["reference"].float().norm()),
     }
 
@@ -109,7 +112,7 @@ def timed_picture(pipe: Any, device: str, arguments: dict[str, Any]) -> tuple[di
             result = pipe(**arguments, callback_on_step_end=mark).images
         finally:
             del pipe.denoise
-    gaps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(marks)]
     stages = {
         "condition": spent["encode_prompt"],
         "references": spent["prepare_references"],

@@ -32,9 +32,12 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         ("VAE encoder", "encoder", plain, 1),
         ("VAE decoder", "decoder", plain, 1),
     ):
-        few = 1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds
+        few = (
+            1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds
+        )
         store.cell(
-            name, lambda part=part, sample=sample, rows=rows, few=few: measure(subject, part, sample, rows, few)
+            name,
+            lambda part=part, sample=sample, rows=rows, few=few: measure(subject, part, sample, rows, few),
         )
 
 

@@ -65,10 +65,10 @@ def _measure(
     started = now("cpu")
     latents, calls = _draw(pipe, items, steps)
     spent = now("cpu") - started
-    pixels = [picture for part in latents.split(BATCH) for picture in pipe._decode(part, "pil", [None] * len(part))]
-    right = [
-        score(item, image).is_right for item, image in zip(items, to_output(pixels, "pil"), strict=True)
+    pixels = [
+        picture for part in latents.split(BATCH) for picture in pipe._decode(part, "pil", [None] * len(part))
     ]
+    right = [score(item, image).is_right for item, image in zip(items, to_output(pixels, "pil"), strict=True)]
     return {
         "error": float((latents - target).norm() / target.norm()),
         "accuracy": sum(right) / len(right),

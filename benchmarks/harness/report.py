@@ -26,7 +26,9 @@ def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         summary["edit_exact_ratio"] = pictures["edit"]["ratio"]
         for name in ("t2i", "edit"):
             summary[f"{name}_relative_difference"] = found["compare"]["cells"][name]["relative_difference"]
-            summary[f"{name}_seconds"] = {path: pictures[name][path]["total"] for path in ("reference", "ours")}
+            summary[f"{name}_seconds"] = {
+                path: pictures[name][path]["total"] for path in ("reference", "ours")
+            }
     if parts := found.get("parts", {}).get("cells"):
         summary["dit_step_mfu"] = parts["DiT step, text to image"]["share"]
         summary["peak_flop_per_second"] = parts["peak"]
@@ -49,6 +51,4 @@ def balanced_ratio(pictures: dict[str, Any], calls: int) -> float:
 
 def table(summary: dict[str, Any]) -> str:
     """The summary in lines."""
-    return "\n".join(
-        f"{name:28}{value:10.3f}" for name, value in summary.items() if isinstance(value, float)
-    )
+    return "\n".join(f"{name:28}{value:10.3f}" for name, value in summary.items() if isinstance(value, float))

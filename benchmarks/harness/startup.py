@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from deepgen.models.checkpoint import LoadReport
 from deepgen.models.config import DEEPGEN_1_0, Architecture
 from deepgen.models.convert import Checkpoint, _write_deepgen
 from deepgen.models.layouts import detect
 from deepgen.models.parts import WEIGHTED, Part, build, named_config
 from deepgen.models.tensors import LazyTensor
-from deepgen.models.checkpoint import LoadReport
 from deepgen.pipeline import TINY_DIR
 from harness.models import Subject, _with_small_tokenizer, shortened
 from harness.store import Store
@@ -58,9 +58,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         for name, command in COMMANDS.items():
             filled = [part.format(out=Path(folder) / "out.png") for part in command]
             store.cell(name, lambda filled=filled: {"seconds": min(_seconds(filled) for _ in range(2))})
-    store.cell(
-        f"load, shortened by {settings['load_shorten']}", lambda: _load(settings["load_shorten"])
-    )
+    store.cell(f"load, shortened by {settings['load_shorten']}", lambda: _load(settings["load_shorten"]))
 
 
 def _seconds(command: list[str]) -> float:
@@ -79,9 +77,7 @@ def _load(shorten: int) -> dict[str, float]:
 def load_in_a_process(path: Path) -> dict[str, float]:
     """Of a folder on the disk, in a process of its own."""
     drop_from_cache(path)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     found["peak_over_weights"] = found["peak"] / found["weights"]
     found["bytes_per_second"] = found["weights"] / found["seconds"]
@@ -124,5 +120,3 @@ def random_folder(architecture: Architecture, folder: Path) -> Path:
     folder.mkdir(parents=True)
     _write_deepgen(checkpoint, folder, None, 4 * 10**9, lambda count: None)
     return folder
-
-
