@@ -50,9 +50,9 @@ class DenseMaskProcessor(JointAttentionProcessor):
         """Attend; `is_real` is boolean (B, S), the context counts as real throughout."""
         seen = is_real
         if encoder_hidden_states is not None:
-            context = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
+            context = is_real.new_ones(encoder_hidden_states.shape[:2])
             seen = torch.cat([is_real, context], dim=1)
-        own = torch.eye(seen.shape[1], dtype=torch.bool)
+        own = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
         pairs = ((seen[:, :, None] & seen[:, None, :]) | own)[:, None]  # (B, 1, K, K)
         return super().__call__(attn, hidden_states, encoder_hidden_states, pairs, pairs)
 
@@ -60,12 +60,14 @@ class DenseMaskProcessor(JointAttentionProcessor):
 class OriginalTransformer(DeepGenTransformer2DModel):
     """The DiT that pads and masks in any case."""
 
-    def embed_images(self, samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def embed_images(
+        self, samples: Sequence[Sequence[Tensor]], trajectory: None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, S, D), image by image, and which are real (B, S)."""
         tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
         padded = pad_sequence(tokens, batch_first=True)
-        lengths = torch.tensor([len(x) for x in tokens])
-        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+        lengths = torch.tensor([len(x) for x in tokens], device=padded.device)
+        return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
     @staticmethod
     def _masks(
@@ -102,12 +104,14 @@ class OriginalObjective(FlowMatchingObjective):
         ids = F.pad(input_ids, (0, len(think)), value=0)
         positions = multimodal_positions(ids, real, vlm.config.image_token_id, grids)
         rotary = vlm.language_model.rotary_emb(embeds, positions)
-        causal = torch.ones(embeds.shape[1], embeds.shape[1], dtype=torch.bool).tril()
+        causal = real.new_ones(embeds.shape[1], embeds.shape[1]).tril()
         mask = (causal & real[:, None, :] & real[:, :, None])[:, None]  # (B, 1, L + Q, L + Q)
         hidden = [embeds]
         for layer in vlm.language_model.layers:
             hidden.append(layer(hidden[-1], attention_mask=mask, position_embeddings=rotary))
-        hidden[-1] = vlm.language_model.norm(hidden[-1])
+        normed, taps = vlm.language_model.norm(hidden[-1]), self.connector.taps
+        if taps is None or max(taps) < len(hidden) - 1:  # DeepGen-Tiny's file ends at its deepest tap
+            hidden[-1] = normed
         return hidden
 
 

@@ -33,6 +33,7 @@ from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.trajectory import Trajectory, may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.types import Condition
 
@@ -331,12 +332,15 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         branches = 1 if negative is None else 2
         references = None if reference_latents is None else list(reference_latents) * branches
         prompt_embeds, pooled_prompt_embeds = condition.prompt_embeds, condition.pooled_prompt_embeds
+        trajectory = Trajectory(timesteps) if may_keep(self.transformer) else None
 
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self._interrupt:
                     break
                 noisy = torch.cat([latents] * branches)
+                if trajectory is not None:
+                    trajectory.step = step
                 with self.transformer.cache_context("guided"):
                     velocity = self.transformer(
                         hidden_states=noisy.to(prompt_embeds.dtype),
@@ -346,6 +350,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                         reference_latents=references,
                         encoder_attention_mask=condition.mask,
                         return_dict=False,
+                        trajectory=trajectory,
                     )[0]
                 if negative is not None:
                     velocity = guide(velocity, guidance_scale)

@@ -10,6 +10,8 @@ queries need none, because their outputs are dropped and no real query can see t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import (
@@ -37,24 +39,26 @@ class JointAttentionProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
+        num_queries: int | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend; shapes (B, S, D) and (B, L, D). Masks: over S + L keys for joint, over S for self
         attention.
+
+        `num_queries` asks for the first so many image tokens only; where the block drops its context, the
+        context then serves as keys and values alone and comes back empty.
         """
-        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key, value = (rearrange(x, "b s (h e) -> b s h e", h=attn.heads) for x in (query, key, value))
-        query, key = _normalise(attn.norm_q, query), _normalise(attn.norm_k, key)
-        mask = image_mask
+        query, key, value = _project(attn, hidden_states, num_queries)
+        mask, queried_context = image_mask, 0
 
         if encoder_hidden_states is not None:
-            context = (
-                proj(encoder_hidden_states) for proj in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+            queried_context = encoder_hidden_states.shape[1]
+            if num_queries is not None and attn.context_pre_only:
+                queried_context = 0
+            added_query, added_key, added_value = _project_context(
+                attn, encoder_hidden_states, queried_context
             )
-            added_query, added_key, added_value = (
-                rearrange(x, "b l (h e) -> b l h e", h=attn.heads) for x in context
-            )
-            query = torch.cat([query, _normalise(attn.norm_added_q, added_query)], dim=1)
-            key = torch.cat([key, _normalise(attn.norm_added_k, added_key)], dim=1)
+            query = torch.cat([query, added_query], dim=1) if queried_context else query
+            key = torch.cat([key, added_key], dim=1)
             value = torch.cat([value, added_value], dim=1)
             mask = attention_mask
 
@@ -67,12 +71,12 @@ class JointAttentionProcessor:
             attn_mask=mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
-        )  # (B, S [+ L], H, E)
+        )  # (B, S or num_queries [+ L], H, E)
         attended = rearrange(attended, "b s h e -> b s (h e)").to(hidden_states.dtype)
 
         if encoder_hidden_states is None:
             return attn.to_out[0](attended)
-        image, context = attended.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], dim=1)
+        image, context = attended.split([attended.shape[1] - queried_context, queried_context], dim=1)
         if not attn.context_pre_only:
             context = attn.to_add_out(context)
         return attn.to_out[0](image), context
@@ -86,6 +90,32 @@ class JointAttentionProcessor:
                 f"attention backend {backend.value!r} cannot mask padding between samples; "
                 "draw equal sizes and prompts of equal length together, or use 'native' or 'flex'"
             )
+
+
+def _project(attn: Attention, x: Tensor, num_queries: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value (B, S, H, E) of image tokens (B, S, D), query and key normalised."""
+    if attn.fused_projections:
+        query, key, value = _split_heads(attn, attn.to_qkv(x).chunk(3, dim=-1))
+        query = query[:, :num_queries]
+    else:
+        query, key, value = _split_heads(attn, (attn.to_q(x[:, :num_queries]), attn.to_k(x), attn.to_v(x)))
+    return _normalise(attn.norm_q, query), _normalise(attn.norm_k, key), value
+
+
+def _project_context(attn: Attention, x: Tensor, num_queries: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The same of context tokens (B, L, D); no query where none is asked for."""
+    if attn.fused_projections:
+        query, key, value = _split_heads(attn, attn.to_added_qkv(x).chunk(3, dim=-1))
+    else:
+        asked = (attn.add_q_proj(x),) if num_queries else ()
+        *queries, key, value = _split_heads(attn, (*asked, attn.add_k_proj(x), attn.add_v_proj(x)))
+        query = queries[0] if queries else None
+    key = _normalise(attn.norm_added_k, key)
+    return None if not num_queries else _normalise(attn.norm_added_q, query), key, value
+
+
+def _split_heads(attn: Attention, projected: Sequence[Tensor]) -> list[Tensor]:
+    return [rearrange(x, "b s (h e) -> b s h e", h=attn.heads) for x in projected]
 
 
 def _normalise(norm: nn.Module | None, x: Tensor) -> Tensor:

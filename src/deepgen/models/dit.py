@@ -7,7 +7,7 @@ SD3Transformer2DModel.
 
 Samples of one call may differ in size and in number of references. Shorter sequences are then padded on the
 right and a mask over keys keeps the padding invisible; where nothing is padded there is no mask, so fused
-kernels apply.
+kernels apply. What the steps of a run share is kept in a `Trajectory`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -29,6 +28,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from deepgen.models.attention import JointAttentionProcessor
+from deepgen.models.blocks import FinalJointBlock, as_joint_block
+from deepgen.models.trajectory import Trajectory
 
 __all__ = [
     "DeepGenTransformer2DModel",
@@ -38,38 +39,13 @@ __all__ = [
 # B batch, C latent channels, h w latent size, S image tokens, L context tokens, D width
 
 
-class FinalJointBlock(JointTransformerBlock):
-    """The last block, which reads the context without changing it.
-
-    diffusers' block returns None for the context there, on which its first-block cache stumbles; this one
-    returns the context it was given.
-    """
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor,
-        joint_attention_kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Context (B, L, D), untouched, and image tokens (B, S, D)."""
-        _, hidden_states = super().forward(hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
-        return encoder_hidden_states, hidden_states
-
-
-TransformerBlockRegistry.register(
-    FinalJointBlock,
-    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
-)
-
-
 class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
     """SD3.5's transformer that also reads reference latents. Loads any SD3Transformer2DModel folder
     unchanged.
     """
 
-    _repeated_blocks = ["JointTransformerBlock", "FinalJointBlock"]
-    _no_split_modules = ["JointTransformerBlock", "FinalJointBlock"]
+    _repeated_blocks = ["JointBlock", "FinalJointBlock"]
+    _no_split_modules = ["JointBlock", "FinalJointBlock"]
 
     @register_to_config
     def __init__(
@@ -103,6 +79,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             dual_attention_layers=dual_attention_layers,
             qk_norm=qk_norm,
         )
+        for block in self.transformer_blocks:
+            as_joint_block(block)
         self.transformer_blocks[-1] = FinalJointBlock(
             dim=self.inner_dim,
             num_attention_heads=num_attention_heads,
@@ -112,6 +90,22 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             use_dual_attention=num_layers - 1 in dual_attention_layers,
         )
         self.set_attn_processor(JointAttentionProcessor())
+
+    def fuse_qkv_projections(self) -> None:
+        """One product for query, key and value: fewer kernels on an accelerator, and those weights twice in
+        memory. Before LoRAs and before `compute_in_float32`; our processor stays, and with it the masks.
+        """
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.fuse_projections(fuse=True)
+
+    def unfuse_qkv_projections(self) -> None:
+        """Back to three products, whose weights were kept."""
+        for module in self.modules():
+            if isinstance(module, Attention) and module.fused_projections:
+                module.fuse_projections(fuse=False)
+                for name in ("to_qkv", "to_added_qkv"):
+                    module._modules.pop(name, None)
 
     @apply_lora_scale("joint_attention_kwargs")
     def forward(
@@ -124,6 +118,7 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
         encoder_attention_mask: Tensor | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        trajectory: Trajectory | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
         """Velocity of every sample.
 
@@ -136,6 +131,7 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             encoder_attention_mask: boolean (B, L), True at real context positions; None if all are.
             joint_attention_kwargs: only `scale` (of a LoRA) is read.
             return_dict: wrap the result as diffusers does.
+            trajectory: of the run this step belongs to; what its steps share is then computed once.
 
         Returns:
             Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
@@ -148,44 +144,68 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
                 [*own, *references] for own, references in zip(samples, reference_latents, strict=True)
             ]
         sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
+        targets = max(height * width for height, width in sizes) // self.config.patch_size**2
 
-        image, image_mask = self.embed_images(samples)  # (B, S, D), (B, S) or None
-        context = self.context_embedder(encoder_hidden_states)  # (B, L, D)
+        image, image_mask = self.embed_images(samples, trajectory)  # (B, S, D), (B, S) or None
+        if trajectory is None:
+            context = self.context_embedder(encoder_hidden_states)  # (B, L, D)
+            vectors = None
+        else:
+            context = trajectory.once("context", encoder_hidden_states, self.context_embedder)
+            vectors = trajectory.modulations(self, pooled_projections)
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
-        kwargs = self._masks(image_mask, encoder_attention_mask, image, context)
-        for block in self.transformer_blocks:
+        kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
+        if (
+            not torch.is_grad_enabled()
+        ):  # with gradient, weights of the last block that feed nothing get zeros
+            kwargs["num_targets"] = targets
+        for index, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 context, image = self._gradient_checkpointing_func(block, image, context, modulation, kwargs)
             else:
                 context, image = block(
                     hidden_states=image,
                     encoder_hidden_states=context,
-                    temb=modulation,
+                    temb=modulation if vectors is None else vectors[index],
                     joint_attention_kwargs=kwargs,
                 )
-        patches = self.proj_out(self.norm_out(image, modulation))  # (B, S, 4 C)
+        patches = self.proj_out(self.norm_out(image[:, :targets], modulation))  # (B, N, 4 C)
         output = self.unpatchify(patches, sizes)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
-    def embed_images(self, samples: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def embed_images(
+        self, samples: Sequence[Sequence[Tensor]], trajectory: Trajectory | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Tokens of every sample's images, right-padded to the longest, and the mask of real ones (None: no
-        pads).
+        pads). With a trajectory, those of references (all images but the first) are kept in it.
         """
-        shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
-        if len(shapes) == 1:
-            columns = (torch.stack(images) for images in zip(*samples, strict=True))
-            return torch.cat([self.pos_embed(images) for images in columns], dim=1), None
-        tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
+        if trajectory is not None and any(len(sample) > 1 for sample in samples):
+            tokens = [self._kept_tokens(sample, trajectory) for sample in samples]
+        else:
+            shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
+            if len(shapes) == 1:
+                columns = (torch.stack(images) for images in zip(*samples, strict=True))
+                return torch.cat([self.pos_embed(images) for images in columns], dim=1), None
+            tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
         lengths = torch.tensor([len(x) for x in tokens], device=tokens[0].device)
-        if (lengths == lengths[0]).all():
+        if len({len(x) for x in tokens}) == 1:
             return torch.stack(tokens), None
         padded = pad_sequence(tokens, batch_first=True)
         return padded, torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
 
+    def _kept_tokens(self, sample: Sequence[Tensor], trajectory: Trajectory) -> Tensor:
+        """Tokens of one sample's images, references from the trajectory."""
+        target, *references = sample
+        kept = [
+            trajectory.once(("reference", id(latents)), latents, lambda x: self.pos_embed(x[None])[0])
+            for latents in references
+        ]
+        return torch.cat([self.pos_embed(target[None])[0], *kept])
+
     @staticmethod
     def _masks(
         image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Key masks for the processors: `image_mask` (B, 1, 1, S) and the joint `attention_mask` (B, 1, 1, S
         + L).
         """

@@ -1,0 +1,180 @@
+"""(a) The original's path against ours: whole pictures, in turns, in one process.
+
+Each path draws pictures of a few steps through the pipeline's own call while the time of each stage is
+taken: condition, references, first step, further steps, decoding. A picture of `picture_steps` steps then
+takes the sum, each stage scaled to the unshortened model by its FLOP count.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+
+from deepgen.train.flops import Sample
+from harness import inputs
+from harness.machine import now, seconds
+from harness.models import Subject
+from harness.reference import reference_of
+from harness.store import Store
+
+EDIT_PROMPT_TOKENS = 40
+Placing = Callable[[], AbstractContextManager[None]]
+
+
+def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
+    """Cells `t2i`, `edit` and `decode`, each with both paths and their ratio."""
+    paths: dict[str, tuple[Any, Placing]] = {
+        "reference": (reference_of(subject.pipe), default_allocator),
+        "ours": (subject.pipe, nullcontext),
+    }
+    side, rounds, steps = settings["side"], settings["rounds"], settings["timed_steps"]
+    samples = {
+        "t2i": Sample(image_size=side, prompt_tokens=settings["prompt_tokens"]),
+        "edit": Sample(image_size=side, prompt_tokens=EDIT_PROMPT_TOKENS, references=1),
+    }
+    for name, sample in samples.items():
+        store.cell(name, lambda sample=sample: _compare(subject, paths, sample, rounds, steps))
+    store.cell("decode", lambda: _decode(subject, paths, side))
+    store.content["pictures"] = {
+        name: _picture(subject, store.cells, name, sample, settings["picture_steps"])
+        for name, sample in samples.items()
+    }
+    store.save()
+
+
+def _compare(
+    subject: Subject, paths: dict[str, tuple[Any, Placing]], sample: Sample, rounds: int, steps: int
+) -> dict[str, Any]:
+    """Seconds of each stage by path, medians over the rounds, and how far the results are apart."""
+    arguments: dict[str, Any] = {
+        "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
+        "num_inference_steps": steps,
+        "guidance_scale": 4.0,
+        "seed": 0,
+        "output_type": "latent",
+        "height": sample.image_size,
+        "width": sample.image_size,
+    }
+    if sample.references:
+        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
+    latents = {}
+    for number in range(rounds):
+        order = list(paths.items())
+        for name, (pipe, placing) in order if number % 2 == 0 else reversed(order):
+            with placing():
+                stages, latents[name] = timed_picture(pipe, subject.device, arguments)
+            spent[name].append(stages)
+    medians = {
+        name: {stage: median(row[stage] for row in rows) for stage in rows[0]} for name, rows in spent.items()
+    }
+    apart = (latents["ours"] - latents["reference"]).float()
+    return {
+        "seconds": medians,
+        "rounds": spent,
+        "step_ratio": _ratio(
+            [row["step"] for row in spent["reference"]], [row["step"] for row in spent["ours"]]
+        ),
+        "relative_difference": float(apart.norm() / latents["reference"].float().norm()),
+    }
+
+
+def _ratio(reference: list[float], ours: list[float]) -> float:
+    """Median of the ratios of neighbouring runs, which a busy machine disturbs least."""
+    return median(a / b for a, b in zip(reference, ours, strict=True))
+
+
+@torch.no_grad()
+def timed_picture(pipe: Any, device: str, arguments: dict[str, Any]) -> tuple[dict[str, float], Any]:
+    """Seconds of the stages of one call, and the latents it returns."""
+    spent: dict[str, float] = defaultdict(float)
+    marks: list[float] = []
+
+    def mark(*_: Any) -> dict[str, Any]:
+        marks.append(now(device))
+        return {}
+
+    with _timed(pipe, "encode_prompt", spent, device), _timed(pipe, "prepare_references", spent, device):
+        denoise = pipe.denoise
+
+        def begin(*values: Any, **options: Any) -> Any:
+            marks.append(now(device))
+            return denoise(*values, **options)
+
+        pipe.denoise = begin
+        try:
+            result = pipe(**arguments, callback_on_step_end=mark).images
+        finally:
+            del pipe.denoise
+    gaps = [after - before for before, after in pairwise(marks)]
+    stages = {
+        "condition": spent["encode_prompt"],
+        "references": spent["prepare_references"],
+        "first_step": gaps[0],
+        "step": median(gaps[1:]) if len(gaps) > 1 else gaps[0],
+    }
+    return stages, result if isinstance(result, torch.Tensor) else torch.stack(list(result))
+
+
+@contextmanager
+def _timed(pipe: Any, method: str, spent: dict[str, float], device: str) -> Iterator[None]:
+    """Add up the time of a method's calls."""
+    original = getattr(pipe, method)
+
+    def wrapper(*values: Any, **options: Any) -> Any:
+        started = now(device)
+        result = original(*values, **options)
+        spent[method] += now(device) - started
+        return result
+
+    setattr(pipe, method, wrapper)
+    try:
+        yield
+    finally:
+        delattr(pipe, method)
+
+
+def _decode(subject: Subject, paths: dict[str, tuple[Any, Placing]], side: int) -> dict[str, float]:
+    """Seconds of decoding one picture by path."""
+    config, factor = subject.pipe.transformer.config, subject.pipe.vae_scale_factor
+    latents = torch.randn(1, config.in_channels, side // factor, side // factor, device=subject.device)
+    result = {}
+    for name, (pipe, placing) in paths.items():
+        with placing(), torch.no_grad():
+            result[name] = seconds(lambda pipe=pipe: pipe._decode(latents, "pt", [None]), subject.device)
+    return result
+
+
+def _picture(
+    subject: Subject, cells: dict[str, Any], name: str, sample: Sample, steps: int
+) -> dict[str, Any]:
+    """Seconds of the stages of a whole picture by path, unshortened, and the ratio of their sums."""
+    result: dict[str, Any] = {"steps": steps}
+    for path, stages in cells[name]["seconds"].items():
+        scaled = {
+            "condition": stages["condition"] * subject.scale("encode", sample),
+            "references": stages["references"],
+            "first_step": stages["first_step"] * subject.scale("dit", sample),
+            "step": stages["step"] * subject.scale("dit", sample),
+            "decode": cells["decode"][path],
+        }
+        result[path] = {**scaled, "total": total(scaled, steps)}
+    return {**result, "ratio": result["reference"]["total"] / result["ours"]["total"]}
+
+
+def total(stages: dict[str, float], calls: int) -> float:
+    """Seconds of a picture with so many calls of the DiT."""
+    once = stages["condition"] + stages["references"] + stages["decode"]
+    return once + stages["first_step"] + (calls - 1) * stages["step"]
+
+
+@contextmanager
+def default_allocator() -> Iterator[None]:
+    """Memory as the C library hands it out by itself, for a path that does not ask for otherwise."""
+    yield

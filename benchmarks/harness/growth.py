@@ -1,0 +1,71 @@
+"""(c) Time as work grows: resolution, batch, references, length of the prompt, beside the FLOP count.
+
+Every row is one pass of the DiT (for prompts also of the VLM and the connector) without guidance. `excess`
+is time over FLOP, relative to the cheapest row per FLOP: 1.15 means 15 % more than the count says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deepgen.train.flops import Sample
+from harness.machine import matmul_peak, seconds
+from harness.models import Subject
+from harness.parts import caller
+from harness.store import Store
+
+AXES: dict[str, tuple[int, ...]] = {
+    "resolution": (256, 384, 512, 768, 1024, 1536),
+    "batch": (1, 2, 4, 8, 16, 32),
+    "references": (0, 1, 2, 3, 4),
+    "prompt": (16, 64, 256, 1024),
+}
+TINY_AXES = {"resolution": (32, 64, 96), "batch": (1, 4, 32), "references": (0, 1, 4), "prompt": (16, 256)}
+
+
+def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
+    """A cell for every point of every axis."""
+    small, base = settings["batch_side"], settings["growth_side"]
+    for axis, values in (TINY_AXES if subject.size == "tiny" else AXES).items():
+        for value in values:
+            if axis == "resolution" and value > settings["largest_side"]:
+                continue
+            sample = {
+                "resolution": Sample(image_size=value, prompt_tokens=80),
+                "batch": Sample(image_size=small, prompt_tokens=80),
+                "references": Sample(image_size=base, prompt_tokens=40, references=value),
+                "prompt": Sample(image_size=base, prompt_tokens=value),
+            }[axis]
+            parts = ("vlm", "connector", "dit") if axis == "prompt" else ("dit",)
+            rows = value if axis == "batch" else 1
+            store.cell(
+                f"{axis} {value}",
+                lambda sample=sample, rows=rows, parts=parts: _point(subject, parts, sample, rows),
+            )
+    for axis in AXES:
+        _compare_with_count({name: c for name, c in store.cells.items() if name.startswith(axis)})
+    store.save()
+
+
+@torch.no_grad()
+def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) -> dict[str, float]:
+    """Seconds and FLOP of one pass of the parts, and the machine's peak at the time."""
+    peak = matmul_peak(subject.arithmetic, subject.device, 1)
+    spent = work = 0.0
+    for part in parts:
+        call = caller(subject, part, sample, rows)
+        if subject.flops(part, sample, rows) < peak:  # what takes under a second is warmed up and repeated
+            call()
+            spent += min(seconds(call, subject.device) for _ in range(3))
+        else:
+            spent += seconds(call, subject.device)
+        work += subject.flops(part, sample, rows)
+    return {"seconds": spent, "flop": work, "peak": peak}
+
+
+def _compare_with_count(cells: dict[str, dict[str, float]]) -> None:
+    rates = {name: cell["seconds"] / cell["flop"] for name, cell in cells.items()}
+    for name, cell in cells.items():
+        cell["excess"] = rates[name] / min(rates.values())

@@ -1,0 +1,109 @@
+"""(b) FLOP/s of each part, as a share of the matrix product's on the same machine at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from deepgen.models import vae as latent_space
+from deepgen.train.flops import Sample, positions
+from harness import inputs
+from harness.machine import matmul_peak, seconds
+from harness.models import Subject
+from harness.store import Store
+
+
+def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
+    """One cell for each part, and the peaks."""
+    side, rounds = settings["side"], settings["rounds"]
+    plain = Sample(image_size=side, prompt_tokens=settings["prompt_tokens"])
+    edits = {k: Sample(image_size=side, prompt_tokens=40, references=k) for k in (1, 3)}
+    store.cell("peak", lambda: _peaks(subject.device))
+    for name, part, sample, rows in (
+        ("VLM, text", "vlm", plain, 2),
+        ("VLM, 1 reference", "vlm", edits[1], 2),
+        ("vision tower, 1 reference", "vision", edits[1], 1),
+        ("connector, text", "connector", plain, 2),
+        ("DiT step, text to image", "dit", plain, 2),
+        ("DiT step, 1 reference", "dit", edits[1], 2),
+        ("DiT step, 3 references", "dit", edits[3], 1),
+        ("VAE encoder", "encoder", plain, 1),
+        ("VAE decoder", "decoder", plain, 1),
+    ):
+        few = (
+            1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds
+        )
+        store.cell(
+            name,
+            lambda part=part, sample=sample, rows=rows, few=few: measure(subject, part, sample, rows, few),
+        )
+
+
+def _peaks(device: str) -> dict[str, float]:
+    return {
+        str(dtype).removeprefix("torch."): matmul_peak(dtype, device, rounds)
+        for dtype, rounds in ((torch.float32, 3), (torch.bfloat16, 1 if device == "cpu" else 3))
+    }
+
+
+@torch.no_grad()
+def measure(subject: Subject, part: str, sample: Sample, rows: int, rounds: int) -> dict[str, Any]:
+    """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after."""
+    arithmetic = torch.float32 if part in ("encoder", "decoder") else subject.arithmetic
+    if subject.device == "cuda":
+        arithmetic = subject.arithmetic
+    call = caller(subject, part, sample, rows)
+    if subject.size == "tiny" or subject.device == "cuda":
+        call()
+    peaks, spent = [matmul_peak(arithmetic, subject.device, 2)], []
+    for _ in range(rounds):
+        spent.append(seconds(call, subject.device))
+        peaks.append(matmul_peak(arithmetic, subject.device, 2))
+    work = subject.flops(part, sample, rows)
+    rate = work / min(spent)
+    return {
+        "flop": work,
+        "seconds": min(spent),
+        "flop_per_second": rate,
+        "peak": max(peaks),
+        "share": rate / max(peaks),
+        "rows": rows,
+        "arithmetic": str(arithmetic).removeprefix("torch."),
+    }
+
+
+def caller(subject: Subject, part: str, sample: Sample, rows: int) -> Callable[[], Any]:
+    """One call of a part on inputs of that size."""
+    pipe, p, device = subject.pipe, positions(subject.counted, sample), subject.device
+    side, factor = sample.image_size, subject.pipe.vae_scale_factor
+    if part == "dit":
+        arguments = inputs.transformer_inputs(subject, sample, rows)
+        return lambda: pipe.transformer(**arguments)
+    if part == "connector":
+        taps = len(pipe.connector.taps or (0,))
+        states = torch.randn(rows, p.context, taps * pipe.connector.config.vlm_hidden_size, device=device)
+        return lambda: pipe.connector(states.to(pipe.connector.dtype))
+    if part == "decoder":
+        latents = torch.randn(rows, pipe.transformer.config.in_channels, side // factor, side // factor)
+        return lambda: latent_space.decode(pipe.vae, latents.to(device))
+    image = inputs.pixels(side).to(device)
+    if part == "encoder":
+        return lambda: latent_space.encode(pipe.vae, image[None].expand(rows, -1, -1, -1))
+    images = [inputs.pixels(side, k).to(device) for k in range(sample.references)]
+    if part == "vision":
+        return lambda: pipe.vlm.image_features(images)
+    # The language model: references come as features, so that the tower's time is not in it.
+    features = pipe.vlm.image_features(images) if images else None
+    prompt = inputs.prompt_of(subject, sample.prompt_tokens)
+    tokens = pipe._tokenize([prompt] * rows, [images] * rows if images else None).to(device)
+    return lambda: pipe.vlm(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        think_tokens=pipe.connector.think_tokens().to(device),
+        taps=pipe.connector.taps,
+        pixel_values=images,
+        image_index=[list(range(len(images)))] * rows if images else None,
+        image_features=features,
+    )

@@ -1,0 +1,54 @@
+"""The summary of a results folder, and the page made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.compare import total
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The sections that were measured."""
+    return {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(folder.glob("*.json"))
+        if path.stem != "summary"
+    }
+
+
+def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that say it all; absent where their section was not measured."""
+    found, summary = read(folder), {"machine": facts}
+    if pictures := found.get("compare", {}).get("pictures"):
+        summary["t2i_exact_ratio"] = pictures["t2i"]["ratio"]
+        summary["edit_exact_ratio"] = pictures["edit"]["ratio"]
+        for name in ("t2i", "edit"):
+            summary[f"{name}_relative_difference"] = found["compare"]["cells"][name]["relative_difference"]
+            summary[f"{name}_seconds"] = {
+                path: pictures[name][path]["total"] for path in ("reference", "ours")
+            }
+    if parts := found.get("parts", {}).get("cells"):
+        summary["dit_step_mfu"] = parts["DiT step, text to image"]["share"]
+        summary["peak_flop_per_second"] = parts["peak"]
+    if quality := found.get("quality", {}).get("as_exact_as_euler_50"):
+        summary["balanced"] = quality
+        if pictures:
+            summary["t2i_balanced_ratio"] = balanced_ratio(pictures["t2i"], quality["calls"])
+    if growth := found.get("growth", {}).get("cells"):
+        summary["largest_excess"] = max(cell["excess"] for cell in growth.values())
+    loads = [c for n, c in found.get("startup", {}).get("cells", {}).items() if n.startswith("load")]
+    if loads:
+        summary["load_peak_over_weights"] = loads[0]["peak_over_weights"]
+    return summary
+
+
+def balanced_ratio(pictures: dict[str, Any], calls: int) -> float:
+    """The original's picture over ours with so many model calls, from the measured stages."""
+    return pictures["reference"]["total"] / total(pictures["ours"], calls)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary in lines."""
+    return "\n".join(f"{name:28}{value:10.3f}" for name, value in summary.items() if isinstance(value, float))

@@ -1,0 +1,188 @@
+"""What makes a step faster changes no number: every shortcut against the plain way."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+from diffusers.models.attention import JointTransformerBlock
+from PIL import Image
+from torch import Tensor
+
+from deepgen.models.attention import JointAttentionProcessor
+from deepgen.models.blocks import FinalJointBlock, JointBlock
+from deepgen.models.memory import kept_memory
+from deepgen.models.trajectory import Trajectory
+from deepgen.pipeline import DeepGenPipeline
+
+FLOAT = 2e-6  # relative: other orders of the same float32 sums
+
+
+def close(ours: Tensor, expected: Tensor) -> bool:
+    return bool((ours - expected).norm() <= FLOAT * expected.norm())
+
+
+def block_inputs(width: int = 64) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        "hidden_states": torch.randn(2, 24, width),
+        "encoder_hidden_states": torch.randn(2, 5, width),
+        "temb": torch.randn(2, width),
+    }
+
+
+def make_blocks(is_final: bool, is_dual: bool) -> tuple[JointTransformerBlock, JointBlock]:
+    """diffusers' block and ours, the same weights."""
+    options = {
+        "dim": 64,
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "context_pre_only": is_final,
+        "qk_norm": "rms_norm",
+        "use_dual_attention": is_dual,
+    }
+    torch.manual_seed(0)
+    stock = JointTransformerBlock(**options)
+    for parameter in stock.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = (FinalJointBlock if is_final else JointBlock)(**options)
+    ours.load_state_dict(stock.state_dict())
+    for module in (ours.attn, ours.attn2):
+        if module is not None:
+            module.set_processor(JointAttentionProcessor())
+    return stock, ours
+
+
+@pytest.mark.parametrize("is_dual", [False, True])
+@pytest.mark.parametrize("is_final", [False, True])
+@torch.no_grad()
+def test_a_block_computes_what_diffusers_block_computes(is_final: bool, is_dual: bool) -> None:
+    stock, ours = make_blocks(is_final, is_dual)
+    inputs = block_inputs()
+    expected_context, expected = stock(**inputs)
+    context, image = ours(**inputs)
+    assert close(image, expected)
+    if is_final:
+        assert context is inputs["encoder_hidden_states"]
+    else:
+        assert close(context, expected_context)
+
+
+@pytest.mark.parametrize("is_dual", [False, True])
+@torch.no_grad()
+def test_the_last_block_gives_the_targets_alone_what_it_gives_them_among_all(is_dual: bool) -> None:
+    _, block = make_blocks(True, is_dual)
+    inputs = block_inputs()
+    _, everything = block(**inputs)
+    _, image = block(**inputs, joint_attention_kwargs={"num_targets": 10})
+    assert close(image[:, :10], everything[:, :10])
+    assert torch.equal(image[:, 10:], inputs["hidden_states"][:, 10:])
+    assert not close(everything[:, 10:], inputs["hidden_states"][:, 10:])
+
+
+@torch.no_grad()
+def test_a_block_takes_its_modulation_computed_before() -> None:
+    _, block = make_blocks(False, True)
+    inputs = block_inputs()
+    ready = {**inputs, "temb": block.modulation(inputs["temb"])}
+    assert all(torch.equal(a, b) for a, b in zip(block(**ready), block(**inputs), strict=True))
+
+
+def forward_inputs(pipe: DeepGenPipeline) -> dict:
+    config = pipe.transformer.config
+    torch.manual_seed(1)
+    reference = torch.randn(config.in_channels, 4, 8)
+    return {
+        "hidden_states": torch.randn(2, config.in_channels, 8, 8),
+        "encoder_hidden_states": torch.randn(2, 5, config.joint_attention_dim),
+        "pooled_projections": torch.randn(2, config.pooled_projection_dim),
+        "reference_latents": [[reference], [reference]],
+        "return_dict": False,
+    }
+
+
+@pytest.mark.parametrize("budget", [128 * 2**20, 1], ids=["all steps at once", "step by step"])
+@torch.no_grad()
+def test_a_trajectory_changes_no_velocity(
+    pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr("deepgen.models.trajectory._MODULATION_BYTES", budget)
+    inputs, timesteps = forward_inputs(pipe), torch.tensor([1000.0, 700.0, 30.0])
+    trajectory = Trajectory(timesteps)
+    for step, timestep in enumerate(timesteps):
+        trajectory.step = step
+        kept = pipe.transformer(timestep=timestep.expand(2), trajectory=trajectory, **inputs)[0]
+        assert close(kept, pipe.transformer(timestep=timestep.expand(2), **inputs)[0])
+
+
+@torch.no_grad()
+def test_a_trajectory_heeds_a_condition_that_changes_on_the_way(pipe: DeepGenPipeline) -> None:
+    inputs, timesteps = forward_inputs(pipe), torch.tensor([1000.0, 500.0])
+    trajectory = Trajectory(timesteps)
+    pipe.transformer(timestep=timesteps[:1].expand(2), trajectory=trajectory, **inputs)
+    trajectory.step = 1
+    changed = {
+        name: inputs[name] + 1 if name in ("encoder_hidden_states", "pooled_projections") else inputs[name]
+        for name in inputs
+    }
+    kept = pipe.transformer(timestep=timesteps[1:].expand(2), trajectory=trajectory, **changed)[0]
+    assert close(kept, pipe.transformer(timestep=timesteps[1:].expand(2), **changed)[0])
+
+
+@torch.no_grad()
+def test_context_and_references_are_embedded_once_a_run(pipe: DeepGenPipeline) -> None:
+    calls = {"context": 0, "modulation": 0, "patches": 0}
+
+    def count(name: str):
+        return lambda *_: calls.__setitem__(name, calls[name] + 1)
+
+    pipe.transformer.context_embedder.register_forward_hook(count("context"))
+    pipe.transformer.transformer_blocks[0].norm1.linear.register_forward_hook(count("modulation"))
+    pipe.transformer.pos_embed.register_forward_hook(count("patches"))
+    pipe("make it blue", image=Image.new("RGB", (64, 64), (200, 30, 30)), num_inference_steps=5, seed=1)
+    assert calls["context"] == 1
+    assert calls["modulation"] == 1
+    assert calls["patches"] == 1 + 2 * 5  # the reference once, both branches' targets in each step
+
+
+def test_with_gradient_every_weight_of_the_last_block_gets_one(pipe: DeepGenPipeline) -> None:
+    inputs = forward_inputs(pipe)
+    pipe.transformer(timestep=torch.full((2,), 500.0), **inputs)[0].square().mean().backward()
+    missing = [name for name, p in pipe.transformer.named_parameters() if p.grad is None]
+    assert not missing
+
+
+@torch.no_grad()
+def test_fused_projections_keep_the_mask_and_the_numbers(pipe: DeepGenPipeline) -> None:
+    inputs = forward_inputs(pipe)
+    inputs["reference_latents"] = [inputs["reference_latents"][0], []]  # the second sample is padded
+    plain = pipe.transformer(timestep=torch.full((2,), 500.0), **inputs)[0]
+    pipe.transformer.fuse_qkv_projections()
+    assert close(pipe.transformer(timestep=torch.full((2,), 500.0), **inputs)[0], plain)
+    pipe.transformer.unfuse_qkv_projections()
+    assert torch.equal(pipe.transformer(timestep=torch.full((2,), 500.0), **inputs)[0], plain)
+
+
+def faults_of_copies(tensor: Tensor) -> int:
+    """Pages the system handed out while a tensor was copied ten times, each copy freed at once."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        tensor.clone()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_kept_memory_is_used_again_and_returned_at_the_end() -> None:
+    tensor = torch.zeros(2**24)  # 64 MB
+    plain = faults_of_copies(tensor)
+    with kept_memory():
+        tensor.clone()
+        assert faults_of_copies(tensor) < plain / 10
+        with kept_memory():
+            pass
+        assert faults_of_copies(tensor) < plain / 10, "an inner end must not return memory"
+    assert faults_of_copies(tensor) > plain / 2
+    with kept_memory(False):
+        assert faults_of_copies(tensor) > plain / 2

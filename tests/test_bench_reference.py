@@ -1,0 +1,67 @@
+"""The benchmark's rendering of the original: it has to draw the same picture, or its time says nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from deepgen.pipeline import DeepGenPipeline
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("image", [None, Image.new("RGB", (64, 64), (200, 30, 30))], ids=["draw", "edit"])
+def test_the_original_path_draws_our_picture(pipe: DeepGenPipeline, image: Image.Image | None) -> None:
+    from harness.reference import reference_of
+
+    arguments = {"image": image, "negative_prompt": "blurry", "seed": 1, "output_type": "pt"}
+    ours = pipe("two cats", **arguments).images
+    theirs = reference_of(pipe)("two cats", **arguments).images
+    assert (ours - theirs).abs().max() < 1e-4
+    assert torch.equal(pipe("two cats", **arguments).images, ours), "the reference must leave ours as it was"
+
+
+def test_a_stopped_run_goes_on_and_other_settings_start_anew(tmp_path: Path) -> None:
+    from harness.store import Store
+
+    store = Store(tmp_path, "parts", {"side": 512})
+    assert store.cell("peak", lambda: 1) == 1
+    again = Store(tmp_path, "parts", {"side": 512})
+    assert again.cell("peak", lambda: pytest.fail("measured twice")) == 1
+    assert Store(tmp_path, "parts", {"side": 256}).cells == {}
+    assert json.loads((tmp_path / "parts.json").read_text())["cells"] == {"peak": 1}
+
+
+def test_shortened_models_keep_six_taps_and_count_less() -> None:
+    from harness.models import _counted, part_flops, shortened
+
+    from deepgen.models.config import DEEPGEN_1_0, tap_indices
+    from deepgen.train.flops import Sample
+
+    for by in (2, 4, 8, 12):
+        connector = shortened(DEEPGEN_1_0, by).connector
+        assert len(tap_indices(connector["vlm_num_layers"], connector["tap_stride"])) == 6
+    short, whole = _counted(shortened(DEEPGEN_1_0, 8)), _counted(DEEPGEN_1_0)
+    ratio = part_flops(whole, "dit", Sample()) / part_flops(short, "dit", Sample())
+    assert 6 < ratio < 10
+
+
+def test_the_solver_that_is_chosen_is_as_exact_as_fifty_euler_steps() -> None:
+    from harness.quality import as_exact_as_euler_50
+
+    cells = {
+        "euler 50": {"error": 0.10, "calls": 50},
+        "euler 24": {"error": 0.20, "calls": 24},
+        "dpm++ 12": {"error": 0.09, "calls": 12},
+        "dpm++ 8": {"error": 0.11, "calls": 8},
+    }
+    assert as_exact_as_euler_50(cells)["name"] == "dpm++ 12"
