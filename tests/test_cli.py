@@ -84,11 +84,27 @@ def test_every_option_reaches_the_pipeline(fake: FakePipeline) -> None:
             "negative_prompt": "fog",
             "height": 512,
             "width": 768,
+            "preset": "exact",
             "num_inference_steps": 5,
             "guidance_scale": 3.5,
             "seed": 1,
         }
     ]
+
+
+def test_a_preset_chooses_solver_and_steps_and_stands_in_the_record(fake: FakePipeline) -> None:
+    assert main(["generate", "a star", "--preset", "balanced", "--seed", "1"]) == 0
+    assert (fake.calls[0]["preset"], fake.calls[0]["num_inference_steps"]) == ("balanced", 17)
+    record = read_record(Path("out.png"))
+    assert (record.preset, record.scheduler, record.steps) == ("balanced", "unipc", 17)
+    assert main(["generate", "a star", "--preset", "fast", "--steps", "9", "--seed", "1"]) == 0
+    assert fake.calls[1]["num_inference_steps"] == 9
+
+
+@pytest.mark.usefixtures("nothing_loads")
+def test_a_preset_and_another_solver_exclude_each_other(capsys) -> None:
+    assert main(["generate", "a star", "--preset", "fast", "--scheduler", "heun"]) == 2
+    assert "--preset fast chooses the solver; leave out --scheduler heun" in capsys.readouterr().err
 
 
 def test_several_pictures_have_seeds_in_turn_and_a_grid(fake: FakePipeline) -> None:

@@ -26,8 +26,9 @@ from deepgen.arguments import given_condition, make_generators, read_prompts, re
 from deepgen.data.images import ImageSource
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output, to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
-from deepgen.diffusion.guidance import guide
-from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
+from deepgen.diffusion.guidance import Guidance
+from deepgen.diffusion.presets import PRESETS, Preset, get_preset
+from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
@@ -309,6 +310,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         *,
         num_inference_steps: int = 50,
         guidance_scale: float = 4.0,
+        preset: Preset = PRESETS["exact"],
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Tensor:
@@ -321,58 +323,78 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             reference_latents: per sample, its references.
             num_inference_steps: solver steps.
             guidance_scale: weight of the positive branch over the negative.
+            preset: solver, spacing of its steps, and where the negative branch may rest.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
                 tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
         """
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
-        timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device, num_tokens=patches)
+        scheduler, timesteps = preset.prepare(self.scheduler, num_inference_steps, latents.device, patches)
+        guidance = None if negative is None else Guidance(guidance_scale)
+        has_both, dtype = preset.guided(timesteps), latents.dtype
+        if preset.solver is not None:
+            latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
         condition = positive if negative is None else Condition.cat([negative, positive])
         condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
         branches = 1 if negative is None else 2
-        references = None if reference_latents is None else list(reference_latents) * branches
-        prompt_embeds, pooled_prompt_embeds = condition.prompt_embeds, condition.pooled_prompt_embeds
-        trajectory = Trajectory(timesteps) if may_keep(self.transformer) else None
+        keeps = may_keep(self.transformer)
+        both: dict[str, Any] = {
+            "encoder_hidden_states": condition.prompt_embeds,
+            "pooled_projections": condition.pooled_prompt_embeds,
+            "encoder_attention_mask": condition.mask,
+            "reference_latents": None if reference_latents is None else list(reference_latents) * branches,
+            "trajectory": Trajectory(timesteps) if keeps else None,
+        }
+        alone: dict[str, Any] = {}  # the same for the positive rows, made when first needed
 
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self._interrupt:
                     break
-                noisy = torch.cat([latents] * branches)
-                if trajectory is not None:
-                    trajectory.step = step
-                with self.transformer.cache_context("guided"):
+                # Rows are [negative, positive]; where the negative branch rests, the first half is left out.
+                rests = guidance is not None and not has_both[step]
+                if rests and not alone:
+                    rows = {
+                        name: value if value is None else value[len(latents) :]
+                        for name, value in both.items()
+                        if name != "trajectory"
+                    }
+                    alone = {**rows, "trajectory": Trajectory(timesteps) if keeps else None}
+                inputs = alone if rests else both
+                if keeps:
+                    inputs["trajectory"].step = step
+                noisy = torch.cat([latents] * (1 if rests else branches))
+                with self.transformer.cache_context("positive" if rests else "guided"):
                     velocity = self.transformer(
-                        hidden_states=noisy.to(prompt_embeds.dtype),
-                        encoder_hidden_states=prompt_embeds,
-                        pooled_projections=pooled_prompt_embeds,
+                        hidden_states=noisy.to(condition.prompt_embeds.dtype),
                         timestep=timestep.expand(len(noisy)),
-                        reference_latents=references,
-                        encoder_attention_mask=condition.mask,
                         return_dict=False,
-                        trajectory=trajectory,
+                        **inputs,
                     )[0]
-                if negative is not None:
-                    velocity = guide(velocity, guidance_scale)
-                latents = self.scheduler.step(
-                    velocity, self.scheduler.timesteps[step], latents, return_dict=False
-                )[0]
+                if guidance is not None:
+                    velocity = guidance.extend(velocity) if rests else guidance(velocity)
+                if preset.solver is not None:
+                    velocity = velocity.float()
+                latents = scheduler.step(velocity, scheduler.timesteps[step], latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     known = {
                         "latents": latents,
-                        "prompt_embeds": prompt_embeds,
-                        "pooled_prompt_embeds": pooled_prompt_embeds,
+                        "prompt_embeds": both["encoder_hidden_states"],
+                        "pooled_prompt_embeds": both["pooled_projections"],
                     }
                     given = {name: known[name] for name in callback_on_step_end_tensor_inputs}
                     known.update(callback_on_step_end(self, step, timestep, given) or {})
                     latents = known["latents"]
-                    prompt_embeds, pooled_prompt_embeds = (
-                        known["prompt_embeds"],
-                        known["pooled_prompt_embeds"],
-                    )
+                    if (
+                        known["prompt_embeds"] is not both["encoder_hidden_states"]
+                        or known["pooled_prompt_embeds"] is not both["pooled_projections"]
+                    ):
+                        both["encoder_hidden_states"] = known["prompt_embeds"]
+                        both["pooled_projections"] = known["pooled_prompt_embeds"]
+                        alone = {}
                 progress.update()
         self._reset_caches()
-        return latents
+        return latents if preset.solver is None else latents.to(dtype)
 
     def _reset_caches(self) -> None:
         """Forget what caching hooks kept of this trajectory."""
@@ -398,6 +420,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        preset: str = "exact",
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -425,6 +448,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             width: as `height`.
             num_inference_steps: solver steps; default the model's own.
             guidance_scale: 1 or less draws without a negative branch; default the model's own.
+            preset: "exact" is the pipeline's scheduler with the model's own steps; "balanced" and "fast" are
+                a better solver with a third of the steps or fewer (docs/generate.md has their errors).
             num_images_per_prompt: samples per prompt.
             seed: image k of the call is drawn with seed + k, or with the k-th of a list.
             generator: instead of a seed: one, drawn from in turn, or one per image.
@@ -450,7 +475,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         usual = defaults["guidance_scale"]
         if image is not None:
             usual = defaults.get("edit_guidance_scale", usual)
-        steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        chosen = get_preset(preset)
+        steps = chosen.num_steps or defaults["num_inference_steps"]
+        steps = steps if num_inference_steps is None else num_inference_steps
         guidance_scale = usual if guidance_scale is None else guidance_scale
         check_num_steps(steps)
         check_guidance(guidance_scale)
@@ -509,6 +536,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 reference_latents,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
+                preset=chosen,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             )

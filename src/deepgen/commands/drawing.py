@@ -30,6 +30,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     """
     from deepgen.data.images import open_image
     from deepgen.data.png import PictureRecord, image_grid, save_png
+    from deepgen.diffusion.presets import get_preset
 
     options.check()
     check_text("the prompt", prompt)
@@ -59,7 +60,8 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
                 guidance=settings["guidance_scale"],
                 width=image.width,
                 height=image.height,
-                scheduler=options.scheduler,
+                scheduler=get_preset(options.preset).solver or options.scheduler,
+                preset=options.preset,
                 model=options.model,
                 references=tuple(Path(reference).name for reference in references),
             )
@@ -77,15 +79,19 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
 
 def _settings(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
     """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
+    from deepgen.diffusion.presets import get_preset
+
     guidance = defaults["guidance_scale"]
     if is_edit:
         guidance = defaults.get("edit_guidance_scale", guidance)
     height, width = options.height_and_width() or (None, None)
+    steps = get_preset(options.preset).num_steps or defaults["num_inference_steps"]
     return {
         "negative_prompt": options.negative,
         "height": height,
         "width": width,
-        "num_inference_steps": defaults["num_inference_steps"] if options.steps is None else options.steps,
+        "preset": options.preset,
+        "num_inference_steps": steps if options.steps is None else options.steps,
         "guidance_scale": guidance if options.guidance is None else options.guidance,
     }
 

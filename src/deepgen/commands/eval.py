@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import Device, Dtype, ModelOptions
+from deepgen.commands.options import Device, Dtype, ModelOptions, Preset
 from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ class EvalShapes(ModelOptions):
     """Where scores and pictures go."""
     limit: int = 48
     """Items of each kind."""
+    preset: Preset = "exact"
+    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
     steps: Annotated[int | None, arg(metavar="INT")] = None
-    """Solver steps; default the model's own."""
+    """Solver steps; default the preset's, or the model's own."""
     seed: int = 0
     """Of the items and of the noise."""
 
@@ -46,7 +48,12 @@ class EvalShapes(ModelOptions):
         pipe = load_pipeline(self)
         pipe.set_progress_bar_config(disable=True)
         report = evaluate(
-            pipe, limit_per_kind=self.limit, num_steps=self.steps, seed=self.seed, output_dir=self.output
+            pipe,
+            limit_per_kind=self.limit,
+            num_steps=self.steps,
+            seed=self.seed,
+            output_dir=self.output,
+            preset=self.preset,
         )
         print(report)
         return 0
@@ -66,8 +73,10 @@ class EvalRun:
     """Where the run goes; one folder holds one model's run."""
     limit: Annotated[int | None, arg(metavar="INT")] = None
     """Items of each benchmark, spread over its categories; default all."""
+    preset: Preset = "exact"
+    """Of a DeepGen model: balanced and fast choose solver and steps, where exact takes the published ones."""
     steps: Annotated[int | None, arg(metavar="INT")] = None
-    """Solver steps; default the published ones."""
+    """Solver steps; default the preset's, or the published ones."""
     guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Weight of the prompt; default the published one."""
     size: Annotated[int | None, arg(metavar="INT")] = None
@@ -157,7 +166,10 @@ class EvalRun:
         team = workers()
         key = os.environ.get("DEEPGEN_MODEL_KEY", "")
         model = load_model(
-            self.model, ModelConfig(device=self.device, dtype=self.dtype, lora=self.lora, api_key=key)
+            self.model,
+            ModelConfig(
+                device=self.device, dtype=self.dtype, lora=self.lora, preset=self.preset, api_key=key
+            ),
         )
         for benchmark, chosen in zip(benchmarks, settings, strict=True):
             if team.rank == 0:
@@ -176,6 +188,7 @@ class EvalRun:
         return 0
 
     def _settings(self, benchmark: Benchmark) -> Settings:
+        from deepgen.diffusion.presets import get_preset
         from deepgen.eval.benchmark import settings_with
 
         negative = self.negative
@@ -188,7 +201,7 @@ class EvalRun:
             negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
         return settings_with(
             benchmark.settings,
-            num_steps=self.steps,
+            num_steps=get_preset(self.preset).num_steps if self.steps is None else self.steps,
             guidance_scale=self.guidance,
             height=self.size,
             width=self.size,

@@ -15,6 +15,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Offload = Literal["none", "model", "sequential", "group"]
 Quantize = Literal["none", "int8", "nf4"]
+Preset = Literal["exact", "balanced", "fast"]
 
 
 def default_model() -> str:
@@ -52,8 +53,10 @@ class PictureOptions(ModelOptions):
     """The picture's file; several become FILE-0.png, ... and FILE-grid.png. Existing files are replaced."""
     size: Annotated[str | None, arg(metavar="WxH")] = None
     """Width x height, such as 768x512. Default: the model's own; for an edit, its first picture's."""
+    preset: Preset = "exact"
+    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
     steps: Annotated[int | None, arg(metavar="INT")] = None
-    """Solver steps; default the model's own."""
+    """Solver steps; default the preset's, or the model's own."""
     guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Weight of the prompt (classifier-free guidance); default the model's own."""
     negative: Annotated[str | None, arg(metavar="TEXT")] = None
@@ -68,6 +71,10 @@ class PictureOptions(ModelOptions):
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
+        if self.preset != "exact" and self.scheduler != "euler":
+            raise ValueError(
+                f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"
+            )
         if self.num_images < 1:
             raise ValueError(f"--num-images must be at least 1, got {self.num_images}")
         if self.seed is not None and not 0 <= self.seed <= 2**63 - self.num_images:

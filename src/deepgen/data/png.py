@@ -33,6 +33,7 @@ class PictureRecord:
     width: int
     height: int
     scheduler: str | None = None
+    preset: str | None = None
     model: str
     references: tuple[str, ...] = ()  # names of the pictures given to an edit
     version: str = __version__

@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ def set_timesteps(
     device: torch.device | str | None = None,
     *,
     num_tokens: int | None = None,
+    sigmas: np.ndarray | None = None,
 ) -> Tensor:
     """Prepare a flow scheduler for `num_steps` steps and return 1000 * sigma of every model call,
     (num_calls,) float32.
@@ -28,6 +30,7 @@ def set_timesteps(
         num_steps: solver steps.
         device: where the timesteps are wanted.
         num_tokens: DiT tokens of the target, which set mu where the scheduler shifts dynamically.
+        sigmas: noise levels (num_steps,) before the shift, instead of the scheduler's own spacing.
 
     Raises:
         ValueError: the scheduler does not work on flow sigmas.
@@ -38,7 +41,7 @@ def set_timesteps(
             f"{type(scheduler).__name__} does not follow the flow-matching path; "
             "use FlowMatchEuler, FlowMatchHeun, or DPM-Solver++/UniPC with use_flow_sigmas=True"
         )
-    kwargs = {}
+    kwargs: dict[str, Any] = {} if sigmas is None else {"sigmas": sigmas}
     if (
         config.get("use_dynamic_shifting", False)
         and "mu" in inspect.signature(scheduler.set_timesteps).parameters

@@ -70,6 +70,7 @@ class ModelConfig:
         device: auto is cuda, then cpu.
         dtype: of weights; auto is bfloat16 on cuda and float32 elsewhere.
         lora: LoRA weights for a DeepGen model.
+        preset: solver and spacing of a DeepGen model's steps, see `deepgen.diffusion.presets`.
         api_key: for an endpoint; sent as a bearer token.
         timeout, retries: of an endpoint, in seconds and tries after the first.
     """
@@ -77,6 +78,7 @@ class ModelConfig:
     device: str = "auto"
     dtype: str = "auto"
     lora: str | None = None
+    preset: str = "exact"
     api_key: str = ""
     timeout: float = 300.0
     retries: int = 4
@@ -87,6 +89,8 @@ def load_model(name: str, config: ModelConfig | None = None) -> Model:
     config = config or ModelConfig()
     kind, colon, rest = name.partition(":")
     if colon and kind in ("diffusers", "openai", "images"):
+        if config.preset != "exact":
+            raise ValueError(f"preset {config.preset!r} is for DeepGen models, and {name!r} is none")
         if not rest:
             raise ValueError(f"{name!r} names nothing; try {kind}:NAME")
         if kind == "images":
@@ -101,8 +105,11 @@ class PipelineModel:
     is_seeded = True
     is_batched = True
 
-    def __init__(self, name: str, pipe: Any, fingerprint: str, *, is_deepgen: bool) -> None:
+    def __init__(
+        self, name: str, pipe: Any, fingerprint: str, *, is_deepgen: bool, preset: str = "exact"
+    ) -> None:
         self.name, self.pipe, self.fingerprint, self._is_deepgen = name, pipe, fingerprint, is_deepgen
+        self._preset = preset
         self.pipe.set_progress_bar_config(disable=True)
         self._accepts = set(inspect.signature(pipe.__call__).parameters)
 
@@ -127,6 +134,7 @@ class PipelineModel:
         if sources is not None:
             sources = [[source.resize(size) for source in row] for row in sources]
         if self._is_deepgen:
+            options["preset"] = self._preset
             options["seed" if generator is None else "generator"] = (
                 list(seeds) if generator is None else generator
             )
@@ -160,7 +168,9 @@ def _load_deepgen(name: str, config: ModelConfig) -> Model:
     fingerprint = weights_hash(TINY_DIR if name == "tiny" else Path(name).expanduser(), name)
     if config.lora is not None:
         fingerprint += f"+{weights_hash(Path(config.lora).expanduser(), config.lora)}"
-    return PipelineModel(name, pipe, fingerprint, is_deepgen=True)
+    if config.preset != "exact":
+        fingerprint += f"+preset {config.preset}"
+    return PipelineModel(name, pipe, fingerprint, is_deepgen=True, preset=config.preset)
 
 
 def _load_diffusers(name: str, source: str, config: ModelConfig) -> Model:

@@ -1,0 +1,99 @@
+"""Fewer steps, same picture: solver, steps and spacing under one name.
+
+A picture is the end of an ODE, and 50 steps of Euler spend most of their passes on a path that a solver of
+second order with memory (UniPC, arXiv 2302.04867) follows in a third of them. Two things make that so. The
+last step of UniPC can only be of first order, so it must be short: noise levels are spaced by a power, closer
+together towards the picture. And the difference between both branches of guidance hardly changes near the
+picture, so below some noise level it is computed no more and the last one is kept.
+
+Caches of blocks (first-block cache, TaylorSeer) are not in here. `benchmarks/preset_quality.py` measures them
+beside the presets; the former also decides for a whole batch at once, so a picture would depend on its
+neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgen.diffusion.schedule import set_timesteps
+from deepgen.diffusion.solvers import make_scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How the flow is followed.
+
+    Attributes:
+        name: what it is asked for by.
+        solver: name of a solver, see `solvers.py`; None: the pipeline's own.
+        num_steps: solver steps; None: the model's own.
+        spacing: (power, last): noise levels before the model's shift are a straight line from 1 to
+            last^(1 / power), raised to the power; None: the solver's own.
+        guided_above: noise level in [0, 1] below which the negative branch rests and the last difference of
+            both branches is kept; 0 computes both at every step.
+    """
+
+    name: str
+    solver: str | None = None
+    num_steps: int | None = None
+    spacing: tuple[float, float] | None = None
+    guided_above: float = 0.0
+
+    def prepare(
+        self, scheduler: Any, num_steps: int, device: torch.device | str | None, num_tokens: int
+    ) -> tuple[Any, Tensor]:
+        """The scheduler that follows this preset, ready for so many steps, and 1000 * sigma of every model
+        call, (num_calls,) float32.
+
+        Args:
+            scheduler: the pipeline's.
+            num_steps: solver steps.
+            device: where the timesteps are wanted.
+            num_tokens: DiT tokens of the target, see `set_timesteps`.
+
+        Raises:
+            ValueError: the preset chooses the solver, and the pipeline's was already replaced, or its
+                schedule shifts dynamically.
+        """
+        if self.solver is not None:
+            if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+                raise ValueError(
+                    f"preset {self.name!r} chooses the solver, and the pipeline has "
+                    f"{type(scheduler).__name__}; leave out --scheduler, or use preset 'exact'"
+                )
+            scheduler = make_scheduler(self.solver, scheduler)
+        sigmas = None if self.spacing is None else spaced(num_steps, *self.spacing)
+        return scheduler, set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=sigmas)
+
+    def guided(self, timesteps: Tensor) -> list[bool]:
+        """Whether the negative branch runs, of each model call's 1000 * sigma, (num_calls,)."""
+        above = (timesteps >= 1000 * self.guided_above).tolist()
+        return [True, *above[1:]]  # the first difference has to come from somewhere
+
+
+def spaced(num_steps: int, power: float, last: float) -> np.ndarray:
+    """Noise levels (num_steps,) from 1 to `last`, the closer together the smaller they are."""
+    return np.linspace(1, last ** (1 / power), num_steps) ** power
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(name="exact"),
+        Preset(name="balanced", solver="unipc", num_steps=17, spacing=(1.6, 0.01), guided_above=0.1),
+        Preset(name="fast", solver="unipc", num_steps=12, spacing=(1.4, 0.02), guided_above=0.2),
+    )
+}
+NAMES = tuple(PRESETS)
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name; ValueError names the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(NAMES)}")
+    return PRESETS[name]
