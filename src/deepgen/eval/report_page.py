@@ -48,9 +48,9 @@ figure{margin:0;font-size:.8rem}figure img{width:100%;aspect-ratio:1;object-fit:
 display:block;background:var(--line)}figcaption{overflow-wrap:anywhere;padding-top:.35rem}
 figcaption em{color:var(--soft);display:block;font-style:normal}
 .mark{font-weight:700;font-variant-numeric:tabular-nums}
-.pair{display:grid;gap:1rem;padding:.8rem 0;border-bottom:1px solid var(--line)}
-.pair p{margin:0;font-size:.9rem}
-.pair>div{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,190px));gap:1rem}
+.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(400px,100%),1fr));gap:1.2rem 2rem}
+.pair p{margin:0 0 .5rem;font-size:.9rem;font-weight:600}
+.pair>div{display:grid;grid-template-columns:repeat(auto-fill,minmax(140px,1fr));gap:1rem}
 details{margin:.7rem 0}summary{cursor:pointer;color:var(--soft)}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;background:var(--page);border-radius:8px;
 padding:.8rem}svg text{fill:var(--ink)}svg .soft{fill:var(--soft)}svg .grid{stroke:var(--line)}
@@ -149,7 +149,7 @@ def _published(reference: Reference, longest: float) -> list[str]:
         f'<td class="n">{number(value)}</td><td></td></tr>'
         for name, value in sorted(reference.rows.items(), key=lambda pair: -pair[1])
     ]
-    source = ". ".join(part for part in (f"Published rows: {reference.source}", reference.note) if part)
+    source = "; ".join(part for part in (f"Published rows: {reference.source}", reference.note) if part)
     return [*rows, f'<tr class="ref"><td colspan="4"><small>{_text(source)}.</small></td></tr>']
 
 
@@ -263,7 +263,7 @@ def _side_by_side(group: Sequence[Result], colors: Mapping[str, str]) -> str:
         )
         prompt = _text(tables[0][name]["prompt"][:300])
         rows.append(f'<div class="pair"><p>{prompt}</p><div>{figures}</div></div>')
-    return f"<h3>Side by side: where the models differ most</h3>{''.join(rows)}"
+    return f'<h3>Side by side: where the models differ most</h3><div class="pairs">{"".join(rows)}</div>'
 
 
 def _is_shown(item: Mapping[str, Any] | None) -> bool:
