@@ -211,7 +211,7 @@ def our_server(tmp_path):
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     try:
-        until = time.monotonic() + 180
+        until = time.monotonic() + 600
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()

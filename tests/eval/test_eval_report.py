@@ -12,7 +12,8 @@ from deepgen.cli import main
 from deepgen.eval.benchmark import ItemScore, settings_with
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.published import PUBLISHED
-from deepgen.eval.report import bars, compare, groups_of, markdown, page, read_results
+from deepgen.eval.report import compare, groups_of, markdown, read_results
+from deepgen.eval.report_page import bars, page
 from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.statistics import intervals, paired

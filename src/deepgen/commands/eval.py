@@ -323,7 +323,8 @@ class EvalReport:
 
     def run(self) -> int:
         """Exit code 0 once both files are written."""
-        from deepgen.eval.report import read_results, write_report
+        from deepgen.eval.report import read_results
+        from deepgen.eval.report_page import write_report
 
         if not self.runs:
             raise ValueError("name at least one folder of `deepgen eval run`")
