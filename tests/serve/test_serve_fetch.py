@@ -38,7 +38,7 @@ class _Site(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A site that names of `.test` lead to; `inside.test` leads to a private address, `mixed.test` to both."""
+    """A site for names of `.test`; `inside.test` leads to a private address, `mixed.test` to both."""
     numbers = {"inside.test": ["10.0.0.1"], "mixed.test": ["127.0.0.1", "192.168.0.1"]}
 
     def look_up(host: str, port: Any, *_: Any, **__: Any) -> list[Any]:

@@ -37,7 +37,7 @@ def test_hooks_are_found_by_name_and_obeyed() -> None:
         lambda: hooks.check_request(REQUEST),
         lambda: hooks.check_picture(REQUEST, Image.new("RGB", (1, 1), "red")),
     ):
-        with pytest.raises(ApiError, match="no cats|too red") as refused:
+        with pytest.raises(ApiError, match=r"no cats|too red") as refused:
             check()
         assert (refused.value.status, refused.value.code) == (400, "content_policy_violation")
 
@@ -54,5 +54,5 @@ def test_a_hook_that_fails_lets_nothing_through_and_tells_nothing(caplog: pytest
 
 @pytest.mark.parametrize("name", ["nowhere:check", "deepgen.serve.hooks:nothing", "deepgen", ":x", ""])
 def test_a_hook_that_cannot_be_found_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="package.module:function"):
+    with pytest.raises(ValueError, match=r"package\.module:function"):
         Hooks.load([name], [])

@@ -1,8 +1,8 @@
 """Safety hooks: functions of others that look at a request before it is drawn, and at every picture after.
 
-A hook is named `package.module:function`. `before` hooks get the `DrawRequest`, `after` hooks the same and the
-picture; whoever objects raises `Refusal`. A hook that fails in any other way refuses as well, so that no fault
-of a checker lets through what it should have checked.
+A hook is named `package.module:function`. `before` hooks get the `DrawRequest`, `after` hooks the same and
+the picture; whoever objects raises `Refusal`. A hook that fails in any other way refuses as well, so that no
+fault of a checker lets through what it should have checked.
 """
 
 from __future__ import annotations
