@@ -1,11 +1,11 @@
-"""What a server under load does: errors, lost requests, latency, what batching gains, and whether memory is flat.
+"""A server under load: errors, lost requests, latency, what batching gains, and whether memory is flat.
 
     python benchmarks/serve_load.py --output benchmarks/results/serve_load.json
 
-Three parts, each with a server process of its own on `tiny`: as many clients as asked draw for a time in batches
-(`--exact`, so that each picture can be compared bit for bit with itself drawn alone), the same with one picture
-to a forward, and many short requests with the memory of all the server's processes looked at now and then.
-Clients and server share the machine.
+Three parts, each with a server process of its own on `tiny`: as many clients as asked draw for a time in
+batches (`--exact`, so that each picture can be compared bit for bit with itself drawn alone), the same with
+one picture to a forward, and many short requests with the memory of all the server's processes looked at now
+and then. Clients and server share the machine.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import random
@@ -24,6 +25,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.serve.app import ServeConfig, make_app
 from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.fields import Limits
+from deepgen.serve.hooks import Hooks, Refusal
 from deepgen.serve.keys import ApiKeys
 from deepgen.serve.metrics import Metrics
 
@@ -223,6 +225,8 @@ def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenP
         [3],
         [{"role": "user"}],
         [{"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": " "}],
+        [{"role": "user", "content": "a\0"}, {"role": "user", "content": "a"}],
         [{"role": "user", "content": 3}],
         [{"role": "user", "content": [{"type": "audio"}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1"}}]}],
@@ -335,6 +339,81 @@ def test_a_client_that_leaves_has_its_picture_dropped(server: Running) -> None:
                 time.sleep(0.02)
         finally:
             server.engine.sampler.step = slow  # type: ignore[method-assign]
+
+
+def test_a_chat_draws_the_last_words_of_its_user_whatever_follows_them(server: Running) -> None:
+    messages = [{"role": "user", "content": "a star"}, {"role": "system", "content": "be brief"}]
+    answer = server.http.post("/v1/chat/completions", json={"messages": messages, "seed": 1})
+    assert answer.status_code == 200, answer.text
+
+
+def test_slow_and_broken_uploads_are_given_up_and_cost_nobody_else(pipe: DeepGenPipeline) -> None:
+    limits = dataclasses.replace(LIMITS, body_timeout_s=0.5)
+    running = Running(Engine(pipe), ServeConfig(limits=limits), Metrics())
+    head = (
+        b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+        b"Content-Type: multipart/form-data; boundary=a\r\n\r\n--a\r\n"
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", running.port)) as broken:
+            broken.sendall(head)  # and leaves in the middle of its body
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as slow:
+            slow.sendall(head)
+            assert running.http.get("/health").status_code == 200
+            answer = slow.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert running.engine.status().running == running.engine.status().waiting == 0
+        assert running.http.post("/v1/images/generations", json={"prompt": "a"}).status_code == 200
+    finally:
+        running.stop()
+
+
+def test_a_hook_refuses_requests_and_pictures_in_every_kind_of_answer(pipe: DeepGenPipeline) -> None:
+    def no_cats(request: Any) -> None:
+        if "cat" in request.prompt:
+            raise Refusal("no cats here")
+
+    def no_stars(request: Any, picture: Image.Image) -> None:
+        if "star" in request.prompt:
+            raise Refusal("no stars shown")
+
+    hooks = Hooks(before=[no_cats], after=[no_stars])
+    running = Running(Engine(pipe), ServeConfig(hooks=hooks), Metrics())
+    try:
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0) as client:
+            for prompt, message in (("a cat", "no cats"), ("a star", "no stars")):
+                with pytest.raises(openai.BadRequestError, match=message) as refused:
+                    client.images.generate(prompt=prompt)
+                assert refused.value.code == "content_policy_violation"
+            events = []
+            with pytest.raises(openai.APIError, match="no stars"):
+                events.extend(client.images.generate(prompt="a star", stream=True, partial_images=1))
+            assert events == []  # not even a preview
+            chat = [{"role": "user", "content": "a star"}]
+            with pytest.raises(openai.APIError, match="no stars"):
+                list(client.chat.completions.create(model="any", messages=chat, stream=True))  # type: ignore
+            assert client.images.generate(prompt="a circle").data
+    finally:
+        running.stop()
+
+
+def test_loras_are_named_by_the_model_and_an_unknown_one_is_a_400(server: Running) -> None:
+    assert server.http.get("/v1/models").json()["data"][0]["loras"] == []
+    answer = server.http.post("/v1/images/generations", json={"prompt": "a", "lora": "style"})
+    check_refusal(answer)
+    assert answer.json()["error"]["param"] == "lora"
+
+
+def test_addresses_are_fetched_only_from_listed_hosts(pipe: DeepGenPipeline) -> None:
+    running = Running(Engine(pipe), ServeConfig(image_hosts=("localhost",)), Metrics())
+    try:
+        for host in ("localhost", "example.org"):  # the first is listed, and private all the same
+            images = [{"image_url": f"http://{host}:{running.port}/"}]
+            answer = running.http.post("/v1/images/edits", json={"prompt": "a", "images": images})
+            check_refusal(answer)
+            assert answer.json()["error"]["code"] == "address_not_allowed"
+    finally:
+        running.stop()
 
 
 def test_nothing_of_an_unexpected_error_reaches_a_client(
@@ -486,8 +565,9 @@ def test_bad_references_in_json_are_refused(server: Running, images: Any) -> Non
     check_refusal(server.http.post("/v1/images/edits", json={"prompt": "a", "images": images}))
 
 
-def test_damaged_multipart_bodies_are_4xx_and_the_server_stays_up(server: Running) -> None:
-    chance = random.Random(0)
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_multipart_bodies_are_4xx_and_the_server_stays_up(server: Running, count: int) -> None:
+    chance = random.Random(count)
     request = httpx.Request(
         "POST",
         server.url,
@@ -495,7 +575,7 @@ def test_damaged_multipart_bodies_are_4xx_and_the_server_stays_up(server: Runnin
         files={"image": ("a.png", chance.randbytes(400))},  # refused even where the damage hurts nothing
     )
     whole, kind = request.read(), request.headers["content-type"]
-    for _ in range(150):
+    for _ in range(count):
         body = bytearray(whole)
         for _ in range(chance.randint(1, 8)):
             place = chance.randrange(len(body))

@@ -36,6 +36,13 @@ class Serve(ModelOptions):
     """Listen beyond this machine without keys, because something in front checks who asks."""
     origin: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")] = ()
     """A web page's origin whose requests are taken, such as https://example.org; repeat for several."""
+    image_host: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="HOST")] = ()
+    """A host whose pictures may be given by address, such as example.org or *.example.org; repeat for
+    several. Private addresses are never fetched."""
+    check_request: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
+    """A function that gets every request before it is drawn, and may raise deepgen.serve.hooks.Refusal."""
+    check_picture: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
+    """The same for every request with each of its pictures, before they are sent; previews are then kept."""
     name: str = "deepgen-1.0"
     """What clients see under /v1/models."""
     workers: int | None = None
@@ -129,12 +136,22 @@ class Serve(ModelOptions):
 
     def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
         from deepgen.serve.app import ServeConfig, make_app
+        from deepgen.serve.fetch import Fetcher
+        from deepgen.serve.hooks import Hooks
         from deepgen.serve.metrics import Metrics
 
+        hooks = Hooks.load(self.check_request, self.check_picture)
+        Fetcher(self.image_host)  # a bad host is told before the model is loaded
         metrics = Metrics()
         engine = self._engine(engine_config, metrics.measure)
         config = ServeConfig(
-            model_name=self.name, keys=keys, limits=limits, origins=self.origin, metadata=self.metadata
+            model_name=self.name,
+            keys=keys,
+            limits=limits,
+            origins=self.origin,
+            metadata=self.metadata,
+            image_hosts=self.image_host,
+            hooks=hooks,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

@@ -20,7 +20,9 @@ from deepgen.data.png import PictureRecord
 from deepgen.serve.bodies import content_type, read_form, read_json
 from deepgen.serve.chat import chunk, read_chat, reply
 from deepgen.serve.errors import ApiError, from_engine, invalid
+from deepgen.serve.fetch import Fetcher
 from deepgen.serve.fields import Fields, Limits, read_fields
+from deepgen.serve.hooks import Hooks
 from deepgen.serve.jobs import (
     Drawn,
     DrawRequest,
@@ -62,6 +64,8 @@ class ServeConfig:
         limits: what one request may ask for.
         origins: web pages of other origins that may send requests.
         metadata: write prompt, seed and settings into PNG files.
+        image_hosts: from where pictures may be fetched; see `Fetcher`.
+        hooks: what looks at requests and pictures.
     """
 
     model_name: str = "deepgen-1.0"
@@ -69,6 +73,8 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     origins: tuple[str, ...] = ()
     metadata: bool = True
+    image_hosts: tuple[str, ...] = ()
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
@@ -119,6 +125,7 @@ class Server:
 
     def __init__(self, engine: Draws, config: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._config, self._metrics = engine, config, metrics
+        self._fetch = Fetcher(config.image_hosts) if config.image_hosts else None
         self._shelf, self._created = Shelf(), int(time.time())
 
     def routes(self) -> list[tuple[str, str, Any]]:
@@ -233,10 +240,12 @@ class Server:
 
     async def edits(self, request: Any) -> Any:
         """Pictures from pictures and words."""
+        from starlette.concurrency import run_in_threadpool
+
         owner, limits = self._owner(request), self._config.limits
         if content_type(request) == "application/json":
             values = await read_json(request, limits)
-            pictures, mask = _references(values)
+            pictures, mask = await run_in_threadpool(_references, values, self._fetch)
             fields = read_fields(values, limits, is_form=False)
         else:
             form = await read_form(request, limits)
@@ -303,7 +312,8 @@ class Server:
         from starlette.responses import JSONResponse, StreamingResponse
 
         owner, limits = self._owner(request), self._config.limits
-        values, pictures = read_chat(await read_json(request, limits))
+        values = await read_json(request, limits)
+        values, pictures = await run_in_threadpool(read_chat, values, self._fetch)
         fields = read_fields(values, limits, is_form=False)
         job, events = await self._submit(request, owner, fields, pictures or None, None)
         answer, created = _Answer(job, fields, "image_generation", self._config), int(time.time())
@@ -319,7 +329,13 @@ class Server:
                 if isinstance(event, str):
                     yield event
                 elif isinstance(event, Drawn):
-                    yield _data(chunk(*about, images=[await run_in_threadpool(address, event)]))
+                    try:
+                        image = await run_in_threadpool(address, event)
+                    except ApiError as refused:  # a hook objects to the picture
+                        job.cancel()
+                        yield _event("error", refused.body())
+                        return
+                    yield _data(chunk(*about, images=[image]))
                 elif isinstance(event, Ended) and event.error is None:
                     yield _data(chunk(*about, finish="stop"))
 
@@ -347,7 +363,9 @@ class Server:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def submit() -> Job:
-            return self._engine.submit(self._draw_request(owner, fields, pictures, mask), pass_on)
+            asked = self._draw_request(owner, fields, pictures, mask)
+            self._config.hooks.check_request(asked)
+            return self._engine.submit(asked, pass_on)
 
         try:
             job = await run_in_threadpool(submit)
@@ -426,7 +444,13 @@ class Server:
             if isinstance(event, str):
                 yield event
                 continue
-            for name, body in await run_in_threadpool(answer.events, event):
+            try:
+                told = await run_in_threadpool(answer.events, event)
+            except ApiError as refused:  # a hook objects to a picture
+                answer.job.cancel()
+                yield _event("error", refused.body())
+                return
+            for name, body in told:
                 yield _event(name, {"type": name, **body})
 
     async def _events(self, answer: _Answer, events: asyncio.Queue[Event]) -> AsyncIterator[Event | str]:
@@ -489,6 +513,8 @@ class _Answer:
         }
 
     def file(self, picture: Drawn) -> bytes:
+        """The picture as it is sent; `ApiError` where a hook objects to it."""
+        self.config.hooks.check_picture(self.job.request, picture.image)
         record = None
         if self.config.metadata:
             request, facts = self.job.request, self.job.facts
@@ -508,6 +534,8 @@ class _Answer:
     def events(self, event: Event) -> list[tuple[str, dict[str, Any]]]:
         """(type, body) of what is sent for an event."""
         if isinstance(event, Preview):
+            if self.config.hooks.after:  # nobody has looked at it
+                return []
             content = write_picture(event.image, self.fields.output_format)
             body = {"b64_json": to_base64(content), "partial_image_index": event.number}
             return [
@@ -534,18 +562,18 @@ def _event(name: str, body: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(body)}\n\n"
 
 
-def _references(values: dict[str, Any]) -> tuple[list[bytes], bytes | None]:
+def _references(values: dict[str, Any], fetch: Fetcher | None) -> tuple[list[bytes], bytes | None]:
     """Takes `images` and `mask` out of a JSON request: (pictures, mask)."""
     given, mask = values.pop("images", None), values.pop("mask", None)
     if given is None:
         given = []
     if not isinstance(given, list):
         raise invalid("images must be a list of objects with image_url", "images", "invalid_type")
-    pictures = [_reference(entry, f"images[{index}]") for index, entry in enumerate(given)]
-    return pictures, None if mask is None else _reference(mask, "mask")
+    pictures = [_reference(entry, f"images[{index}]", fetch) for index, entry in enumerate(given)]
+    return pictures, None if mask is None else _reference(mask, "mask", fetch)
 
 
-def _reference(entry: Any, param: str) -> bytes:
+def _reference(entry: Any, param: str, fetch: Fetcher | None) -> bytes:
     if not isinstance(entry, dict) or "image_url" not in entry:
         raise invalid(f"{param} must be an object with image_url; files by id are not kept here", param)
-    return read_address(entry["image_url"], f"{param}.image_url")
+    return read_address(entry["image_url"], f"{param}.image_url", fetch)

@@ -1,12 +1,13 @@
 """Chat messages as requests for pictures, and pictures as a chat's answer.
 
 The last words of the user say what to draw. Pictures that come with them or after them are edited; where
-there are none, those of the last answer are, so that "now make it blue" means what it says. Answers carry pictures under `images`, as
-`image_url` parts, the form in which routers and front ends expect them.
+there are none, those of the last answer are, so that "now make it blue" means what it says. Answers carry
+pictures under `images`, as `image_url` parts, the form in which routers and front ends expect them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from deepgen.serve.errors import invalid
@@ -21,7 +22,9 @@ PICTURE_FIELDS = (
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
-def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def read_chat(
+    values: dict[str, Any], fetch: Callable[[str, str], bytes] | None = None
+) -> tuple[dict[str, Any], list[bytes]]:
     """Fields of a request for pictures, and the pictures to edit; `ApiError` 400 names what is wrong."""
     messages = values.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -36,7 +39,7 @@ def read_chat(values: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         answers = (pictures for role, _, pictures in reversed(parts) if role == "assistant")
         addresses = next(answers, [])
     fields = {name: values[name] for name in PICTURE_FIELDS if name in values}
-    return {**fields, "prompt": prompt}, [read_address(url, param) for url, param in addresses]
+    return {**fields, "prompt": prompt}, [read_address(url, param, fetch) for url, param in addresses]
 
 
 def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from io import BytesIO
 
 from PIL import Image, ImageOps
@@ -39,10 +40,12 @@ def read_mask(content: bytes, max_pixels: int) -> Image.Image:
     return alpha.point([255] * 128 + [0] * 128)
 
 
-def read_address(address: object, param: str) -> bytes:
-    """The bytes of a `data:` address; others are not fetched, so that nobody reaches into our network."""
+def read_address(address: object, param: str, fetch: Callable[[str, str], bytes] | None = None) -> bytes:
+    """The bytes of a `data:` address; others are fetched where there is a `fetch`, and may take a while."""
     if not isinstance(address, str):
         raise invalid(f"{param} must be a data: address in text", param, "invalid_type")
+    if fetch is not None and address[:8].lower().startswith(("http://", "https://")):
+        return fetch(address, param)
     match = re.match(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", address[:200])
     if not match:
         raise invalid(
