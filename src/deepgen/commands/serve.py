@@ -52,6 +52,10 @@ class Serve(ModelOptions):
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
     metadata: bool = True
     """Write prompt, seed and settings into PNG files."""
+    c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """Sign every picture with this certificate (its chain after it); needs `pip install deepgen[c2pa]`."""
+    c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """The certificate's private key."""
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every accepted request answered."""
@@ -89,10 +93,19 @@ class Serve(ModelOptions):
             max_pixels=self.max_pixels,
             timeout_s=self.timeout,
         )
-        self._serve(uvicorn, config, limits, keys)
+        self._serve(uvicorn, config, limits, keys, self._credentials())
         return 0
 
-    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
+    def _credentials(self) -> Any:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("signing needs both --c2pa-certificate and --c2pa-key; give the other one too")
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        from deepgen.serve.provenance import ContentCredentials
+
+        return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.name)
+
+    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
         from deepgen.commands.loading import load_pipeline
         from deepgen.serve.app import ServeConfig, make_app
         from deepgen.serve.engine import Engine
@@ -103,7 +116,12 @@ class Serve(ModelOptions):
         metrics = Metrics()
         engine = Engine(pipe, engine_config, metrics.measure)
         config = ServeConfig(
-            model_name=self.name, keys=keys, limits=limits, origins=self.origin, metadata=self.metadata
+            model_name=self.name,
+            keys=keys,
+            limits=limits,
+            origins=self.origin,
+            metadata=self.metadata,
+            credentials=credentials,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

@@ -28,6 +28,7 @@ from deepgen.serve.metrics import Metrics
 from deepgen.serve.middleware import Around
 from deepgen.serve.openapi import document
 from deepgen.serve.pictures import read_address, read_mask, read_picture, to_base64, write_picture
+from deepgen.serve.provenance import ContentCredentials
 from deepgen.serve.shelf import Shelf
 
 PAGE = Path(__file__).parent / "page.html"
@@ -52,6 +53,7 @@ class ServeConfig:
         limits: what one request may ask for.
         origins: web pages of other origins that may send requests.
         metadata: write prompt, seed and settings into PNG files.
+        credentials: signs every picture; None leaves them unsigned.
     """
 
     model_name: str = "deepgen-1.0"
@@ -59,6 +61,7 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     origins: tuple[str, ...] = ()
     metadata: bool = True
+    credentials: ContentCredentials | None = None
 
 
 def make_app(engine: Engine, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
@@ -486,7 +489,11 @@ class _Answer:
                 scheduler="euler",
                 model=self.config.model_name,
             )
-        return write_picture(picture.image, self.fields.output_format, self.fields.output_compression, record)
+        kind = self.fields.output_format
+        content = write_picture(picture.image, kind, self.fields.output_compression, record)
+        if self.config.credentials is None:
+            return content
+        return self.config.credentials.sign(content, kind, is_edit=bool(self.job.request.images))
 
     def events(self, event: Event) -> list[tuple[str, dict[str, Any]]]:
         """(type, body) of what is sent for an event."""
