@@ -1,4 +1,4 @@
-"""The server on a local Ray with two replicas: the client's own tests of the real server, against that one."""
+"""The server on a local Ray with two replicas: the client's tests of the real server, against that one."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ContentCredentials:
         except ImportError as error:
             raise ImportError(f"signing needs c2pa-python: pip install 'deepgen[c2pa]' ({error})") from error
         self._c2pa, self._model = c2pa, model_name
-        self._chain, self._key = certificate.read_text(), private_key.read_text()
+        self._chain, self._key = certificate.read_bytes(), private_key.read_bytes()
         self._lock = threading.Lock()  # the native signer is not said to be safe to share
         buffer = BytesIO()
         Image.new("RGB", (8, 8)).save(buffer, "PNG")
