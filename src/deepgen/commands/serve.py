@@ -72,6 +72,10 @@ class Serve(ModelOptions):
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
     metadata: bool = True
     """Write prompt, seed and settings into PNG files."""
+    c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """Sign every picture with this certificate (its chain after it); needs `pip install deepgen[c2pa]`."""
+    c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """The certificate's private key."""
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every accepted request answered."""
@@ -114,8 +118,17 @@ class Serve(ModelOptions):
         )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, got {self.workers}")
-        self._serve(uvicorn, config, limits, keys)
+        self._serve(uvicorn, config, limits, keys, self._credentials())
         return 0
+
+    def _credentials(self) -> Any:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("signing needs both --c2pa-certificate and --c2pa-key; give the other one too")
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        from deepgen.serve.provenance import ContentCredentials
+
+        return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.name)
 
     def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> Draws:
         """Worker processes, or with `--workers 0` an engine in this one."""
@@ -134,7 +147,7 @@ class Serve(ModelOptions):
             partial(load_pipeline, self), config, self.workers or num_devices or 1, num_devices, measure
         )
 
-    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any) -> None:
+    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
         from deepgen.serve.app import ServeConfig, make_app
         from deepgen.serve.fetch import Fetcher
         from deepgen.serve.hooks import Hooks
@@ -152,6 +165,7 @@ class Serve(ModelOptions):
             metadata=self.metadata,
             image_hosts=self.image_host,
             hooks=hooks,
+            credentials=credentials,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

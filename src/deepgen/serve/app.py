@@ -40,6 +40,7 @@ from deepgen.serve.metrics import Metrics
 from deepgen.serve.middleware import Around
 from deepgen.serve.openapi import document
 from deepgen.serve.pictures import read_address, read_mask, read_picture, to_base64, write_picture
+from deepgen.serve.provenance import ContentCredentials
 from deepgen.serve.shelf import Shelf
 
 PAGE = Path(__file__).parent / "page.html"
@@ -66,6 +67,7 @@ class ServeConfig:
         metadata: write prompt, seed and settings into PNG files.
         image_hosts: from where pictures may be fetched; see `Fetcher`.
         hooks: what looks at requests and pictures.
+        credentials: signs every picture; None leaves them unsigned.
     """
 
     model_name: str = "deepgen-1.0"
@@ -75,6 +77,7 @@ class ServeConfig:
     metadata: bool = True
     image_hosts: tuple[str, ...] = ()
     hooks: Hooks = field(default_factory=Hooks)
+    credentials: ContentCredentials | None = None
 
 
 def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
@@ -529,7 +532,11 @@ class _Answer:
                 scheduler="euler",
                 model=self.config.model_name,
             )
-        return write_picture(picture.image, self.fields.output_format, self.fields.output_compression, record)
+        kind = self.fields.output_format
+        content = write_picture(picture.image, kind, self.fields.output_compression, record)
+        if self.config.credentials is None:
+            return content
+        return self.config.credentials.sign(content, kind, is_edit=bool(self.job.request.images))
 
     def events(self, event: Event) -> list[tuple[str, dict[str, Any]]]:
         """(type, body) of what is sent for an event."""
