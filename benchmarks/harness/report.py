@@ -1,4 +1,4 @@
-"""The summary of a results folder, and the page made from it."""
+"""The summary of a results folder: the few numbers that say it all."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def read(folder: Path) -> dict[str, Any]:
         for path in sorted(folder.glob("*.json"))
         if path.stem != "summary"
     }
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary written after the last run."""
+    return json.loads((folder / "summary.json").read_text())
 
 
 def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
