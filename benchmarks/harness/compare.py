@@ -37,6 +37,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     for name, sample in samples.items():
         store.cell(name, lambda sample=sample: _compare(subject, paths, sample, rounds, steps))
     store.cell("decode", lambda: _decode(subject, paths, side))
+    store.cell("single", lambda: _single(subject, samples["t2i"], steps))
     store.content["pictures"] = {
         name: _picture(subject, store.cells, name, sample, settings["picture_steps"])
         for name, sample in samples.items()
@@ -48,17 +49,7 @@ def _compare(
     subject: Subject, paths: dict[str, Any], sample: Sample, rounds: int, steps: int
 ) -> dict[str, Any]:
     """Seconds of each stage by path, medians over the rounds, and how far the results are apart."""
-    arguments: dict[str, Any] = {
-        "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
-        "num_inference_steps": steps,
-        "guidance_scale": 4.0,
-        "seed": 0,
-        "output_type": "latent",
-        "height": sample.image_size,
-        "width": sample.image_size,
-    }
-    if sample.references:
-        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+    arguments = _arguments(subject, sample, steps)
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
     latents = {}
     for number in range(rounds):
@@ -78,6 +69,22 @@ def _compare(
         ),
         "relative_difference": float(apart.norm() / latents["reference"].float().norm()),
     }
+
+
+def _arguments(subject: Subject, sample: Sample, steps: int) -> dict[str, Any]:
+    """Of one call of the pipeline."""
+    arguments: dict[str, Any] = {
+        "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
+        "num_inference_steps": steps,
+        "guidance_scale": 4.0,
+        "seed": 0,
+        "output_type": "latent",
+        "height": sample.image_size,
+        "width": sample.image_size,
+    }
+    if sample.references:
+        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+    return arguments
 
 
 def _ratio(reference: list[float], ours: list[float]) -> float:
@@ -146,6 +153,13 @@ def _decode(subject: Subject, paths: dict[str, Any], side: int) -> dict[str, flo
     return result
 
 
+def _single(subject: Subject, sample: Sample, steps: int) -> dict[str, float]:
+    """Our stages of a picture without the negative branch."""
+    return timed_picture(
+        subject.pipe, subject.device, {**_arguments(subject, sample, steps), "guidance_scale": 1.0}
+    )[0]
+
+
 def _picture(
     subject: Subject, cells: dict[str, Any], name: str, sample: Sample, steps: int
 ) -> dict[str, Any]:
@@ -160,10 +174,11 @@ def _picture(
             "decode": cells["decode"][path],
         }
         result[path] = {**scaled, "total": total(scaled, steps)}
+    result["single_step"] = cells["single"]["step"] * subject.scale("dit", sample)
     return {**result, "ratio": result["reference"]["total"] / result["ours"]["total"]}
 
 
-def total(stages: dict[str, float], calls: int) -> float:
-    """Seconds of a picture with so many calls of the DiT."""
+def total(stages: dict[str, float], calls: int, single: float = 0.0) -> float:
+    """Seconds of a picture with so many calls of the DiT for both branches, and `single` for one branch."""
     once = stages["condition"] + stages["references"] + stages["decode"]
-    return once + stages["first_step"] + (calls - 1) * stages["step"]
+    return once + stages["first_step"] + (calls - 1) * stages["step"] + single

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deepgen.models.memory import kept_memory
+from deepgen.models.allocation import kept_memory
 from deepgen.train.flops import Sample
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from deepgen.models import vae as latent_space
-from deepgen.models.memory import kept_memory
+from deepgen.models.allocation import kept_memory
 from deepgen.train.flops import Sample, positions
 from harness import inputs
 from harness.machine import matmul_peak, seconds

@@ -31,9 +31,9 @@ from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
+from deepgen.models.allocation import kept_memory
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.memory import kept_memory
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.trajectory import Trajectory, may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM

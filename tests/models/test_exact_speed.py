@@ -11,9 +11,9 @@ from diffusers.models.attention import JointTransformerBlock
 from PIL import Image
 from torch import Tensor
 
+from deepgen.models.allocation import kept_memory
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, JointBlock
-from deepgen.models.memory import kept_memory
 from deepgen.models.trajectory import Trajectory
 from deepgen.pipeline import DeepGenPipeline
 
