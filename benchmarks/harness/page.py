@@ -101,6 +101,7 @@ def _growth(found: dict[str, Any]) -> str:
             for name, c in cells.items()
         ],
     )
+    table += "\n\n![Cost as work grows](performance_growth.png)"
     over = [name for name, cell in cells.items() if cell["excess"] > 1.15]
     return f"{table}\n\nMore than 15 % above the count: {', '.join(over) or 'none'}."
 
@@ -137,6 +138,7 @@ def _quality(found: dict[str, Any]) -> str:
             for name, c in section["cells"].items()
         ],
     )
+    table += "\n\n![Error and accuracy against model calls](performance_quality.png)"
     best = section["as_exact_as_euler_50"]
     return (
         f"{table}\n\nThe fewest calls with an error no larger than 50 Euler steps make "
