@@ -4,7 +4,7 @@
 # make check       lint, format and types
 # make parity      compare with recorded tensors of the original: make parity GOLDENS=folder
 # make parity-bench scorer cases through the real scoring code: make parity-bench CASES=folder
-# make bench       speed of each part
+# make bench       speed, memory and quality; BENCH="--size tiny" in seconds, for other options benchmarks/bench.py --help
 # make bench-train speed of a training step, against the original's path
 # make docs        check that links, examples and commands in the documentation are sound
 
@@ -47,7 +47,7 @@ parity-bench: $(STAMP)
 	$(PY) tools/parity_bench.py $(CASES)
 
 bench: $(STAMP)
-	$(PY) benchmarks/speed.py
+	$(PY) benchmarks/bench.py $(BENCH)
 
 bench-train: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/train_path.py

@@ -22,7 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import compare, growth, machine, memory, parts, quality, report, startup
+from harness import compare, growth, machine, memory, page, parts, quality, report, startup
 from harness.models import Size, Subject, subject
 from harness.store import Store
 
@@ -70,7 +70,7 @@ def main(options: Bench) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = options.output or RESULTS / f"{options.size}-{device}"
     if options.write_docs:
-        report.write_page(folder, Path(__file__).parents[1] / "docs")
+        page.write_page(folder, Path(__file__).parents[1] / "docs")
         return
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -102,11 +102,10 @@ def main(options: Bench) -> None:
             }[section]
             module.run(loaded(), store, settings)
     summary = report.summarize(folder, machine.facts(device))
-    for path in (
-        {folder / "summary.json", RESULTS / "summary.json"}
-        if options.output is None
-        else {folder / "summary.json"}
-    ):
+    targets = [folder / "summary.json"]
+    if options.output is None and options.size != "tiny":
+        targets.append(RESULTS / "summary.json")
+    for path in targets:
         path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(report.table(summary))
 

@@ -65,3 +65,42 @@ def test_the_solver_that_is_chosen_is_as_exact_as_fifty_euler_steps() -> None:
         "dpm++ 8": {"error": 0.11, "calls": 8},
     }
     assert as_exact_as_euler_50(cells)["name"] == "dpm++ 12"
+
+
+def test_the_page_is_filled_where_something_was_measured_and_says_so_where_not(tmp_path: Path) -> None:
+    from harness.page import NOT_MEASURED, write_page
+
+    cell = {"flop": 1e9, "seconds": 0.5, "peak": 1e10, "excess": 1.0}
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    results.mkdir()
+    docs.mkdir()
+    names = ("machine", "compare", "parts", "growth", "memory", "startup", "quality")
+    (docs / "performance.md").write_text(
+        "".join(f"<!-- bench:{n} -->\nold\n<!-- /bench -->\n" for n in names)
+    )
+    (results / "growth.json").write_text(
+        json.dumps({"cells": {"batch 1": cell, "batch 2": {**cell, "excess": 1.2}}})
+    )
+    pytest.importorskip("matplotlib")
+    write_page(results, docs)
+    page = (docs / "performance.md").read_text()
+    assert "| batch 2 | 1.0 | 0.500 | 1.20 |" in page
+    assert "above the count: batch 2." in page
+    assert page.count(NOT_MEASURED) == len(names) - 1
+    assert (docs / "performance_growth.png").stat().st_size > 1000
+
+
+def test_the_published_page_has_a_place_for_every_table(tmp_path: Path) -> None:
+    from harness.page import write_page
+
+    page = tmp_path / "performance.md"
+    page.write_text((BENCHMARKS.parent / "docs" / "performance.md").read_text())
+    write_page(tmp_path / "nothing", tmp_path)  # raises for a mark that is missing
+
+
+def test_a_preset_costs_its_calls_of_both_branches_and_of_one() -> None:
+    from harness.report import balanced_ratio
+
+    once = {"condition": 1.0, "references": 0.0, "decode": 1.0, "first_step": 2.0, "step": 2.0}
+    pictures = {"reference": {"total": 52.0}, "ours": once, "single_step": 1.0}
+    assert balanced_ratio(pictures, both=10, single=4) == pytest.approx(52 / (2 + 20 + 4))

@@ -34,6 +34,11 @@ def both(pipe: DeepGenPipeline) -> Tensor:
     return torch.cat([drawn, edited])
 
 
+def same(ours: Tensor, expected: Tensor) -> bool:
+    """Up to the order of float32 sums: where hooks bring weights in, modulation is computed step by step."""
+    return bool((ours - expected).abs().max() < 1e-5)
+
+
 def load(folder: Path, **kwargs) -> DeepGenPipeline:
     pipe = DeepGenPipeline.from_pretrained(folder, **kwargs)
     pipe.set_progress_bar_config(disable=True)
@@ -96,7 +101,7 @@ def test_sequential_offload(pipe: DeepGenPipeline) -> None:
         if isinstance(part, nn.Module):
             cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
     assert pipe.connector.think_tokens.weight.device.type == "meta"
-    assert torch.equal(both(pipe), expected)
+    assert same(both(pipe), expected)
 
 
 @pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
@@ -104,7 +109,7 @@ def test_group_offload(pipe: DeepGenPipeline, kind: str) -> None:
     expected = both(pipe)
     cpu = torch.device("cpu")
     pipe.enable_group_offload(cpu, cpu, offload_type=kind, num_blocks_per_group=1)
-    assert torch.equal(both(pipe), expected)
+    assert same(both(pipe), expected)
 
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
@@ -134,11 +139,11 @@ def test_a_scheduler_without_flow_sigmas_is_refused(pipe: DeepGenPipeline) -> No
 def test_first_block_cache(pipe: DeepGenPipeline) -> None:
     expected = both(pipe)
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
-    assert torch.equal(both(pipe), expected)
+    assert same(both(pipe), expected)
     pipe.transformer.disable_cache()
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
     cached = both(pipe)
-    assert not torch.equal(cached, expected)
+    assert not same(cached, expected)
     assert torch.equal(both(pipe), cached), "a second call must not see the first one's cache"
 
 

@@ -8,8 +8,8 @@ takes the sum, each stage scaled to the unshortened model by its FLOP count.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -24,15 +24,11 @@ from harness.reference import reference_of
 from harness.store import Store
 
 EDIT_PROMPT_TOKENS = 40
-Placing = Callable[[], AbstractContextManager[None]]
 
 
 def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     """Cells `t2i`, `edit` and `decode`, each with both paths and their ratio."""
-    paths: dict[str, tuple[Any, Placing]] = {
-        "reference": (reference_of(subject.pipe), default_allocator),
-        "ours": (subject.pipe, nullcontext),
-    }
+    paths: dict[str, Any] = {"reference": reference_of(subject.pipe), "ours": subject.pipe}
     side, rounds, steps = settings["side"], settings["rounds"], settings["timed_steps"]
     samples = {
         "t2i": Sample(image_size=side, prompt_tokens=settings["prompt_tokens"]),
@@ -41,6 +37,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     for name, sample in samples.items():
         store.cell(name, lambda sample=sample: _compare(subject, paths, sample, rounds, steps))
     store.cell("decode", lambda: _decode(subject, paths, side))
+    store.cell("single", lambda: _single(subject, samples["t2i"], steps))
     store.content["pictures"] = {
         name: _picture(subject, store.cells, name, sample, settings["picture_steps"])
         for name, sample in samples.items()
@@ -49,27 +46,16 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
 
 
 def _compare(
-    subject: Subject, paths: dict[str, tuple[Any, Placing]], sample: Sample, rounds: int, steps: int
+    subject: Subject, paths: dict[str, Any], sample: Sample, rounds: int, steps: int
 ) -> dict[str, Any]:
     """Seconds of each stage by path, medians over the rounds, and how far the results are apart."""
-    arguments: dict[str, Any] = {
-        "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
-        "num_inference_steps": steps,
-        "guidance_scale": 4.0,
-        "seed": 0,
-        "output_type": "latent",
-        "height": sample.image_size,
-        "width": sample.image_size,
-    }
-    if sample.references:
-        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+    arguments = _arguments(subject, sample, steps)
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
     latents = {}
     for number in range(rounds):
         order = list(paths.items())
-        for name, (pipe, placing) in order if number % 2 == 0 else reversed(order):
-            with placing():
-                stages, latents[name] = timed_picture(pipe, subject.device, arguments)
+        for name, pipe in order if number % 2 == 0 else reversed(order):
+            stages, latents[name] = timed_picture(pipe, subject.device, arguments)
             spent[name].append(stages)
     medians = {
         name: {stage: median(row[stage] for row in rows) for stage in rows[0]} for name, rows in spent.items()
@@ -83,6 +69,22 @@ def _compare(
         ),
         "relative_difference": float(apart.norm() / latents["reference"].float().norm()),
     }
+
+
+def _arguments(subject: Subject, sample: Sample, steps: int) -> dict[str, Any]:
+    """Of one call of the pipeline."""
+    arguments: dict[str, Any] = {
+        "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
+        "num_inference_steps": steps,
+        "guidance_scale": 4.0,
+        "seed": 0,
+        "output_type": "latent",
+        "height": sample.image_size,
+        "width": sample.image_size,
+    }
+    if sample.references:
+        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+    return arguments
 
 
 def _ratio(reference: list[float], ours: list[float]) -> float:
@@ -140,15 +142,22 @@ def _timed(pipe: Any, method: str, spent: dict[str, float], device: str) -> Iter
         delattr(pipe, method)
 
 
-def _decode(subject: Subject, paths: dict[str, tuple[Any, Placing]], side: int) -> dict[str, float]:
+def _decode(subject: Subject, paths: dict[str, Any], side: int) -> dict[str, float]:
     """Seconds of decoding one picture by path."""
     config, factor = subject.pipe.transformer.config, subject.pipe.vae_scale_factor
     latents = torch.randn(1, config.in_channels, side // factor, side // factor, device=subject.device)
     result = {}
-    for name, (pipe, placing) in paths.items():
-        with placing(), torch.no_grad():
+    for name, pipe in paths.items():
+        with torch.no_grad():
             result[name] = seconds(lambda pipe=pipe: pipe._decode(latents, "pt", [None]), subject.device)
     return result
+
+
+def _single(subject: Subject, sample: Sample, steps: int) -> dict[str, float]:
+    """Our stages of a picture without the negative branch."""
+    return timed_picture(
+        subject.pipe, subject.device, {**_arguments(subject, sample, steps), "guidance_scale": 1.0}
+    )[0]
 
 
 def _picture(
@@ -165,16 +174,11 @@ def _picture(
             "decode": cells["decode"][path],
         }
         result[path] = {**scaled, "total": total(scaled, steps)}
+    result["single_step"] = cells["single"]["step"] * subject.scale("dit", sample)
     return {**result, "ratio": result["reference"]["total"] / result["ours"]["total"]}
 
 
-def total(stages: dict[str, float], calls: int) -> float:
-    """Seconds of a picture with so many calls of the DiT."""
+def total(stages: dict[str, float], calls: int, single: float = 0.0) -> float:
+    """Seconds of a picture with so many calls of the DiT for both branches, and `single` for one branch."""
     once = stages["condition"] + stages["references"] + stages["decode"]
-    return once + stages["first_step"] + (calls - 1) * stages["step"]
-
-
-@contextmanager
-def default_allocator() -> Iterator[None]:
-    """Memory as the C library hands it out by itself, for a path that does not ask for otherwise."""
-    yield
+    return once + stages["first_step"] + (calls - 1) * stages["step"] + single

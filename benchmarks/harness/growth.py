@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from deepgen.models.allocation import kept_memory
 from deepgen.train.flops import Sample
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
@@ -56,11 +57,12 @@ def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) 
     spent = work = 0.0
     for part in parts:
         call = caller(subject, part, sample, rows)
-        if subject.flops(part, sample, rows) < peak:  # what takes under a second is warmed up and repeated
-            call()
-            spent += min(seconds(call, subject.device) for _ in range(3))
-        else:
-            spent += seconds(call, subject.device)
+        with kept_memory(subject.device == "cpu"):  # as the pipeline runs its parts
+            if subject.flops(part, sample, rows) < peak:  # what takes under a second is repeated
+                call()
+                spent += min(seconds(call, subject.device) for _ in range(3))
+            else:
+                spent += seconds(call, subject.device)
         work += subject.flops(part, sample, rows)
     return {"seconds": spent, "flop": work, "peak": peak}
 

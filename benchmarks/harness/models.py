@@ -57,13 +57,21 @@ def part_flops(models: dict[str, Any], part: str, sample: Sample) -> float:
         "vlm": lambda: flops.language_model(models["vlm"], models["connector"], p, False, False).forward,
         "vision": lambda: flops.vision_tower(models["vlm"], p).forward if p.references else 0.0,
         "connector": lambda: flops.bridge(models["connector"], p, False).forward,
-        "dit": lambda: flops.dit(models["transformer"], p, False).forward,
+        "dit": lambda: flops.dit(models["transformer"], p, False).forward - _unread(models["transformer"], p),
         "encoder": lambda: flops.vae_encoder(models["vae"], sample.image_size).forward,
         "decoder": lambda: decoder_flops(models["vae"], sample.image_size),
     }
     if part == "encode":
         return sum(counts[name]() for name in ("vlm", "vision", "connector"))
     return counts[part]()
+
+
+def _unread(transformer: Any, p: Positions) -> float:
+    """What the last block leaves out without gradient: queries nobody reads, and what follows from them."""
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    references = p.image - p.image_of_one
+    linears = 2.0 * width**2 * (references * (2 + 8) + p.context)  # query, output and MLP; context's query
+    return linears + 4.0 * width * (p.image + p.context) * (references + p.context)
 
 
 def decoder_flops(vae: Any, image_size: int) -> float:

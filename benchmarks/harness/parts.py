@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deepgen.models import vae as latent_space
+from deepgen.models.allocation import kept_memory
 from deepgen.train.flops import Sample, positions
 from harness import inputs
 from harness.machine import matmul_peak, seconds
@@ -31,13 +32,17 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         ("DiT step, 3 references", "dit", edits[3], 1),
         ("VAE encoder", "encoder", plain, 1),
         ("VAE decoder", "decoder", plain, 1),
+        ("VAE decoder, channels last", "decoder", plain, 1),
     ):
         few = (
             1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds
         )
+        is_last = name.endswith("channels last")
         store.cell(
             name,
-            lambda part=part, sample=sample, rows=rows, few=few: measure(subject, part, sample, rows, few),
+            lambda part=part, sample=sample, rows=rows, few=few, is_last=is_last: measure(
+                subject, part, sample, rows, few, is_last
+            ),
         )
 
 
@@ -49,17 +54,22 @@ def _peaks(device: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(subject: Subject, part: str, sample: Sample, rows: int, rounds: int) -> dict[str, Any]:
+def measure(
+    subject: Subject, part: str, sample: Sample, rows: int, rounds: int, is_channels_last: bool = False
+) -> dict[str, Any]:
     """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after."""
     arithmetic = torch.float32 if part in ("encoder", "decoder") else subject.arithmetic
     if subject.device == "cuda":
         arithmetic = subject.arithmetic
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    subject.pipe.vae.to(memory_format=layout)
     call = caller(subject, part, sample, rows)
     if subject.size == "tiny" or subject.device == "cuda":
         call()
     peaks, spent = [matmul_peak(arithmetic, subject.device, 2)], []
     for _ in range(rounds):
-        spent.append(seconds(call, subject.device))
+        with kept_memory(subject.device == "cpu"):  # as the pipeline runs its parts
+            spent.append(seconds(call, subject.device))
         peaks.append(matmul_peak(arithmetic, subject.device, 2))
     work = subject.flops(part, sample, rows)
     rate = work / min(spent)

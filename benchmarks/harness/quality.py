@@ -7,14 +7,18 @@ is the share of pictures in which everything the prompt says can be read back (`
 from __future__ import annotations
 
 import copy
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from deepgen.data.pixels import to_output
 from deepgen.diffusion.solvers import NAMES, make_scheduler
 from deepgen.eval.benchmarks.shapes import ShapesPrompt, prompts, score
+from deepgen.models.config import DEEPGEN_1_0
 from deepgen.pipeline import DeepGenPipeline
 from harness.machine import now
 from harness.store import Store
@@ -47,6 +51,15 @@ def run(store: Store, settings: dict[str, Any]) -> None:
                 return _measure(pipe, items, steps, target)
 
             store.cell(f"{name} {steps}", measure)
+    for name in preset_calls():
+
+        def measure_preset(name: str = name) -> dict[str, float]:
+            target, pipe.scheduler = solution(), euler
+            pipe.scheduler = copy.deepcopy(euler)
+            return _measure(pipe, items, None, target, preset=name)
+
+        store.cell(f"preset {name}", measure_preset)
+    store.content["preset_calls"] = preset_calls()
     store.content["as_exact_as_euler_50"] = as_exact_as_euler_50(store.cells)
     store.save()
 
@@ -54,16 +67,31 @@ def run(store: Store, settings: dict[str, Any]) -> None:
 def as_exact_as_euler_50(cells: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The fewest model calls with an error no larger than 50 Euler steps make."""
     least = cells["euler 50"]["error"]
-    enough = {name: cell for name, cell in cells.items() if cell["error"] <= least}
+    solvers = {name: cell for name, cell in cells.items() if not name.startswith("preset ")}
+    enough = {name: cell for name, cell in solvers.items() if cell["error"] <= least}
     name = min(enough, key=lambda name: (enough[name]["calls"], enough[name]["error"]))
     return {"name": name, **enough[name], "error_of_euler_50": least}
 
 
+def preset_calls() -> dict[str, tuple[int, int]]:
+    """The pipeline's presets of fewer steps: calls for both branches, and for the positive one alone."""
+    if find_spec("deepgen.diffusion.presets") is None:
+        return {}
+    presets = import_module("deepgen.diffusion.presets")
+    scheduler, calls = FlowMatchEulerDiscreteScheduler(**DEEPGEN_1_0.scheduler), {}
+    for name in ("balanced", "fast"):
+        preset = presets.get_preset(name)
+        _, timesteps = preset.prepare(scheduler, preset.num_steps, None, 1024)
+        both = sum(preset.guided(timesteps))
+        calls[name] = (both, len(timesteps) - both)
+    return calls
+
+
 def _measure(
-    pipe: DeepGenPipeline, items: list[ShapesPrompt], steps: int, target: Tensor
+    pipe: DeepGenPipeline, items: list[ShapesPrompt], steps: int | None, target: Tensor, **options: Any
 ) -> dict[str, float]:
     started = now("cpu")
-    latents, calls = _draw(pipe, items, steps)
+    latents, calls = _draw(pipe, items, steps, **options)
     spent = now("cpu") - started
     pixels = [
         picture for part in latents.split(BATCH) for picture in pipe._decode(part, "pil", [None] * len(part))
@@ -78,7 +106,9 @@ def _measure(
 
 
 @torch.no_grad()
-def _draw(pipe: DeepGenPipeline, items: list[ShapesPrompt], steps: int) -> tuple[Tensor, int]:
+def _draw(
+    pipe: DeepGenPipeline, items: list[ShapesPrompt], steps: int | None, **options: Any
+) -> tuple[Tensor, int]:
     """Latents of every item, and how often the DiT ran for each."""
     calls = [0]
     hook = pipe.transformer.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
@@ -90,6 +120,7 @@ def _draw(pipe: DeepGenPipeline, items: list[ShapesPrompt], steps: int) -> tuple
             seed=[first + k for k in range(len(batch))],
             num_inference_steps=steps,
             output_type="latent",
+            **options,
         ).images
     hook.remove()
     return torch.stack(latents), calls[0] // len(batches)

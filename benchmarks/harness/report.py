@@ -1,4 +1,4 @@
-"""The summary of a results folder, and the page made from it."""
+"""The summary of a results folder: the few numbers that say it all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary written after the last run."""
+    return json.loads((folder / "summary.json").read_text())
+
+
 def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that say it all; absent where their section was not measured."""
     found, summary = read(folder), {"machine": facts}
@@ -33,9 +38,13 @@ def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         summary["dit_step_mfu"] = parts["DiT step, text to image"]["share"]
         summary["peak_flop_per_second"] = parts["peak"]
     if quality := found.get("quality", {}).get("as_exact_as_euler_50"):
-        summary["balanced"] = quality
+        calls = found["quality"]["preset_calls"].get("balanced")  # none: the solver found by section (f)
+        summary["balanced"] = {"calls": calls} if calls else quality
+        if calls:
+            summary["balanced"] |= found["quality"]["cells"]["preset balanced"]
         if pictures:
-            summary["t2i_balanced_ratio"] = balanced_ratio(pictures["t2i"], quality["calls"])
+            both, single = calls or (quality["calls"], 0)
+            summary["t2i_balanced_ratio"] = balanced_ratio(pictures["t2i"], both, single)
     if growth := found.get("growth", {}).get("cells"):
         summary["largest_excess"] = max(cell["excess"] for cell in growth.values())
     loads = [c for n, c in found.get("startup", {}).get("cells", {}).items() if n.startswith("load")]
@@ -44,9 +53,10 @@ def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def balanced_ratio(pictures: dict[str, Any], calls: int) -> float:
-    """The original's picture over ours with so many model calls, from the measured stages."""
-    return pictures["reference"]["total"] / total(pictures["ours"], calls)
+def balanced_ratio(pictures: dict[str, Any], both: int, single: int = 0) -> float:
+    """The original's picture over ours with so many model calls for both branches and for one."""
+    ours = total(pictures["ours"], both, single * pictures["single_step"])
+    return pictures["reference"]["total"] / ours
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from deepgen.diffusion.presets import PRESETS, Preset, get_preset
 from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
+from deepgen.models.allocation import kept_memory
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
@@ -245,15 +247,20 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         device = self._execution_device
         images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
         places = {key: index for index, key in enumerate(images)}
-        states = self.vlm(
-            input_ids=tokens.input_ids.to(device),
-            attention_mask=tokens.attention_mask.to(device),
-            think_tokens=self.connector.think_tokens().to(device),
-            taps=self.connector.taps,
-            pixel_values=[x.to(device) for x in images.values()],
-            image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
-        )
-        return Condition(*self.connector(states))
+        with self._kept_memory():
+            states = self.vlm(
+                input_ids=tokens.input_ids.to(device),
+                attention_mask=tokens.attention_mask.to(device),
+                think_tokens=self.connector.think_tokens().to(device),
+                taps=self.connector.taps,
+                pixel_values=[x.to(device) for x in images.values()],
+                image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
+            )
+            return Condition(*self.connector(states))
+
+    def _kept_memory(self) -> AbstractContextManager[None]:
+        """Freed memory is used again while a part runs, on a CPU and without gradient."""
+        return kept_memory(self._execution_device.type == "cpu" and not torch.is_grad_enabled())
 
     # --- references and noise -------------------------------------------------------------------------------
 
@@ -293,7 +300,11 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             latents = []
             for image in row:
                 if id(image) not in cache:
-                    cache[id(image)] = latent_space.encode(self.vae, image[None].to(self._execution_device))
+                    with self._kept_memory():
+                        posterior_of_image = latent_space.encode(
+                            self.vae, image[None].to(self._execution_device)
+                        )
+                    cache[id(image)] = posterior_of_image
                 drawn = latent_space.draw(self.vae, cache[id(image)], posterior, generator)
                 latents.append(drawn[0].to(dtype))
             samples.append(latents)
@@ -347,7 +358,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         }
         alone: dict[str, Any] = {}  # the same for the positive rows, made when first needed
 
-        with self.progress_bar(total=len(timesteps)) as progress:
+        with self._kept_memory(), self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self._interrupt:
                     break
@@ -556,7 +567,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any."""
         if output_type == "latent":
             return list(clean)
-        pictures = latent_space.decode(self.vae, clean).float()
+        with self._kept_memory():
+            pictures = latent_space.decode(self.vae, clean).float()
         return [
             picture if size is None else resize_pixels(picture, size)
             for picture, size in zip(pictures, sizes, strict=True)

@@ -23,8 +23,8 @@ _MODULATION_BYTES = 128 * 2**20  # what the vectors of precomputed steps may tak
 class Trajectory:
     """Handed to the DiT at every step of a run; it fills it and takes from it.
 
-    A value is kept as long as what it was made from is the same tensor, so a callback that changes the
-    condition is heeded.
+    A value is kept as long as what it was made from is the same, so a callback that changes the condition is
+    heeded.
     """
 
     def __init__(self, timesteps: Tensor) -> None:
@@ -32,13 +32,14 @@ class Trajectory:
         self.timesteps, self.step = timesteps, 0
         self._kept: dict[Any, tuple[Tensor, Tensor]] = {}
         self._table: list[tuple[Tensor, Tensor]] | None = None
-        self._first, self._pooled = 0, None
+        self._first = 0
+        self._pooled: Tensor | None = None
         self._is_plain: bool | None = None
 
     def once(self, name: Any, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """`compute(source)`, or what it was before."""
         kept = self._kept.get(name)
-        if kept is None or kept[0] is not source:
+        if kept is None or not _is_same(kept[0], source):
             kept = self._kept[name] = (source, compute(source))
         return kept[1]
 
@@ -52,7 +53,9 @@ class Trajectory:
         if not self._is_plain:
             return None
         rows = len(pooled)
-        known = 0 if self._table is None or self._pooled is not pooled else len(self._table[0][0]) // rows
+        known = (
+            0 if self._table is None or not _is_same(self._pooled, pooled) else len(self._table[0][0]) // rows
+        )
         if not self._first <= self.step < self._first + known:
             self._fill(transformer, pooled)
         assert self._table is not None
@@ -74,6 +77,13 @@ class Trajectory:
         )  # (T B, D)
         self._table = [block.modulation(embedding) for block in blocks]
         self._first, self._pooled = self.step, pooled
+
+
+def _is_same(kept: Tensor | None, given: Tensor) -> bool:
+    """The same tensor, or a copy of it: hooks that move parts between devices hand on copies."""
+    if kept is given:
+        return True
+    return kept is not None and kept.shape == given.shape and torch.equal(kept, given)
 
 
 def _is_plain(block: Any) -> bool:
