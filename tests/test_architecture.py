@@ -30,7 +30,7 @@ HEIGHT = {unit: height for height, units in enumerate(LEVELS) for unit in units}
 
 # Packages of extras, or of nobody: imported inside the function that needs them.
 OPTIONAL = {
-    *("bitsandbytes", "torchao", "xformers", "flash_attn", "deepspeed", "torchvision"),
+    *("bitsandbytes", "torchao", "gguf", "xformers", "flash_attn", "deepspeed", "torchvision"),
     *("datasets", "webdataset", "pyarrow", "torchdata", "yaml"),
     *("matplotlib", "wandb", "tensorboard", "trackio"),
     *(

@@ -20,6 +20,8 @@ from deepgen.commands.outputs import check_output, grid_path, picture_paths
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from deepgen.data.png import PictureRecord
+
 ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
 
 
@@ -29,8 +31,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
     """
     from deepgen.data.images import open_image
-    from deepgen.data.png import PictureRecord, image_grid, save_png
-    from deepgen.diffusion.presets import get_preset
+    from deepgen.data.png import image_grid, save_png
 
     options.check()
     check_text("the prompt", prompt)
@@ -41,7 +42,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     check_output(options.output, options.num_images, _pixels(options, opened))
 
     pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
-    settings = _settings(options, pipe.config.defaults, is_edit=bool(opened))
+    settings = settings_of(options, pipe.config.defaults, is_edit=bool(opened))
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     paths = picture_paths(options.output, options.num_images)
     drawn: list[Image] = []
@@ -52,18 +53,14 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
                 desc=path.name, leave=False, disable=None
             )  # None: only on a terminal
             image = pipe(prompt, image=opened or None, seed=seed, **settings).images[0]
-            record = PictureRecord(
+            record = record_of(
+                options,
+                settings,
                 prompt=prompt,
-                negative_prompt=options.negative,
                 seed=seed,
-                steps=settings["num_inference_steps"],
-                guidance=settings["guidance_scale"],
+                references=references,
                 width=image.width,
                 height=image.height,
-                scheduler=get_preset(options.preset).solver or options.scheduler,
-                preset=options.preset,
-                model=options.model,
-                references=tuple(Path(reference).name for reference in references),
             )
             save_png(image, path, record if options.metadata else None)
             drawn.append(image)
@@ -77,7 +74,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
         print(grid_path(options.output))
 
 
-def _settings(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
+def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
     """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
     from deepgen.diffusion.presets import get_preset
 
@@ -85,15 +82,44 @@ def _settings(options: PictureOptions, defaults: Mapping[str, Any], is_edit: boo
     if is_edit:
         guidance = defaults.get("edit_guidance_scale", guidance)
     height, width = options.height_and_width() or (None, None)
-    steps = get_preset(options.preset).num_steps or defaults["num_inference_steps"]
+    steps = get_preset(options.solver_preset).num_steps or defaults["num_inference_steps"]
     return {
         "negative_prompt": options.negative,
         "height": height,
         "width": width,
-        "preset": options.preset,
+        "preset": options.solver_preset,
         "num_inference_steps": steps if options.steps is None else options.steps,
         "guidance_scale": guidance if options.guidance is None else options.guidance,
     }
+
+
+def record_of(
+    options: PictureOptions,
+    settings: Mapping[str, Any],
+    *,
+    prompt: str,
+    seed: int,
+    references: Sequence[str],
+    width: int,
+    height: int,
+) -> PictureRecord:
+    """How a picture is made, for the picture itself."""
+    from deepgen.data.png import PictureRecord
+    from deepgen.diffusion.presets import get_preset
+
+    return PictureRecord(
+        prompt=prompt,
+        negative_prompt=settings["negative_prompt"],
+        seed=seed,
+        steps=settings["num_inference_steps"],
+        guidance=settings["guidance_scale"],
+        width=width,
+        height=height,
+        scheduler=get_preset(options.solver_preset).solver or options.scheduler,
+        preset=options.solver_preset,
+        model=options.model,
+        references=tuple(Path(reference).name for reference in references),
+    )
 
 
 def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:

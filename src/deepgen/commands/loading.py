@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,24 +42,67 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         _hide_loading_bars()
 
     device = choose_device(options.device)
-    check_offload(options.offload, device)
-    dtype = choose_dtype(options.dtype, device, is_large(options.model))
+    placement = choose_placement(options, device)
+    check_offload(placement.offload, device)
+    is_widened = is_large(options.model) and not (device == "cpu" and placement.quantize != "none")
+    dtype = choose_dtype(options.dtype, device, is_widened)
     settings: dict[str, Any] = {"torch_dtype": dtype}
-    if options.quantize != "none":
-        settings["quantization_config"] = _quantization(options.quantize, dtype)
+    if placement.quantize != "none":
+        settings["quantization_config"] = quantization(placement.quantize, dtype)
 
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
     if options.lora is not None:
         pipe.load_lora_weights(options.lora)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
-    _place(pipe, device, options.offload)
-    if device == "cpu" and dtype.itemsize == 2 and options.quantize == "none":
+    _place(pipe, device, placement.offload)
+    if placement.has_tiles:
+        pipe.vae.enable_tiling()
+    if device == "cpu" and dtype.itemsize == 2 and placement.quantize == "none":
         _widen(pipe)
     if options.compile:
         pipe.transformer.compile()
     seconds = time.perf_counter() - started
     print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
     return pipe
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the parts are and how they are stored, after every choice."""
+
+    quantize: Quantize = "none"
+    offload: Offload = "none"
+    has_tiles: bool = False
+
+
+def choose_placement(options: ModelOptions, device: str) -> Placement:
+    """What the options ask for; --memory chooses by the sizes of the model and says what it chose.
+
+    Raises:
+        ValueError: the memory is chosen twice, or no plan fits it.
+    """
+    memory = "auto" if getattr(options, "preset", None) == "auto" else options.memory
+    if memory == "none":
+        return Placement(options.quantize, options.offload)
+    if options.quantize != "none" or options.offload != "none":
+        raise ValueError(
+            f"--memory {memory} chooses --offload and --quantize; give either it or them, not both"
+        )
+    from deepgen.models.memory import GB, choose, meta_models
+
+    free = free_memory(device) if memory == "auto" else int(memory) * GB
+    plan = choose(meta_models(locate(options.model)), free, can_offload=device == "cuda")
+    origin = f"{free / GB:.1f} GB free on {device}" if memory == "auto" else f"{memory} GB asked for"
+    print(f"deepgen: {origin}: {plan}", file=sys.stderr)
+    return Placement(plan.quantize, plan.offload, plan.has_tiles)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free: of the accelerator's own memory, or of the machine's where it has none."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def locate(model: str) -> str | Path:
@@ -145,22 +189,31 @@ def _widen(pipe: DeepGenPipeline) -> None:
     pipe.vae.float()
 
 
-def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
-    """How diffusers is told to quantise a pipeline; the connector and the VAE are small and stay whole."""
+def quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
+    """How diffusers is told to quantise a pipeline; the connector and the VAE are small and stay whole.
+
+    int8 and fp8 are torchao's, which runs on CPUs too; nf4 is of bitsandbytes.
+    """
     from importlib.util import find_spec
 
-    from diffusers import PipelineQuantizationConfig
+    import diffusers
+    import transformers
 
-    if find_spec("bitsandbytes") is None:
-        raise ModuleNotFoundError(f"--quantize {quantize} needs bitsandbytes: pip install 'deepgen[quant]'")
-    arguments: dict[str, Any] = {"load_in_8bit": True}
+    package = "bitsandbytes" if quantize == "nf4" else "torchao"
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"{quantize} weights need {package}: pip install 'deepgen[quant]'")
     if quantize == "nf4":
-        arguments = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    return PipelineQuantizationConfig(
-        quant_backend="bitsandbytes_8bit" if quantize == "int8" else "bitsandbytes_4bit",
-        quant_kwargs=arguments,
-        components_to_quantize=["transformer", "vlm"],
-    )
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        mapping = {
+            "transformer": diffusers.BitsAndBytesConfig(**options),
+            "vlm": transformers.BitsAndBytesConfig(**options),
+        }
+    else:
+        from torchao import quantization as torchao  # pyright: ignore[reportMissingImports]  # an extra
+
+        kind = torchao.Int8WeightOnlyConfig() if quantize == "int8" else torchao.Float8WeightOnlyConfig()
+        mapping = {"transformer": diffusers.TorchAoConfig(kind), "vlm": transformers.TorchAoConfig(kind)}
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
 
 
 @contextmanager

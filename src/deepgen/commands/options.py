@@ -14,7 +14,8 @@ Scheduler = Literal["euler", "heun", "dpm++", "unipc"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Offload = Literal["none", "model", "sequential", "group"]
-Quantize = Literal["none", "int8", "nf4"]
+Quantize = Literal["none", "int8", "fp8", "nf4"]
+Memory = Literal["none", "auto", "24", "16", "12", "8", "6"]
 Preset = Literal["exact", "balanced", "fast"]
 
 
@@ -39,6 +40,8 @@ class ModelOptions:
     """Keep parts in main memory until they are needed: slower, and fits smaller accelerators."""
     quantize: Quantize = "none"
     """Store the VLM and the DiT in fewer bits; needs `pip install deepgen[quant]`."""
+    memory: Memory = "none"
+    """Choose offload, quantize and VAE tiles for so many GB; auto: for the memory that is free."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """LoRA weights to apply: a file, a folder or a Hub name."""
     compile: bool = False
@@ -53,8 +56,8 @@ class PictureOptions(ModelOptions):
     """The picture's file; several become FILE-0.png, ... and FILE-grid.png. Existing files are replaced."""
     size: Annotated[str | None, arg(metavar="WxH")] = None
     """Width x height, such as 768x512. Default: the model's own; for an edit, its first picture's."""
-    preset: Preset = "exact"
-    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
+    preset: Preset | Literal["auto"] = "exact"
+    """balanced, fast: fewer steps for about the same picture. auto: exact, with --memory auto."""
     steps: Annotated[int | None, arg(metavar="INT")] = None
     """Solver steps; default the preset's, or the model's own."""
     guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
@@ -68,10 +71,20 @@ class PictureOptions(ModelOptions):
     metadata: bool = True
     """Write prompt, seed and settings into the picture."""
 
+    @property
+    def solver_preset(self) -> str:
+        """The preset of solver and steps; `auto` is about memory only."""
+        return "exact" if self.preset == "auto" else self.preset
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether --output names a folder instead of a picture."""
+        return False
+
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
-        if self.preset != "exact" and self.scheduler != "euler":
+        if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"
             )
@@ -79,19 +92,24 @@ class PictureOptions(ModelOptions):
             raise ValueError(f"--num-images must be at least 1, got {self.num_images}")
         if self.seed is not None and not 0 <= self.seed <= 2**63 - self.num_images:
             raise ValueError(f"--seed must be between 0 and 2^63 - {self.num_images}, got {self.seed}")
-        if self.output.suffix.lower() != ".png":
+        if not self.has_folder and self.output.suffix.lower() != ".png":
             raise ValueError(
                 f"--output {self.output}: pictures are written as PNG; try {self.output.stem}.png"
             )
 
     def height_and_width(self) -> tuple[int, int] | None:
         """The asked size as (height, width), or None where the model chooses."""
-        if self.size is None:
-            return None
-        match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", self.size.strip())
-        if not match:
-            raise ValueError(f"--size {self.size!r} is not WIDTHxHEIGHT; try 768x512")
-        return int(match[2]), int(match[1])
+        return parse_size(self.size)
+
+
+def parse_size(size: str | None, name: str = "--size") -> tuple[int, int] | None:
+    """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip())
+    if not match:
+        raise ValueError(f"{name} {size!r} is not WIDTHxHEIGHT; try 768x512")
+    return int(match[2]), int(match[1])
 
 
 def check_text(name: str, text: str | None) -> None:
