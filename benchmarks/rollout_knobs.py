@@ -2,8 +2,8 @@
 
     python benchmarks/rollout_knobs.py MODEL [--kind relation] [--output FILE]
 
-Every setting draws the same prompts of one kind of the shapes, and the table says how many pictures are right,
-how many groups are flat (all right or all wrong: nothing to learn from), how far a group's rewards are spread,
+Every setting draws the same prompts of one kind of the shapes. The table says how many pictures are right,
+how many groups are flat (all right or all wrong: nothing to learn from), how wide a group is spread,
 and what a rollout costs in passes of an image through the DiT. Writes Markdown.
 """
 
