@@ -39,6 +39,10 @@ def url(ray_serve: Any) -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "disabled")  # it would write a token into the home of whoever tests
+    patch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine is slow, not broken
+    patch.setenv("RAY_worker_register_timeout_seconds", "300")
     path = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], str(ROOT / "examples")])
     ray.init(
         num_cpus=4,
@@ -56,6 +60,7 @@ def url(ray_serve: Any) -> Iterator[str]:
         serve.shutdown()
     finally:
         ray.shutdown()
+        patch.undo()
 
 
 def test_a_misspelt_argument_is_refused(ray_serve: Any) -> None:
