@@ -185,7 +185,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], messa
     [
         [],
         ["draw"],
-        ["generate"],
+        ["edit"],
         ["generate", "x", "--steps", "many"],
         ["generate", "x", "--scheduler", "magic"],
         ["generate", "x", "--colour"],

@@ -103,8 +103,8 @@ def test_bad_rows_are_named_with_their_line_and_the_others_are_drawn(drawn: list
         (4, "unknown field 'sede'; known: prompt, references, negative, seed, size, name"),
         (5, "seed must be int, got '1'"),
         (6, "no such picture: nowhere.png"),
-        (7, "must be a .png below the output folder"),
-        (8, "was given to an earlier line"),
+        (7, "name '../x.png' must be a .png below the output folder"),
+        (8, "name '000001.png' was given to an earlier line"),
         (9, "size 63x64 (width x height) is not a multiple of"),
     ):
         assert f"prompts.jsonl, line {line}: {reason}" in said
@@ -120,6 +120,11 @@ def test_seeds_go_by_line_so_a_bad_row_moves_none() -> None:
 def test_a_file_and_a_prompt_exclude_each_other(capsys) -> None:
     assert main(["generate", "a cat", "--file", write([{"prompt": "x"}])]) == 2
     assert "--file brings its own prompts" in capsys.readouterr().err
+
+
+def test_generate_without_a_prompt_or_a_file_asks_for_one(capsys) -> None:
+    assert main(["generate"]) == 2
+    assert "the prompt is empty; say what to draw" in capsys.readouterr().err
 
 
 @pytest.mark.slow

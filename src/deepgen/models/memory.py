@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -128,7 +128,7 @@ def part_bytes(name: str, model: nn.Module, quantize: Quantization) -> int:
     return int(BYTES_PER_WEIGHT[quantize] * narrow) + scales + 2 * (elements - narrow)
 
 
-def working_values(name: str, model: nn.Module, plan: MemoryPlan) -> int:
+def working_values(name: str, model: Any, plan: MemoryPlan) -> int:
     """Numbers a part computes with besides its weights, for one guided picture of SIDE pixels.
 
     The VAE's highest need is its widest map at full resolution, of which a convolution holds its input, its
