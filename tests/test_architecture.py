@@ -41,6 +41,7 @@ OPTIONAL = {
         "starlette",
         "uvicorn",
         "prometheus_client",
+        "opentelemetry",
         "gradio",
         "mcp",
         "c2pa",

@@ -98,8 +98,8 @@ def test_sigterm_answers_what_was_accepted_and_then_ends(tmp_path: Path) -> None
                     assert not answers, "the machine is too fast for this test: ask for more steps"
             server.send_signal(signal.SIGTERM)
             for thread in threads:
-                thread.join(60)
+                thread.join(120)
             assert sorted(answer.data[0].seed for answer in answers) == [0, 1, 2, 3, 4]
-            assert server.wait(30) == 0
+            assert server.wait(120) == 0  # on a busy machine even the end of an interpreter takes its time
         finally:
             server.kill()

@@ -70,6 +70,8 @@ class Serve(ModelOptions):
     """Seconds until a request's pictures must be done."""
     drain: float = 600.0
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
+    trace: bool = False
+    """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs `pip install deepgen[trace]`."""
     metadata: bool = True
     """Write prompt, seed and settings into PNG files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
@@ -152,8 +154,10 @@ class Serve(ModelOptions):
         from deepgen.serve.fetch import Fetcher
         from deepgen.serve.hooks import Hooks
         from deepgen.serve.metrics import Metrics
+        from deepgen.serve.tracing import Tracer
 
         hooks = Hooks.load(self.check_request, self.check_picture)
+        tracer = Tracer.from_environment() if self.trace else None
         Fetcher(self.image_host)  # a bad host is told before the model is loaded
         metrics = Metrics()
         engine = self._engine(engine_config, metrics.measure)
@@ -166,6 +170,7 @@ class Serve(ModelOptions):
             image_hosts=self.image_host,
             hooks=hooks,
             credentials=credentials,
+            tracer=tracer,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

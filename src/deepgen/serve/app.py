@@ -42,6 +42,7 @@ from deepgen.serve.openapi import document
 from deepgen.serve.pictures import read_address, read_mask, read_picture, to_base64, write_picture
 from deepgen.serve.provenance import ContentCredentials
 from deepgen.serve.shelf import Shelf
+from deepgen.serve.tracing import Tracer
 
 PAGE = Path(__file__).parent / "page.html"
 VARIATION = "Draw another version of this picture."
@@ -68,6 +69,7 @@ class ServeConfig:
         image_hosts: from where pictures may be fetched; see `Fetcher`.
         hooks: what looks at requests and pictures.
         credentials: signs every picture; None leaves them unsigned.
+        tracer: gets a span for each request.
     """
 
     model_name: str = "deepgen-1.0"
@@ -78,6 +80,7 @@ class ServeConfig:
     image_hosts: tuple[str, ...] = ()
     hooks: Hooks = field(default_factory=Hooks)
     credentials: ContentCredentials | None = None
+    tracer: Tracer | None = None
 
 
 def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
@@ -94,12 +97,15 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
     except ImportError as error:
         raise ImportError(f"serving needs FastAPI: pip install 'deepgen[serve]' ({error})") from error
 
+    config, metrics = config or ServeConfig(), metrics or Metrics()
+
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(engine.close)
+        if config.tracer is not None:
+            await run_in_threadpool(config.tracer.close)
 
-    config, metrics = config or ServeConfig(), metrics or Metrics()
     server = Server(engine, config, metrics)
     app = FastAPI(title="deepgen", version=__version__, openapi_url=None, lifespan=lifespan)
     for path, method, handler in server.routes():
@@ -119,7 +125,7 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unrouted)
-    app.add_middleware(Around, metrics=metrics, origins=config.origins)
+    app.add_middleware(Around, metrics=metrics, origins=config.origins, tracer=config.tracer)
     return app
 
 

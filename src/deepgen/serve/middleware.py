@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from deepgen.serve.errors import ApiError
 from deepgen.serve.metrics import Metrics
+from deepgen.serve.tracing import Tracer
 
 logger = logging.getLogger("deepgen.serve.access")
 
@@ -33,10 +34,13 @@ class Around:
         app: what it is around.
         metrics: counts answers.
         origins: web pages of other origins that may send requests; a page of our own always may.
+        tracer: gets a span for each request.
     """
 
-    def __init__(self, app: Any, metrics: Metrics, origins: tuple[str, ...] = ()) -> None:
-        self._app, self._metrics, self._origins = app, metrics, origins
+    def __init__(
+        self, app: Any, metrics: Metrics, origins: tuple[str, ...] = (), tracer: Tracer | None = None
+    ) -> None:
+        self._app, self._metrics, self._origins, self._tracer = app, metrics, origins, tracer
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -47,6 +51,7 @@ class Around:
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 0
+        span = None if self._tracer is None else self._tracer.start(scope["method"], headers)
 
         async def send_on(message: dict[str, Any]) -> None:
             nonlocal status
@@ -84,6 +89,8 @@ class Around:
                 "job": scope["state"].get("job"),
             }
             logger.info(json.dumps(line))
+            if self._tracer is not None:
+                self._tracer.end(span, line, route)
 
     def _check_origin(self, headers: Mapping[str, str]) -> None:
         """A page of another origin must not use a server that trusts its own machine; browsers name it."""
