@@ -127,7 +127,8 @@ def _settings(options: Bench, device: str) -> dict[str, Any]:
         "growth_side": 64 if is_tiny else 512,
         "batch_side": 64 if is_tiny else 256,
         "largest_side": options.largest_side,
-        "memory_side": 96 if is_tiny else 256,
+        "vae_side": 96 if is_tiny else 256 if device == "cpu" else options.side,
+        "memory_side": 96 if is_tiny else 256 if device == "cpu" else options.side,
         "load_shorten": 12,
         "per_kind": options.per_kind,
     }

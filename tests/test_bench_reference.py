@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,22 @@ def test_a_preset_costs_its_calls_of_both_branches_and_of_one() -> None:
     once = {"condition": 1.0, "references": 0.0, "decode": 1.0, "first_step": 2.0, "step": 2.0}
     pictures = {"reference": {"total": 52.0}, "ours": once, "single_step": 1.0}
     assert balanced_ratio(pictures, both=10, single=4) == pytest.approx(52 / (2 + 20 + 4))
+
+
+@pytest.mark.slow
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
+    from harness.startup import load_in_a_process, random_folder
+
+    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+
+    layers = {"num_layers": 3, "dual_attention_layers": (0,)}
+    architecture = replace(
+        DEEPGEN_1_0,
+        vlm=DEEPGEN_TINY.vlm,
+        connector={**DEEPGEN_1_0.connector, "num_hidden_layers": 1},
+        transformer={**DEEPGEN_1_0.transformer, **layers},
+    )
+    found = load_in_a_process(random_folder(architecture, tmp_path / "model"))
+    assert found["weights"] > 1e9
+    modules = 150e6  # what loading imports, which a real model's 13 GB make nothing of
+    assert found["peak"] - modules < 1.1 * found["weights"]

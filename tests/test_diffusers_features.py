@@ -88,6 +88,17 @@ def test_half_precision(pipe: DeepGenPipeline, folder: Path) -> None:
     assert (both(half) - both(pipe)).abs().mean() < 0.1
 
 
+def test_a_folder_loads_with_its_own_scheduler_and_limits(pipe: DeepGenPipeline, tmp_path: Path) -> None:
+    pipe.register_to_config(max_prompt_tokens=77)
+    pipe.save_pretrained(tmp_path / "euler")
+    assert load(tmp_path / "euler", dtype=torch.float32).config.max_prompt_tokens == 77
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, **FLOW)
+    pipe.save_pretrained(tmp_path / "unipc")
+    loaded = load(tmp_path / "unipc", dtype=torch.float32)
+    assert isinstance(loaded.scheduler, UniPCMultistepScheduler)
+    assert loaded.config.max_prompt_tokens == 77
+
+
 def test_model_offload(pipe: DeepGenPipeline) -> None:
     expected = both(pipe)
     pipe.enable_model_cpu_offload(device="cpu")

@@ -24,14 +24,14 @@ from harness.store import Store
 
 def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     """One cell for each mode."""
-    side, decoded = settings["side"], settings["memory_side"]
+    side = decoded = settings["memory_side"]
     reference = reference_of(subject.pipe)
     tokens = settings["prompt_tokens"]
     modes: dict[str, Callable[[], Any]] = {
-        "text to image, ours": lambda: _draw(subject, subject.pipe, side, tokens, 0),
-        "text to image, reference": lambda: _draw(subject, reference, side, tokens, 0),
-        "1 reference, ours": lambda: _draw(subject, subject.pipe, side, tokens, 1),
-        "1 reference, reference": lambda: _draw(subject, reference, side, tokens, 1),
+        f"text to image {side}, ours": lambda: _draw(subject, subject.pipe, side, tokens, 0),
+        f"text to image {side}, reference": lambda: _draw(subject, reference, side, tokens, 0),
+        f"1 reference {side}, ours": lambda: _draw(subject, subject.pipe, side, tokens, 1),
+        f"1 reference {side}, reference": lambda: _draw(subject, reference, side, tokens, 1),
         f"decode {decoded}": caller(subject, "decoder", Sample(image_size=decoded), 1),
         f"decode {decoded}, tiles": lambda: _tiled(subject, decoded),
     }

@@ -133,8 +133,12 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         if layout.kind != "deepgen" or "lora" in kwargs:
             return cls(**load_components(layout, torch_dtype=dtype, **kwargs))
-        if layout.path != TINY_DIR:  # the libraries would fill a missing tensor with noise and go on
-            read_checkpoint(layout).check()
+        if layout.path != TINY_DIR:
+            checkpoint = read_checkpoint(layout)
+            if isinstance(dtype, torch.dtype) and set(kwargs) <= set(hub) and checkpoint.is_plain():
+                # The libraries map files and copy out of them, which takes more than twice the weights.
+                return cls(**load_components(layout, torch_dtype=dtype))
+            checkpoint.check()  # the libraries would fill a missing tensor with noise and go on
         if dtype is not None:
             kwargs["dtype"] = dtype
         pipe = super().from_pretrained(str(layout.path), **kwargs)

@@ -75,6 +75,14 @@ class Checkpoint:
                 "DeepGenPipeline.from_pretrained, or start from weights that are not"
             )
 
+    def is_plain(self) -> bool:
+        """Whether a folder of ours holds the six usual parts and nothing that only a library can read."""
+        index = read_json(self.layout.path / "model_index.json")
+        has_known_scheduler = index.get("scheduler", [""])[-1] == "FlowMatchEulerDiscreteScheduler"
+        has_all = set(self.parts) == set(WEIGHTED) and None not in (self.tokenizer, self.scheduler)
+        is_whole = not self.lora and not any(is_quantized(part) for part in self.parts.values())
+        return has_known_scheduler and has_all and is_whole
+
     def architecture(self) -> Architecture | None:
         """The named architecture with this connector, if there is one."""
         config = self.parts["connector"].config if "connector" in self.parts else {}

@@ -155,9 +155,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             vectors = trajectory.modulations(self, pooled_projections)
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
         kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
-        if (
-            not torch.is_grad_enabled()
-        ):  # with gradient, weights of the last block that feed nothing get zeros
+        # With gradient, weights of the last block that feed nothing shall get zeros, not nothing.
+        if not torch.is_grad_enabled() and isinstance(self.transformer_blocks[-1], FinalJointBlock):
             kwargs["num_targets"] = targets
         for index, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from deepgen.models import lora as low_rank
 from deepgen.models.bases import complete
 from deepgen.models.checkpoint import Checkpoint, read_checkpoint
-from deepgen.models.layouts import HubOptions, Layout, detect
+from deepgen.models.layouts import HubOptions, Layout, detect, read_json
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ def load_components(
     loaded |= _load_small(checkpoint, ready)
     if defaults := checkpoint.pipeline_defaults():
         loaded["defaults"] = defaults
+    index_path = layout.path / "model_index.json"
+    if index_path.is_file() and "max_prompt_tokens" in (index := read_json(index_path)):
+        loaded["max_prompt_tokens"] = index["max_prompt_tokens"]
     if device_map:
         for part in loaded.values():
             if isinstance(part, nn.Module):
