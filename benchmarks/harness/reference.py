@@ -27,6 +27,7 @@ from original_training import OriginalObjective, OriginalTransformer
 from torch import Tensor, nn
 
 from deepgen.diffusion.guidance import guide
+from deepgen.diffusion.presets import PRESETS, Preset
 from deepgen.diffusion.schedule import set_timesteps
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.objective import TrainingBatch
@@ -126,10 +127,13 @@ class ReferencePipeline(DeepGenPipeline):
         *,
         num_inference_steps: int = 50,
         guidance_scale: float = 4.0,
+        preset: Preset = PRESETS["exact"],
         callback_on_step_end: Any = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> Tensor:
         """The loop of the specification: every step starts from latents, references and conditions."""
+        if preset.name != "exact":
+            raise ValueError(f"the original's path knows the preset 'exact' only, got {preset.name!r}")
         timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device)
         condition = positive if negative is None else Condition.cat([negative, positive])
         condition = condition.to(self.transformer.dtype)

@@ -95,6 +95,11 @@ def is_equal(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and bool((np.asarray(one) == np.asarray(other)).all())
 
 
+def is_near(one: Image.Image, other: Image.Image) -> bool:
+    """Equal up to rounding: the pipeline computes the modulation of all its steps in one product."""
+    return one.size == other.size and int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max()) <= 1
+
+
 # --- the client draws ---------------------------------------------------------------------------------------
 
 
@@ -102,7 +107,7 @@ def test_a_generation_is_the_pipelines_picture_of_its_seed(client: Any, pipe: De
     options = {"seed": 7, "num_inference_steps": 3, "guidance_scale": 2.0, "negative_prompt": "blue"}
     answer = client.images.generate(prompt="a red circle", size="64x32", extra_body=options)
     alone = pipe("a red circle", height=32, width=64, **options).images[0]
-    assert is_equal(opened(answer.data[0].b64_json), alone)
+    assert is_near(opened(answer.data[0].b64_json), alone)
     assert (answer.size, answer.output_format, answer.background) == ("64x32", "png", "opaque")
     assert answer.usage.output_tokens == 4 * 2
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
@@ -113,7 +118,7 @@ def test_several_pictures_have_seeds_of_their_own(client: Any, pipe: DeepGenPipe
     assert len(answer.data) == 3
     for entry, seed in zip(answer.data, (2, 3, 4), strict=True):
         assert entry.seed == seed
-        assert is_equal(opened(entry.b64_json), pipe("a star", seed=seed).images[0])
+        assert is_near(opened(entry.b64_json), pipe("a star", seed=seed).images[0])
 
 
 def test_a_png_remembers_how_it_was_made(client: Any, tmp_path: Any) -> None:
@@ -134,7 +139,7 @@ def test_edits_of_one_and_of_three_pictures(
         image=files if count > 1 else files[0], prompt="make it blue", extra_body={"seed": 4}
     )
     alone = pipe("make it blue", image=given, seed=4).images[0]
-    assert is_equal(opened(answer.data[0].b64_json), alone)
+    assert is_near(opened(answer.data[0].b64_json), alone)
 
 
 def test_raw_bytes_a_mask_and_jpeg_output(client: Any, picture: Image.Image) -> None:
@@ -177,7 +182,7 @@ def test_a_stream_brings_partial_pictures_and_the_picture(client: Any, pipe: Dee
     assert [event.partial_image_index for event in events[:2]] == [0, 1]
     assert type(events[2]).__name__ == "ImageGenCompletedEvent"
     assert opened(events[0].b64_json).size == (32, 32)
-    assert is_equal(opened(events[2].b64_json), pipe("a", seed=1, num_inference_steps=4).images[0])
+    assert is_near(opened(events[2].b64_json), pipe("a", seed=1, num_inference_steps=4).images[0])
     assert events[2].usage.output_tokens == 16
 
 
@@ -204,7 +209,7 @@ def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenP
     message = first.choices[0].message
     url = message.images[0]["image_url"]["url"]
     drawn = pipe("a red circle", seed=3).images[0]
-    assert is_equal(opened(url.partition(",")[2]), drawn)
+    assert is_near(opened(url.partition(",")[2]), drawn)
 
     answer = {"role": "assistant", "content": "", "images": message.images}
     messages += [answer, {"role": "user", "content": [{"type": "text", "text": "make it blue"}]}]
@@ -213,7 +218,7 @@ def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenP
     assert chunks[-1].finish_reason == "stop"
     images = [image for chunk in chunks for image in getattr(chunk.delta, "images", [])]
     edited = pipe("make it blue", image=drawn, seed=3).images[0]
-    assert is_equal(opened(images[0]["image_url"]["url"].partition(",")[2]), edited)
+    assert is_near(opened(images[0]["image_url"]["url"].partition(",")[2]), edited)
 
 
 @pytest.mark.parametrize(
