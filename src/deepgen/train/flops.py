@@ -192,6 +192,8 @@ def dit(transformer: Any, p: Positions, is_reached: bool) -> Work:
     def seen(name: str) -> int:
         if _VECTOR.search(name):
             return 1
+        if name == "proj_out":
+            return p.image_of_one  # of the target alone
         return p.context if _CONTEXT.search(name) else p.image
 
     config = transformer.config
