@@ -18,10 +18,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.recipes import recipe
+from deepgen.recipes.rl import rl_tiny
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
-from deepgen.train.stages.rl import RLConfig
 
 MIX = """\
 rewards:
@@ -47,10 +46,8 @@ class RewardHacking:
         self.output.mkdir(parents=True, exist_ok=True)
         prompts = self.output / "prompts.yaml"
         prompts.write_text(MIX)
-        base = recipe("rl-tiny")
-        assert isinstance(base, RLConfig)
         config = replace(
-            base,
+            rl_tiny(),
             model=self.model,
             prompts=prompts,
             num_steps=self.steps,

@@ -18,10 +18,9 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.recipes import recipe
+from deepgen.recipes.rl import rl_tiny
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.parallel import Processes
-from deepgen.train.stages.rl import RLConfig
 
 MIX = """\
 rewards: {{right: {{scorer: shapes, credit: {credit}}}}}
@@ -76,10 +75,8 @@ class RolloutKnobs:
         mix = folder / "prompts.yaml"
         credit = changes.pop("credit", "exact")
         mix.write_text(MIX.format(credit=credit, task=self.task, kind=self.kind))
-        base = recipe("rl-tiny")
-        assert isinstance(base, RLConfig)
         config = replace(
-            base,
+            rl_tiny(),
             model=self.model,
             prompts=mix,
             prompts_per_rollout=self.prompts,

@@ -28,10 +28,9 @@ from pathlib import Path
 
 import tyro
 
-from deepgen.recipes import recipe
+from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.panel import PanelConfig
 from deepgen.train.loop import train
-from deepgen.train.stages.rl import RLConfig
 
 SERVICE = Path(__file__).parents[1] / "tests" / "train" / "reward_process.py"
 
@@ -78,10 +77,8 @@ class SlowReward:
             )
             if kills:
                 services["c"][1].send_signal(signal.SIGKILL)
-            base = recipe("rl-tiny")
-            assert isinstance(base, RLConfig)
             config = replace(
-                base,
+                rl_tiny(),
                 prompts=folder / "prompts.yaml",
                 device="cpu",
                 num_threads=1,

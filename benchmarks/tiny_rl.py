@@ -26,7 +26,7 @@ from tyro.conf import Positional, arg
 
 from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.recipes import recipe
+from deepgen.recipes.rl import rl_tiny
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.export import export_folder
@@ -114,8 +114,7 @@ class TinyRL:
 
     def config(self, name: str, seed: int, mix: Path) -> RLConfig:
         """A recipe's run."""
-        base = recipe("rl-tiny")
-        assert isinstance(base, RLConfig)
+        base = rl_tiny()
         base = replace(
             base,
             model=self.model,

@@ -33,10 +33,11 @@ from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
+from deepgen.models.branches import Branches
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
-from deepgen.models.trajectory import Trajectory, may_keep
+from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.types import Condition
 
@@ -351,40 +352,25 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
         condition = positive if negative is None else Condition.cat([negative, positive])
         condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
-        branches = 1 if negative is None else 2
-        keeps = may_keep(self.transformer)
-        both: dict[str, Any] = {
-            "encoder_hidden_states": condition.prompt_embeds,
-            "pooled_projections": condition.pooled_prompt_embeds,
-            "encoder_attention_mask": condition.mask,
-            "reference_latents": None if reference_latents is None else list(reference_latents) * branches,
-            "trajectory": Trajectory(timesteps) if keeps else None,
-        }
-        alone: dict[str, Any] = {}  # the same for the positive rows, made when first needed
+        branches = Branches(
+            condition,
+            reference_latents,
+            count=1 if negative is None else 2,
+            timesteps=timesteps if may_keep(self.transformer) else None,
+        )
 
         with self._kept_memory(), self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self._interrupt:
                     break
-                # Rows are [negative, positive]; where the negative branch rests, the first half is left out.
                 rests = guidance is not None and not has_both[step]
-                if rests and not alone:
-                    rows = {
-                        name: value if value is None else value[len(latents) :]
-                        for name, value in both.items()
-                        if name != "trajectory"
-                    }
-                    alone = {**rows, "trajectory": Trajectory(timesteps) if keeps else None}
-                inputs = alone if rests else both
-                if keeps:
-                    inputs["trajectory"].step = step
-                noisy = torch.cat([latents] * (1 if rests else branches))
+                noisy = torch.cat([latents] * (1 if rests else branches.count))
                 with self.transformer.cache_context("positive" if rests else "guided"):
                     velocity = self.transformer(
                         hidden_states=noisy.to(condition.prompt_embeds.dtype),
                         timestep=timestep.expand(len(noisy)),
                         return_dict=False,
-                        **inputs,
+                        **branches.inputs(step, is_positive_alone=rests),
                     )[0]
                 if guidance is not None:
                     velocity = guidance.extend(velocity) if rests else guidance(velocity)
@@ -392,21 +378,11 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                     velocity = velocity.float()
                 latents = scheduler.step(velocity, scheduler.timesteps[step], latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    known = {
-                        "latents": latents,
-                        "prompt_embeds": both["encoder_hidden_states"],
-                        "pooled_prompt_embeds": both["pooled_projections"],
-                    }
+                    known = {"latents": latents, **branches.embeds}
                     given = {name: known[name] for name in callback_on_step_end_tensor_inputs}
                     known.update(callback_on_step_end(self, step, timestep, given) or {})
                     latents = known["latents"]
-                    if (
-                        known["prompt_embeds"] is not both["encoder_hidden_states"]
-                        or known["pooled_prompt_embeds"] is not both["pooled_projections"]
-                    ):
-                        both["encoder_hidden_states"] = known["prompt_embeds"]
-                        both["pooled_projections"] = known["pooled_prompt_embeds"]
-                        alone = {}
+                    branches.replace(known["prompt_embeds"], known["pooled_prompt_embeds"])
                 progress.update()
         self._reset_caches()
         return latents if preset.solver is None else latents.to(dtype)

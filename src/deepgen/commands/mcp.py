@@ -44,8 +44,9 @@ class Mcp(ModelOptions):
     def run(self) -> int:
         """Exit code 0 once the agent is gone, or the server was told to stop."""
         from deepgen.serve.keys import ApiKeys
-        from deepgen.serve.mcp_tools import Folders, Painter, make_tools
+        from deepgen.serve.mcp_tools import Folders, Painter, check_installed, make_tools
 
+        check_installed()  # before a model is loaded for nothing
         if not self.http and self.api_key_file is not None:
             raise ValueError(
                 "--api-key-file is for --http; over stdin only the program that started this asks"

@@ -51,6 +51,11 @@ class PromptFileRow:
 
 def read_rows(path: Path, first_seed: int = 0) -> tuple[list[PromptFileRow], list[str]]:
     """Rows of a JSONL file, and what is wrong with those that cannot be drawn, each with its line."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no prompt file {path}; expected one JSON object a line, such as "
+            '{"prompt": "two blue stars"}'
+        )
     rows: list[PromptFileRow] = []
     problems, names = [], set()
     with path.open(encoding="utf-8") as lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepgen.rl.windows import WindowConfig
-from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
 from deepgen.train.stages.rl import RLConfig
 
@@ -13,12 +12,12 @@ PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
 _MIXTURES = Path(__file__).parent / "mixtures"
 
 
-def rl() -> TrainConfig:
+def rl() -> RLConfig:
     """MR-GRPO on a LoRA of the DiT: 12 solver steps, of which four in a row draw noise and are trained."""
     return RLConfig(model=PUBLISHED, height=512, width=512, is_checkpointing_activations=True)
 
 
-def rl_published() -> TrainConfig:
+def rl_published() -> RLConfig:
     """The published recipe as its paper means it: all of the DiT, 50 stochastic steps, one update a rollout.
 
     The original made 30 to 60 updates of what should be one (spec/rl.md, finding 2), so its learning rate of
@@ -43,7 +42,7 @@ def rl_published() -> TrainConfig:
     )
 
 
-def rl_tiny() -> TrainConfig:
+def rl_tiny() -> RLConfig:
     """The small model against its exact reward; set `prompts`.
 
     The window is at the beginning, where it is decided what stands where: noise in later steps leaves most

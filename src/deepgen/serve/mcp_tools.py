@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,6 +124,12 @@ class Painter:
         path = self._folders.save(name, picture.content)
         said = f"{name}: {picture.size}, seed {picture.seed}"
         return said if path is None else f"{said}, saved as {path}"
+
+
+def check_installed() -> None:
+    """ImportError says what to install."""
+    if find_spec("mcp") is None:
+        raise ImportError("tools for agents need mcp 2: pip install 'deepgen[mcp]'")
 
 
 def make_tools(painter: Painter) -> Any:

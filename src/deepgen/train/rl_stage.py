@@ -145,7 +145,7 @@ class RLStage:
             "groups/flat_share": num_flat / config.prompts_per_rollout,
             "seconds/sample": sampled - started,
             "seconds/score": scored - sampled,
-            "dit_passes": self.explorer.num_forwards * self.processes.world_size,
+            "dit_passes": float(sum(self.processes.gather(self.explorer.num_forwards))),
             **self._panel_metrics,
             **self._mean_totals(judged),
         }
@@ -159,7 +159,8 @@ class RLStage:
 
     def _mean_totals(self, judged: Judged) -> dict[str, float]:
         """`reward` of all images, and `reward_of/SET` of each set's where there are several."""
-        datasets = np.array([self.mix.dataset_of(self.config.seed, int(group)) for group in judged.groups])
+        names = {group: self.mix.dataset_of(self.config.seed, int(group)) for group in set(judged.groups)}
+        datasets = np.array([names[group] for group in judged.groups])
         by_name = {"reward": judged.totals}
         if len(self.mix.sets) > 1:
             by_name |= {f"reward_of/{name}": judged.totals[datasets == name] for name in np.unique(datasets)}
