@@ -200,3 +200,26 @@ def test_kept_memory_is_used_again_and_returned_at_the_end() -> None:
     assert still_kept < plain / 10, "an inner end must not return memory"
     assert held > 2**25
     assert held_after < 2**24
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_references", [0, 1])
+def test_a_call_of_its_own_is_bit_for_bit_what_it_is_with_gradient(
+    dtype: torch.dtype, num_references: int
+) -> None:
+    transformer = DeepGenPipeline.from_pretrained("tiny", torch_dtype=dtype).transformer
+    latents, context, pooled = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(number)).to(dtype)
+        for number, shape in enumerate([(3, 4, 12, 12), (3, 40, 128), (3, 128)])
+    )
+    inputs = {
+        "hidden_states": latents,
+        "encoder_hidden_states": context,
+        "pooled_projections": pooled,
+        "timestep": torch.full((3,), 700.0),
+        "reference_latents": [[one] * num_references for one in latents],
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        drawn = transformer(**inputs)[0]
+    assert torch.equal(transformer(**inputs)[0].detach(), drawn)

@@ -5,7 +5,7 @@ Submodules, their names and their order are diffusers'; the arithmetic is, too, 
 - Scale, shift and gate of a block depend on the noise level and the pooled condition alone. They may come
   precomputed, for many steps at once, so that a third of the weights is not read in every step.
 - A modulated norm is one pass after the norm, a gated sum one pass (`addcmul`).
-- The last block returns only the target's tokens changed, so without gradient it computes only those: its
+- Of the last block only the target's tokens are read. Where it is told so it computes only those: its
   references and its context serve as keys and values.
 """
 

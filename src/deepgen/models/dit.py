@@ -131,7 +131,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             encoder_attention_mask: boolean (B, L), True at real context positions; None if all are.
             joint_attention_kwargs: only `scale` (of a LoRA) is read.
             return_dict: wrap the result as diffusers does.
-            trajectory: of the run this step belongs to; what its steps share is then computed once.
+            trajectory: of the run this step belongs to; what its steps share is then computed once, and what
+                no later step reads is left out. Not for training.
 
         Returns:
             Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
@@ -155,8 +156,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             vectors = trajectory.modulations(self, pooled_projections)
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
         kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
-        # With gradient, weights of the last block that feed nothing shall get zeros, not nothing.
-        if not torch.is_grad_enabled() and isinstance(self.transformer_blocks[-1], FinalJointBlock):
+        # A call of its own rounds as it would with gradient: a policy is scored on what it drew.
+        if trajectory is not None and isinstance(self.transformer_blocks[-1], FinalJointBlock):
             kwargs["num_targets"] = targets
         for index, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
