@@ -14,8 +14,7 @@ from PIL import Image
 
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import ModelOptions
-from deepgen.pipeline import DeepGenPipeline
-from deepgen.serve.engine import EngineConfig
+from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.jobs import (
     Cancelled,
     DeadlineExceeded,
@@ -56,10 +55,17 @@ def ready(pool: Pool) -> Pool:
 
 
 @pytest.fixture(scope="module")
-def alone() -> DeepGenPipeline:
+def alone() -> Iterator[Engine]:
+    """An engine in this process, which draws one picture at a time."""
     pipe = LOAD()
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    with Engine(pipe, EngineConfig(max_batch=1)) as engine:
+        yield engine
+
+
+def drawn_alone(engine: Engine, prompt: str, seed: int, num_steps: int | None = None) -> Image.Image:
+    request = DrawRequest(prompt=prompt, seed=seed, num_steps=num_steps)
+    return engine.submit(request).result(120)[0].image
 
 
 def until(is_so: object, seconds: float = 120) -> None:
@@ -85,9 +91,7 @@ def is_equal(one: Image.Image, other: Image.Image) -> bool:
 
 
 @pytest.mark.slow
-def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(
-    ready: Pool, alone: DeepGenPipeline
-) -> None:
+def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: Pool, alone: Engine) -> None:
     job = ready.submit(DrawRequest(prompt="a red circle", seed=5, num_images=3, num_steps=4, num_previews=1))
     events = list(job.events(60))
     assert sum(isinstance(event, Placed) for event in events) == 1
@@ -96,13 +100,12 @@ def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(
     drawn = job.result(0)
     assert [picture.seed for picture in drawn] == [5, 6, 7]
     for picture in drawn:
-        expected = alone("a red circle", seed=picture.seed, num_inference_steps=4).images[0]
-        assert is_equal(picture.image, expected)
+        assert is_equal(picture.image, drawn_alone(alone, "a red circle", picture.seed, 4))
     until(lambda: all(worker.memory > 10**8 for worker in ready.status().workers), 10)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: DeepGenPipeline) -> None:
+def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) -> None:
     request = DrawRequest(prompt="a blue star", seed=1, num_images=3, num_steps=LONG)
     job, other = ready.submit(request), ready.submit(DrawRequest(prompt="a cross", seed=9))
     wait_for_progress(job)
@@ -110,10 +113,9 @@ def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: DeepGenPip
     drawn = job.result(120)
     assert [picture.seed for picture in drawn] == [1, 2, 3]
     for picture in drawn:
-        expected = alone("a blue star", seed=picture.seed, num_inference_steps=LONG).images[0]
-        assert is_equal(picture.image, expected)
+        assert is_equal(picture.image, drawn_alone(alone, "a blue star", picture.seed, LONG))
     assert sum(isinstance(event, Drawn) for event in job.events(5)) == 3  # none is told twice
-    assert is_equal(other.result(60)[0].image, alone("a cross", seed=9).images[0])
+    assert is_equal(other.result(60)[0].image, drawn_alone(alone, "a cross", 9))
     until(lambda: max(worker.num_starts for worker in ready.status().workers) >= 2)
 
 
