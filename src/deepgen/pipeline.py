@@ -34,6 +34,7 @@ from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
 from deepgen.models.branches import Branches
+from deepgen.models.condition_cache import ConditionCache, fingerprint
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
@@ -101,6 +102,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         )
         self.register_to_config(defaults=defaults or FALLBACK_DEFAULTS, max_prompt_tokens=max_prompt_tokens)
         self._interrupt = False
+        self._negatives = ConditionCache()
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -114,7 +116,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 of these.
             **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the
                 source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge",
-                "adapter", "ignore").
+                "adapter", "ignore"). `transformer_gguf`: a GGUF file with the DiT's weights, instead of the
+                source's own.
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
@@ -132,7 +135,14 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         }
         layout = detect(source, HubOptions(**hub))
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        if layout.kind != "deepgen" or "lora" in kwargs:
+        if (gguf := kwargs.pop("transformer_gguf", None)) is not None:
+            from deepgen.models.gguf_files import load_transformer
+
+            if "transformer" in kwargs:
+                raise ValueError("transformer and transformer_gguf both say what the DiT is; give one")
+            computed = dtype if isinstance(dtype, torch.dtype) else torch.float32
+            kwargs["transformer"] = load_transformer(layout, Path(gguf), computed)
+        if layout.kind != "deepgen" or "lora" in kwargs or gguf is not None:
             return cls(**load_components(layout, torch_dtype=dtype, **kwargs))
         if layout.path != TINY_DIR:
             checkpoint = read_checkpoint(layout)
@@ -191,6 +201,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         prompt, and makes a condition independent of the rest of the batch. `"batch"` pads everything to the
         longest, as the original does with several.
 
+        Without references a negative prompt is read once for each length it is padded to, and its condition
+        kept for further calls until a weight or an adapter changes (`models/condition_cache.py`).
+
         Args:
             prompt: one or n prompts; instructions where `pixels` is given.
             negative_prompt: one, or one per prompt.
@@ -223,14 +236,40 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
 
         encoded, order = [], []
         for length, members in groups.items():
-            rows = [*members, *(count + i for i in members)] if guided else members
-            row_pixels = None if pixels is None else [pixels[row % count] for row in rows]
-            encoded.append(self._encode_tokens(tokens.select(rows, length), row_pixels))
-            order += rows
+            opposites = [count + i for i in members] if guided else []
+            if pixels is None:
+                encoded.append(self._encode_tokens(tokens.select(members, length), None))
+                if opposites:
+                    encoded.append(self._encode_negatives(tokens.select(opposites, length)))
+            else:  # both branches see the references, which are read once
+                shown = [pixels[row % count] for row in (*members, *opposites)]
+                encoded.append(self._encode_tokens(tokens.select([*members, *opposites], length), shown))
+            order += [*members, *opposites]
         everything = Condition.cat(encoded).select([order.index(row) for row in range(len(order))])
         if not guided:
             return everything, None
         return everything.select(range(count)), everything.select(range(count, 2 * count))
+
+    def _encode_negatives(self, tokens: Tokens) -> Condition:
+        """Conditions of negative prompts without references: each different one once, and kept.
+
+        Always apart from the prompts, whose rounding then does not tell whether a negative was kept.
+        """
+        device = self._execution_device
+        weights = None
+        if not torch.is_grad_enabled():
+            weights = fingerprint([self.vlm.language_model, self.connector], device)
+        rows: dict[bytes, int] = {}
+        conditions, places = [], []
+        for index in range(len(tokens.input_ids)):
+            row = tokens.select([index], tokens.input_ids.shape[1])
+            content = torch.cat([row.input_ids, row.attention_mask]).numpy().tobytes()
+            if content not in rows:
+                rows[content] = len(conditions)
+                key = None if weights is None else (weights, content)
+                conditions.append(self._negatives.get(key, lambda row=row: self._encode_tokens(row, None)))
+            places.append(rows[content])
+        return Condition.cat(conditions).select(places)
 
     def _tokenize(self, prompts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Tokens:
         """Tokens of prompts in their template; overlong user text is cut, with a warning."""
