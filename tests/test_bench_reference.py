@@ -124,3 +124,31 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> No
     assert found["weights"] > 1e9
     modules = 150e6  # what loading imports, which a real model's 13 GB make nothing of
     assert found["peak"] - modules < 1.1 * found["weights"]
+
+
+def test_the_balanced_ratio_needs_no_section_but_compare_and_stands_beside_its_error(tmp_path: Path) -> None:
+    from harness.quality import preset_calls
+    from harness.report import balanced_ratio, summarize, table
+
+    stages = {"condition": 1.0, "references": 0.0, "first_step": 2.0, "step": 1.0, "decode": 1.0}
+    picture = {
+        "reference": {"total": 90.0},
+        "ours": {**stages, "total": 54.0},
+        "single_step": 0.5,
+        "ratio": 1.6,
+    }
+    difference = {"relative_difference": 1e-6}
+    compare = {
+        "pictures": {"t2i": picture, "edit": picture},
+        "cells": {"t2i": difference, "edit": difference},
+    }
+    (tmp_path / "compare.json").write_text(json.dumps(compare))
+    summary = summarize(tmp_path, {})
+    both, single = preset_calls()["balanced"]
+    assert summary["t2i_balanced_ratio"] == balanced_ratio(picture, both, single)
+    assert "balanced_error              not measured" in table(summary)
+    cells = {"preset balanced": {"error": 0.01}, "euler 50": {"error": 0.02}}
+    (tmp_path / "quality.json").write_text(json.dumps({"cells": cells}))
+    summary = summarize(tmp_path, {})
+    assert (summary["balanced_error"], summary["euler_50_error"]) == (0.01, 0.02)
+    assert "not measured" not in table(summary)

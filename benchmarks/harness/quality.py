@@ -7,8 +7,6 @@ is the share of pictures in which everything the prompt says can be read back (`
 from __future__ import annotations
 
 import copy
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from deepgen.data.pixels import to_output
+from deepgen.diffusion.presets import get_preset
 from deepgen.diffusion.solvers import NAMES, make_scheduler
 from deepgen.eval.benchmarks.shapes import ShapesPrompt, prompts, score
 from deepgen.models.config import DEEPGEN_1_0
@@ -75,12 +74,9 @@ def as_exact_as_euler_50(cells: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 def preset_calls() -> dict[str, tuple[int, int]]:
     """The pipeline's presets of fewer steps: calls for both branches, and for the positive one alone."""
-    if find_spec("deepgen.diffusion.presets") is None:
-        return {}
-    presets = import_module("deepgen.diffusion.presets")
     scheduler, calls = FlowMatchEulerDiscreteScheduler(**DEEPGEN_1_0.scheduler), {}
     for name in ("balanced", "fast"):
-        preset = presets.get_preset(name)
+        preset = get_preset(name)
         _, timesteps = preset.prepare(scheduler, preset.num_steps, None, 1024)
         both = sum(preset.guided(timesteps))
         calls[name] = (both, len(timesteps) - both)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.presets import PRESETS, Preset
 from deepgen.diffusion.schedule import set_timesteps
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline, GuidanceBatching
 from deepgen.train.objective import TrainingBatch
 from deepgen.types import Condition
 
@@ -128,12 +128,15 @@ class ReferencePipeline(DeepGenPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 4.0,
         preset: Preset = PRESETS["exact"],
+        guidance_batching: GuidanceBatching = "auto",
         callback_on_step_end: Any = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> Tensor:
         """The loop of the specification: every step starts from latents, references and conditions."""
         if preset.name != "exact":
             raise ValueError(f"the original's path knows the preset 'exact' only, got {preset.name!r}")
+        if guidance_batching == "split":
+            raise ValueError("the original's path runs both branches in one call")
         timesteps = set_timesteps(self.scheduler, num_inference_steps, latents.device)
         condition = positive if negative is None else Condition.cat([negative, positive])
         condition = condition.to(self.transformer.dtype)

@@ -33,18 +33,21 @@ from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
-from deepgen.models.branches import Branches
+from deepgen.models.branches import Branches, Rows
 from deepgen.models.condition_cache import ConditionCache, fingerprint
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
+GuidanceBatching = Literal["auto", "batched", "split"]
 
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
+_CACHE_CONTEXTS: dict[Rows, str] = {"both": "guided", "negative": "negative", "positive": "positive"}
 FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
@@ -103,6 +106,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         self.register_to_config(defaults=defaults or FALLBACK_DEFAULTS, max_prompt_tokens=max_prompt_tokens)
         self._interrupt = False
         self._negatives = ConditionCache()
+        self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -366,6 +370,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 4.0,
         preset: Preset = PRESETS["exact"],
+        guidance_batching: GuidanceBatching = "auto",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Tensor:
@@ -379,10 +384,15 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             num_inference_steps: solver steps.
             guidance_scale: weight of the positive branch over the negative.
             preset: solver, spacing of its steps, and where the negative branch may rest.
+            guidance_batching: "batched" runs both branches in one call of the DiT, "split" one after the
+                other, in about half the working memory; "auto" splits where both do not fit into the memory
+                that is free as the run begins.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
                 tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
         """
+        if guidance_batching not in ("auto", "batched", "split"):
+            raise ValueError(f"unknown guidance_batching {guidance_batching!r}; known: auto, batched, split")
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
         scheduler, timesteps = preset.prepare(self.scheduler, num_inference_steps, latents.device, patches)
         guidance = None if negative is None else Guidance(guidance_scale)
@@ -391,6 +401,10 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
         condition = positive if negative is None else Condition.cat([negative, positive])
         condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
+        is_split = negative is not None and (
+            guidance_batching == "split"
+            or (guidance_batching == "auto" and not self._fits(latents, condition, reference_latents))
+        )
         branches = Branches(
             condition,
             reference_latents,
@@ -403,14 +417,20 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 if self._interrupt:
                     break
                 rests = guidance is not None and not has_both[step]
-                noisy = torch.cat([latents] * (1 if rests else branches.count))
-                with self.transformer.cache_context("positive" if rests else "guided"):
-                    velocity = self.transformer(
-                        hidden_states=noisy.to(condition.prompt_embeds.dtype),
-                        timestep=timestep.expand(len(noisy)),
-                        return_dict=False,
-                        **branches.inputs(step, is_positive_alone=rests),
-                    )[0]
+                passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
+                if guidance is not None and (rests or is_split):
+                    passes = ("positive",) if rests else ("negative", "positive")
+                velocities = []
+                for rows in passes:
+                    noisy = torch.cat([latents] * (branches.count if rows == "both" else 1))
+                    with self.transformer.cache_context(_CACHE_CONTEXTS[rows]):
+                        velocities += self.transformer(
+                            hidden_states=noisy.to(condition.prompt_embeds.dtype),
+                            timestep=timestep.expand(len(noisy)),
+                            return_dict=False,
+                            **branches.inputs(step, rows),
+                        )
+                velocity = torch.cat(velocities)
                 if guidance is not None:
                     velocity = guidance.extend(velocity) if rests else guidance(velocity)
                 if preset.solver is not None:
@@ -425,6 +445,15 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 progress.update()
         self._reset_caches()
         return latents if preset.solver is None else latents.to(dtype)
+
+    def _fits(
+        self, latents: Tensor, condition: Condition, references: Sequence[Sequence[Tensor]] | None
+    ) -> bool:
+        """Whether what the DiT computes with for both branches fits into the memory that is free."""
+        pictures = [latents[0], *(max(references, key=len) if references else [])]
+        patches = sum(x.shape[-2] * x.shape[-1] for x in pictures) // self.transformer.config.patch_size**2
+        values = dit_values(self.transformer, len(condition) * (patches + condition.prompt_embeds.shape[1]))
+        return values * condition.prompt_embeds.element_size() <= free_bytes(latents.device.type)
 
     def _reset_caches(self) -> None:
         """Forget what caching hooks kept of this trajectory."""
@@ -451,6 +480,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         preset: str = "exact",
+        guidance_batching: GuidanceBatching | None = None,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -480,6 +510,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             guidance_scale: 1 or less draws without a negative branch; default the model's own.
             preset: "exact" is the pipeline's scheduler with the model's own steps; "balanced" and "fast" are
                 a better solver with a third of the steps or fewer (docs/generate.md has their errors).
+            guidance_batching: see `denoise`; default the pipeline's attribute of this name, "auto".
             num_images_per_prompt: samples per prompt.
             seed: image k of the call is drawn with seed + k, or with the k-th of a list.
             generator: instead of a seed: one, drawn from in turn, or one per image.
@@ -567,6 +598,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 preset=chosen,
+                guidance_batching=guidance_batching or self.guidance_batching,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             )

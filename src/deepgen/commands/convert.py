@@ -18,9 +18,13 @@ class Convert:
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
     """`tiny`, a folder, a checkpoint file or a Hub name."""
     target: Positional[Annotated[Path, arg(metavar="TARGET")]]
-    """Where to write; must not exist yet."""
+    """Where to write; must not exist yet. With --gguf a file, FILE.gguf."""
     layout: Literal["deepgen", "native"] = "deepgen"
     """deepgen: a folder that loads as it is. native: the original's flat file, without VLM and VAE."""
+    gguf: Literal["none", "q8_0", "q5_0", "q4_0"] = "none"
+    """Write one part as a GGUF file of 8, 5 or 4 bits a weight; needs `pip install deepgen[quant]`."""
+    part: Literal["transformer", "vlm", "connector"] = "transformer"
+    """Which part a GGUF file holds."""
     dtype: Literal["as stored", "float32", "bfloat16", "float16"] = "as stored"
     """Number format of the weights."""
     lora: Literal["merge", "adapter", "ignore"] = "merge"
@@ -34,6 +38,8 @@ class Convert:
 
     def run(self) -> int:
         """Exit code 0 once the target is complete."""
+        if self.gguf != "none":
+            return self._write_gguf()
         from deepgen.models.convert import convert
 
         done = convert(
@@ -49,4 +55,23 @@ class Convert:
         print(
             f"{done.destination}  {len(done.files)} files, {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB"
         )
+        return 0
+
+    def _write_gguf(self) -> int:
+        from deepgen.models.gguf_files import convert_to_gguf
+
+        if self.layout != "deepgen" or self.dtype != "as stored":
+            raise ValueError(
+                "--gguf is a layout and a number format of its own; leave out --layout and --dtype"
+            )
+        nbytes = convert_to_gguf(
+            locate(self.source),
+            self.target,
+            self.gguf.upper(),  # type: ignore[arg-type]
+            part=self.part,
+            lora=self.lora,
+            vlm=self.vlm,
+            transformer=self.transformer,
+        )
+        print(f"{self.target}  {self.part}, {self.gguf}, {nbytes / 1e9:.2f} GB")
         return 0

@@ -42,6 +42,11 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         _hide_loading_bars()
 
     device = choose_device(options.device)
+    if options.transformer_gguf is not None and (options.quantize, options.memory) != ("none", "none"):
+        raise ValueError(
+            "--transformer-gguf says how the DiT is stored; leave out --quantize and --memory, "
+            "or load the model's own DiT"
+        )
     placement = choose_placement(options, device)
     check_offload(placement.offload, device)
     is_widened = is_large(options.model) and not (device == "cpu" and placement.quantize != "none")
@@ -49,18 +54,26 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     settings: dict[str, Any] = {"torch_dtype": dtype}
     if placement.quantize != "none":
         settings["quantization_config"] = quantization(placement.quantize, dtype)
+    if options.transformer_gguf is not None:
+        settings["transformer_gguf"] = options.transformer_gguf
 
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
     if options.lora is not None:
         pipe.load_lora_weights(options.lora)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
     _place(pipe, device, placement.offload)
+    pipe.guidance_batching = options.guidance_batching
     if placement.has_tiles:
         pipe.vae.enable_tiling()
     if device == "cpu" and dtype.itemsize == 2 and placement.quantize == "none":
         _widen(pipe)
     if options.compile:
-        pipe.transformer.compile()
+        from deepgen.models.compiled import compile_blocks
+
+        folder = compile_blocks(pipe.transformer)
+        print(
+            f"deepgen: blocks are compiled as they first run; compiled code is in {folder}", file=sys.stderr
+        )
     seconds = time.perf_counter() - started
     print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
     return pipe
@@ -99,10 +112,9 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
 
 def free_memory(device: str) -> int:
     """Bytes that are free: of the accelerator's own memory, or of the machine's where it has none."""
-    import psutil
-    import torch
+    from deepgen.models.memory import free_bytes
 
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    return free_bytes(device)
 
 
 def locate(model: str) -> str | Path:

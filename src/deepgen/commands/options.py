@@ -16,6 +16,7 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 Offload = Literal["none", "model", "sequential", "group"]
 Quantize = Literal["none", "int8", "fp8", "nf4"]
 Memory = Literal["none", "auto", "24", "16", "12", "8", "6"]
+GuidanceBatching = Literal["auto", "batched", "split"]
 Preset = Literal["exact", "balanced", "fast"]
 
 
@@ -40,12 +41,16 @@ class ModelOptions:
     """Keep parts in main memory until they are needed: slower, and fits smaller accelerators."""
     quantize: Quantize = "none"
     """Store the VLM and the DiT in fewer bits; needs `pip install deepgen[quant]`."""
+    transformer_gguf: Annotated[Path | None, arg(metavar="FILE.gguf")] = None
+    """The DiT from a GGUF file, ours or another program's, instead of the model's own."""
     memory: Memory = "none"
     """Choose offload, quantize and VAE tiles for so many GB; auto: for the memory that is free."""
+    guidance_batching: GuidanceBatching = "auto"
+    """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """LoRA weights to apply: a file, a folder or a Hub name."""
     compile: bool = False
-    """Compile the DiT: the first picture takes minutes, the following ones are faster."""
+    """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,16 @@
-"""What the DiT is given at the steps of a run besides latents: for both branches, or the positive alone."""
+"""What the DiT is given at the steps of a run besides latents: for both branches, or one alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from deepgen.models.trajectory import Trajectory
 from deepgen.types import Condition
+
+Rows = Literal["both", "negative", "positive"]
 
 # B samples
 
@@ -38,7 +40,9 @@ class Branches:
             "reference_latents": None if references is None else list(references) * count,
             "trajectory": self._trajectory(),
         }
-        self._alone: dict[str, Any] = {}  # the same for the positive rows, made when first needed
+        self._alone: dict[
+            Rows, dict[str, Any]
+        ] = {}  # the same for rows of one branch, made when first needed
 
     @property
     def embeds(self) -> dict[str, Tensor]:
@@ -48,19 +52,22 @@ class Branches:
             "pooled_prompt_embeds": self._both["pooled_projections"],
         }
 
-    def inputs(self, step: int, *, is_positive_alone: bool) -> dict[str, Any]:
-        """Arguments of the DiT's forward at a step."""
-        if is_positive_alone and not self._alone:
-            first = len(self._both["pooled_projections"]) // 2
-            for name, value in self._both.items():
-                if name == "trajectory":
-                    self._alone[name] = self._trajectory()
-                else:
-                    self._alone[name] = None if value is None else value[first:]
-        given = self._alone if is_positive_alone else self._both
+    def inputs(self, step: int, rows: Rows = "both") -> dict[str, Any]:
+        """Arguments of the DiT's forward at a step, for both branches' rows or those of one."""
+        given = self._both if rows == "both" else self._of(rows)
         if given["trajectory"] is not None:
             given["trajectory"].step = step
         return given
+
+    def _of(self, rows: Rows) -> dict[str, Any]:
+        if rows not in self._alone:
+            half = len(self._both["pooled_projections"]) // 2
+            own = slice(half) if rows == "negative" else slice(half, None)
+            self._alone[rows] = {
+                name: self._trajectory() if name == "trajectory" else None if value is None else value[own]
+                for name, value in self._both.items()
+            }
+        return self._alone[rows]
 
     def replace(self, prompt_embeds: Tensor, pooled_prompt_embeds: Tensor) -> None:
         """Go on with another condition, where it is another one."""

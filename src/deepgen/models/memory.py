@@ -117,6 +117,14 @@ def need(models: Mapping[str, nn.Module], plan: MemoryPlan, *, value_bytes: int 
     return Need(device=peak + DEVICE_RESERVE, host=total)
 
 
+def free_bytes(device: str) -> int:
+    """Bytes that are free: of the accelerator's own memory, or of the machine's where it has none."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
 def part_bytes(name: str, model: nn.Module, quantize: Quantization) -> int:
     """Bytes of a part's stored tensors; the connector, the VAE, embeddings and norms keep 16 bits."""
     elements = sum(tensor.numel() for tensor in model.state_dict().values())
@@ -141,12 +149,16 @@ def working_values(name: str, model: Any, plan: MemoryPlan) -> int:
         return 3 * side * side * (widths[1] if len(widths) > 1 else widths[0])
     if name == "transformer":
         patch = 8 * config["patch_size"]
-        tokens, width = 2 * ((SIDE // patch) ** 2 + 1024), model.inner_dim
-        return tokens * (4 + 6) * width + _widened(model, plan)
+        return dit_values(model, 2 * ((SIDE // patch) ** 2 + 1024)) + _widened(model, plan)
     if name == "vlm":
         text = config.text_config
         return 2 * 1200 * (2 * text.intermediate_size + 6 * text.hidden_size) + _widened(model, plan)
     return 0  # the connector works on a few hundred tokens
+
+
+def dit_values(model: Any, tokens: int) -> int:
+    """Numbers the DiT computes with besides its weights, for so many tokens of all rows."""
+    return tokens * (4 + 6) * model.inner_dim
 
 
 def _widened(model: nn.Module, plan: MemoryPlan) -> int:

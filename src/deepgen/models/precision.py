@@ -26,6 +26,9 @@ def compute_in_float32(module: nn.Module) -> None:
         if type(layer) is nn.Linear:
             layer.forward = partial(_linear, layer)
             continue
+        if type(layer).__name__ == "GGUFLinear":  # diffusers' own, which widens its weight by itself
+            layer.compute_dtype = torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+            continue
         if type(layer) is nn.Embedding:
             layer.register_forward_hook(_widen_output)
             continue

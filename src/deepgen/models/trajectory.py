@@ -95,5 +95,7 @@ def _is_plain(block: Any) -> bool:
 
 
 def may_keep(transformer: Any) -> bool:
-    """Whether a run may hand the DiT a trajectory: not in training, nor to a graph compiled as a whole."""
+    """Whether a run may hand the DiT a trajectory: not in training, nor to a graph compiled as a
+    whole. Compiled blocks do not matter.
+    """
     return not torch.is_grad_enabled() and getattr(transformer, "_compiled_call_impl", None) is None
