@@ -79,11 +79,11 @@ class Fields:
     safety_identifier: str | None = None
     lora: str | None = None
 
-    def steps(self, usual: int, limit: int) -> int | None:
-        """Solver steps: what was asked, or the quality's share of the model's usual number."""
-        if self.num_inference_steps is None and self.quality in _QUALITY:
-            return min(limit, max(1, math.ceil(usual * _QUALITY[self.quality])))
-        return self.num_inference_steps
+    def steps(self, usual: int, limit: int) -> int:
+        """Solver steps: what was asked, or the quality's share of the usual number, within the limit."""
+        if self.num_inference_steps is not None:
+            return self.num_inference_steps
+        return min(limit, max(1, math.ceil(usual * _QUALITY.get(self.quality, 1.0))))
 
 
 def read_fields(

@@ -30,16 +30,17 @@ _ADDRESS = {
     "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
 }
 
+_MASK = {**_ADDRESS, "format": "mask-address"}  # as large as the first picture, and transparent somewhere
+
 
 def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
     draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
     prompt = {**_PROMPT, "maxLength": limits.max_prompt}
-    reference = {
-        "type": "object",
-        "required": ["image_url"],
-        "properties": {"image_url": _ADDRESS},
-    }
+    reference, mask_reference = (
+        {"type": "object", "required": ["image_url"], "properties": {"image_url": address}}
+        for address in (_ADDRESS, _MASK)
+    )
     files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
     mask = {"mask": {"type": "string", "format": "binary"}}
     generation = _object({"prompt": prompt, **draw}, ["prompt"])
@@ -53,7 +54,7 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.max_references,
             },
-            "mask": {"anyOf": [reference, {"type": "null"}]},
+            "mask": {"anyOf": [mask_reference, {"type": "null"}]},
             **draw,
         },
         ["prompt", "images"],
