@@ -32,12 +32,14 @@ SIZES = ["auto", "16x16", "32x16", "64x64"]
 
 schemathesis.openapi.format("picture-size", st.sampled_from(SIZES))
 schemathesis.openapi.format("binary", st.sampled_from(PICTURES))
-schemathesis.openapi.format(
-    "picture-address",
-    st.sampled_from(PICTURES).map(
-        lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    ),
-)
+
+
+def _address(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+schemathesis.openapi.format("picture-address", st.sampled_from(PICTURES).map(_address))
+schemathesis.openapi.format("mask-address", st.just(_address(PICTURES[-1])))  # of the pictures' size
 
 
 @schemathesis.hook

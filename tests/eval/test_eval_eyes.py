@@ -7,17 +7,24 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from transformers import (
+    BlipConfig,
+    BlipForQuestionAnswering,
     CLIPConfig,
     CLIPModel,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     SwinConfig,
+    ViltConfig,
+    ViltForQuestionAnswering,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 from deepgen.eval.benchmark import Item, settings_with
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.detection import COLORS, ObjectFinder
 from deepgen.eval.remote import RemoteReader
+from deepgen.eval.report import markdown, read_results
 from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import ScorerConfig, Scorers, make_scorers
 from deepgen.eval.scoring import cvtg2k
@@ -95,6 +102,95 @@ def test_the_real_path_of_geneval_runs_on_tiny_random_networks(mask2former, clip
     assert score.value in (0, 1)
     assert "seen:" in score.words
 
+
+# --- a local model that answers questions -------------------------------------------------------------------
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def vilt(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vilt")
+    torch.manual_seed(0)
+    labels = {0: "yes", 1: "No", 2: "red"}
+    config = ViltConfig(
+        **SMALL,
+        vocab_size=MAX_TOKENS,
+        max_position_embeddings=12,
+        image_size=32,
+        patch_size=8,
+        id2label=labels,
+    )
+    ViltForQuestionAnswering(config).save_pretrained(path)
+    ViltImageProcessorPil(size={"shortest_edge": 32}, size_divisor=8).save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("blip")
+    torch.manual_seed(0)
+    text = {**SMALL, "encoder_hidden_size": 16, "vocab_size": MAX_TOKENS, "max_position_embeddings": 12}
+    text |= {"bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 0}
+    vision = {**SMALL, "image_size": 32, "patch_size": 8}
+    BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+@pytest.mark.parametrize("family", ["vilt", "blip"])
+def test_a_tiny_random_vqa_model_answers_a_question_of_any_length(family, request):
+    path = request.getfixturevalue(family)
+    vqa = make_scorers(ScorerConfig(vqa=str(path), device="cpu"), ["vqa"]).vqa
+    image = Image.new("RGB", (48, 40), "red")
+    answers = {vqa(image, "is there a red circle" + " and a star" * times) for times in (0, 40)}
+    assert all(answer == answer.strip().lower() for answer in answers)
+    assert vqa(image, "is it red") == vqa(image, "is it red")
+    if family == "vilt":
+        assert answers <= {"yes", "no", "red"}
+    assert vqa.version == f"{path}-{type(vqa._model).__name__}"
+
+
+def test_dpg_is_scored_by_a_local_model_and_the_report_names_it(vilt, tmp_path):
+    data = write_all(tmp_path / "data")
+    scorers = make_scorers(ScorerConfig(vqa=str(vilt), device="cpu"), ["vqa"])
+    benchmark = load_benchmark("dpg:vqa")
+    settings = settings_with(benchmark.settings, height=16, width=16)
+    config = RunConfig(output_dir=tmp_path / "run", data_dir=data, allow_altered=True)
+    result = run(benchmark, NoiseModel(), settings, config, scorers)
+    assert result["num_judged"] == result["num_expected"] == 8
+    assert str(vilt) in result["manifest"]["scorer"]
+    text = markdown(read_results([tmp_path / "run"], num_draws=0))
+    assert "dpg-vqa" in text
+    assert "not the official mPLUG-large" in text
+
+
+def test_answers_of_a_local_model_are_counted_as_the_official_scorer_counts(tmp_path):
+    class Eyes:
+        version = "eyes-1"
+
+        def __call__(self, image, question):
+            return "yes" if "(1)" in question else "two"  # anything but the bare word is a no
+
+    data = write_all(tmp_path / "data")
+    benchmark = load_benchmark("dpg:vqa", "fixed")
+    settings = settings_with(benchmark.settings, height=16, width=16)
+    config = RunConfig(output_dir=tmp_path / "run", data_dir=data, allow_altered=True)
+    result = run(benchmark, NoiseModel(), settings, config, Scorers(vqa=Eyes()))
+    assert result["table"]["overall"] == 50
+    assert result["manifest"]["scorer"].startswith("dpg-vqa-1-fixed eyes-1 ")
+    with pytest.raises(ValueError, match="needs a vqa; give --vqa"):
+        run(benchmark, NoiseModel(), settings, config, Scorers())
+
+
+def test_a_model_of_another_family_is_refused(clip):
+    with pytest.raises(ValueError, match="is a clip; for questions give blip or vilt"):
+        make_scorers(ScorerConfig(vqa=str(clip)), ["vqa"])
+
+
+# --- reading ------------------------------------------------------------------------------------------------
 
 SIGNS = (
     *("OPEN DAILY", "FRESH BREAD", "WELCOME HOME", "STATION NORTH", "SUMMER SALE", "COFFEE TO GO"),

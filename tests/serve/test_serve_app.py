@@ -24,7 +24,7 @@ from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serve.app import ServeConfig, make_app
 from deepgen.serve.engine import Engine, EngineConfig
-from deepgen.serve.fields import Limits
+from deepgen.serve.fields import Fields, Limits
 from deepgen.serve.hooks import Hooks, Refusal
 from deepgen.serve.keys import ApiKeys
 from deepgen.serve.metrics import Metrics
@@ -441,6 +441,19 @@ def test_nothing_of_an_unexpected_error_reaches_a_client(
             list(client.images.generate(prompt="a", stream=True))
     assert "secret" not in str(failed.value)
     assert client.images.generate(prompt="a").data
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [({}, 20), ({"quality": "low"}, 10), ({"quality": "max"}, 30), ({"num_inference_steps": 7}, 7)],
+)
+def test_steps_are_what_was_asked_or_a_share_of_the_usual_number(asked: dict[str, Any], steps: int) -> None:
+    assert Fields(prompt="a", **asked).steps(usual=20, limit=30) == steps
+
+
+def test_no_request_is_drawn_in_more_steps_than_the_server_allows() -> None:
+    for quality in ("auto", "low", "medium", "high", "max"):
+        assert Fields(prompt="a", quality=quality).steps(usual=50, limit=2) == 2
 
 
 BAD_FIELDS: list[dict[str, Any]] = [

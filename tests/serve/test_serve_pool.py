@@ -30,15 +30,16 @@ from deepgen.serve.jobs import (
     QueueFull,
     WorkerFailed,
 )
-from deepgen.serve.pool import Pool, _runs
+from deepgen.serve.orders import runs
+from deepgen.serve.pool import Pool
 
 LOAD = partial(load_pipeline, ModelOptions(model="tiny", device="cpu"))
 LONG = 80  # steps: seconds of work, so that there is time to kill
 
 
 def test_neighbours_stay_together_up_to_a_length() -> None:
-    assert _runs([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3], [4]]
-    assert _runs([0, 2, 3, 7], 9) == [[0], [2, 3], [7]]
+    assert runs([0, 1, 2, 3, 4], 2) == [[0, 1], [2, 3], [4]]
+    assert runs([0, 2, 3, 7], 9) == [[0], [2, 3], [7]]
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,8 @@ class EvalRun:
     """What reads text: rapidocr, or the http:// address of a service."""
     clip: Annotated[str, arg(metavar="NAME|PATH")] = "openai/clip-vit-large-patch14"
     """CLIP for GenEval's colors and CLIPScore."""
+    vqa: Annotated[str, arg(metavar="NAME|PATH")] = "Salesforce/blip-vqa-base"
+    """What answers the questions of dpg:vqa: a BLIP or ViLT."""
     judge_url: Annotated[str | None, arg(metavar="URL")] = None
     """A chat endpoint, up to and with /v1; its key is read from $DEEPGEN_JUDGE_KEY."""
     judge_model: Annotated[str, arg(metavar="NAME")] = ""
@@ -231,6 +233,7 @@ class EvalRun:
         config = ScorerConfig(
             detector=self.detector,
             clip=self.clip,
+            vqa=self.vqa,
             ocr=self.ocr,
             device=self.device,
             judge=judge,

@@ -138,7 +138,7 @@ class Benchmark:
     name: ClassVar[str] = ""
     version: ClassVar[str] = "1"
     variants: ClassVar[tuple[str, ...]] = ("",)  # the first is the default
-    needs: ClassVar[tuple[str, ...]] = ()  # of detector, reader, tower, judge
+    needs: ClassVar[tuple[str, ...]] = ()  # of detector, reader, tower, vqa, judge
     is_edit: ClassVar[bool] = False
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score

@@ -8,8 +8,9 @@ neither 0 nor a guess.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -126,13 +127,13 @@ class Judged(Benchmark):
 
     def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
         """Ask about every picture of an item."""
-        judge = _judge(scorers)
+        ask = self.asker(scorers)
         references = item.open_references()
         values, rows, words, problems = [], [], [], []
         for sample, image in enumerate(images):
             answers: dict[str, Any] = {}
             for question in self.questions(item, image, references):
-                answer, reply = self._ask(judge, item, question)
+                answer, reply = ask(item, question)
                 answers[question.key] = answer
                 if answer is None:
                     problems.append(f"sample {sample}, {question.key}: {_excerpt(reply)}")
@@ -154,6 +155,10 @@ class Judged(Benchmark):
             num_expected=len(images),
             num_scored=len(values),
         )
+
+    def asker(self, scorers: Scorers) -> Callable[[Item, Question], tuple[Any, str]]:
+        """What puts a question of an item: (answer or None, what was said)."""
+        return partial(self._ask, _judge(scorers))
 
     def _ask(self, judge: Judge, item: Item, question: Question) -> tuple[Any, str]:
         """(answer or None, what the judge said or why there is nothing)."""

@@ -50,11 +50,13 @@ figcaption em{color:var(--soft);display:block;font-style:normal}
 .mark{font-weight:700;font-variant-numeric:tabular-nums}
 .pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(400px,100%),1fr));gap:1.2rem 2rem}
 .pair p{margin:0 0 .5rem;font-size:.9rem;font-weight:600}
-.pair>div{display:grid;grid-template-columns:repeat(auto-fill,minmax(140px,1fr));gap:1rem}
+.pair>div{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:1rem}
 details{margin:.7rem 0}summary{cursor:pointer;color:var(--soft)}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;background:var(--page);border-radius:8px;
 padding:.8rem}svg text{fill:var(--ink)}svg .soft{fill:var(--soft)}svg .grid{stroke:var(--line)}
-svg .span{stroke:var(--ink);stroke-width:1.2}
+svg .span{stroke:var(--ink);stroke-width:1.2}svg{min-width:560px}
+@media(max-width:600px){main{padding:1.5rem .75rem}section{padding:1rem}td,th{padding:.4rem .4rem}
+table:has(.track) :is(td,th):nth-child(2){display:none}}
 """
 
 
@@ -99,7 +101,8 @@ def _overview(groups: Sequence[Sequence[Result]], models: Sequence[str], colors:
             for model in models
         )
         rows.append(f"<tr><td>{_text(group[0].label)} <small>{_text(headline)}</small></td>{cells}</tr>")
-    return f'<section class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></section>'
+    table = f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return f"<section>{_wide('Overview', table)}</section>"
 
 
 def _section(group: Sequence[Result], colors: Mapping[str, str]) -> str:
@@ -115,7 +118,7 @@ def _section(group: Sequence[Result], colors: Mapping[str, str]) -> str:
     parts.append(f'<ul class="notes">{notes}</ul>')
     if others:
         drawn = bars(group, others, [colors[each.model] for each in group])
-        parts.append(f"<h3>By category</h3>{drawn}{_numbers(group, others)}")
+        parts.append(f"<h3>By category</h3>{_wide('Bars', drawn)}{_numbers(group, others)}")
     parts.append(_side_by_side(group, colors))
     for result in group:
         parts += [_best_and_worst(result), _details(result)]
@@ -140,7 +143,7 @@ def _headlines(group: Sequence[Result], colors: Mapping[str, str]) -> str:
     ]
     head = f'<tr><th>model</th><th></th><th class="n">{_text(headline)}</th><th class="n">judged</th></tr>'
     rows += [] if reference is None else _published(reference, longest)
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+    return _wide("Scores", f"<table>{head}{''.join(rows)}</table>")
 
 
 def _published(reference: Reference, longest: float) -> list[str]:
@@ -161,10 +164,13 @@ def _numbers(group: Sequence[Result], names: Sequence[str]) -> str:
         + "</tr>"
         for name in names
     )
-    return (
-        '<details><summary>Numbers by category</summary><div class="wide"><table>'
-        f"<tr><th></th>{head}</tr>{body}</table></div></details>"
-    )
+    table = f"<table><tr><th></th>{head}</tr>{body}</table>"
+    return f"<details><summary>Numbers by category</summary>{_wide('Numbers by category', table)}</details>"
+
+
+def _wide(label: str, content: str) -> str:
+    """What scrolls sideways where the window is narrow, also by keys."""
+    return f'<div class="wide" role="group" tabindex="0" aria-label="{label}">{content}</div>'
 
 
 def _cell(result: Result, name: str) -> str:
@@ -205,7 +211,7 @@ def bars(group: Sequence[Result], names: Sequence[str], colors: Sequence[str] = 
             shapes.append(_bar(result, name, colors[index % len(colors)], place, thick))
     return (
         f'<svg viewBox="0 0 {label + width + 60} {height}" width="100%" font-size="12" '
-        f'font-family="system-ui,sans-serif" role="img">{"".join(shapes)}</svg>'
+        f'font-family="system-ui,sans-serif" role="img" aria-label="Bars by category">{"".join(shapes)}</svg>'
     )
 
 

@@ -1,4 +1,4 @@
-"""Who looks at pictures: a detector, an OCR engine, CLIP, a judge. A benchmark is given those it needs.
+"""Who looks at pictures: detector, OCR engine, CLIP, VQA model, judge. A benchmark is given those it needs.
 
 Each is a small interface, so that a test or another engine can stand in; `make_scorers` makes the real ones.
 """
@@ -48,6 +48,20 @@ class LikensTexts(Protocol):
         ...
 
 
+class AnswersQuestions(Protocol):
+    """Answers questions about a picture.
+
+    Attributes:
+        version: the model in one word.
+    """
+
+    version: str
+
+    def __call__(self, image: Image.Image, question: str) -> str:
+        """The answer, in small letters."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scorers:
     """Those that were given; a benchmark says which it needs."""
@@ -55,6 +69,7 @@ class Scorers:
     detector: FindsObjects | None = None
     reader: Reader | None = None
     tower: LikensTexts | None = None
+    vqa: AnswersQuestions | None = None
     judge: Judge | None = None
 
     def version(self, need: str) -> str:
@@ -69,6 +84,7 @@ _HOW = {
     "detector": "give --detector and --clip",
     "reader": "give --ocr",
     "tower": "give --clip",
+    "vqa": "give --vqa",
     "judge": "give --judge-url and --judge-model",
 }
 
@@ -81,6 +97,7 @@ class ScorerConfig:
         detector: Hub id or folder of a Mask2Former, or the http:// address of a service; see
             `deepgen.eval.remote`.
         clip: Hub id or folder of a CLIPModel, for colors and CLIPScore.
+        vqa: Hub id or folder of a BLIP or ViLT that answers questions, see `deepgen.eval.vqa`.
         ocr: rapidocr, or the http:// address of a service.
         min_confidence: lines of text RapidOCR is less sure of are left out.
         device: auto is cuda where there is one.
@@ -91,6 +108,7 @@ class ScorerConfig:
 
     detector: str = "facebook/mask2former-swin-small-coco-instance"
     clip: str = "openai/clip-vit-large-patch14"
+    vqa: str = "Salesforce/blip-vqa-base"
     ocr: str = "rapidocr"
     min_confidence: float = 0.5
     device: str = "auto"
@@ -116,6 +134,10 @@ def _make(config: ScorerConfig, need: str) -> Any:
         from deepgen.eval.detection import Likeness
 
         return Likeness(config.clip, config.device)
+    if need == "vqa":
+        from deepgen.eval.vqa import LocalVQA
+
+        return LocalVQA(config.vqa, config.device)
     if need == "detector" and is_address(config.detector):
         from deepgen.eval.remote import RemoteDetector
 

@@ -15,12 +15,16 @@ from typing import Any
 from deepgen.serve.errors import invalid
 
 MAX_SEED = 2**63 - 1
-_FORMATS = ("png", "jpeg", "webp")
+MAX_GUIDANCE = 100
+MAX_PREVIEWS = 3
+MAX_NAME = 512  # characters of the texts that are no prompts
+FORMATS = ("png", "jpeg", "webp")
+RESPONSE_FORMATS = ("b64_json", "url")
 # How many steps, as a share of the model's own; other names are the model's own.
 _QUALITY = {"low": 0.5, "medium": 0.75, "xhigh": 1.5, "max": 2.0}
-_QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
+QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 # Known to the clients and without meaning here.
-_IGNORED = ("model", "style", "moderation", "user", "input_fidelity", "safety_identifier")
+IGNORED = ("model", "style", "moderation", "user", "input_fidelity", "safety_identifier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +79,11 @@ class Fields:
     safety_identifier: str | None = None
     lora: str | None = None
 
-    def steps(self, usual: int, limit: int) -> int | None:
-        """Solver steps: what was asked, or the quality's share of the model's usual number."""
-        if self.num_inference_steps is None and self.quality in _QUALITY:
-            return min(limit, max(1, math.ceil(usual * _QUALITY[self.quality])))
-        return self.num_inference_steps
+    def steps(self, usual: int, limit: int) -> int:
+        """Solver steps: what was asked, or the quality's share of the usual number, within the limit."""
+        if self.num_inference_steps is not None:
+            return self.num_inference_steps
+        return min(limit, max(1, math.ceil(usual * _QUALITY.get(self.quality, 1.0))))
 
 
 def read_fields(
@@ -105,27 +109,30 @@ def read_fields(
         raise invalid("prompt is empty; say what to draw", "prompt")
     if reader.choice("background", ("auto", "opaque", "transparent")) == "transparent":
         raise invalid("background: this model draws no transparent pictures; use opaque", "background")
-    scale, alias = reader.number("guidance_scale", 0, 100), reader.number("true_cfg_scale", 0, 100)
+    scale, alias = (
+        reader.number("guidance_scale", 0, MAX_GUIDANCE),
+        reader.number("true_cfg_scale", 0, MAX_GUIDANCE),
+    )
     asked: dict[str, Any] = {
         "prompt": text,
         "negative_prompt": reader.text("negative_prompt", limits.max_prompt),
         "n": reader.integer("n", 1, limits.max_images),
         "size": reader.size("size", limits.max_pixels),
-        "quality": reader.choice("quality", _QUALITIES),
-        "output_format": reader.choice("output_format", _FORMATS),
+        "quality": reader.choice("quality", QUALITIES),
+        "output_format": reader.choice("output_format", FORMATS),
         "output_compression": reader.integer("output_compression", 0, 100),
-        "response_format": reader.choice("response_format", ("b64_json", "url")),
+        "response_format": reader.choice("response_format", RESPONSE_FORMATS),
         "stream": reader.truth("stream"),
-        "partial_images": reader.integer("partial_images", 0, 3),
+        "partial_images": reader.integer("partial_images", 0, MAX_PREVIEWS),
         "include_progress": reader.truth("include_progress"),
         "seed": reader.integer("seed", 0, MAX_SEED - limits.max_images),
         "num_inference_steps": reader.integer("num_inference_steps", 1, limits.max_steps),
         "guidance_scale": alias if scale is None else scale,
-        "safety_identifier": reader.text("safety_identifier", 512),
+        "safety_identifier": reader.text("safety_identifier", MAX_NAME),
         "lora": reader.text("lora", 128),
     }
-    for name in _IGNORED:
-        reader.text(name, 512)
+    for name in IGNORED:
+        reader.text(name, MAX_NAME)
     reader.refuse_unknown()
     return Fields(**{name: value for name, value in asked.items() if value is not None})
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from deepgen._version import __version__
 from deepgen.client import Client, ClientError, Picture, RequestFailed, Step
+from deepgen.serve.fields import MAX_GUIDANCE, Limits
 
 INSTRUCTIONS = (
     "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
@@ -26,6 +27,7 @@ INSTRUCTIONS = (
 )
 MAX_PICTURES = 4  # in one answer: an agent reads each
 _KEPT = 64
+_FIELDS = ("size", "n", "seed", "num_inference_steps", "guidance_scale", "negative_prompt")  # of both tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,8 @@ def make_tools(painter: Painter) -> Any:
     )
     about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
-    async def drawn(context: Context, prompt: str, images: list[str] | None, fields: dict[str, Any]) -> list:
-        left = threading.Event()
+    async def drawn(context: Context, prompt: str, images: list[str] | None, given: tuple) -> list:
+        fields, left = dict(zip(_FIELDS, given, strict=True)), threading.Event()
 
         def tell(done: float, total: float) -> None:
             anyio.from_thread.run(context.report_progress, done, total)
@@ -170,7 +172,7 @@ def make_tools(painter: Painter) -> Any:
         Count = Annotated[int, Field(ge=1, le=MAX_PICTURES, description="how many pictures")]
         Seed = Annotated[int | None, Field(ge=0, description="the same seed draws the same picture again")]
         Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
-        Guidance = Annotated[float | None, Field(ge=0, le=100, description="weight of the prompt")]
+        Guidance = Annotated[float | None, Field(ge=0, le=MAX_GUIDANCE, description="weight of the prompt")]
         Negative = Annotated[str | None, Field(description="what to steer away from")]
 
     @server.tool(title="Draw a picture", annotations=about, structured_output=False)
@@ -185,9 +187,8 @@ def make_tools(painter: Painter) -> Any:
         negative_prompt: Given.Negative = None,
     ) -> list:
         """Draw pictures from words. Answers with each picture, its name, size and seed."""
-        fields = {"size": size, "n": n, "seed": seed, "num_inference_steps": num_inference_steps}
-        fields |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
-        return await drawn(context, prompt, None, fields)
+        given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
+        return await drawn(context, prompt, None, given)
 
     @server.tool(title="Edit a picture", annotations=about, structured_output=False)
     async def edit_image(
@@ -197,7 +198,7 @@ def make_tools(painter: Painter) -> Any:
             list[str],
             Field(
                 min_length=1,
-                max_length=16,
+                max_length=Limits.max_references,
                 description="names of earlier pictures, files, or data:image/...;base64 addresses",
             ),
         ],
@@ -209,9 +210,8 @@ def make_tools(painter: Painter) -> Any:
         negative_prompt: Given.Negative = None,
     ) -> list:
         """Change a picture as told, or make one from several. Answers as generate_image does."""
-        fields = {"size": size, "n": n, "seed": seed, "num_inference_steps": num_inference_steps}
-        fields |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
-        return await drawn(context, prompt, images, fields)
+        given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
+        return await drawn(context, prompt, images, given)
 
     return server
 

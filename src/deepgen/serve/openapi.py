@@ -7,7 +7,17 @@ from typing import Any
 
 from deepgen._version import __version__
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
-from deepgen.serve.fields import MAX_SEED, Limits
+from deepgen.serve.fields import (
+    FORMATS,
+    IGNORED,
+    MAX_GUIDANCE,
+    MAX_NAME,
+    MAX_PREVIEWS,
+    MAX_SEED,
+    QUALITIES,
+    RESPONSE_FORMATS,
+    Limits,
+)
 
 # Text is free of null characters; a prompt says something.
 _TEXT = {"type": "string", "pattern": r"^[^\x00]*$"}
@@ -20,16 +30,17 @@ _ADDRESS = {
     "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
 }
 
+_MASK = {**_ADDRESS, "format": "mask-address"}  # as large as the first picture, and transparent somewhere
+
 
 def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
     draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
     prompt = {**_PROMPT, "maxLength": limits.max_prompt}
-    reference = {
-        "type": "object",
-        "required": ["image_url"],
-        "properties": {"image_url": _ADDRESS},
-    }
+    reference, mask_reference = (
+        {"type": "object", "required": ["image_url"], "properties": {"image_url": address}}
+        for address in (_ADDRESS, _MASK)
+    )
     files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
     mask = {"mask": {"type": "string", "format": "binary"}}
     generation = _object({"prompt": prompt, **draw}, ["prompt"])
@@ -43,7 +54,7 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.max_references,
             },
-            "mask": {"anyOf": [reference, {"type": "null"}]},
+            "mask": {"anyOf": [mask_reference, {"type": "null"}]},
             **draw,
         },
         ["prompt", "images"],
@@ -88,30 +99,26 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
 def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str, Any]:
     """Fields of every request that draws; in JSON, null stands for the default."""
     fields: dict[str, dict[str, Any]] = {
-        "model": {**_TEXT, "maxLength": 512},
         "n": {"type": "integer", "minimum": 1, "maximum": limits.max_images},
         "size": {**_SIZE},
-        "quality": {
-            "type": "string",
-            "enum": ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"],
-        },
-        "output_format": {"type": "string", "enum": ["png", "jpeg", "webp"]},
+        "quality": {"type": "string", "enum": list(QUALITIES)},
+        "output_format": {"type": "string", "enum": list(FORMATS)},
         "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
-        "response_format": {"type": "string", "enum": ["b64_json", "url"]},
+        "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS)},
         "background": {"type": "string", "enum": ["auto", "opaque"]},
         "stream": {"type": "boolean"},
-        "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+        "partial_images": {"type": "integer", "minimum": 0, "maximum": MAX_PREVIEWS},
         "include_progress": {"type": "boolean"},
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED - limits.max_images},
         "negative_prompt": {**_TEXT, "maxLength": limits.max_prompt},
         "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": limits.max_steps},
-        "guidance_scale": {"type": "number", "minimum": 0, "maximum": 100},
-        "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": 100},
+        "guidance_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
+        "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
     }
     if loras:
         fields["lora"] = {"type": "string", "enum": list(loras)}
-    for name in ("style", "moderation", "user", "input_fidelity", "safety_identifier"):
-        fields[name] = {**_TEXT, "maxLength": 512}
+    for name in IGNORED:
+        fields[name] = {**_TEXT, "maxLength": MAX_NAME}
     for schema in fields.values() if is_json else ():
         schema["type"] = [schema["type"], "null"]
         if "enum" in schema:

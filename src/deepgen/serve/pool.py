@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepgen.arguments import make_generators
@@ -37,8 +34,8 @@ from deepgen.serve.jobs import (
     QueueFull,
     WorkerFailed,
     WorkerStatus,
-    new_error_id,
 )
+from deepgen.serve.orders import Order, Share, WorkerHandle, ending, logged, runs
 from deepgen.serve.worker import (
     Accepted,
     Cancel,
@@ -60,69 +57,7 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.5
 _SILENT_S = 120.0  # a worker speaks every other second; one that is silent for so long is stuck
 _MAX_BEGUN_TWICE = 1  # deaths a request may have been part of and still be tried again
-_MAX_FAILED_STARTS = 5  # in a row, after which a worker is not started any more
 _MANY = 2**31  # the pool itself counts what waits
-
-
-@dataclass(eq=False)
-class _Order:
-    """A request on its way through the workers."""
-
-    request: DrawRequest
-    seeds: list[int]
-    on_event: Callable[[Event], None] | None
-    accepted: Future[Job] = field(default_factory=Future)
-    begun: set[int] = field(default_factory=set)
-    num_deaths: int = 0
-
-    @property
-    def job(self) -> Job | None:
-        return self.accepted.result() if self.accepted.done() and not self.accepted.exception() else None
-
-    @property
-    def missing(self) -> list[int]:
-        return list(range(self.request.num_images)) if self.job is None else self.job.missing
-
-
-@dataclass(eq=False)
-class _Share:
-    """Pictures `first` and following of an order, in the hands of one worker."""
-
-    order: _Order
-    first: int
-    missing: set[int]
-    is_begun: bool = False
-
-
-class _Worker:
-    """A process, and what the pool knows of it."""
-
-    def __init__(self, place: int, process: Any, connection: Any, num_starts: int, num_failures: int) -> None:
-        self.place, self.process, self.connection = place, process, connection
-        self.num_starts, self.num_failures = num_starts, num_failures
-        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # so that nobody waits for a slow worker
-        self.shares: dict[int, _Share] = {}
-        self.model: ModelFacts | None = None
-        self.error: StartFailed | None = None
-        self.is_ready = self.is_dead = False
-        self.heard = time.monotonic()
-        self.restart_at = 0.0
-        self.memory = Memory(0, 0)
-        self.step_seconds = 0.0
-
-    @property
-    def load(self) -> int:
-        return sum(len(share.missing) for share in self.shares.values())
-
-    @property
-    def is_given_up(self) -> bool:
-        return self.is_dead and self.num_failures >= _MAX_FAILED_STARTS
-
-    def send_all(self) -> None:
-        """The life of the thread that writes to the process; None ends it."""
-        with suppress(OSError):  # a broken pipe: the thread that reads knows better what that means
-            while (message := self.outbox.get()) is not None:
-                self.connection.send(message)
 
 
 class Pool:
@@ -156,8 +91,8 @@ class Pool:
         self._worker_config = replace(self.config, max_waiting=_MANY, max_waiting_per_key=None)
         self._measure = on_measure or (lambda name, value: None)
         self._context = multiprocessing.get_context("spawn")  # a fork would copy locks and CUDA's state
-        self._orders: dict[_Order, float] = {}  # not ended, with the time they came
-        self._orphans: list[tuple[_Order, list[int]]] = []  # pictures no worker has
+        self._orders: dict[Order, float] = {}  # not ended, with the time they came
+        self._orphans: list[tuple[Order, list[int]]] = []  # pictures no worker has
         self._num_shares = 0
         self._sample_step_seconds: float | None = None  # a running mean
         self._changed = threading.Condition(threading.RLock())
@@ -169,7 +104,7 @@ class Pool:
         if failed is not None:
             self.close()
             if failed.error is None:
-                raise RuntimeError(f"a worker died while it loaded the model: {_ending(failed)}")
+                raise RuntimeError(f"a worker died while it loaded the model: {ending(failed)}")
             raise (ValueError if failed.error.is_expected else RuntimeError)(failed.error.message)
         self._supervisor = threading.Thread(target=self._supervise, name="deepgen-pool", daemon=True)
         self._supervisor.start()
@@ -200,7 +135,7 @@ class Pool:
             )
         seeds = make_generators(request.seed, None, request.num_images)[0]
         assert seeds is not None
-        order = _Order(replace(request, seed=seeds[0]), seeds, on_event)
+        order = Order(replace(request, seed=seeds[0]), seeds, on_event)
         with self._changed:
             self._check_room(request)
             ready = [worker for worker in self._workers if worker.is_ready]
@@ -280,11 +215,11 @@ class Pool:
 
     # --- orders and shares, under the lock --------------------------------------------------------------
 
-    def _hand(self, order: _Order, indices: Sequence[int]) -> None:
+    def _hand(self, order: Order, indices: Sequence[int]) -> None:
         """Give neighbouring pictures to the ready worker that has the fewest."""
         worker = min((w for w in self._workers if w.is_ready), key=lambda w: w.load)
         self._num_shares += 1
-        worker.shares[self._num_shares] = _Share(order, indices[0], set(indices))
+        worker.shares[self._num_shares] = Share(order, indices[0], set(indices))
         request = replace(
             order.request,
             seed=order.seeds[indices[0]],
@@ -300,14 +235,14 @@ class Pool:
         orphans, self._orphans = self._orphans, []
         for order, indices in orphans:
             if order in self._orders:
-                for part in _runs(indices, -(-len(indices) // num_ready)):
+                for part in runs(indices, -(-len(indices) // num_ready)):
                     self._hand(order, part)
 
     def _stir(self) -> None:
         self._is_stirred = True
         self._changed.notify_all()
 
-    def _end(self, order: _Order, error: EngineError) -> None:
+    def _end(self, order: Order, error: EngineError) -> None:
         """End an order with an error, wherever its shares are."""
         with self._changed:
             for worker in self._workers:
@@ -320,7 +255,7 @@ class Pool:
             order.accepted.set_exception(error)
         self._forget(order)
 
-    def _forget(self, order: _Order) -> None:
+    def _forget(self, order: Order) -> None:
         with self._changed:
             came = self._orders.pop(order, None)
             self._changed.notify_all()
@@ -345,7 +280,7 @@ class Pool:
                 if error is not None:
                     self._end(order, error)
             for order in lost:
-                self._end(order, WorkerFailed(_logged("no worker can be started any more")))
+                self._end(order, WorkerFailed(logged("no worker can be started any more")))
             for worker in list(self._workers):
                 if worker.is_ready and now - worker.heard > _SILENT_S:
                     logger.error("worker %d is silent for %.0f s and is killed", worker.place, _SILENT_S)
@@ -353,7 +288,7 @@ class Pool:
                 elif worker.is_dead and not worker.is_given_up and now >= worker.restart_at:
                     self._replace(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: WorkerHandle) -> None:
         fresh = self._start(worker.place, worker.num_starts + 1, worker.num_failures)
         with self._changed:
             self._workers[worker.place] = fresh
@@ -361,7 +296,7 @@ class Pool:
         if is_late:  # `close` has not seen it
             fresh.process.kill()
 
-    def _start(self, place: int, num_starts: int, num_failures: int) -> _Worker:
+    def _start(self, place: int, num_starts: int, num_failures: int) -> WorkerHandle:
         ours, theirs = self._context.Pipe()
         device = str(place % self._num_devices) if self._num_devices else None
         process = self._context.Process(
@@ -372,14 +307,14 @@ class Pool:
         )
         process.start()
         theirs.close()  # so that the pipe ends with the process
-        worker = _Worker(place, process, ours, num_starts, num_failures)
+        worker = WorkerHandle(place, process, ours, num_starts, num_failures)
         threading.Thread(target=worker.send_all, daemon=True).start()
         threading.Thread(target=self._read, args=(worker,), daemon=True).start()
         return worker
 
     # --- what workers say -------------------------------------------------------------------------------
 
-    def _read(self, worker: _Worker) -> None:
+    def _read(self, worker: WorkerHandle) -> None:
         """The life of the thread that listens to a worker."""
         while True:
             try:
@@ -395,7 +330,7 @@ class Pool:
         worker.connection.close()
         self._lose(worker)
 
-    def _hear(self, worker: _Worker, message: Any) -> None:
+    def _hear(self, worker: WorkerHandle, message: Any) -> None:
         if isinstance(message, Told):
             self._tell(worker, message)
         elif isinstance(message, Measured):
@@ -414,7 +349,7 @@ class Pool:
             worker.error = message
             logger.error("worker %d could not start: %s", worker.place, message.message)
 
-    def _accept(self, worker: _Worker, message: Accepted) -> None:
+    def _accept(self, worker: WorkerHandle, message: Accepted) -> None:
         with self._changed:
             share = worker.shares.get(message.share)
             if share is None or share.order.job is not None:
@@ -430,7 +365,7 @@ class Pool:
         with self._changed:
             self._stir()
 
-    def _refuse(self, worker: _Worker, message: Refused) -> None:
+    def _refuse(self, worker: WorkerHandle, message: Refused) -> None:
         with self._changed:
             share = worker.shares.pop(message.share, None)
         if share is None:
@@ -438,9 +373,9 @@ class Pool:
         if message.is_request and not share.order.accepted.done():
             share.order.accepted.set_exception(ValueError(message.message))
         else:
-            self._end(share.order, WorkerFailed(_logged(f"a worker could not plan: {message.message}")))
+            self._end(share.order, WorkerFailed(logged(f"a worker could not plan: {message.message}")))
 
-    def _tell(self, worker: _Worker, message: Told) -> None:
+    def _tell(self, worker: WorkerHandle, message: Told) -> None:
         event = message.event
         with self._changed:
             share = worker.shares.get(message.share)
@@ -467,7 +402,7 @@ class Pool:
         if job.is_ended:
             self._forget(order)
 
-    def _note(self, worker: _Worker, message: Measured) -> None:
+    def _note(self, worker: WorkerHandle, message: Measured) -> None:
         if message.name == "step":
             worker.step_seconds = message.value
         elif message.name == "batch":
@@ -476,7 +411,7 @@ class Pool:
         if message.name != "job":  # a share; the pool measures orders
             self._measure(message.name, message.value)
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: WorkerHandle) -> None:
         """A process has ended: take its shares back, and have it started anew."""
         with self._changed:
             if not worker.is_ready:
@@ -484,7 +419,7 @@ class Pool:
             worker.is_ready, worker.is_dead = False, True
             worker.restart_at = time.monotonic() + (2.0**worker.num_failures - 1)
             shares, worker.shares = list(worker.shares.values()), {}
-            given_up: list[_Order] = []
+            given_up: list[Order] = []
             for order in {share.order for share in shares}:
                 own = [share for share in shares if share.order is order]
                 order.num_deaths += any(share.is_begun for share in own)
@@ -496,31 +431,9 @@ class Pool:
             self._stir()
         if is_closing:
             return
-        logger.error("worker %d ended (%s) with %d requests", worker.place, _ending(worker), len(shares))
+        logger.error("worker %d ended (%s) with %d requests", worker.place, ending(worker), len(shares))
         for order in given_up:
             if order.job is None:
                 self._end(order, NoWorker("the worker that was asked is gone; try again"))
             else:
-                self._end(order, WorkerFailed(_logged(f"{order.job.id}: two workers died of it")))
-
-
-def _runs(indices: Sequence[int], longest: int) -> list[list[int]]:
-    """Neighbours together, at most so many."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][-1] == index - 1 and len(runs[-1]) < longest:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return runs
-
-
-def _ending(worker: _Worker) -> str:
-    code = worker.process.exitcode
-    return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-
-
-def _logged(message: str) -> str:
-    error_id = new_error_id()
-    logger.error("%s [%s]", message, error_id)
-    return error_id
+                self._end(order, WorkerFailed(logged(f"{order.job.id}: two workers died of it")))

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import test, { after, before } from "node:test";
-import puppeteer from "puppeteer-core";
+import { launch } from "./browser.mjs";
 
 const url = process.env.DEEPGEN_URL, shots = process.env.DEEPGEN_SHOTS;
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -11,12 +11,7 @@ let browser, page;
 const complaints = [];
 
 before(async () => {
-  let executablePath = process.env.CHROME, args = [];
-  if (!executablePath) {
-    const { default: chromium } = await import("@sparticuz/chromium");
-    executablePath = await chromium.executablePath(); args = chromium.args;
-  }
-  browser = await puppeteer.launch({ args: [...args, "--no-proxy-server", "--no-sandbox"], executablePath, headless: "shell", protocolTimeout: 240000 });
+  browser = await launch();
   page = await browser.newPage();
   page.setDefaultTimeout(120000);
   page.on("console", message => { if (message.type() === "error") complaints.push(message.text()); });

@@ -1,21 +1,23 @@
 """DPG-Bench (Hu et al., 2024): 1,065 long prompts, each with questions that depend on each other.
 
-The official scorer asks mPLUG-large; here a judge is asked for one word, so numbers are not comparable with
-published ones. `dpg_bench.csv` holds the questions: it is needed for scoring, not for drawing.
+The official scorer asks mPLUG-large; here a judge is asked for one word, or in the variant `vqa` a local VQA
+model as the official scorer asks its own. Neither gives numbers that are comparable with published ones.
+`dpg_bench.csv` holds the questions: it is needed for scoring, not for drawing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from deepgen.eval.benchmark import DataFile, Item, ItemScore, Settings, count_problem
+from deepgen.eval.benchmark import Benchmark, DataFile, Item, ItemScore, Settings, count_problem
 from deepgen.eval.forms import Form, yes_or_no
 from deepgen.eval.judged import Judged, Question
+from deepgen.eval.scorers import Scorers
 from deepgen.eval.scoring import Protocol, dpg
 from deepgen.eval.text_files import read_csv, read_jsonl
 
@@ -30,6 +32,7 @@ class DPG(Judged):
     """Four pictures of each prompt; guidance is 7.5 in DeepGen's own script for this benchmark."""
 
     name = "dpg"
+    variants = ("", "vqa")
     settings = Settings(num_samples=4, guidance_scale=7.5)
     rubrics = {"question": _RUBRIC}
     notes = {
@@ -160,4 +163,40 @@ class DPG(Judged):
         return dpg.aggregate(items, protocol)
 
 
-benchmark = DPG
+class _WithVQA(DPG):
+    """Answered by a local model. Whatever is not the bare word yes is a no, as in the official scorer."""
+
+    needs = ("vqa",)
+    notes = {
+        protocol: f"{note}; answered by a local model that is not the official mPLUG-large: not comparable "
+        "with published scores"
+        for protocol, note in DPG.notes.items()
+    }
+
+    def num_questions(self, items: Sequence[Item]) -> int:
+        """No judge is asked."""
+        return 0
+
+    def scorer_version(self, scorers: Scorers) -> str:
+        """The model; there is no wording."""
+        return Benchmark.scorer_version(self, scorers)
+
+    def asker(self, scorers: Scorers) -> Callable[[Item, Question], tuple[Any, str]]:
+        """Asks the bare question."""
+        vqa = scorers.vqa
+        if vqa is None:
+            raise ValueError("dpg:vqa needs a model that answers questions; give --vqa")
+
+        def ask(item: Item, question: Question) -> tuple[Any, str]:
+            answer = vqa(question.images[0], question.fields["question"])
+            return dpg.is_yes(answer), answer
+
+        return ask
+
+
+def make(*, variant: str = "", protocol: Protocol = "official") -> Benchmark:
+    """The benchmark, asking a judge or a local model."""
+    return (_WithVQA if variant == "vqa" else DPG)(variant=variant, protocol=protocol)
+
+
+benchmark = make
