@@ -1,6 +1,6 @@
 """Reinforcement learning on the small model: does it teach what it is asked to, and only that?
 
-    python benchmarks/tiny_rl.py OUTPUT --model MODEL [--recipes ours nft upstream]
+    python benchmarks/tiny_rl.py OUTPUT --model MODEL [--recipes ours nft upstream supervised]
 
 Each recipe is run with each seed, on captions and edits at once. Most prompts are of the weak kinds, others
 of any. Before and after, the shapes benchmark asks its held-out prompts of every kind, drawn as in training
@@ -8,6 +8,7 @@ of any. Before and after, the shapes benchmark asks its held-out prompts of ever
 not repeated, one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png`.
 
 "upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
+"supervised" is a control: the supervised loss alone, as often and on as many examples as it is mixed in.
 The cost is counted in passes of one image through the DiT: one for each solver step, three for each trained
 step (forward, and a backward of twice the work).
 """
@@ -33,8 +34,12 @@ from deepgen.train.export import export_folder
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
 from deepgen.train.stages.rl import RLConfig
+from deepgen.train.stages.sft import SFTConfig
 
+Recipe = Literal["ours", "nft", "upstream", "supervised"]
 PASSES_OF_A_TRAINED_STEP = 3
+SUPERVISED_BATCH = 24  # examples of the supervised loss in a step
+LORA = LoraSettings(rank=32, alpha=64, dropout=0.0)
 MIX = """\
 rewards: {{right: {{scorer: shapes, credit: {credit}}}}}
 datasets:
@@ -66,7 +71,7 @@ class TinyRL:
     """Weak kinds of captions."""
     edits: tuple[str, ...] = ("add", "move")
     """Weak kinds of edits."""
-    recipes: tuple[Literal["ours", "nft", "upstream"], ...] = ("ours",)
+    recipes: tuple[Recipe, ...] = ("ours",)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 60
     upstream_steps: int = 20
@@ -112,6 +117,31 @@ class TinyRL:
         print(self.table(results))
         self.figure(results)
 
+    def control(self, seed: int) -> SFTConfig:
+        """The supervised loss alone, with the same LoRA and as many optimizer steps."""
+        return SFTConfig(
+            model=self.model,
+            seed=seed,
+            num_steps=self.steps,
+            optim=self._optim(),
+            transformer_lora=LORA,
+            trains_transformer=False,
+            trains_connector=False,
+            vlm_lora=None,
+            data=self.data,
+            cache=self.cache,
+            global_batch_size=SUPERVISED_BATCH,
+            micro_batch_size=SUPERVISED_BATCH,
+            ema_decay=None,
+            num_workers=0,
+            save_every=40,
+            device="cpu",
+            num_threads=1,
+        )
+
+    def _optim(self) -> OptimConfig:
+        return OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.99), warmup_steps=5, decay_share=0.3)
+
     def config(self, name: str, seed: int, mix: Path) -> RLConfig:
         """A recipe's run."""
         base = rl_tiny()
@@ -124,12 +154,12 @@ class TinyRL:
             prompts_per_rollout=self.prompts,
             eta=self.eta,
             guidance_scale=self.guidance,
-            optim=OptimConfig(lr=self.lr, muon_lr=None, betas=(0.9, 0.99), warmup_steps=5, decay_share=0.3),
-            transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
+            optim=self._optim(),
+            transformer_lora=LORA,
             sft_coef=self.sft_coef,
             data=self.data,
             cache=self.cache,
-            global_batch_size=24,
+            global_batch_size=SUPERVISED_BATCH,
             save_every=10,
             device="cpu",
             num_threads=1,
@@ -155,7 +185,10 @@ class TinyRL:
         )
 
     def _run(self, name: str, seed: int, mix: Path) -> dict[str, Any]:
-        config, folder = self.config(name, seed, mix), self.output / f"{name}-{seed}"
+        folder = self.output / f"{name}-{seed}"
+        if name == "supervised":
+            return self._control(folder, seed)
+        config = self.config(name, seed, mix)
         train(config, folder, resume=any(folder.glob("step-*")))
         export_folder(config, folder, folder / "export", "raw")
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -171,6 +204,18 @@ class TinyRL:
             "reward": [line["reward"] for line in lines],
             "passes_per_rollout": lines[0]["dit_passes"] + improving,
             "rollouts": len(lines),
+        }
+
+    def _control(self, folder: Path, seed: int) -> dict[str, Any]:
+        config = self.control(seed)
+        train(config, folder, resume=any(folder.glob("step-*")))
+        export_folder(config, folder, folder / "export", "raw")
+        passes = SUPERVISED_BATCH * PASSES_OF_A_TRAINED_STEP
+        return {
+            "after": self._score(str(folder / "export")),
+            "reward": [],
+            "passes_per_rollout": passes,
+            "rollouts": self.steps,
         }
 
     def _score(self, model: str) -> dict[str, dict[str, float]]:
@@ -220,7 +265,9 @@ class TinyRL:
 
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for name in self.recipes:
-            runs = _runs_of(name, results)
+            runs = [run for run in _runs_of(name, results) if run["reward"]]
+            if not runs:
+                continue
             curves = [_smooth(run["reward"]) for run in runs]
             length = min(map(len, curves))
             cost = [(n + 1) * runs[0]["passes_per_rollout"] / 1000 for n in range(length)]

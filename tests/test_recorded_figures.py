@@ -46,3 +46,11 @@ def test_the_ratios_of_the_performance_page_are_those_of_the_recorded_run() -> N
     page = (ROOT / "docs" / "performance.md").read_text()
     for name in ("t2i_exact_ratio", "edit_exact_ratio"):
         assert f"{summary[name]:.2f}" in page
+
+
+def test_loading_takes_the_weights_and_nothing_more() -> None:
+    result = recorded("load_5b_2026-11-24.json")
+    page = (ROOT / "docs" / "hardware.md").read_text()
+    peak, weights = (result[name] / 1e9 for name in ("peak_bytes_above_start", "weights_bytes"))
+    assert f"{peak:.2f} GB at the peak for {weights:.2f} GB of weights" in page
+    assert peak < 1.1 * weights

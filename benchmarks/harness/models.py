@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
@@ -59,7 +58,7 @@ def part_flops(models: dict[str, Any], part: str, sample: Sample) -> float:
         "connector": lambda: flops.bridge(models["connector"], p, False).forward,
         "dit": lambda: flops.dit(models["transformer"], p, False).forward - _unread(models["transformer"], p),
         "encoder": lambda: flops.vae_encoder(models["vae"], sample.image_size).forward,
-        "decoder": lambda: decoder_flops(models["vae"], sample.image_size),
+        "decoder": lambda: flops.vae_decoder(models["vae"], sample.image_size),
     }
     if part == "encode":
         return sum(counts[name]() for name in ("vlm", "vision", "connector"))
@@ -72,14 +71,6 @@ def _unread(transformer: Any, p: Positions) -> float:
     references = p.image - p.image_of_one
     linears = 2.0 * width**2 * (references * (2 + 8) + p.context)  # query, output and MLP; context's query
     return linears + 4.0 * width * (p.image + p.context) * (references + p.context)
-
-
-def decoder_flops(vae: Any, image_size: int) -> float:
-    """Of decoding one square picture, counted by torch on the meta device."""
-    latent = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        vae.decode(torch.zeros(1, vae.config.latent_channels, latent, latent, dtype=vae.dtype))
-    return float(counter.get_total_flops())
 
 
 def subject(

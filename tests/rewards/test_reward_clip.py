@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,40 @@ def test_a_clip_reward_is_its_multiple_of_the_cosine(folder: Path, name: str, fa
         np.testing.assert_allclose(scores, factor * np.array(cosines(folder)), rtol=1e-3, atol=1e-5)
         assert len(set(scores)) == 3
         assert reward.version.endswith("-float32")
+
+
+def edits() -> list[Candidate]:
+    """The first picture turned into each of three, one of them itself."""
+    pictures = [one.image for one in candidates()]
+    captions = {"caption_before": "red circle", "caption_after": "blue star"}
+    return [
+        Candidate(image=picture, prompt="", references=(pictures[0],), metadata=captions)
+        for picture in pictures
+    ]
+
+
+def test_the_direction_of_an_edit_is_that_of_its_captions(folder: Path) -> None:
+    reward = make_reward("clip_direction", model=str(folder), device="cpu", batch_size=2)
+    scores = [verdict.score for verdict in reward(edits())]
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    pixels = torch.from_numpy(np.stack([prepare(one.image, 32) for one in edits()]))
+    tokens = tokenizer(["red circle", "blue star"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels
+        )
+    seen, said = out.image_embeds - out.image_embeds[0], out.text_embeds[1] - out.text_embeds[0]
+    expected = torch.nn.functional.cosine_similarity(seen, said[None])
+    assert scores[0] == 0, "the source itself"
+    np.testing.assert_allclose(scores[1:], expected[1:], rtol=1e-3, atol=1e-4)
+
+
+def test_captions_that_say_the_same_give_no_direction(folder: Path) -> None:
+    reward = make_reward("clip_direction", model=str(folder), device="cpu")
+    same = replace(edits()[1], metadata={"caption_before": "red circle", "caption_after": "red circle"})
+    (verdict,) = reward([same])
+    assert verdict.score is None
+    assert "say the same" in verdict.words
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

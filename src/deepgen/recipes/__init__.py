@@ -13,6 +13,7 @@ from deepgen.train.overrides import override
 
 if TYPE_CHECKING:
     from deepgen.train.plan import Plan
+    from deepgen.train.rl_plan import RLPlan
 
 
 def run(
@@ -89,33 +90,31 @@ def plan_run(
     card_name: str,
     num_cards: int = 1,
     price: float | None = None,
-) -> Plan:
-    """What a supervised recipe would need on such cards; opens neither model nor data.
+) -> Plan | RLPlan:
+    """What a recipe would need on such cards; opens neither model nor data nor prompts.
 
     Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it; the picture size
     and the share of edits are the mixture file's.
 
     Raises:
-        ValueError: the recipe is not a supervised one, or the card is unknown.
+        ValueError: the recipe trains a part of the tiny model, or the card is unknown.
     """
     from deepgen.data.mixture_file import read_outline
     from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
     from deepgen.train.plan import card, plan, plan_of_recipe
+    from deepgen.train.rl_plan import plan_rl
     from deepgen.train.stages.rl import RLConfig
     from deepgen.train.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(
-            f"{recipe_name} trains a part of the tiny model; only supervised recipes are planned"
+            f"{recipe_name} trains a part of the tiny model; only whole models are planned"
         )
-    if isinstance(config, RLConfig):
-        raise ValueError(
-            f"{recipe_name} is not planned: what its rewards take cannot be known; "
-            "see docs/rl.md, and try --dry-run"
-        )
-    changes: dict[str, Any] = {"num_processes": num_cards}
     architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
+    if isinstance(config, RLConfig):
+        return plan_rl(config, architecture, card(card_name), num_cards, price)
+    changes: dict[str, Any] = {"num_processes": num_cards}
     if config.data is None or config.data.is_dir():
         changes["edit_share"] = float(config.data_task == "edit")
         changes["image_size"] = architecture.defaults["height"]

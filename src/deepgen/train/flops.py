@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepgen.models.vlm import PIXELS_PER_TOKEN, VISION_SCALE
 
@@ -140,6 +142,14 @@ def vae_encoder(vae: Any, image_size: int) -> Work:
 
     tokens, width = pixels("encoder.mid_block"), vae.config.block_out_channels[-1]
     return _linears(vae, pixels, False) + _attention(4 * tokens**2 * width, False)
+
+
+def vae_decoder(vae: Any, image_size: int) -> float:
+    """Of decoding one square picture, counted by torch on the meta device; never trained."""
+    latent = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vae.decode(torch.zeros(1, vae.config.latent_channels, latent, latent, dtype=vae.dtype))
+    return float(counter.get_total_flops())
 
 
 def vision_tower(vlm: Any, p: Positions) -> Work:

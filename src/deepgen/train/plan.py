@@ -174,9 +174,10 @@ class Plan:
         return self.hours * self.config.num_processes * self.price_per_hour
 
     def __str__(self) -> str:
-        return "\n".join([*self._memory_lines(), "", *self._flop_lines(), "", *self._time_lines()])
+        return "\n".join([*self.memory_lines(), "", *self._flop_lines(), "", *self._time_lines()])
 
-    def _memory_lines(self) -> list[str]:
+    def memory_lines(self) -> list[str]:
+        """What is trained, every row of memory, and whether it fits."""
         trained = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in self.trained.items() if count)
         lines = [f"{self.config.architecture.name} on {self.config.num_processes} x {self.card.name}"]
         lines += [f"trained: {trained}", "", "memory of each process"]
@@ -210,7 +211,7 @@ class Plan:
         samples = self.num_steps * self.config.global_batch_size
         lines = [
             f"{self.samples_per_second:.3g} samples/s at {self.card.mfu:.0%} of {self.card.tflops:g} TFLOP/s",
-            f"{self.num_steps:,} steps, {samples:,} samples: {_duration(self.hours)}",
+            f"{self.num_steps:,} steps, {samples:,} samples: {duration(self.hours)}",
         ]
         if self.cost is not None:
             lines.append(f"cost {self.cost:,.2f} at {self.price_per_hour:g} an hour and card")
@@ -223,6 +224,7 @@ def plan(
     num_steps: int = 1000,
     price_per_hour: float | None = None,
     counts: Counts | None = None,
+    adjusted: Callable[[Plan], Plan] = lambda found: found,
 ) -> Plan:
     """Count what `num_steps` optimizer steps need on such cards. Takes a few seconds.
 
@@ -232,14 +234,15 @@ def plan(
         num_steps: optimizer steps of `config.global_batch_size` samples.
         price_per_hour: of one card, in any currency.
         counts: what other plans have counted, to be shared by many of them.
+        adjusted: puts into a plan, and into each that is tried as a remedy, what else a stage holds.
     """
     counts = Counts() if counts is None else counts
-    result = replace(_plan(config, card, num_steps, counts), price_per_hour=price_per_hour)
+    result = adjusted(replace(_plan(config, card, num_steps, counts), price_per_hour=price_per_hour))
     if result.fits:
         return result
 
     def fits(changed: PlanConfig) -> bool:
-        return _plan(changed, card, num_steps, counts).fits
+        return adjusted(_plan(changed, card, num_steps, counts)).fits
 
     return replace(result, remedies=_remedies(config, fits))
 
@@ -444,7 +447,8 @@ def _row(name: str, nbytes: float) -> str:
     return f"  {name:26} {nbytes / 1e9:>9.2f} GB"
 
 
-def _duration(hours: float) -> str:
+def duration(hours: float) -> str:
+    """In minutes, hours or days."""
     if hours < 1:
         return f"{math.ceil(hours * 60)} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

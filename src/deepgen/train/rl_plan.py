@@ -1,0 +1,182 @@
+"""What a run of reinforcement learning will need, before anything starts: memory, arithmetic, hours.
+
+A rollout reads each prompt once, draws every image in `num_inference_steps` passes, decodes it, and passes it
+through the DiT again, with gradient, at each trained step. What rewards take is not in the count: they judge
+one group while the next is drawn, and may stand on other machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from deepgen.models.config import Architecture
+from deepgen.train.activations import vae_working_bytes
+from deepgen.train.cards import Card
+from deepgen.train.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
+from deepgen.train.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
+from deepgen.train.stages.rl import RLConfig
+
+
+@dataclass(frozen=True)
+class RLPlan:
+    """What a run needs. Arithmetic is in FLOP, memory in bytes.
+
+    Attributes:
+        memory: the fullest moment on every process, its rows, and what to do where it does not fit.
+        passes: of one image through the DiT, by purpose, in one rollout of all processes.
+        flops: of one rollout of all processes, by task and purpose.
+        num_rollouts: of the whole run.
+        num_images: of one rollout.
+    """
+
+    memory: Plan
+    passes: dict[str, int]
+    flops: dict[Task, dict[str, float]]
+    num_rollouts: int
+    num_images: int
+    num_processes: int
+
+    def hours(self, task: Task) -> float:
+        """Of the whole run where every prompt is of that task, at the card's assumed utilisation."""
+        card = self.memory.card
+        reached = self.num_processes * card.tflops * 1e12 * card.mfu
+        return self.num_rollouts * sum(self.flops[task].values()) / reached / 3600
+
+    def __str__(self) -> str:
+        tasks = list(self.flops)
+        lines = [*self.memory.memory_lines(), ""]
+        lines.append(f"{'TFLOP of one rollout':28}" + "".join(f"{task:>12}" for task in tasks))
+        for purpose in self.flops[tasks[0]]:
+            numbers = [self.flops[task][purpose] / 1e12 for task in tasks]
+            if any(numbers):
+                lines.append(f"  {purpose:26}" + "".join(f"{number:>12,.1f}" for number in numbers))
+        passes = ", ".join(f"{count:,} {purpose}" for purpose, count in self.passes.items() if count)
+        lines += [f"  passes through the DiT: {passes}", ""]
+        card = self.memory.card
+        times = ", ".join(f"{duration(self.hours(task))} if all are {task}" for task in tasks)
+        lines.append(
+            f"{self.num_rollouts:,} rollouts of {self.num_images:,} images on {self.num_processes} x "
+            f"{card.name} at {card.mfu:.0%} of {card.tflops:g} TFLOP/s: {times}"
+        )
+        lines.append("without what rewards take; they judge while the next group is drawn")
+        if self.memory.price_per_hour is not None:
+            each = self.num_processes * self.memory.price_per_hour
+            costs = ", ".join(f"{self.hours(task) * each:,.2f} if all are {task}" for task in tasks)
+            lines.append(f"cost {costs}, at {self.memory.price_per_hour:g} an hour and card")
+        return "\n".join(lines)
+
+
+def plan_rl(
+    recipe: RLConfig,
+    architecture: Architecture,
+    card: Card,
+    num_processes: int = 1,
+    price_per_hour: float | None = None,
+) -> RLPlan:
+    """Count what a recipe of reinforcement learning needs on such cards. Takes a few seconds.
+
+    Args:
+        recipe: the recipe; neither its prompts nor its data are opened.
+        architecture: of the model it starts from.
+        card: one for every process.
+        num_processes: which share the groups; each holds the whole model.
+        price_per_hour: of one card, in any currency.
+    """
+    height, width = (recipe.height, recipe.width)
+    side = max(side or architecture.defaults["height"] for side in (height, width))
+    branches = 2 if recipe.guidance_scale > 1 else 1
+    config = plan_of_recipe(
+        recipe,
+        architecture,
+        card,
+        image_size=side,
+        edit_share=0.5,  # both kinds of prompts are shown
+        micro_batch_size=recipe.micro_batch_size * branches,
+        global_batch_size=max(2, recipe.prompts_per_rollout * recipe.group_size),
+        has_cached_latents=False,
+    )
+    counts = Counts()
+    rollout = _Rollout(recipe, counts.models_of(config), num_processes)
+    memory = plan(config, card, recipe.num_steps, price_per_hour, counts, rollout.held_by)
+    return RLPlan(
+        memory=memory,
+        passes=rollout.passes(),
+        flops={task: rollout.flops(sample) for task, sample in config.samples.items()},
+        num_rollouts=recipe.num_steps // recipe.updates_per_rollout,
+        num_images=rollout.num_images,
+        num_processes=num_processes,
+    )
+
+
+class _Rollout:
+    """The numbers of one rollout."""
+
+    def __init__(self, recipe: RLConfig, models: Mapping[str, Any], num_processes: int) -> None:
+        self.recipe, self.models, self.num_processes = recipe, models, num_processes
+        self.objective = recipe.made_objective()
+        self.branches = 2 if recipe.guidance_scale > 1 else 1
+        self.num_images = recipe.prompts_per_rollout * recipe.group_size
+        if self.objective.works_on == "clean":
+            self.num_trained = recipe.num_levels
+        else:
+            self.num_trained = len(recipe.window.select(recipe.num_inference_steps, 0).trained)
+
+    def passes(self) -> dict[str, int]:
+        """Of one image through the DiT, by purpose."""
+        trained = self.num_images * self.num_trained * self.branches
+        return {
+            "to draw": self.num_images * self.recipe.num_inference_steps * self.branches,
+            "to train": trained,
+            "by the reference": trained if self.objective.kl_coef else 0,
+        }
+
+    def flops(self, sample: Sample) -> dict[str, float]:
+        """By purpose, of all processes."""
+        recipe, p = self.recipe, positions(self.models, sample)
+        work = sample_flops(self.models, sample, is_checkpointing=recipe.is_checkpointing_activations)
+        forward = dit(self.models["transformer"], p, False).forward
+        passes = self.passes()
+        parts = ("vae", "vision", "vlm", "connector") if sample.references else ("vlm", "connector")
+        reading = sum(work[part].forward for part in parts)
+        trains_condition = is_trained(self.models["connector"]) or is_trained(self.models["vlm"])
+        training = work["transformer"].training
+        if trains_condition:
+            training += work["vlm"].training + work["connector"].training
+        supervised = recipe.updates_per_rollout * recipe.global_batch_size if recipe.sft_coef else 0
+        return {
+            "read the prompts": recipe.prompts_per_rollout * self.branches * reading,
+            "draw": passes["to draw"] * forward,
+            "decode": self.num_images * vae_decoder(self.models["vae"], sample.image_size),
+            "train": passes["to train"] * training,
+            "the KL's reference": passes["by the reference"] * forward,
+            "supervised loss": supervised * sum(part.training for part in work.values()),
+        }
+
+    def held_by(self, found: Plan) -> Plan:
+        """The plan of a supervised stage with what a rollout holds beside it."""
+        rows = found.weights | self._rows(found.config)
+        training = found.peak + sum(rows.values()) - sum(found.weights.values())
+        batch = max(self.recipe.rollout_batch_size or self.recipe.micro_batch_size, self.recipe.group_size)
+        # The decoder's widest layers of full size have twice the channels of the encoder's.
+        working = 2 * vae_working_bytes(
+            self.models["vae"], found.config.image_size, found.config.arithmetic.compute
+        )
+        drawing = sum(rows.values()) - rows["gradients"] + batch * working + found.card.overhead_gb * 1e9
+        return replace(found, weights=rows, peak=max(training, drawing))
+
+    def _rows(self, config: PlanConfig) -> dict[str, float]:
+        """Bytes of what a process keeps from drawing to training."""
+        vae, transformer = self.models["vae"], self.models["transformer"]
+        latent = config.image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+        size = latent**2 * transformer.config.in_channels * config.arithmetic.compute.itemsize
+        states = 1 + 2 * self.num_trained  # the picture, and each trained step's two ends
+        rows: dict[str, float] = {"trajectories": -(-self.num_images // self.num_processes) * states * size}
+        if self.objective.kl_coef and config.trains_transformer:
+            stored = config.frozen_dtype or config.compute_dtype
+            count = sum(parameter.numel() for parameter in transformer.parameters())
+            rows["the KL's reference"] = count * getattr(torch, stored).itemsize
+        return rows
