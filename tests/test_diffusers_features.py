@@ -53,7 +53,12 @@ def folder(pipe: DeepGenPipeline, tmp_path: Path) -> Path:
 
 def test_save_and_load_round_trip(pipe: DeepGenPipeline, folder: Path) -> None:
     loaded = load(folder)
-    assert torch.equal(both(loaded), both(pipe))
+    for name in ("vlm", "connector", "transformer", "vae"):
+        ours, saved = getattr(pipe, name).state_dict(), getattr(loaded, name).state_dict()
+        assert ours.keys() == saved.keys()
+        assert all(torch.equal(ours[key], saved[key]) for key in ours)
+    # A product with one row rounds by where a weight lies in memory, and a mapped file lies elsewhere.
+    assert same(both(loaded), both(pipe))
     assert loaded.config.defaults == pipe.config.defaults
     assert set(loaded.components) == {"vlm", "connector", "transformer", "vae", "scheduler", "tokenizer"}
 
