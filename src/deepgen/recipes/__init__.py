@@ -108,9 +108,7 @@ def plan_run(
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
-        raise ValueError(
-            f"{recipe_name} trains a part of the tiny model; only whole models are planned"
-        )
+        raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
     architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
     if isinstance(config, RLConfig):
         return plan_rl(config, architecture, card(card_name), num_cards, price)
