@@ -13,7 +13,7 @@ import json
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, arg
@@ -21,6 +21,7 @@ from tyro.conf import Positional, arg
 from deepgen.recipes.rl import rl_tiny
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
+from deepgen.train.plot import read_log
 
 MIX = """\
 rewards:
@@ -60,13 +61,16 @@ class RewardHacking:
         )
         folder = self.output / "run"
         train(config, folder, resume=any(folder.glob("step-*")))
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        for name in ("reward/small file", "reward/right"):
-            first, last = (statistics.mean(line[name] for line in part) for part in (lines[:5], lines[-5:]))
+        curves = read_log(folder / "log.jsonl")
+        small, right = ([value for _, value in curves[f"reward/{name}"]] for name in ("small file", "right"))
+        for name, values in (("small file", small), ("right", right)):
+            first, last = statistics.mean(values[:5]), statistics.mean(values[-5:])
             print(f"{name}: {first:.3f} in the first five rollouts, {last:.3f} in the last five")
-        self.figure(lines)
+        record = {"kilobytes": [-value for value in small], "right": right}
+        (self.output / "hacking.json").write_text(json.dumps(record) + "\n")
+        self.figure(record["kilobytes"], right)
 
-    def figure(self, lines: list[dict[str, Any]]) -> None:
+    def figure(self, kilobytes: list[float], right: list[float]) -> None:
         """Both curves over the rollouts."""
         import matplotlib
 
@@ -75,9 +79,9 @@ class RewardHacking:
 
         figure, trained = plt.subplots(figsize=(6, 3.6), layout="constrained")
         watched = trained.twinx()
-        steps = [line["step"] for line in lines]
-        trained.plot(steps, [-line["reward/small file"] for line in lines], color="C1")
-        watched.plot(steps, [line["reward/right"] for line in lines], color="C0")
+        steps = range(1, len(right) + 1)
+        trained.plot(steps, kilobytes, color="C1")
+        watched.plot(steps, right, color="C0")
         trained.set_xlabel("rollouts of 96 pictures")
         trained.set_ylabel("size of the file, kB (trained to be small)", color="C1")
         watched.set_ylabel("share of right pictures (held out)", color="C0")

@@ -33,6 +33,7 @@ from deepgen.train.adapters import LoraSettings
 from deepgen.train.export import export_folder
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
+from deepgen.train.plot import read_log
 from deepgen.train.stages.rl import RLConfig
 from deepgen.train.stages.sft import SFTConfig
 
@@ -186,36 +187,19 @@ class TinyRL:
 
     def _run(self, name: str, seed: int, mix: Path) -> dict[str, Any]:
         folder = self.output / f"{name}-{seed}"
-        if name == "supervised":
-            return self._control(folder, seed)
-        config = self.config(name, seed, mix)
+        config = self.control(seed) if name == "supervised" else self.config(name, seed, mix)
         train(config, folder, resume=any(folder.glob("step-*")))
         export_folder(config, folder, folder / "export", "raw")
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        if name == "nft":
-            trained = config.num_levels
-        else:
-            trained = len(config.window.select(config.num_inference_steps, 0).trained)
-        images = config.prompts_per_rollout * config.group_size
-        branches = 2 if config.guidance_scale > 1 else 1
-        improving = images * trained * branches * PASSES_OF_A_TRAINED_STEP
+        curves = read_log(folder / "log.jsonl")
+        improving = SUPERVISED_BATCH * PASSES_OF_A_TRAINED_STEP
+        if isinstance(config, RLConfig):
+            improving = _passes_that_improve(config)
+        drawing = curves["dit_passes"][0][1] if "dit_passes" in curves else 0
         return {
             "after": self._score(str(folder / "export")),
-            "reward": [line["reward"] for line in lines],
-            "passes_per_rollout": lines[0]["dit_passes"] + improving,
-            "rollouts": len(lines),
-        }
-
-    def _control(self, folder: Path, seed: int) -> dict[str, Any]:
-        config = self.control(seed)
-        train(config, folder, resume=any(folder.glob("step-*")))
-        export_folder(config, folder, folder / "export", "raw")
-        passes = SUPERVISED_BATCH * PASSES_OF_A_TRAINED_STEP
-        return {
-            "after": self._score(str(folder / "export")),
-            "reward": [],
-            "passes_per_rollout": passes,
-            "rollouts": self.steps,
+            "reward": [value for _, value in curves.get("reward", [])],
+            "passes_per_rollout": drawing + improving,
+            "rollouts": config.num_steps,
         }
 
     def _score(self, model: str) -> dict[str, dict[str, float]]:
@@ -277,6 +261,15 @@ class TinyRL:
         axes.set(xlabel="thousand passes of an image through the DiT", ylabel="reward of the rollouts")
         axes.legend()
         figure.savefig(self.output / "tiny_rl.png", dpi=150)
+
+
+def _passes_that_improve(config: RLConfig) -> int:
+    """Of one rollout's images through the DiT."""
+    trained = config.num_levels
+    if config.made_objective().works_on == "trajectory":
+        trained = len(config.window.select(config.num_inference_steps, 0).trained)
+    branches = 2 if config.guidance_scale > 1 else 1
+    return config.prompts_per_rollout * config.group_size * trained * branches * PASSES_OF_A_TRAINED_STEP
 
 
 def _runs_of(name: str, results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -54,3 +54,60 @@ def test_loading_takes_the_weights_and_nothing_more() -> None:
     peak, weights = (result[name] / 1e9 for name in ("peak_bytes_above_start", "weights_bytes"))
     assert f"{peak:.2f} GB at the peak for {weights:.2f} GB of weights" in page
     assert peak < 1.1 * weights
+
+
+PAGE_OF_RL = " ".join((ROOT / "docs" / "rl.md").read_text().split())
+
+
+def change(result: dict, run: str, way: str, kind: str) -> float:
+    return 100 * (result[run]["after"][way][kind] - result["before"][way][kind])
+
+
+def test_what_the_published_recipe_cost_is_what_was_recorded() -> None:
+    result = recorded("tiny_rl_2026-11-24.json")
+    cost = {
+        run: result[run]["passes_per_rollout"] * result[run]["rollouts"] for run in ("ours-0", "upstream-0")
+    }
+    theirs = [change(result, "upstream-0", way, "relation") for way in ("as trained", "by default")]
+    assert f"{cost['upstream-0']:,.0f}"[:3] == "564"
+    assert f"{cost['ours-0']:,.0f}"[:3] == "195"
+    assert f"relations had moved by {theirs[0]:+.1f} and {theirs[1]:+.1f}" in PAGE_OF_RL
+    ours = statistics.mean(change(result, f"ours-{seed}", "as trained", "relation") for seed in range(3))
+    assert (cost["upstream-0"] / theirs[0]) / (cost["ours-0"] / ours) > 50
+
+
+def test_what_a_weak_start_gave_is_what_was_recorded() -> None:
+    result = recorded("tiny_rl_weak_start_2026-11-24.json")
+    found = {
+        (way, kind): statistics.mean(change(result, f"ours-{seed}", way, kind) for seed in range(3))
+        for way in ("as trained", "by default")
+        for kind in ("relation", "edit move", "counting")
+    }
+    trained, usual = (
+        [f"{found[way, kind]:+.1f}" for kind in ("relation", "edit move", "counting")]
+        for way in ("as trained", "by default")
+    )
+    assert f"{trained[0]} for relations and {trained[1]} for moves drawn as trained" in PAGE_OF_RL
+    assert f"and {usual[0]} and {usual[1]} by default, counting {usual[2]}" in PAGE_OF_RL
+    alone = [change(result, "supervised-0", way, "relation") for way in ("as trained", "by default")]
+    assert f"changed relations by {alone[0]:+.1f} and {alone[1]:+.1f}" in PAGE_OF_RL
+
+
+def test_other_items_are_told_as_they_were_recorded() -> None:
+    fresh = recorded("tiny_rl_2026-11-24.json")["fresh_items"]
+    for kind in ("relation", "edit move"):
+        first, second = fresh["ours-0"][kind], fresh["ours-1"][kind]
+        assert f"{fresh['before'][kind]}" in PAGE_OF_RL
+        assert f"{first} and {second}" in PAGE_OF_RL or f"{first} after and {second}" in PAGE_OF_RL
+
+
+def test_the_table_of_knobs_and_the_hacked_reward_are_those_recorded() -> None:
+    table = (ROOT / "benchmarks" / "results" / "rollout_knobs_2026-11-24.md").read_text()
+    assert table.strip() in (ROOT / "docs" / "rl.md").read_text()
+    result = recorded("reward_hacking_2026-11-24.json")
+    first, last = (statistics.mean(part) for part in (result["kilobytes"][:5], result["kilobytes"][-5:]))
+    assert f"{first:.2f} to {last:.2f} kB" in PAGE_OF_RL
+    assert f"right pictures {statistics.mean(result['right'][:5]):.0%} to 0" in PAGE_OF_RL.replace(
+        "69 %", "69%"
+    )
+    assert statistics.mean(result["right"][-5:]) == 0

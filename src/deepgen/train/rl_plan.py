@@ -86,16 +86,14 @@ def plan_rl(
         num_processes: which share the groups; each holds the whole model.
         price_per_hour: of one card, in any currency.
     """
-    height, width = (recipe.height, recipe.width)
-    side = max(side or architecture.defaults["height"] for side in (height, width))
-    branches = 2 if recipe.guidance_scale > 1 else 1
+    side = max(side or architecture.defaults["height"] for side in (recipe.height, recipe.width))
     config = plan_of_recipe(
         recipe,
         architecture,
         card,
         image_size=side,
         edit_share=0.5,  # both kinds of prompts are shown
-        micro_batch_size=recipe.micro_batch_size * branches,
+        micro_batch_size=recipe.micro_batch_size * _branches(recipe),
         global_batch_size=max(2, recipe.prompts_per_rollout * recipe.group_size),
         has_cached_latents=False,
     )
@@ -112,13 +110,18 @@ def plan_rl(
     )
 
 
+def _branches(recipe: RLConfig) -> int:
+    """Passes of the DiT at a step: guidance needs the negative branch too."""
+    return 2 if recipe.guidance_scale > 1 else 1
+
+
 class _Rollout:
     """The numbers of one rollout."""
 
     def __init__(self, recipe: RLConfig, models: Mapping[str, Any], num_processes: int) -> None:
         self.recipe, self.models, self.num_processes = recipe, models, num_processes
         self.objective = recipe.made_objective()
-        self.branches = 2 if recipe.guidance_scale > 1 else 1
+        self.branches = _branches(recipe)
         self.num_images = recipe.prompts_per_rollout * recipe.group_size
         if self.objective.works_on == "clean":
             self.num_trained = recipe.num_levels
