@@ -81,6 +81,8 @@ class TinyRL:
     guidance: float = 1.0
     credit: Literal["exact", "partial"] = "exact"
     eta: float = 0.8
+    window: int = 3
+    """Stochastic steps of ours, from the first on; all are trained."""
     general: float = 1.0
     """Weight of captions of every kind, and of edits of every kind, beside 3 of the weak kinds of each."""
     sft_coef: float = 0.0
@@ -88,7 +90,9 @@ class TinyRL:
     data: Path | None = None
     cache: Path | None = None
     limit: int = 48
-    """Items of each kind of the benchmark."""
+    """Items of each kind of caption in the benchmark, and half as many of each kind of edit."""
+    ways: tuple[Literal["as trained", "by default"], ...] = ("as trained", "by default")
+    """How the benchmark draws: with the guidance of the training, or with the model's own."""
 
     def run(self) -> None:
         """All runs, one after the other."""
@@ -166,7 +170,7 @@ class TinyRL:
             num_threads=1,
         )
         if name == "ours":
-            return base
+            return replace(base, window=WindowConfig(kind="fixed", size=self.window))
         if name == "nft":
             return replace(
                 base,
@@ -207,13 +211,13 @@ class TinyRL:
         torch.set_num_threads(1)
         pipe = DeepGenPipeline.from_pretrained(model, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
-        ways = {"as trained": {"guidance_scale": self.guidance}, "by default": {}}
+        guidance = {"as trained": {"guidance_scale": self.guidance}, "by default": {}}
         return {
             way: {
                 kind.kind: kind.accuracy
-                for kind in evaluate(pipe, limit_per_kind=self.limit, seed=1, **options).kinds
+                for kind in evaluate(pipe, limit_per_kind=self.limit, seed=1, **guidance[way]).kinds
             }
-            for way, options in ways.items()
+            for way in self.ways
         }
 
     def table(self, results: dict[str, Any]) -> str:

@@ -59,9 +59,7 @@ def measure(
     subject: Subject, part: str, sample: Sample, rows: int, rounds: int, is_channels_last: bool = False
 ) -> dict[str, Any]:
     """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after."""
-    arithmetic = torch.float32 if part in ("encoder", "decoder") else subject.arithmetic
-    if subject.device == "cuda":
-        arithmetic = subject.arithmetic
+    arithmetic = subject.pipe.vae.dtype if part in ("encoder", "decoder") else subject.arithmetic
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     subject.pipe.vae.to(memory_format=layout)
     call = caller(subject, part, sample, rows)

@@ -87,7 +87,9 @@ def test_a_block_takes_its_modulation_computed_before() -> None:
     _, block = make_blocks(False, True)
     inputs = block_inputs()
     ready = {**inputs, "temb": block.modulation(inputs["temb"])}
-    assert all(torch.equal(a, b) for a, b in zip(block(**ready), block(**inputs), strict=True))
+    assert all(close(a, b) for a, b in zip(block(**ready), block(**inputs), strict=True))
+    with torch.enable_grad():  # nothing is fused here
+        assert all(torch.equal(a, b) for a, b in zip(block(**ready), block(**inputs), strict=True))
 
 
 def forward_inputs(pipe: DeepGenPipeline) -> dict:

@@ -6,6 +6,9 @@ dot product attention.
 
 A mask is a boolean (B, 1, 1, K) over keys, True where the key is real, or None when nothing is padded: padded
 queries need none, because their outputs are dropped and no real query can see them.
+
+What goes into a linear layer is contiguous: for parts of several rows PyTorch would copy the weights of each
+row instead.
 """
 
 from __future__ import annotations
@@ -78,8 +81,8 @@ class JointAttentionProcessor:
             return attn.to_out[0](attended)
         image, context = attended.split([attended.shape[1] - queried_context, queried_context], dim=1)
         if not attn.context_pre_only:
-            context = attn.to_add_out(context)
-        return attn.to_out[0](image), context
+            context = attn.to_add_out(context.contiguous())
+        return attn.to_out[0](image.contiguous()), context
 
     def _check_backend(self) -> None:
         """Variable-length kernels take padding to be at the end; ours is also between image and context."""
@@ -98,7 +101,8 @@ def _project(attn: Attention, x: Tensor, num_queries: int | None) -> tuple[Tenso
         query, key, value = _split_heads(attn, attn.to_qkv(x).chunk(3, dim=-1))
         query = query[:, :num_queries]
     else:
-        query, key, value = _split_heads(attn, (attn.to_q(x[:, :num_queries]), attn.to_k(x), attn.to_v(x)))
+        queried = x[:, :num_queries].contiguous()
+        query, key, value = _split_heads(attn, (attn.to_q(queried), attn.to_k(x), attn.to_v(x)))
     return _normalise(attn.norm_q, query), _normalise(attn.norm_k, key), value
 
 

@@ -19,6 +19,8 @@ from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockR
 from diffusers.models.attention import JointTransformerBlock, _chunked_feed_forward
 from torch import Tensor, nn
 
+from deepgen.models.fused import feed_forward
+
 # B batch, S image tokens, N target tokens, L context tokens, D width
 
 Modulation = Tensor | tuple[Tensor, Tensor]  # embedding (B, D), or a block's own two vectors
@@ -55,10 +57,11 @@ class JointBlock(JointTransformerBlock):
         image = add_gated(image, gate, attended)
         if dual:
             image = add_gated(image, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
-        image = self._add_mlp(image, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate)
+        fuses = not isinstance(temb, Tensor)
+        image = self._add_mlp(image, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
         context = add_gated(context, c_gate, context_attended)
         context = self._add_mlp(
-            context, self.norm2_context, self.ff_context, c_mlp_shift, c_mlp_scale, c_mlp_gate
+            context, self.norm2_context, self.ff_context, c_mlp_shift, c_mlp_scale, c_mlp_gate, fuses
         )
         return context, image
 
@@ -67,11 +70,14 @@ class JointBlock(JointTransformerBlock):
         return 9 if self.use_dual_attention else 6
 
     def _add_mlp(
-        self, x: Tensor, norm: Any, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor
+        self, x: Tensor, norm: Any, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor, fuses: bool
     ) -> Tensor:
+        """`fuses` where vectors came precomputed: then a picture is drawn, and nobody asks for the bits of
+        another pass.
+        """
         modulated = modulate(norm(x), shift, scale)
         if self._chunk_size is None:
-            return add_gated(x, gate, mlp(modulated))
+            return add_gated(x, gate, feed_forward(mlp, modulated) if fuses else mlp(modulated))
         return add_gated(x, gate, _chunked_feed_forward(mlp, modulated, self._chunk_dim, self._chunk_size))
 
 
@@ -113,7 +119,8 @@ class FinalJointBlock(JointBlock):
         target = add_gated(image[:, :targets], gate, attended)  # (B, N, D)
         if dual:
             target = add_gated(target, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
-        target = self._add_mlp(target, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate)
+        fuses = not isinstance(temb, Tensor)
+        target = self._add_mlp(target, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
         if target.shape[1] < image.shape[1]:
             target = torch.cat([target, image[:, targets:]], dim=1)
         return encoder_hidden_states, target
