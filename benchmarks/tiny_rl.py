@@ -48,13 +48,13 @@ datasets:
     shapes: generate
     kinds: [{kinds}]
     rows: 1000
-    sample_weight: 3
+    sample_weight: {weak_captions}
     rewards: {{right: 1}}
   - name: weak edits
     shapes: edit
     kinds: [{edits}]
     rows: 1000
-    sample_weight: 3
+    sample_weight: {weak_edits}
     rewards: {{right: 1}}
   - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
   - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
@@ -84,7 +84,9 @@ class TinyRL:
     window: int = 3
     """Stochastic steps of ours, from the first on; all are trained."""
     general: float = 1.0
-    """Weight of captions of every kind, and of edits of every kind, beside 3 of the weak kinds of each."""
+    """Weight of captions of every kind, and of edits of every kind."""
+    weights: tuple[float, float] = (3.0, 3.0)
+    """Of the weak captions and of the weak edits."""
     sft_coef: float = 0.0
     """Share of the supervised loss, on `data` and its `cache`."""
     data: Path | None = None
@@ -104,6 +106,8 @@ class TinyRL:
                 kinds=", ".join(self.kinds),
                 edits=", ".join(self.edits),
                 general=self.general,
+                weak_captions=self.weights[0],
+                weak_edits=self.weights[1],
             )
         )
         file = self.output / "tiny_rl.json"

@@ -71,7 +71,8 @@ def test_the_solver_that_is_chosen_is_as_exact_as_fifty_euler_steps() -> None:
 def test_the_page_is_filled_where_something_was_measured_and_says_so_where_not(tmp_path: Path) -> None:
     from harness.page import NOT_MEASURED, write_page
 
-    cell = {"flop": 1e9, "seconds": 0.5, "peak": 1e10, "excess": 1.0}
+    cell = {"flop": 1e9, "seconds": 0.5, "peak": 1e10, "attention_flop": 2.5e8, "attention_seconds": 0.2}
+    cell |= {"excess": 1.0, "explained": 1.0}
     results, docs = tmp_path / "results", tmp_path / "docs"
     results.mkdir()
     docs.mkdir()
@@ -85,8 +86,8 @@ def test_the_page_is_filled_where_something_was_measured_and_says_so_where_not(t
     pytest.importorskip("matplotlib")
     write_page(results, docs)
     page = (docs / "performance.md").read_text()
-    assert "| batch 2 | 1.0 | 0.500 | 1.20 |" in page
-    assert "above the count: batch 2." in page
+    assert "| batch 2 | 1.0 | 25% | 0.500 | 40% | 1.20 | 1.00 |" in page
+    assert "above the count: batch 2. With attention counted by its time: none." in page
     assert page.count(NOT_MEASURED) == len(names) - 1
     assert (docs / "performance_growth.png").stat().st_size > 1000
 

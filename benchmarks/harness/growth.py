@@ -2,16 +2,20 @@
 
 Every row is one pass of the DiT (for prompts also of the VLM and the connector) without guidance. `excess`
 is time over FLOP, relative to the cheapest row per FLOP: 1.15 means 15 % more than the count says.
+`explained` is the same where the DiT's attention counts as long as it takes alone, and the rest by its FLOP.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from deepgen.models.allocation import kept_memory
-from deepgen.train.flops import Sample
+from deepgen.train.flops import Sample, positions
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
 from harness.parts import caller
@@ -54,7 +58,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
 def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) -> dict[str, float]:
     """Seconds and FLOP of one pass of the parts, and the machine's peak at the time."""
     peak = matmul_peak(subject.arithmetic, subject.device, 1)
-    spent = work = 0.0
+    spent = work = attention_work = attention_seconds = 0.0
     for part in parts:
         call = caller(subject, part, sample, rows)
         with kept_memory(subject.device == "cpu"):  # as the pipeline runs its parts
@@ -64,10 +68,52 @@ def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) 
             else:
                 spent += seconds(call, subject.device)
         work += subject.flops(part, sample, rows)
-    return {"seconds": spent, "flop": work, "peak": peak}
+        if part == "dit":
+            attention_work, attention_seconds = _attention(subject, sample, rows)
+    return {
+        "seconds": spent,
+        "flop": work,
+        "peak": peak,
+        "attention_flop": attention_work,
+        "attention_seconds": attention_seconds,
+    }
+
+
+def _attention(subject: Subject, sample: Sample, rows: int) -> tuple[float, float]:
+    """FLOP and seconds of all the DiT's attention calls of one pass, made alone."""
+    p, config = positions(subject.counted, sample), subject.pipe.transformer.config
+    heads, width = config.num_attention_heads, config.attention_head_dim
+    joint, last_dual = p.image + p.context, config.num_layers - 1 in config.dual_attention_layers
+    calls = Counter(  # (queries, keys); the last block asks for the target only
+        [(joint, joint)] * (config.num_layers - 1)
+        + [(p.image_of_one, joint)]
+        + [(p.image, p.image)] * (len(config.dual_attention_layers) - last_dual)
+        + [(p.image_of_one, p.image)] * last_dual
+    )
+    work = spent = 0.0
+    for (queries, keys), times in calls.items():
+        query, key, value = (
+            torch.randn(rows, heads, n, width, dtype=subject.arithmetic, device=subject.device)
+            for n in (queries, keys, keys)
+        )
+
+        def attend(query: Tensor = query, key: Tensor = key, value: Tensor = value) -> Tensor:
+            return F.scaled_dot_product_attention(query, key, value)
+
+        attend()
+        spent += times * min(seconds(attend, subject.device) for _ in range(2))
+        work += times * 4.0 * rows * queries * keys * heads * width
+    return work, spent
 
 
 def _compare_with_count(cells: dict[str, dict[str, float]]) -> None:
-    rates = {name: cell["seconds"] / cell["flop"] for name, cell in cells.items()}
+    """`excess` by all FLOP, `explained` by the FLOP that are not attention's and the time they take."""
+    plain = {name: cell["seconds"] / cell["flop"] for name, cell in cells.items()}
+    others = {
+        name: max(0.0, cell["seconds"] - cell["attention_seconds"]) / (cell["flop"] - cell["attention_flop"])
+        for name, cell in cells.items()
+    }
     for name, cell in cells.items():
-        cell["excess"] = rates[name] / min(rates.values())
+        cell["excess"] = plain[name] / min(plain.values())
+        expected = min(others.values()) * (cell["flop"] - cell["attention_flop"]) + cell["attention_seconds"]
+        cell["explained"] = cell["seconds"] / expected

@@ -95,15 +95,35 @@ def _parts(found: dict[str, Any]) -> str:
 def _growth(found: dict[str, Any]) -> str:
     cells = found["growth"]["cells"]
     table = _rows(
-        ["what grows", "GFLOP", "seconds", "seconds per FLOP, least = 1"],
         [
-            [name, f"{c['flop'] / 1e9:.1f}", f"{c['seconds']:.3f}", f"{c['excess']:.2f}"]
+            "what grows",
+            "GFLOP",
+            "of these attention",
+            "seconds",
+            "of these attention",
+            "seconds per FLOP, least = 1",
+            "attention counted by its time",
+        ],
+        [
+            [
+                name,
+                f"{c['flop'] / 1e9:.1f}",
+                f"{c['attention_flop'] / c['flop']:.0%}",
+                f"{c['seconds']:.3f}",
+                f"{c['attention_seconds'] / c['seconds']:.0%}",
+                f"{c['excess']:.2f}",
+                f"{c['explained']:.2f}",
+            ]
             for name, c in cells.items()
         ],
     )
     table += "\n\n![Cost as work grows](performance_growth.png)"
     over = [name for name, cell in cells.items() if cell["excess"] > 1.15]
-    return f"{table}\n\nMore than 15 % above the count: {', '.join(over) or 'none'}."
+    left = [name for name, cell in cells.items() if cell["explained"] > 1.15]
+    return (
+        f"{table}\n\nMore than 15 % above the count: {', '.join(over) or 'none'}. "
+        f"With attention counted by its time: {', '.join(left) or 'none'}."
+    )
 
 
 def _memory(found: dict[str, Any]) -> str:
