@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepgen.models import fused
 from deepgen.models.fused import feed_forward
+from deepgen.models.precision import compute_in_float32
 
 pytestmark = pytest.mark.skipif(
     not fused._has_kernel(torch.float32), reason="PyTorch without oneDNN has nothing to fuse with"
@@ -44,6 +45,16 @@ def test_fused_is_no_further_from_the_truth_than_plain(dtype: torch.dtype) -> No
     truth = mlp.double()(x.double())
     errors = [float((one.double() - truth).norm() / truth.norm()) for one in (ours, plain)]
     assert errors[0] <= 2 * errors[1] + 1e-7
+
+
+@torch.no_grad()
+def test_narrow_weights_are_widened_as_their_layer_does() -> None:
+    mlp, x = make(torch.bfloat16)
+    compute_in_float32(mlp)
+    plain, calls = mlp(x.float()), counted_gelus(mlp)
+    ours = feed_forward(mlp, x.float())
+    assert not calls, "it was not fused"
+    assert (ours - plain).norm() <= 1e-6 * plain.norm()
 
 
 def with_hook(mlp: FeedForward) -> None:

@@ -12,6 +12,8 @@ import torch
 from diffusers.models.activations import GELU
 from torch import Tensor, nn
 
+from deepgen.models.precision import is_widened
+
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -20,9 +22,9 @@ def feed_forward(mlp: nn.Module, x: Tensor) -> Tensor:
     layers = list(getattr(mlp, "net", ()))
     if not layers or not _is_fusable(mlp, layers[0], x):
         return mlp(x)
-    first = layers[0]
+    first, proj = layers[0], layers[0].proj
     x = torch.ops.mkldnn._linear_pointwise(
-        x, first.proj.weight, first.proj.bias, "gelu", [], first.approximate
+        x, proj.weight.to(x.dtype), proj.bias.to(x.dtype), "gelu", [], first.approximate
     )
     for layer in layers[1:]:
         x = layer(x)
@@ -35,21 +37,23 @@ def _is_fusable(mlp: nn.Module, first: nn.Module, x: Tensor) -> bool:
     """
     if not isinstance(first, GELU) or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    weight, bias = first.proj.weight, first.proj.bias
+    proj = first.proj
     return (
         x.device.type == "cpu"
         and x.dtype in _DTYPES
-        and all(_is_plain(module) for module in (mlp, first, first.proj))
-        and type(first.proj) is nn.Linear
-        and bias is not None
-        and all(type(tensor) is nn.Parameter and tensor.dtype == x.dtype for tensor in (weight, bias))
+        and all(_is_plain(module) for module in (mlp, first, proj))
+        and type(proj) is nn.Linear
+        and all(type(tensor) is nn.Parameter for tensor in (proj.weight, proj.bias))
+        and (proj.weight.dtype == proj.bias.dtype == x.dtype or is_widened(proj))
         and _has_kernel(x.dtype)
     )
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether calling the module is its class's own `forward` and nothing else."""
-    return "forward" not in vars(module) and not (module._forward_hooks or module._forward_pre_hooks)
+    """Whether calling the module is its class's own `forward`, which may be widened, and nothing else."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return "forward" not in vars(module) or is_widened(module)
 
 
 @cache
