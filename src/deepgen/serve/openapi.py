@@ -24,13 +24,11 @@ _TEXT = {"type": "string", "pattern": r"^[^\x00]*$"}
 _PROMPT = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}
 # The formats are our own: what a pattern cannot say of a size and of a picture's bytes.
 _SIZE = {"type": "string", "format": "picture-size", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"}
-_ADDRESS = {
-    "type": "string",
-    "format": "picture-address",
-    "pattern": r"^data:image/(png|jpeg|webp|gif|bmp);base64,[A-Za-z0-9+/]{4,}={0,2}$",
-}
-
-_MASK = {**_ADDRESS, "format": "mask-address"}  # as large as the first picture, and transparent somewhere
+# A pattern beside the format of a picture would say less than the format, and tools that make requests of the
+# document would go by it.
+_ADDRESS = {"type": "string", "format": "picture-address"}
+_MASK = {"type": "string", "format": "mask-address"}
+_ADDRESS_IS = "data:image/png;base64,... of a whole picture; other addresses where the server fetches them"
 
 
 def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,8 +36,16 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
     prompt = {**_PROMPT, "maxLength": limits.max_prompt}
     reference, mask_reference = (
-        {"type": "object", "required": ["image_url"], "properties": {"image_url": address}}
-        for address in (_ADDRESS, _MASK)
+        {
+            "type": "object",
+            "description": text,
+            "required": ["image_url"],
+            "properties": {"image_url": address},
+        }
+        for address, text in (
+            (_ADDRESS, _ADDRESS_IS),
+            (_MASK, f"{_ADDRESS_IS}; as large as the first picture, transparent where it may change"),
+        )
     )
     files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
     mask = {"mask": {"type": "string", "format": "binary"}}
