@@ -39,6 +39,8 @@ from deepgen.train.stages.sft import SFTConfig
 
 Recipe = Literal["ours", "nft", "upstream", "supervised"]
 PASSES_OF_A_TRAINED_STEP = 3
+WEAK = ("weak captions", "weak edits")  # names of the sets below
+SMOOTHED = 10  # rollouts
 SUPERVISED_BATCH = 24  # examples of the supervised loss in a step
 LORA = LoraSettings(rank=32, alpha=64, dropout=0.0)
 MIX = """\
@@ -205,7 +207,7 @@ class TinyRL:
         drawing = curves["dit_passes"][0][1] if "dit_passes" in curves else 0
         return {
             "after": self._score(str(folder / "export")),
-            "reward": [value for _, value in curves.get("reward", [])],
+            "reward_of": {name: curves.get(f"reward_of/{name}", []) for name in WEAK},
             "passes_per_rollout": drawing + improving,
             "rollouts": config.num_steps,
         }
@@ -249,25 +251,26 @@ class TinyRL:
         return "\n".join(lines)
 
     def figure(self, results: dict[str, Any]) -> None:
-        """Reward over DiT passes, mean and range of the seeds."""
+        """Reward of the weak prompts over DiT passes, mean and range of the seeds."""
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-        for name in self.recipes:
-            runs = [run for run in _runs_of(name, results) if run["reward"]]
-            if not runs:
-                continue
-            curves = [_smooth(run["reward"]) for run in runs]
-            length = min(map(len, curves))
-            cost = [(n + 1) * runs[0]["passes_per_rollout"] / 1000 for n in range(length)]
-            columns = list(zip(*(curve[:length] for curve in curves), strict=True))
-            axes.plot(cost, [statistics.mean(column) for column in columns], label=name)
-            axes.fill_between(cost, [min(c) for c in columns], [max(c) for c in columns], alpha=0.2)
-        axes.set(xlabel="thousand passes of an image through the DiT", ylabel="reward of the rollouts")
-        axes.legend()
+        figure, panels = plt.subplots(1, len(WEAK), figsize=(8, 3.6), sharey=True, layout="constrained")
+        for axes, weak in zip(panels, WEAK, strict=True):
+            for name in self.recipes:
+                runs = [run for run in _runs_of(name, results) if run["reward_of"][weak]]
+                if not runs:
+                    continue
+                steps = range(SMOOTHED, runs[0]["rollouts"] + 1)
+                cost = [step * runs[0]["passes_per_rollout"] / 1000 for step in steps]
+                columns = [[_smooth(run["reward_of"][weak], step) for run in runs] for step in steps]
+                axes.plot(cost, [statistics.mean(column) for column in columns], label=name)
+                axes.fill_between(cost, [min(c) for c in columns], [max(c) for c in columns], alpha=0.25)
+            axes.set(title=weak, xlabel="thousand passes of an image through the DiT", ylim=(0, 1))
+        panels[0].set_ylabel(f"share right, last {SMOOTHED} rollouts")
+        panels[-1].legend(loc="lower right")
         figure.savefig(self.output / "tiny_rl.png", dpi=150)
 
 
@@ -284,8 +287,9 @@ def _runs_of(name: str, results: dict[str, Any]) -> list[dict[str, Any]]:
     return [run for key, run in results.items() if key.startswith(f"{name}-")]
 
 
-def _smooth(values: list[float], width: int = 5) -> list[float]:
-    return [statistics.mean(values[max(0, n - width + 1) : n + 1]) for n in range(len(values))]
+def _smooth(curve: list[tuple[int, float]], step: int) -> float:
+    """Mean of the rollouts up to `step`; not every rollout has each kind of prompt."""
+    return statistics.mean(value for at, value in curve if step - SMOOTHED < at <= step)
 
 
 if __name__ == "__main__":

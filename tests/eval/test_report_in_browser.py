@@ -5,27 +5,15 @@ With `DEEPGEN_SHOTS=FOLDER` pictures of it are kept; docs/evaluation_report.png 
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
 
+import javascript
 from deepgen.cli import main
 
-FOLDER = Path(__file__).parents[1] / "serve" / "js"  # also the page of the server is tested there
-NEEDED = ("puppeteer-core", "axe-core")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
-    pytest.mark.skipif(
-        not all((FOLDER / "node_modules" / name).exists() for name in NEEDED),
-        reason="npm install --prefix tests/serve/js",
-    ),
-]
+pytestmark = javascript.needs("puppeteer-core", "axe-core")  # the page of the server is tested with them, too
 
 
 @pytest.fixture
@@ -48,7 +36,4 @@ def report(tmp_path: Path) -> Path:
 
 
 def test_a_reader_sees_tables_bars_and_pictures_in_light_and_dark(report: Path) -> None:
-    command = ["node", "--test", "--test-reporter=spec", "report.test.mjs"]
-    environment = {**os.environ, "DEEPGEN_REPORT": str(report), "NODE_USE_ENV_PROXY": "0"}
-    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    javascript.run("report.test.mjs", DEEPGEN_REPORT=str(report))
