@@ -90,3 +90,15 @@ def given_condition(name: str, embeds: Tensor, pooled: Tensor | None) -> Conditi
     if pooled is None or len(pooled) != len(embeds):
         raise ValueError(f"{name} needs its pooled embeddings, one row for each of its {len(embeds)}")
     return Condition(embeds, pooled)
+
+
+def check_negative(negative: Condition | None, guidance_scale: float, count: int) -> Condition | None:
+    """The negative branch of `count` prompts; None where nothing is guided."""
+    if guidance_scale <= 1:
+        return None
+    if negative is None or len(negative) != count:
+        raise ValueError(
+            f"guidance_scale {guidance_scale} needs negative_prompt_embeds, "
+            f"one row for each of the {count} prompt_embeds"
+        )
+    return negative

@@ -23,7 +23,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from deepgen.arguments import given_condition, make_generators, read_prompts, read_references
+from deepgen.arguments import (
+    check_negative,
+    given_condition,
+    make_generators,
+    read_prompts,
+    read_references,
+)
 from deepgen.data.images import ImageSource
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output, to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
@@ -557,23 +563,17 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if latents is not None:
             self._check_latents(latents, len(generators), groups)
 
-        is_guided = guidance_scale > 1
         if prompts is not None:
             positive, negative = self.encode_prompt(
-                prompts, negative_prompt or "", pixels, guided=is_guided, padding=padding
+                prompts, negative_prompt or "", pixels, guided=guidance_scale > 1, padding=padding
             )
         else:
-            positive = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds)
-            negative = None
-        if negative_prompt_embeds is not None and is_guided:
+            positive, negative = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds), None
+        if negative_prompt_embeds is not None and guidance_scale > 1:
             negative = given_condition(
                 "negative_prompt_embeds", negative_prompt_embeds, negative_pooled_prompt_embeds
             )
-        if is_guided and (negative is None or len(negative) != count):
-            raise ValueError(
-                f"guidance_scale {guidance_scale} needs negative_prompt_embeds, "
-                f"one row for each of the {count} prompt_embeds"
-            )
+        negative = check_negative(negative, guidance_scale, count)
 
         drawn: dict[int, Tensor] = {}
         dtype = self.transformer.dtype
@@ -593,7 +593,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             clean = self.denoise(
                 noise,
                 positive.select(rows),
-                negative.select(rows) if is_guided and negative is not None else None,
+                None if negative is None else negative.select(rows),
                 reference_latents,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
