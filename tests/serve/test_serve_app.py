@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -275,6 +276,17 @@ def test_a_wrong_key_is_refused_and_the_pages_of_operators_need_none(server: Run
         assert open_client.get("/openapi.json").json()["openapi"] == "3.1.0"
         page = open_client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_the_model_tells_steps_that_may_be_asked_for(pipe: DeepGenPipeline) -> None:
+    config, metrics = ServeConfig(limits=replace(LIMITS, max_steps=1)), Metrics()
+    running = Running(Engine(pipe, EngineConfig()), config, metrics)
+    try:
+        (model,) = running.http.get("/v1/models").json()["data"]
+    finally:
+        running.stop()
+    assert running.engine.model.defaults["num_inference_steps"] > 1
+    assert model["defaults"]["num_inference_steps"] == 1
 
 
 def test_pages_of_other_origins_are_refused(server: Running) -> None:

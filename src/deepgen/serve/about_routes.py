@@ -90,12 +90,14 @@ class AboutRoutes:
     def _model(self) -> dict[str, Any]:
         facts = self._desk.engine.model
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
+        defaults = {name: facts.defaults[name] for name in names if name in facts.defaults}
+        steps, limit = defaults["num_inference_steps"], self._desk.config.limits.max_steps
         return {
             "id": self._desk.config.model_name,
             "object": "model",
             "created": self._created,
             "owned_by": "deepgen",
-            "defaults": {name: facts.defaults[name] for name in names if name in facts.defaults},
+            "defaults": {**defaults, "num_inference_steps": min(steps, limit)},
             "size_unit": facts.size_unit,
             "max_side": facts.max_side,
             "loras": list(facts.loras),
