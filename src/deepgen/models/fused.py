@@ -1,7 +1,8 @@
 """A linear layer and the GELU after it as one operation, on CPUs where oneDNN has it.
 
 The activation is applied to the sums while they are in registers: the widest tensor of a block is written
-once instead of written, read and written again, and it is rounded once, after the activation.
+once instead of written, read and written again, and it is rounded once, after the activation. The numbers are
+the same up to rounding, not bit for bit: it is for drawing, where nobody asks for the bits of another pass.
 """
 
 from __future__ import annotations
