@@ -22,6 +22,7 @@ from deepgen.serve.fields import (
 # Text is free of null characters; a prompt says something.
 _TEXT = {"type": "string", "pattern": r"^[^\x00]*$"}
 _PROMPT = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}
+_IN_A_FORM = ["string", "number", "boolean"]  # a text that looks like a number is a text all the same
 # The formats are our own: what a pattern cannot say of a size and of a picture's bytes.
 _SIZE = {"type": "string", "format": "picture-size", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"}
 # A pattern beside the format of a picture would say less than the format, and tools that make requests of the
@@ -47,10 +48,17 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
             (_MASK, f"{_ADDRESS_IS}; as large as the first picture, transparent where it may change"),
         )
     )
-    files = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}}
+    files = {
+        "image": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "minItems": 1,
+            "maxItems": limits.max_references,
+        }
+    }
     mask = {"mask": {"type": "string", "format": "binary"}}
     generation = _object({"prompt": prompt, **draw}, ["prompt"])
-    edit_form = _object({"prompt": prompt, **files, **mask, **draw_form}, ["prompt", "image"])
+    edit_form = _object({"prompt": {**prompt, "type": _IN_A_FORM}, **files, **mask, **draw_form}, ["prompt", "image"])
     edit_json = _object(
         {
             "prompt": prompt,
@@ -103,7 +111,7 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str, Any]:
-    """Fields of every request that draws; in JSON, null stands for the default."""
+    """Fields of every request that draws; in JSON, null stands for the default; in a form all is text."""
     fields: dict[str, dict[str, Any]] = {
         "n": {"type": "integer", "minimum": 1, "maximum": limits.max_images},
         "size": {**_SIZE},
@@ -125,6 +133,8 @@ def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str
         fields["lora"] = {"type": "string", "enum": list(loras)}
     for name in IGNORED:
         fields[name] = {**_TEXT, "maxLength": MAX_NAME}
+    for name in () if is_json else ("negative_prompt", *IGNORED):
+        fields[name]["type"] = _IN_A_FORM
     for schema in fields.values() if is_json else ():
         schema["type"] = [schema["type"], "null"]
         if "enum" in schema:
