@@ -37,7 +37,7 @@ from deepgen.types import Condition
 BatchKey = tuple[Any, ...]
 
 # Exact batches have one length of text for each so many tokens, and a padded place in every row.
-_TEXT_UNIT = 64
+_TEXT_UNIT = 32
 
 
 @dataclass(frozen=True)
