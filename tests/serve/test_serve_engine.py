@@ -169,7 +169,7 @@ def test_latents_of_exact_batches_do_not_depend_on_company_or_place(pipe: DeepGe
     sampler.step([alone], exact_batch=4)
     assert alone.text_length > alone.conditions.positive.prompt_embeds.shape[1]
     for place in range(4):
-        batch = [begin(text, 7) for text in ("cat", "two stars", "dog", "x")]
+        batch = [begin(text, 7) for text in ("two big cats", "a black dog", "one star", "a blue fish")]
         batch[place] = begin("a red circle", 0)
         assert {sample.exact_key for sample in batch} == {alone.exact_key}
         sampler.step(batch, exact_batch=4)
