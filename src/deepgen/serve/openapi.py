@@ -58,7 +58,9 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     }
     mask = {"mask": {"type": "string", "format": "binary"}}
     generation = _object({"prompt": prompt, **draw}, ["prompt"])
-    edit_form = _object({"prompt": {**prompt, "type": _IN_A_FORM}, **files, **mask, **draw_form}, ["prompt", "image"])
+    edit_form = _object(
+        {"prompt": {**prompt, "type": _IN_A_FORM}, **files, **mask, **draw_form}, ["prompt", "image"]
+    )
     edit_json = _object(
         {
             "prompt": prompt,
