@@ -143,3 +143,16 @@ def test_the_table_of_knobs_and_the_hacked_reward_are_those_recorded() -> None:
         "69 %", "69%"
     )
     assert statistics.mean(result["right"][-5:]) == 0
+
+
+def test_the_front_page_says_what_was_recorded() -> None:
+    page = " ".join((ROOT / "README.md").read_text().split())
+    rl = recorded("tiny_rl_2026-11-27.json")
+    for kind, words in (("relation", "relations"), ("edit move", "moving an object")):
+        before = 100 * rl["before"]["by default"][kind]
+        after = before + statistics.mean(of_seeds(rl, "by default", kind))
+        assert f"{words} {before:.0f} to {after:.0f} %" in page
+    speed = recorded("summary.json")
+    for name in ("t2i_exact_ratio", "edit_exact_ratio", "t2i_balanced_ratio"):
+        assert f"{speed[name]:.2f}" in page
+    assert speed["balanced_error"] < speed["euler_50_error"]
