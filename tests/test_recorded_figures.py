@@ -156,3 +156,9 @@ def test_the_front_page_says_what_was_recorded() -> None:
     for name in ("t2i_exact_ratio", "edit_exact_ratio", "t2i_balanced_ratio"):
         assert f"{speed[name]:.2f}" in page
     assert speed["balanced_error"] < speed["euler_50_error"]
+    load = recorded("serve_load.json")
+    assert load["batches"]["errors"] == load["memory"]["errors"] == {}
+    assert load["batches"]["lost"] == load["memory"]["lost"] == 0
+    assert load["equal_alone"]["bit_equal"] == load["equal_alone"]["compared"]
+    assert f"{load['batches']['requests']:,} requests" in page
+    assert f"{load['batches_gain']:.1f} times" in page
