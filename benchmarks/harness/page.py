@@ -152,9 +152,15 @@ def _startup(found: dict[str, Any]) -> str:
 def _quality(found: dict[str, Any]) -> str:
     section = found["quality"]
     table = _rows(
-        ["solver and steps", "model calls", "error", "accuracy"],
+        ["solver and steps", "model calls", "error, median", "largest", "accuracy"],
         [
-            [name, str(c["calls"]), f"{c['error']:.4f}", f"{c['accuracy']:.2f}"]
+            [
+                name,
+                str(c["calls"]),
+                f"{c['error']:.4f}",
+                f"{c['largest_error']:.3f}",
+                f"{c['accuracy']:.2f}",
+            ]
             for name, c in section["cells"].items()
         ],
     )

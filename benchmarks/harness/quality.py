@@ -1,7 +1,8 @@
 """(f) Error and accuracy against model calls, for every solver and number of steps, on DeepGen-Tiny.
 
-The error is the distance to the 400-step Euler solution from the same noise, relative to its norm; accuracy
-is the share of pictures in which everything the prompt says can be read back (`deepgen eval shapes`).
+The error of a picture is the distance to the 400-step Euler solution from the same noise, relative to its norm.
+A picture whose path forks lands elsewhere and would hide all the others in a mean, so the median is told, and
+the largest beside it. Accuracy is the share of pictures in which everything the prompt says can be read back (`deepgen eval shapes`).
 """
 
 from __future__ import annotations
@@ -93,8 +94,10 @@ def _measure(
         picture for part in latents.split(BATCH) for picture in pipe._decode(part, "pil", [None] * len(part))
     ]
     right = [score(item, image).is_right for item, image in zip(items, to_output(pixels, "pil"), strict=True)]
+    errors = (latents - target).flatten(1).norm(dim=1) / target.flatten(1).norm(dim=1)
     return {
-        "error": float((latents - target).norm() / target.norm()),
+        "error": float(errors.median()),
+        "largest_error": float(errors.max()),
         "accuracy": sum(right) / len(right),
         "calls": calls,
         "seconds": spent,
