@@ -1,8 +1,9 @@
 """(f) Error and accuracy against model calls, for every solver and number of steps, on DeepGen-Tiny.
 
-The error of a picture is the distance to the 400-step Euler solution from the same noise, relative to its norm.
-A picture whose path forks lands elsewhere and would hide all the others in a mean, so the median is told, and
-the largest beside it. Accuracy is the share of pictures in which everything the prompt says can be read back (`deepgen eval shapes`).
+The error of a picture is the distance to the 400-step Euler solution from the same noise, relative to its
+norm. A picture whose path forks lands elsewhere and would hide all the others in a mean, so the median is
+told, and the largest beside it. Accuracy is the share of pictures in which everything the prompt says can be
+read back (`deepgen eval shapes`).
 """
 
 from __future__ import annotations
