@@ -3,8 +3,9 @@
     python benchmarks/slow_reward.py [--latency 2] [--output FILE]
 
 Three reward services in processes of their own judge the small model's rollouts. First all three answer at
-once; then one takes `latency` seconds for every answer, and another is killed. Reported is by how much the
-median step grew: requests run while the next groups are sampled, so it should be less than the latency.
+once; then one takes `latency` seconds for every answer, and another is killed after the first step. Reported
+is by how much the median step grew: requests run while the next groups are sampled, so it should be less than
+the latency.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -75,8 +77,9 @@ class SlowReward:
                 f"rewards:\n{rewards}\ndatasets:\n"
                 "  - {name: all, shapes: generate, rows: 200, rewards: {a: 1, b: 1, c: 1}}\n"
             )
+            log = folder / "run" / "log.jsonl"
             if kills:
-                services["c"][1].send_signal(signal.SIGKILL)
+                threading.Thread(target=_kill_after_a_step, args=(services["c"][1], log), daemon=True).start()
             config = replace(
                 rl_tiny(),
                 prompts=folder / "prompts.yaml",
@@ -89,8 +92,14 @@ class SlowReward:
                 panel=PanelConfig(failure_limit=1.0, timeout=60),
             )
             train(config, folder / "run")
-        lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
         return statistics.median(line["seconds/sample"] + line["seconds/score"] for line in lines[1:])
+
+
+def _kill_after_a_step(process: subprocess.Popen[bytes], log: Path) -> None:
+    while not log.is_file() or not log.stat().st_size:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
 
 
 @contextmanager
