@@ -162,3 +162,29 @@ def test_the_front_page_says_what_was_recorded() -> None:
     assert load["equal_alone"]["bit_equal"] == load["equal_alone"]["compared"]
     assert f"{load['batches']['requests']:,} requests" in page
     assert f"{load['batches_gain']:.1f} times" in page
+
+
+def test_the_page_of_the_server_says_what_was_recorded() -> None:
+    page = " ".join((ROOT / "docs" / "serve.md").read_text().split())
+    load = recorded("serve_load.json")
+    many, one, memory = (load[name] for name in ("batches", "one_at_a_time", "memory"))
+    assert f"got {many['requests']:,} of {many['requests']:,}" in page
+    assert f"within {many['p50_s']:.1f} s, 99 % within {many['p99_s']:.1f} s" in page
+    assert (
+        f"drew {many['pictures_per_s']:.1f} pictures a second, one at a time {one['pictures_per_s']:.1f}"
+        in page
+    )
+    held = [sample["mib"] for sample in memory["samples"] if sample["requests"] >= 1000]
+    assert f"held {held[0]:.0f} MiB after the first thousand and {held[-1]:.0f} MiB at the end" in page
+    assert max(held) < 1.02 * held[0]
+
+
+def test_another_machines_speed_and_a_slow_reward_are_told_as_recorded() -> None:
+    page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    speed = recorded("summary_avx2_2026-11-24.json")
+    assert f"{speed['t2i_exact_ratio']:.2f} and {speed['edit_exact_ratio']:.2f} there" in page
+    assert f"{speed['dit_step_mfu']:.2f} of its peak" in page
+    slow = recorded("slow_reward.json")
+    after, before = slow["slow_and_dead_step_seconds"], slow["quick_step_seconds"]
+    assert f"took {after:.1f} s instead of {before:.1f} s" in PAGE_OF_RL
+    assert f"{slow['growth_over_latency']:.1f} times that latency" in PAGE_OF_RL
