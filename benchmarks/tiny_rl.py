@@ -80,7 +80,8 @@ class TinyRL:
     upstream_steps: int = 20
     prompts: int = 24
     lr: float = 1e-3
-    guidance: float = 1.0
+    guidance: float | None = 1.0
+    """Of rollouts and loss; None is the model's own, for captions and for edits."""
     credit: Literal["exact", "partial"] = "exact"
     eta: float = 0.8
     window: int = 3
@@ -279,7 +280,7 @@ def _passes_that_improve(config: RLConfig) -> int:
     trained = config.num_levels
     if config.made_objective().works_on == "trajectory":
         trained = len(config.window.select(config.num_inference_steps, 0).trained)
-    branches = 2 if config.guidance_scale > 1 else 1
+    branches = 1 if config.guidance_scale == 1 else 2
     return config.prompts_per_rollout * config.group_size * trained * branches * PASSES_OF_A_TRAINED_STEP
 
 

@@ -29,6 +29,7 @@ from deepgen.arguments import (
     make_generators,
     read_prompts,
     read_references,
+    usual_guidance,
 )
 from deepgen.data.images import ImageSource
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output, to_pixels
@@ -539,13 +540,11 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """
         self._interrupt = False
         defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
-        usual = defaults["guidance_scale"]
-        if image is not None:
-            usual = defaults.get("edit_guidance_scale", usual)
         chosen = get_preset(preset)
         steps = chosen.num_steps or defaults["num_inference_steps"]
         steps = steps if num_inference_steps is None else num_inference_steps
-        guidance_scale = usual if guidance_scale is None else guidance_scale
+        if guidance_scale is None:
+            guidance_scale = usual_guidance(defaults, is_edit=image is not None)
         check_num_steps(steps)
         check_guidance(guidance_scale)
         self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)

@@ -116,6 +116,7 @@ def test_one_bad_picture_does_not_cost_its_neighbours_their_scores() -> None:
     assert "a candidate is an object, got int" in reasons[3]
     assert "references has the wrong type" in reasons[5]
     assert (reply["version"], reply["kind"], reply["range"]) == ("fake-1", "pointwise", [0, 1])
+    assert reply["concurrency"] == 1
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
@@ -224,6 +225,27 @@ def test_a_service_that_is_silent_is_given_up() -> None:
         connection = Connection(url=server.url, timeout=0.1, retries=1, sleep=lambda seconds: None)
         with pytest.raises(RewardUnavailable, match=r"does not answer .*2 tries"):
             connection.get("/x")
+
+
+@pytest.mark.parametrize(
+    ("declared", "options", "expected"),
+    [({"concurrency": 8}, {}, 9), ({}, {}, 4), ({"concurrency": 8}, {"concurrency": 2}, 2)],
+)
+def test_a_service_gets_as_many_calls_as_it_judges_at_once_and_one_on_its_way(
+    declared: dict[str, int], options: dict[str, int], expected: int
+) -> None:
+    health = {"status": "ok", "rewards": {"grey": {**CARD, **declared}}}
+    with serving(lambda path, document: (200, health)) as server:
+        assert remote(server.url, **options).concurrency == expected
+
+
+def test_a_service_with_an_impossible_concurrency_is_refused() -> None:
+    health = {"status": "ok", "rewards": {"grey": {**CARD, "concurrency": "many"}}}
+    with (
+        serving(lambda path, document: (200, health)) as server,
+        pytest.raises(RewardUnavailable, match="concurrency of 'many'"),
+    ):
+        remote(server.url)
 
 
 def test_what_is_no_json_is_refused() -> None:

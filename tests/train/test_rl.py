@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deepgen.data.mixture import open_mixture
 from deepgen.data.prompts import Prompt, PromptMix, PromptSet
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
@@ -22,7 +24,9 @@ from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
 from deepgen.train.export import export_folder
 from deepgen.train.loop import train
+from deepgen.train.objective import TrainingBatch
 from deepgen.train.parallel import Processes
+from deepgen.train.policy import Policy
 from deepgen.train.rl_evaluation import RLEvaluationConfig
 from deepgen.train.rl_stage import RLStage
 from deepgen.train.stages.rl import RLConfig
@@ -124,9 +128,9 @@ def gradients(made: RLStage, step: int = 0) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("sampler", ["cps", "flow", "dance"])
 @pytest.mark.parametrize("edits", [False, True])
-@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5, None])
 def test_the_ratio_is_one_before_the_first_update(
-    pipe, sampler: str, edits: bool, guidance_scale: float
+    pipe, sampler: str, edits: bool, guidance_scale: float | None
 ) -> None:
     made = stage(
         pipe, edits=edits, sampler=sampler, guidance_scale=guidance_scale, micro_batch_size=3, eta=0.7
@@ -136,6 +140,29 @@ def test_the_ratio_is_one_before_the_first_update(
     for batch in batches:
         ratio = made.losses(batch).metrics["ratio"]
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("edits", [False, True])
+def test_without_a_guidance_scale_pictures_and_edits_are_drawn_with_the_models_own(pipe, edits: bool) -> None:
+    pipe.register_to_config(defaults={"guidance_scale": 3.0, "edit_guidance_scale": 1.5})
+    prompts = [mix(edits=edits).draw(0, 0)]
+    noisy, sigma = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.7])
+
+    @torch.no_grad()
+    def velocity(guidance_scale: float | None) -> torch.Tensor:
+        policy = Policy(
+            pipe,
+            guidance_scale=guidance_scale,
+            is_condition_trained=False,
+            has_reference=False,
+            device=noisy.device,
+        )
+        asked = policy.ask(prompts, [torch.Generator().manual_seed(0)], 64, 64)
+        return policy.velocity(asked, [0], noisy, sigma)
+
+    own, other = (1.5, 3.0) if edits else (3.0, 1.5)
+    torch.testing.assert_close(velocity(None), velocity(own), atol=0, rtol=0)
+    assert not torch.equal(velocity(None), velocity(other))
 
 
 def test_a_step_scored_again_from_the_record_has_the_log_prob_it_was_drawn_with(pipe) -> None:
@@ -279,8 +306,6 @@ def test_groups_of_equals_are_replaced_by_groups_of_other_prompts(pipe) -> None:
 
 
 def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixture: Path) -> None:
-    from deepgen.data.mixture import open_mixture
-
     def made(of: DeepGenPipeline, coef: float) -> RLStage:
         settings = config(sft_coef=coef, data=mixture, global_batch_size=3)
         data = open_mixture(mixture)
@@ -297,6 +322,46 @@ def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixtu
     for name, gradient in both.items():
         expected = 0.75 * policy[name] + 0.25 * supervised[name]
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_the_supervised_loss_is_computed_while_rewards_judge(pipe, mixture: Path) -> None:
+    class Patient(Brightness):
+        def judge(self, candidate) -> Verdict:
+            assert is_supervised.wait(timeout=60), "the verdict was waited for before the supervised loss"
+            return super().judge(candidate)
+
+    is_supervised = threading.Event()
+    settings = config(sft_coef=0.25, data=mixture, global_batch_size=3)
+    panel = Panel({"brightness": Patient()}, config=PanelConfig(failure_limit=1))
+    made = RLStage(settings, Processes("cpu"), pipe, mix(), panel, open_mixture(mixture))
+    kinds = []
+    for batch in made.batches(0):
+        kinds.append(type(batch).__name__)
+        if isinstance(batch, TrainingBatch):
+            is_supervised.set()
+    assert kinds == sorted(kinds, reverse=True)
+    assert set(kinds) == {"TrainingBatch", "PolicyBatch"}
+    assert made.experience.judged.scores.valid.all()
+
+
+@pytest.mark.parametrize("trains_connector", [False, True])
+def test_the_next_rollouts_prompts_are_read_while_rewards_judge(
+    pipe, fresh_pipe, trains_connector: bool
+) -> None:
+    made = stage(pipe, trains_connector=trains_connector, num_steps=2)
+    ask, events = made.policy.ask, []
+    made.policy.ask = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
+    collect = made.panel.collect
+    made.panel.collect = lambda: events.append("collect") or collect()
+    experiences = [made.explore(0), made.explore(1)]
+    first, second = (one.rollouts[0].asked[0].prompt.text for one in experiences)
+    # A prompt that a step would read in another way is not read before it; the last rollout has no next one.
+    expected = (
+        [first, "collect", second, "collect"] if trains_connector else [first, second, "collect", "collect"]
+    )
+    assert events == expected
+    alone = stage(fresh_pipe, trains_connector=trains_connector).explore(1).rollouts[0]
+    assert torch.equal(experiences[1].rollouts[0].trajectory.clean, alone.trajectory.clean)
 
 
 def test_nft_compares_with_the_policy_that_drew_the_images_in_every_update(pipe) -> None:

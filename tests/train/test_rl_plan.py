@@ -23,6 +23,7 @@ def of_tiny(**changes: object) -> RLPlan:
 def test_passes_are_those_of_the_solver_and_of_the_window() -> None:
     assert of_tiny().passes == {"to draw": 32 * 8, "to train": 32 * 3, "by the reference": 0}
     assert of_tiny(guidance_scale=2.0).passes["to draw"] == 2 * 32 * 8
+    assert of_tiny(guidance_scale=None).passes["to draw"] == 2 * 32 * 8  # the model's own is above 1
     assert of_tiny(objective_options=("kl_coef=1",)).passes["by the reference"] == 32 * 3
 
 

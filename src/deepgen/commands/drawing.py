@@ -76,11 +76,12 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
 
 def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
     """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
+    from deepgen.arguments import usual_guidance
     from deepgen.diffusion.presets import get_preset
 
-    guidance = defaults["guidance_scale"]
-    if is_edit:
-        guidance = defaults.get("edit_guidance_scale", guidance)
+    guidance = options.guidance
+    if guidance is None:
+        guidance = usual_guidance(defaults, is_edit)
     height, width = options.height_and_width() or (None, None)
     steps = get_preset(options.solver_preset).num_steps or defaults["num_inference_steps"]
     return {
@@ -89,7 +90,7 @@ def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: b
         "width": width,
         "preset": options.solver_preset,
         "num_inference_steps": steps if options.steps is None else options.steps,
-        "guidance_scale": guidance if options.guidance is None else options.guidance,
+        "guidance_scale": guidance,
     }
 
 

@@ -15,6 +15,8 @@ from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import Candidate, Kind, RewardUnavailable, Verdict
 from deepgen.rewards.wire import PictureFormat, candidate_to_json, verdict_from_json
 
+_USUAL_CONCURRENCY = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteOptions:
@@ -27,7 +29,7 @@ class RemoteOptions:
         picture_format: png without loss, or jpeg of quality 95, a fifth of the size.
         batch_size: candidates of one request; a groupwise reward gets its group in one.
         timeout, retries: seconds of silence in a try, and tries after the first.
-        concurrency: requests at once.
+        concurrency: requests at once; default as many as the service judges at once, and one on its way.
     """
 
     url: str
@@ -37,12 +39,12 @@ class RemoteOptions:
     batch_size: int = 32
     timeout: float = 60.0
     retries: int = 3
-    concurrency: int = 4
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse batches and requests of nothing."""
         for name in ("batch_size", "concurrency"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
@@ -64,7 +66,6 @@ class RemoteReward:
 
     def __init__(self, options: RemoteOptions, connection: Connection | None = None) -> None:
         self.options = options
-        self.concurrency = options.concurrency
         self._connection = connection or Connection(
             url=options.url, timeout=options.timeout, retries=options.retries
         )
@@ -75,6 +76,7 @@ class RemoteReward:
             raise ValueError(f"{options.url} serves {self._name} as {(kind, low, high)}, expected {own}")
         self.kind, self.low, self.high = kind, low, high
         self.needs = tuple(dict.fromkeys((*self.needs, *needs)))
+        self.concurrency = options.concurrency or _concurrency(card)
         self._version = str(card["version"])
         if options.expected_version not in (None, self._version):
             raise ValueError(
@@ -119,6 +121,14 @@ class RemoteReward:
             wanted = "say which reward" if name is None else f"there is no reward {name!r}"
             raise ValueError(f"{self.options.url}: {wanted}; it serves: {', '.join(served)}")
         return name, served[name]
+
+
+def _concurrency(card: Mapping[str, Any]) -> int:
+    """Requests at once that keep a service busy; one that does not say what it takes gets a few."""
+    declared = card.get("concurrency", _USUAL_CONCURRENCY - 1)
+    if not isinstance(declared, int) or declared < 1:
+        raise RewardUnavailable(f"the service declares a concurrency of {declared!r}")
+    return declared + 1
 
 
 def _declaration(card: Any) -> tuple[Kind, tuple[str, ...], float, float]:

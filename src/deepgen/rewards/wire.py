@@ -2,7 +2,7 @@
 
     request   {"reward": name, "candidates":
               [{"image": base64, "prompt", "references": [base64], "metadata"}]}
-    reply     {"reward", "version", "kind", "needs", "range": [low, high], "verdicts":
+    reply     {"reward", "version", "kind", "needs", "range": [low, high], "concurrency", "verdicts":
               [{"score": number or null, "words", "num_questions", "num_answers"}]}
 
 A bound of the range that is infinite is null. Pictures are PNG, JPEG or WebP; what is larger than
@@ -107,6 +107,7 @@ def describe(name: str, reward: Reward) -> dict[str, Any]:
         "kind": reward.kind,
         "needs": list(reward.needs),
         "range": bounds,
+        "concurrency": reward.concurrency,
     }
 
 

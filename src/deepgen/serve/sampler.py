@@ -20,7 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.arguments import read_prompts
+from deepgen.arguments import read_prompts, usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output, to_pixels
 from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.losses import interpolate
@@ -162,11 +162,10 @@ class Sampler:
         read_prompts(request.prompt, None)
         self.loras.check(request.lora)
         defaults = self.defaults
-        usual = defaults["guidance_scale"]
-        if request.images:
-            usual = defaults.get("edit_guidance_scale", usual)
         num_steps = defaults["num_inference_steps"] if request.num_steps is None else request.num_steps
-        guidance_scale = usual if request.guidance_scale is None else request.guidance_scale
+        guidance_scale = request.guidance_scale
+        if guidance_scale is None:
+            guidance_scale = usual_guidance(defaults, is_edit=bool(request.images))
         check_num_steps(num_steps)
         check_guidance(guidance_scale)
         references = [list(request.images)] if request.images else None

@@ -36,6 +36,23 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """This process's part of a rollout, while the rewards judge it.
+
+    Attributes:
+        number: of the rollout in the run.
+        rollouts: its images.
+        seconds: it took.
+        look: metrics of the evaluation that went before, each as (sum, count).
+    """
+
+    number: int
+    rollouts: list[Rollout]
+    seconds: float
+    look: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class PolicyBatch:
     """A micro-batch of the policy: B images at one recorded step, or at fresh noise levels.
 

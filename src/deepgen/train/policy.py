@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt
 from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.schedule import set_timesteps
 from deepgen.models import vae as latent_space
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
 from deepgen.types import Condition
 
 # B images; C, h, w latent channels and sides
@@ -51,7 +52,7 @@ class Policy:
 
     Args:
         pipe: the model.
-        guidance_scale: above 1 runs the negative branch too, in rollout and loss.
+        guidance_scale: above 1 runs the negative branch too, in rollout and loss; None is the model's own.
         is_condition_trained: connector or VLM learn, so a loss has to read the prompt again.
         has_reference: a reference is asked for. It is the model with its adapters off where only adapters
             are trained, and otherwise a frozen copy of the DiT.
@@ -62,17 +63,24 @@ class Policy:
         self,
         pipe: DeepGenPipeline,
         *,
-        guidance_scale: float,
+        guidance_scale: float | None,
         is_condition_trained: bool,
         has_reference: bool,
         device: torch.device,
     ) -> None:
-        self.pipe, self.guidance_scale, self.device = pipe, guidance_scale, device
+        self.pipe, self.device = pipe, device
+        self._guidance_scale = guidance_scale
         self.is_condition_trained = is_condition_trained
         self._reference: nn.Module | None = None
         is_adapted = bool(getattr(pipe.transformer, "peft_config", None))
         if has_reference and not is_adapted:
             self._reference = copy.deepcopy(pipe.transformer).requires_grad_(False).eval()
+
+    def guidance_scale(self, is_edit: bool) -> float:
+        """Weight of the prompt over the negative branch."""
+        if self._guidance_scale is not None:
+            return self._guidance_scale
+        return usual_guidance({**FALLBACK_DEFAULTS, **self.pipe.config.defaults}, is_edit)
 
     def ask(
         self,
@@ -97,7 +105,8 @@ class Policy:
             shown = [list(prompts[n].references) for n in rows] if is_edit else None
             sizes, pixels = self.pipe.plan(shown, len(rows), height, width)
             texts = [prompts[n].text for n in rows]
-            positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=self.guidance_scale > 1)
+            guided = self.guidance_scale(is_edit) > 1
+            positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=guided)
             latents: list[list[Tensor]] = [[] for _ in rows]
             if pixels is not None:
                 own = [generators[n] for n in rows]
@@ -118,7 +127,8 @@ class Policy:
         first = asked[0]
         pixels = None if first.pixels is None else [one.pixels or [] for one in asked]
         texts = [one.prompt.text for one in asked]
-        positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=self.guidance_scale > 1)
+        guided = self.guidance_scale(is_edit=pixels is not None) > 1
+        positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=guided)
         return [
             replace(
                 one,
@@ -168,7 +178,9 @@ class Policy:
                 encoder_attention_mask=condition.mask,
                 return_dict=False,
             )[0]
-        return guide(velocity, self.guidance_scale) if is_guided else velocity
+        if not is_guided:
+            return velocity
+        return guide(velocity, self.guidance_scale(is_edit=references is not None))
 
     @contextmanager
     def _network(self, by_reference: bool) -> Iterator[Any]:

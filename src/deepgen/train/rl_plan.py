@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from deepgen.arguments import usual_guidance
 from deepgen.models.config import Architecture
 from deepgen.train.activations import vae_working_bytes
 from deepgen.train.cards import Card
@@ -93,12 +94,12 @@ def plan_rl(
         card,
         image_size=side,
         edit_share=0.5,  # both kinds of prompts are shown
-        micro_batch_size=recipe.micro_batch_size * _branches(recipe),
+        micro_batch_size=recipe.micro_batch_size * _branches(recipe, architecture),
         global_batch_size=max(2, recipe.prompts_per_rollout * recipe.group_size),
         has_cached_latents=False,
     )
     counts = Counts()
-    rollout = _Rollout(recipe, counts.models_of(config), num_processes)
+    rollout = _Rollout(recipe, counts.models_of(config), num_processes, _branches(recipe, architecture))
     memory = plan(config, card, recipe.num_steps, price_per_hour, counts, rollout.held_by)
     return RLPlan(
         memory=memory,
@@ -110,18 +111,22 @@ def plan_rl(
     )
 
 
-def _branches(recipe: RLConfig) -> int:
+def _branches(recipe: RLConfig, architecture: Architecture) -> int:
     """Passes of the DiT at a step: guidance needs the negative branch too."""
-    return 2 if recipe.guidance_scale > 1 else 1
+    scale = recipe.guidance_scale
+    if scale is None:
+        scale = usual_guidance(architecture.defaults, is_edit=False)
+    return 2 if scale > 1 else 1
 
 
 class _Rollout:
     """The numbers of one rollout."""
 
-    def __init__(self, recipe: RLConfig, models: Mapping[str, Any], num_processes: int) -> None:
-        self.recipe, self.models, self.num_processes = recipe, models, num_processes
+    def __init__(
+        self, recipe: RLConfig, models: Mapping[str, Any], num_processes: int, branches: int
+    ) -> None:
+        self.recipe, self.models, self.num_processes, self.branches = recipe, models, num_processes, branches
         self.objective = recipe.made_objective()
-        self.branches = _branches(recipe)
         self.num_images = recipe.prompts_per_rollout * recipe.group_size
         if self.objective.works_on == "clean":
             self.num_trained = recipe.num_levels

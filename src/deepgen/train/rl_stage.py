@@ -21,7 +21,7 @@ from deepgen.rewards.panel import Panel, TooManyFailures
 from deepgen.rl.advantages import advantages, flat_groups, weighted_totals
 from deepgen.rl.objective import ObjectiveLoss, PolicyStep
 from deepgen.rl.rollout import Trajectory
-from deepgen.train.experience import Experience, Judged, PolicyBatch, Rollout, Scored, update_parts
+from deepgen.train.experience import Drawn, Experience, Judged, PolicyBatch, Rollout, Scored, update_parts
 from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.loop import StageLoss
 from deepgen.train.objective import TrainingBatch
@@ -102,26 +102,41 @@ class RLStage:
     # --- the three verbs ------------------------------------------------------------------------------------
 
     def batches(self, step: int) -> Iterator[PolicyBatch | TrainingBatch]:
-        """This process's micro-batches of an optimizer step; the first of a rollout draws and judges it."""
+        """This process's micro-batches of an optimizer step; the first of a rollout draws and judges it.
+
+        Those of the supervised loss come first: while they are computed, the rewards judge the last groups.
+        """
         number, update = divmod(step, self.config.updates_per_rollout)
-        if update == 0:
-            self.experience = self.explore(number)
+        drawn = self.sample(number) if update == 0 else None
+        if self.config.sft_coef:
+            yield from self.supervised.batches(step)
+        if drawn is not None:
+            self.experience = self.weigh(drawn)
         if self.experience is None or self.experience.number != number:
             raise ValueError(f"step {step} is inside a rollout; a run goes on from a rollout's beginning")
         self._metrics = self.experience.metrics if update == 0 else {}
         places = len(self.explorer.window(number).trained) or self.config.num_levels
         yield from self.experience.micro_batches(update, places, self.config.micro_batch_size)
-        if self.config.sft_coef:
-            yield from self.supervised.batches(step)
 
     def explore(self, number: int) -> Experience:
         """A whole rollout: sample, score, and say what each image is worth."""
-        config = self.config
+        return self.weigh(self.sample(number))
+
+    def sample(self, number: int) -> Drawn:
+        """Draw the groups of a rollout; rewards judge them meanwhile."""
         look = self._first_look(0) if number == 0 and self._first_look is not None else {}
         started = time.perf_counter()
         self.explorer.num_forwards, self._panel_metrics = 0, {}
         rollouts = self._sample(number, self.explorer.groups_of(number))
-        sampled = time.perf_counter()
+        return Drawn(number, rollouts, time.perf_counter() - started, look)
+
+    def weigh(self, drawn: Drawn) -> Experience:
+        """Wait for the rewards, and say what each image is worth; flat groups are replaced if configured."""
+        config, number, rollouts = self.config, drawn.number, drawn.rollouts
+        started = time.perf_counter()
+        if (number + 1) * config.updates_per_rollout < config.num_steps:
+            with self.supervised.autocast():
+                self.explorer.read_ahead(number + 1)
         scores = self.score(rollouts)
         judged = self.judge(scores)
         num_flat, attempt = len(judged.flat), 0
@@ -136,15 +151,15 @@ class RLStage:
             kept &= ~np.isin(judged.groups, judged.flat)
         rng = generator(config.seed, "updates", number)
         parts = update_parts(judged.scores.numbers[kept].tolist(), config.updates_per_rollout, rng)
-        scored = time.perf_counter()
+        seconds = time.perf_counter() - started
         self._old_velocities = self._remember_velocities(rollouts)
         once = {
             "rollout": float(number),
             "advantage/abs": float(np.abs(judged.advantages).mean()),
             "advantage/signal_share": float(judged.has_signal.mean()),
             "groups/flat_share": num_flat / config.prompts_per_rollout,
-            "seconds/sample": sampled - started,
-            "seconds/score": scored - sampled,
+            "seconds/sample": drawn.seconds,
+            "seconds/score": seconds,
             "dit_passes": float(sum(self.processes.gather(self.explorer.num_forwards))),
             **self._panel_metrics,
             **self._mean_totals(judged),
@@ -154,7 +169,7 @@ class RLStage:
             rollouts=rollouts,
             judged=judged,
             parts=parts,
-            metrics={name: (value, 1.0) for name, value in once.items()} | look,
+            metrics={name: (value, 1.0) for name, value in once.items()} | drawn.look,
         )
 
     def _mean_totals(self, judged: Judged) -> dict[str, float]:

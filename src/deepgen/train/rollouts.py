@@ -57,6 +57,7 @@ class Explorer:
         self.config, self.processes, self.policy = config, processes, policy
         self.objective, self.mix, self.panel, self.dtype = objective, mix, panel, dtype
         self.num_forwards = 0
+        self._ahead: dict[tuple[int, ...], list[Asked]] = {}  # prompts that are read already, by their groups
 
     def groups_of(self, number: int, attempt: int = 0) -> range:
         """Numbers of the groups of a rollout, or of those that replace some of them at an attempt."""
@@ -73,12 +74,9 @@ class Explorer:
 
     def sample(self, number: int, groups: Sequence[int]) -> list[Rollout]:
         """Draw this process's share of some groups; each goes to the rewards as soon as it is drawn."""
-        config = self.config
-        own = list(groups[self.processes.rank :: self.processes.world_size])
-        prompts = [self.mix.draw(config.seed, group) for group in own]
+        config, own = self.config, self._own(groups)
         with torch.no_grad():
-            generators = [torch.Generator().manual_seed(_torch_seed(config.seed, group)) for group in own]
-            asked = self.policy.ask(prompts, generators, config.height, config.width)
+            asked = self._ahead.pop(tuple(own), None) or self._ask(own)
             rollouts = []
             for members in _alike(asked):
                 size = config.rollout_batch_size or config.micro_batch_size
@@ -89,6 +87,26 @@ class Explorer:
                     rollouts.append(rollout)
                     self._submit(rollout)
         return rollouts
+
+    def read_ahead(self, number: int) -> None:
+        """Read the prompts of a coming rollout now, such as while rewards think.
+
+        Nothing is read where an optimizer step would make it stale.
+        """
+        if not self.policy.is_condition_trained:
+            own = self._own(self.groups_of(number))
+            with torch.no_grad():
+                self._ahead = {tuple(own): self._ask(own)}
+
+    def _own(self, groups: Sequence[int]) -> list[int]:
+        """This process's share of some groups."""
+        return list(groups[self.processes.rank :: self.processes.world_size])
+
+    def _ask(self, own: Sequence[int]) -> list[Asked]:
+        config = self.config
+        prompts = [self.mix.draw(config.seed, group) for group in own]
+        generators = [torch.Generator().manual_seed(_torch_seed(config.seed, group)) for group in own]
+        return self.policy.ask(prompts, generators, config.height, config.width)
 
     def _draw(self, number: int, asked: list[Asked], groups: Sequence[int]) -> Rollout:
         config, count = self.config, self.config.group_size

@@ -50,7 +50,8 @@ class RLConfig(SupervisedConfig):
         sampler, eta: the stochastic sampler and its noise (diffusion/sde.py).
         window: which steps are stochastic, and which are trained.
         num_levels: noise levels an image is trained at, for objectives that work on clean latents.
-        guidance_scale: of rollout and loss; 1 draws without the negative branch.
+        guidance_scale: of rollout and loss; 1 draws without the negative branch, None with the model's own
+            for pictures and for edits, as a user does.
         shares_noise: images of a group begin with the same noise.
         height, width: of what is drawn, pixels; default the model's own, or an edit's source's.
         rollout_batch_size: images of a forward pass of the rollout; default `micro_batch_size`.
@@ -89,7 +90,7 @@ class RLConfig(SupervisedConfig):
     eta: float = 0.8
     window: WindowConfig = field(default_factory=lambda: WindowConfig(kind="random", size=4))
     num_levels: int = 4
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = 1.0
     shares_noise: bool = True
     height: int | None = None
     width: int | None = None
