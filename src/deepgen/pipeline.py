@@ -32,8 +32,7 @@ from deepgen.arguments import (
     usual_guidance,
 )
 from deepgen.data.images import ImageSource
-from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output, to_pixels
-from deepgen.data.resize import nearest_valid_sizes, reference_size
+from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
 from deepgen.diffusion.guidance import Guidance
 from deepgen.diffusion.presets import PRESETS, Preset, get_preset
 from deepgen.diffusion.schedule import check_guidance, check_num_steps
@@ -48,6 +47,7 @@ from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
+from deepgen.sizes import SizeRules
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
@@ -180,19 +180,21 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """Heights and widths are multiples of this many pixels."""
         return self.vae_scale_factor * self.transformer.config.patch_size
 
+    @property
+    def sizes(self) -> SizeRules:
+        """What can be drawn, and how large references are read."""
+        defaults = self.defaults
+        longest = self.transformer.config.pos_embed_max_size * self.size_unit
+        return SizeRules(self.size_unit, longest, defaults["height"], defaults["width"])
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The model's own height, width, num_inference_steps and guidance_scale."""
+        return {**FALLBACK_DEFAULTS, **self.config.defaults}
+
     def check_size(self, height: int, width: int) -> None:
         """ValueError unless the model can draw this size."""
-        unit, longest = self.size_unit, self.transformer.config.pos_embed_max_size * self.size_unit
-        if height < unit or width < unit or height % unit or width % unit:
-            nearest = " or ".join(f"{w}x{h}" for h, w in nearest_valid_sizes(height, width, unit))
-            raise ValueError(
-                f"size {width}x{height} (width x height) is not a multiple of {unit} on both sides; "
-                f"try {nearest}"
-            )
-        if max(height, width) > longest:
-            raise ValueError(
-                f"size {width}x{height} is too large: this model's positions end at {longest} pixels a side"
-            )
+        self.sizes.check(height, width)
 
     # --- conditions -----------------------------------------------------------------------------------------
 
@@ -539,12 +541,12 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             ValueError: an argument is out of range or does not fit another; the message names it.
         """
         self._interrupt = False
-        defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
         chosen = get_preset(preset)
-        steps = chosen.num_steps or defaults["num_inference_steps"]
-        steps = steps if num_inference_steps is None else num_inference_steps
+        steps = num_inference_steps
+        if steps is None:
+            steps = chosen.num_steps or self.defaults["num_inference_steps"]
         if guidance_scale is None:
-            guidance_scale = usual_guidance(defaults, is_edit=image is not None)
+            guidance_scale = usual_guidance(self.defaults, is_edit=image is not None)
         check_num_steps(steps)
         check_guidance(guidance_scale)
         self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
@@ -553,8 +555,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         prompts = read_prompts(prompt, prompt_embeds)
         count = len(prompts) if prompts is not None else len(prompt_embeds)
         references = read_references(image, count)
-        sizes, sources = self._plan_sizes(references, count, height, width, defaults)
-        pixels = None if references is None else self._working_pixels(references, height, width, defaults)
+        sizes, sources = self.sizes.drawn(references, count, height, width)
+        pixels = None if references is None else self.sizes.read(references, height, width)
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
         groups = defaultdict(list)  # samples of equal size go together
         for sample in range(len(generators)):
@@ -562,35 +564,31 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         if latents is not None:
             self._check_latents(latents, len(generators), groups)
 
+        guided = guidance_scale > 1
         if prompts is not None:
             positive, negative = self.encode_prompt(
-                prompts, negative_prompt or "", pixels, guided=guidance_scale > 1, padding=padding
+                prompts, negative_prompt or "", pixels, guided=guided, padding=padding
             )
         else:
             positive, negative = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds), None
-        if negative_prompt_embeds is not None and guidance_scale > 1:
+        if negative_prompt_embeds is not None and guided:
             negative = given_condition(
                 "negative_prompt_embeds", negative_prompt_embeds, negative_pooled_prompt_embeds
             )
         negative = check_negative(negative, guidance_scale, count)
 
         drawn: dict[int, Tensor] = {}
-        dtype = self.transformer.dtype
-        for (group_height, group_width), samples in groups.items():
+        dtype, device = self.transformer.dtype, self._execution_device
+        for size, samples in groups.items():
             if self._interrupt and drawn:  # what was not begun would be noise, so it is left out
                 break
             rows = [sample // num_images_per_prompt for sample in samples]
             own = [generators[sample] for sample in samples]
-            if latents is None:
-                noise = self.prepare_latents(group_height, group_width, own, dtype, self._execution_device)
-            else:
-                noise = latents[samples].to(device=self._execution_device, dtype=dtype)
-            reference_latents = None
-            if pixels is not None:
-                row_pixels = [pixels[row] for row in rows]
-                reference_latents = self.prepare_references(row_pixels, own, dtype, reference_posterior)
+            noise = self.prepare_latents(*size, own, dtype, device) if latents is None else latents[samples]
+            shown = None if pixels is None else [pixels[row] for row in rows]
+            reference_latents = shown and self.prepare_references(shown, own, dtype, reference_posterior)
             clean = self.denoise(
-                noise,
+                noise.to(device, dtype),
                 positive.select(rows),
                 None if negative is None else negative.select(rows),
                 reference_latents,
@@ -676,51 +674,5 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             Per prompt the (height, width) that is drawn, and its references as the model sees them, (3, H, W)
             in [-1, 1]; None for text to image.
         """
-        defaults = {**FALLBACK_DEFAULTS, **self.config.defaults}
-        sizes, _ = self._plan_sizes(references, count, height, width, defaults)
-        return sizes, None if references is None else self._working_pixels(
-            references, height, width, defaults
-        )
-
-    def _plan_sizes(
-        self,
-        references: list[list[Image.Image]] | None,
-        count: int,
-        height: int | None,
-        width: int | None,
-        defaults: dict[str, Any],
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, int] | None]]:
-        """Per prompt, the (height, width) that is drawn and the one it is brought back to (None: as
-        drawn).
-        """
-        if references is None or height is not None or width is not None:
-            size = (height or defaults["height"], width or defaults["width"])
-            self.check_size(*size)
-            return [size] * count, [None] * count
-        longest = max(defaults["height"], defaults["width"])
-        sources = [(row[0].height, row[0].width) for row in references]
-        sizes = [reference_size(source, longest, PIXELS_PER_TOKEN) for source in sources]
-        for size in sizes:
-            self.check_size(*size)
-        return sizes, [
-            None if size == source else source for size, source in zip(sizes, sources, strict=True)
-        ]
-
-    def _working_pixels(
-        self,
-        references: list[list[Image.Image]],
-        height: int | None,
-        width: int | None,
-        defaults: dict[str, Any],
-    ) -> list[list[Tensor]]:
-        """References as the model sees them: (3, H, W) in [-1, 1], sides multiples of 32, whole picture, no
-        crop.
-        """
-        longest = max(height or defaults["height"], width or defaults["width"])
-        cache: dict[int, Tensor] = {}
-        for picture in (picture for row in references for picture in row):
-            if id(picture) not in cache:
-                size = reference_size((picture.height, picture.width), longest, PIXELS_PER_TOKEN)
-                self.check_size(*size)
-                cache[id(picture)] = to_pixels(picture, size)
-        return [[cache[id(picture)] for picture in row] for row in references]
+        sizes, _ = self.sizes.drawn(references, count, height, width)
+        return sizes, None if references is None else self.sizes.read(references, height, width)

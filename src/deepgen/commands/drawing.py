@@ -42,7 +42,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     check_output(options.output, options.num_images, _pixels(options, opened))
 
     pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
-    settings = settings_of(options, pipe.config.defaults, is_edit=bool(opened))
+    settings = settings_of(options, pipe.defaults, is_edit=bool(opened))
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     paths = picture_paths(options.output, options.num_images)
     drawn: list[Image] = []

@@ -138,7 +138,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     failures: list[str] = []
     for row in rows:
         target = folder / row.name
-        settings = _settings(options, row, pipe.config.defaults)
+        settings = _settings(options, row, pipe.defaults)
         record = _record(options, row, settings)
         if _is_drawn(target, record if options.metadata else None):
             continue

@@ -27,7 +27,7 @@ from deepgen.diffusion.losses import interpolate
 from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
-from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.serve.adapters import LoraShelf
 from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
@@ -144,24 +144,19 @@ class Sampler:
         self._schedules: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @property
-    def defaults(self) -> dict[str, Any]:
-        """The model's own height, width, num_inference_steps and guidance_scale."""
-        return {**FALLBACK_DEFAULTS, **self.pipe.config.defaults}
-
-    @property
     def facts(self) -> ModelFacts:
         """What is told about the model."""
         unit = self.pipe.size_unit
         side = self.pipe.transformer.config.pos_embed_max_size * unit
         return ModelFacts(
-            defaults=self.defaults, size_unit=unit, max_side=side, loras=tuple(self.loras.names)
+            defaults=self.pipe.defaults, size_unit=unit, max_side=side, loras=tuple(self.loras.names)
         )
 
     def plan(self, request: DrawRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
         read_prompts(request.prompt, None)
         self.loras.check(request.lora)
-        defaults = self.defaults
+        defaults = self.pipe.defaults
         num_steps = defaults["num_inference_steps"] if request.num_steps is None else request.num_steps
         guidance_scale = request.guidance_scale
         if guidance_scale is None:

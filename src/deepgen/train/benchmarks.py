@@ -21,7 +21,6 @@ from deepgen.eval.models import PipelineModel
 from deepgen.eval.runner import RunConfig, run
 from deepgen.eval.scorers import ScorerConfig, Scorers, make_scorers
 from deepgen.eval.verdicts import TooFewVerdicts
-from deepgen.pipeline import FALLBACK_DEFAULTS
 from deepgen.train.sharding import is_sharded
 from deepgen.train.validation import evaluating
 
@@ -142,7 +141,7 @@ class BenchmarkValidation:
         return metrics
 
     def _settings(self, benchmark: Benchmark) -> Settings:
-        defaults = {**FALLBACK_DEFAULTS, **self.stage.pipe.config.defaults}
+        defaults = self.stage.pipe.defaults
         return settings_with(
             benchmark.settings,
             num_steps=self.config.num_inference_steps or defaults["num_inference_steps"],

@@ -21,7 +21,7 @@ from deepgen.data.prompts import Prompt
 from deepgen.diffusion.guidance import guide
 from deepgen.diffusion.schedule import set_timesteps
 from deepgen.models import vae as latent_space
-from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.types import Condition
 
 # B images; C, h, w latent channels and sides
@@ -80,7 +80,7 @@ class Policy:
         """Weight of the prompt over the negative branch."""
         if self._guidance_scale is not None:
             return self._guidance_scale
-        return usual_guidance({**FALLBACK_DEFAULTS, **self.pipe.config.defaults}, is_edit)
+        return usual_guidance(self.pipe.defaults, is_edit)
 
     def ask(
         self,

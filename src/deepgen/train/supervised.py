@@ -28,7 +28,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
-from deepgen.pipeline import FALLBACK_DEFAULTS, DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.benchmarks import BenchmarksConfig, benchmark_observers
 from deepgen.train.cache import latent_moments, open_cache
@@ -395,8 +395,7 @@ def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mi
 
 def own_image_rule(pipe: DeepGenPipeline) -> ImageRule:
     """The size rule where no mixture gives one: pictures as large as the model draws."""
-    defaults = {**FALLBACK_DEFAULTS, **pipe.config.defaults}
-    return ImageRule(image_size=round(math.sqrt(defaults["height"] * defaults["width"])))
+    return ImageRule(image_size=round(math.sqrt(pipe.defaults["height"] * pipe.defaults["width"])))
 
 
 def _batches(config: SupervisedConfig, mixture: Mixture, cache: Cache | None) -> Batches:
