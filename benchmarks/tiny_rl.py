@@ -7,7 +7,8 @@ of any. Before and after, the shapes benchmark asks its held-out prompts of ever
 (without guidance unless `--guidance`) and as a user draws (the model's own guidance). A run that is there is
 not repeated, one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png`.
 
-"upstream" is the published recipe, done right: 50 stochastic steps, 30 of them trained, one update a rollout.
+"upstream" is the published recipe, done right: 50 stochastic steps without guidance, 30 of them trained, one
+update a rollout.
 "supervised" is a control: the supervised loss alone, as often and on as many examples as it is mixed in.
 The cost is counted in passes of one image through the DiT: one for each solver step, three for each trained
 step (forward, and a backward of twice the work).
@@ -192,6 +193,7 @@ class TinyRL:
             num_steps=self.upstream_steps,
             num_inference_steps=50,
             eta=1.0,
+            guidance_scale=1.0,
             window=WindowConfig(kind="full", trained_fraction=0.6),
             flat_groups="keep",
         )

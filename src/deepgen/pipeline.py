@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.sizes import SizeRules
 from deepgen.types import Condition
+
+if TYPE_CHECKING:
+    from deepgen.models.parallel import GuidanceExchange, Parallel
 
 Padding = Literal["pair", "batch"]
 GuidanceBatching = Literal["auto", "batched", "split"]
@@ -114,6 +117,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         self._interrupt = False
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
+        self._exchange: GuidanceExchange | None = None
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -400,6 +404,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
         """
+        exchange = self._exchange
+        if exchange is not None and negative is None:
+            raise ValueError("guidance is divided among processes and this call has none; guide it above 1")
         if guidance_batching not in ("auto", "batched", "split"):
             raise ValueError(f"unknown guidance_batching {guidance_batching!r}; known: auto, batched, split")
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
@@ -427,7 +434,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                     break
                 rests = guidance is not None and not has_both[step]
                 passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
-                if guidance is not None and (rests or is_split):
+                if exchange is not None and not rests:
+                    passes = (exchange.rows,)
+                elif guidance is not None and (rests or is_split):
                     passes = ("positive",) if rests else ("negative", "positive")
                 velocities = []
                 for rows in passes:
@@ -440,6 +449,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                             **branches.inputs(step, rows),
                         )
                 velocity = torch.cat(velocities)
+                if exchange is not None and not rests:
+                    velocity = exchange(velocity)
                 if guidance is not None:
                     velocity = guidance.extend(velocity) if rests else guidance(velocity)
                 if preset.solver is not None:
@@ -468,6 +479,28 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """Forget what caching hooks kept of this trajectory."""
         if self.transformer.is_cache_enabled:
             self.transformer._reset_stateful_cache()
+
+    def divide(self, how: Parallel) -> None:
+        """Draw every picture from now on with all processes `torchrun` started, each of which makes the same
+        calls with the same seeds and ends with the same pictures.
+
+        Args:
+            how: "guidance" gives its two branches to two processes; "context" divides the DiT's tokens among
+                all; "both" does both, with four or more.
+
+        Raises:
+            ValueError: the number of processes does not fit, or the pictures are divided already.
+        """
+        from deepgen.models.parallel import divide
+
+        if self.is_divided:
+            raise ValueError("pictures are divided already; how cannot be changed in the same process")
+        self._exchange = divide(self.transformer, how)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether several processes draw a picture together."""
+        return self._exchange is not None or self.transformer._parallel_config is not None
 
     def interrupt(self) -> None:
         """Stop after the current step; the call returns the pictures it has begun, with their seeds.
@@ -557,6 +590,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         references = read_references(image, count)
         sizes, sources = self.sizes.drawn(references, count, height, width)
         pixels = None if references is None else self.sizes.read(references, height, width)
+        if self.is_divided and seed is None and generator is None:
+            raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
         groups = defaultdict(list)  # samples of equal size go together
         for sample in range(len(generators)):

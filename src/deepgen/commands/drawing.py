@@ -6,6 +6,7 @@ as soon as it is done.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
@@ -41,9 +42,13 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     opened = [open_image(path) for path in references]
     check_output(options.output, options.num_images, _pixels(options, opened))
 
+    processes = _processes(options)
     pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
+    if processes is not None:
+        pipe.divide(options.parallel)
     settings = settings_of(options, pipe.defaults, is_edit=bool(opened))
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    is_main = processes is None or processes.is_main_process
     paths = picture_paths(options.output, options.num_images)
     drawn: list[Image] = []
     try:
@@ -62,16 +67,43 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
                 width=image.width,
                 height=image.height,
             )
-            save_png(image, path, record if options.metadata else None)
             drawn.append(image)
             seconds = time.perf_counter() - started
-            print(f"{path}  {image.width}x{image.height}, seed {seed}, {seconds:.1f} s", flush=True)
+            if is_main:
+                save_png(image, path, record if options.metadata else None)
+                print(f"{path}  {image.width}x{image.height}, seed {seed}, {seconds:.1f} s", flush=True)
     except KeyboardInterrupt:
         print(f"deepgen: stopped; {len(drawn)} of {len(paths)} pictures are kept", file=sys.stderr)
         raise
-    if len(drawn) > 1:
+    if len(drawn) > 1 and is_main:
         save_png(image_grid(drawn), grid_path(options.output))
         print(grid_path(options.output))
+
+
+def _processes(options: PictureOptions) -> Any:
+    """Accelerate's state where processes draw a picture together; None where there is one.
+
+    Raises:
+        ValueError: several were started and it was not said what they share, or one, or there is no seed.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.parallel == "none":
+        if count > 1:
+            raise ValueError(
+                f"{count} processes were started and would draw the same picture; divide it with --parallel, "
+                "or many pictures with generate --file"
+            )
+        return None
+    if count == 1:
+        raise ValueError(
+            f"--parallel {options.parallel} divides a picture among processes, and there is one; start more: "
+            "torchrun --nproc-per-node 2 -m deepgen ..."
+        )
+    if options.seed is None:
+        raise ValueError("--parallel needs --seed, so that all processes draw the same picture")
+    from accelerate import PartialState
+
+    return PartialState(cpu=options.device == "cpu")
 
 
 def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Generate(PictureOptions):
         if self.file is None:
             draw(self, self.prompt)
             return 0
+        if self.parallel != "none":
+            raise ValueError("--file divides its rows among the processes; leave out --parallel")
         if self.prompt or self.num_images != 1:
             raise ValueError("--file brings its own prompts, one picture a line; leave out TEXT and -n")
         return draw_file(self, self.file)

@@ -17,6 +17,7 @@ Offload = Literal["none", "model", "sequential", "group"]
 Quantize = Literal["none", "int8", "fp8", "nf4"]
 Memory = Literal["none", "auto", "24", "16", "12", "8", "6"]
 GuidanceBatching = Literal["auto", "batched", "split"]
+Parallel = Literal["none", "guidance", "context", "both"]
 Preset = Literal["exact", "balanced", "fast"]
 
 
@@ -71,6 +72,8 @@ class PictureOptions(ModelOptions):
     """What to steer away from."""
     seed: Annotated[int | None, arg(metavar="INT")] = None
     """Picture k is drawn with seed + k, whatever else is drawn. Default: a random one, which is printed."""
+    parallel: Parallel = "none"
+    """Under torchrun, all processes draw a picture: a branch of guidance each, tokens divided, or both."""
     num_images: Annotated[int, arg(aliases=["-n"])] = 1
     """How many pictures."""
     metadata: bool = True

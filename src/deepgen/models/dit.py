@@ -157,7 +157,17 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
         kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
         # A call of its own rounds as it would with gradient: a policy is scored on what it drew.
-        if trajectory is not None and isinstance(self.transformer_blocks[-1], FinalJointBlock):
+        is_divided = self._parallel_config is not None  # among processes, from the first block to proj_out
+        if is_divided and kwargs:
+            raise ValueError(
+                "a padded batch cannot be divided among processes; draw samples of one size, one number of "
+                "references and equally long prompts together"
+            )
+        if (
+            trajectory is not None
+            and not is_divided
+            and isinstance(self.transformer_blocks[-1], FinalJointBlock)
+        ):
             kwargs["num_targets"] = targets
         for index, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -169,7 +179,8 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
                     temb=modulation if vectors is None else vectors[index],
                     joint_attention_kwargs=kwargs,
                 )
-        patches = self.proj_out(self.norm_out(image[:, :targets], modulation))  # (B, N, 4 C)
+        image = image if is_divided else image[:, :targets]
+        patches = self.proj_out(self.norm_out(image, modulation))[:, :targets]  # (B, N, 4 C)
         output = self.unpatchify(patches, sizes)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
