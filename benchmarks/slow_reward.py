@@ -6,7 +6,7 @@ Three reward services in processes of their own judge the small model's rollouts
 once; then one takes `latency` seconds for every answer, and another is killed after the first step. Reported
 is by how much the median step grew: requests run while the next groups are sampled, the prompts of the next
 rollout are read and the supervised loss is computed, so it should be less than the latency. Measured without
-a supervised loss, and with as many of its examples as images are drawn, as in the published recipe.
+a supervised loss, and with about as many of its examples as images are drawn, as in the published recipe.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class SlowReward:
                 rollout_batch_size=16,
                 sft_coef=sft_coef,
                 data=MIXTURE,
-                global_batch_size=self.prompts * 8,
+                global_batch_size=self.prompts * 8 // 3 * 3,  # two captions to one edit
                 sheet_every=0,
                 panel=PanelConfig(failure_limit=1.0, timeout=60),
             )
