@@ -404,8 +404,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
         """
-        exchange = self._exchange
-        if exchange is not None and negative is None:
+        if self._exchange is not None and negative is None:
             raise ValueError("guidance is divided among processes and this call has none; guide it above 1")
         if guidance_batching not in ("auto", "batched", "split"):
             raise ValueError(f"unknown guidance_batching {guidance_batching!r}; known: auto, batched, split")
@@ -433,24 +432,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 if self._interrupt:
                     break
                 rests = guidance is not None and not has_both[step]
-                passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
-                if exchange is not None and not rests:
-                    passes = (exchange.rows,)
-                elif guidance is not None and (rests or is_split):
-                    passes = ("positive",) if rests else ("negative", "positive")
-                velocities = []
-                for rows in passes:
-                    noisy = torch.cat([latents] * (branches.count if rows == "both" else 1))
-                    with self.transformer.cache_context(_CACHE_CONTEXTS[rows]):
-                        velocities += self.transformer(
-                            hidden_states=noisy.to(condition.prompt_embeds.dtype),
-                            timestep=timestep.expand(len(noisy)),
-                            return_dict=False,
-                            **branches.inputs(step, rows),
-                        )
-                velocity = torch.cat(velocities)
-                if exchange is not None and not rests:
-                    velocity = exchange(velocity)
+                velocity = self._velocity(latents, timestep, branches, step, rests, is_split)
                 if guidance is not None:
                     velocity = guidance.extend(velocity) if rests else guidance(velocity)
                 if preset.solver is not None:
@@ -465,6 +447,35 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 progress.update()
         self._reset_caches()
         return latents if preset.solver is None else latents.to(dtype)
+
+    def _velocity(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        branches: Branches,
+        step: int,
+        rests: bool,
+        is_split: bool,
+    ) -> Tensor:
+        """Velocities of all rows at a step, or of the positive ones where the negative branch rests."""
+        exchange = None if rests else self._exchange
+        passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
+        if rests or is_split:
+            passes = ("positive",) if rests else ("negative", "positive")
+        if exchange is not None:
+            passes = (exchange.rows,)
+        velocities = []
+        for rows in passes:
+            noisy = torch.cat([latents] * (branches.count if rows == "both" else 1))
+            with self.transformer.cache_context(_CACHE_CONTEXTS[rows]):
+                velocities += self.transformer(
+                    hidden_states=noisy.to(branches.embeds["prompt_embeds"].dtype),
+                    timestep=timestep.expand(len(noisy)),
+                    return_dict=False,
+                    **branches.inputs(step, rows),
+                )
+        velocity = torch.cat(velocities)
+        return velocity if exchange is None else exchange(velocity)
 
     def _fits(
         self, latents: Tensor, condition: Condition, references: Sequence[Sequence[Tensor]] | None

@@ -1,8 +1,9 @@
 """A linear layer and the GELU after it as one operation, on CPUs where oneDNN has it.
 
-The activation is applied to the sums while they are in registers: the widest tensor of a block is written
-once instead of written, read and written again, and it is rounded once, after the activation. The numbers are
-the same up to rounding, not bit for bit: it is for drawing, where nobody asks for the bits of another pass.
+The activation is applied to the sums while they are in registers, or in the cache where a weight is widened
+in parts: the widest tensor of a block is written once instead of written, read and written again, and it is
+rounded once, after the activation. The numbers are the same up to rounding, not bit for bit: it is for
+drawing, where nobody asks for the bits of another pass.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from diffusers.models.activations import GELU
 from torch import Tensor, nn
 
-from deepgen.models.precision import is_widened
+from deepgen.models.precision import is_widened, widened_product
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -24,9 +25,10 @@ def feed_forward(mlp: nn.Module, x: Tensor) -> Tensor:
     if not layers or not _is_fusable(mlp, layers[0], x):
         return mlp(x)
     first, proj = layers[0], layers[0].proj
-    x = torch.ops.mkldnn._linear_pointwise(
-        x, proj.weight.to(x.dtype), proj.bias.to(x.dtype), "gelu", [], first.approximate
-    )
+    if proj.weight.dtype == x.dtype:
+        x = torch.ops.mkldnn._linear_pointwise(x, proj.weight, proj.bias, "gelu", [], first.approximate)
+    else:
+        x = widened_product(x, proj.weight, proj.bias, first.approximate)
     for layer in layers[1:]:
         x = layer(x)
     return x
