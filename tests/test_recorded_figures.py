@@ -181,9 +181,16 @@ def test_the_page_of_the_server_says_what_was_recorded() -> None:
 
 def test_another_machines_speed_and_a_slow_reward_are_told_as_recorded() -> None:
     page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
-    speed = recorded("summary_avx2_2026-11-24.json")
-    assert f"{speed['t2i_exact_ratio']:.2f} and {speed['edit_exact_ratio']:.2f} there" in page
-    assert f"{speed['dit_step_mfu']:.2f} of its peak" in page
+    speed = recorded("summary_avx2_2026-11-28.json")
+    ratios = [speed[f"{name}_ratio"] for name in ("t2i_exact", "edit_exact", "t2i_balanced")]
+    assert "{:.2f} and {:.2f} there, and {:.2f} with".format(*ratios) in page
+    whole, parts = (speed["widened_in_parts"][f"step_seconds_{how}"] for how in ("whole", "in_parts"))
+    paired = statistics.median(a / b for a, b in zip(whole, parts, strict=True))
+    assert f"takes {paired:.2f} times longer" in page
+    rounds = speed["t2i_rounds"]
+    assert "rounds of text to image were {:.2f} and {:.2f}".format(*rounds) in page
+    before = recorded("summary_avx2_2026-11-24.json")
+    assert f"{before['dit_step_mfu']:.2f} of that machine's peak" in page
     slow = recorded("slow_reward.json")
     for way in ("rewards alone", "with the supervised loss"):
         after, before = slow[way]["slow_and_dead_step_seconds"], slow[way]["quick_step_seconds"]
