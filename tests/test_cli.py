@@ -26,8 +26,7 @@ class FakePipeline:
     """Answers every call with a picture whose grey is the seed, and remembers what it was asked."""
 
     def __init__(self) -> None:
-        defaults = {"num_inference_steps": 16, "guidance_scale": 2.5, "edit_guidance_scale": 1.5}
-        self.config = SimpleNamespace(defaults=defaults)
+        self.defaults = {"num_inference_steps": 16, "guidance_scale": 2.5, "edit_guidance_scale": 1.5}
         self.calls: list[dict[str, Any]] = []
         self.fails_at: tuple[int, BaseException] | None = None
 
