@@ -17,7 +17,7 @@ LEVELS = (
     ("_version",),
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
-    ("arguments", "sizes"),
+    ("arguments", "picture_sizes"),
     ("pipeline",),
     ("rl", "eval", "client"),
     ("train", "serve"),

@@ -73,6 +73,32 @@ def test_what_is_said_of_the_table_is_in_the_record() -> None:
     assert "relations {}, moves {}, but counting {} and recoloring {}".format(*general) in PAGE_OF_RL
 
 
+def test_what_did_not_spare_counting_is_told_as_recorded() -> None:
+    result = recorded("tiny_rl_guards_2026-11-28.json")
+    usual = recorded("tiny_rl_2026-11-27.json")
+    costs = [run["passes_per_rollout"] * run["rollouts"] for run in (usual["ours-0"], result["guided-0"])]
+    assert costs[0] == costs[1]
+    assert result["before"]["by default"] == usual["before"]["by default"]
+    for name, seeds, kind, words in (
+        (
+            "guided",
+            3,
+            "edit replace",
+            "relations rose by {} and moves by {}, counting fell by {}, replacing by {}",
+        ),
+        ("anchored", 2, "edit recolor", "relations {}, moves {}, counting {}, recoloring {}"),
+    ):
+        changes = {
+            kind: statistics.mean(
+                change(result, f"{name}-{seed}", "by default", kind) for seed in range(seeds)
+            )
+            for kind in KINDS
+        }
+        told = ("relation", "edit move", "counting", kind)
+        assert words.format(*(f"{changes[kind]:+.1f}" for kind in told)) in PAGE_OF_RL
+        assert {kind for kind in KINDS if changes[kind] < -2} == {"counting", kind}
+
+
 def test_the_ratios_of_the_performance_page_are_those_of_the_recorded_run() -> None:
     summary = recorded("summary.json")
     page = (ROOT / "docs" / "performance.md").read_text()

@@ -47,7 +47,7 @@ from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
-from deepgen.sizes import SizeRules
+from deepgen.picture_sizes import SizeRules
 from deepgen.types import Condition
 
 if TYPE_CHECKING:
