@@ -156,13 +156,13 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             vectors = trajectory.modulations(self, pooled_projections)
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
         kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
-        # A call of its own rounds as it would with gradient: a policy is scored on what it drew.
         is_divided = self._parallel_config is not None  # among processes, from the first block to proj_out
         if is_divided and kwargs:
             raise ValueError(
                 "a padded batch cannot be divided among processes; draw samples of one size, one number of "
                 "references and equally long prompts together"
             )
+        # A call of its own rounds as it would with gradient: a policy is scored on what it drew.
         if (
             trajectory is not None
             and not is_divided
