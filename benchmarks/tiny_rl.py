@@ -4,8 +4,10 @@
 
 Each recipe is run with each seed, on captions and edits at once. Most prompts are of the weak kinds, others
 of any. Before and after, the shapes benchmark asks its held-out prompts of every kind, drawn as in training
-(without guidance unless `--guidance`) and as a user draws (the model's own guidance). A run that is there is
-not repeated, one that was interrupted goes on. Writes `tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png`.
+(without guidance unless `--guidance`) and as a user draws (the model's own guidance). With `--tuned-prompts`
+the model's own guidance is chosen before and after, by the rewards of so many prompts of every kind; none of
+them is the benchmark's. A run that is there is not repeated, one that was interrupted goes on. Writes
+`tiny_rl.json`, `tiny_rl.md` and `tiny_rl.png`.
 
 "upstream" is the published recipe, done right: 50 stochastic steps without guidance, 30 of them trained, one
 update a rollout.
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,9 +31,12 @@ from tyro.conf import Positional, arg
 from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
+from deepgen.rewards.panel import PanelConfig
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.export import export_folder
+from deepgen.train.guidance import best_scales, fixed_prompts, try_scales, write_scales
+from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
 from deepgen.train.plot import read_log
@@ -61,6 +66,14 @@ datasets:
     rewards: {{right: 1}}
   - {{name: captions, shapes: generate, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
   - {{name: edits, shapes: edit, rows: 500, sample_weight: {general}, rewards: {{right: 1}}}}
+sampling_mode: weight_only
+"""
+SCALES = (1.0, 1.25, 1.5, 1.75)  # of guidance
+TUNING = """\
+rewards: {right: {scorer: shapes}}
+datasets:
+  - {name: captions, shapes: generate, rows: 2000, seed: 1, sample_weight: 2, rewards: {right: 1}}
+  - {name: edits, shapes: edit, rows: 2000, seed: 1, sample_weight: 1, rewards: {right: 1}}
 sampling_mode: weight_only
 """
 
@@ -95,6 +108,8 @@ class TinyRL:
     """Share of the supervised loss, on `data` and its `cache`."""
     data: Path | None = None
     cache: Path | None = None
+    tuned_prompts: int = 0
+    """Prompts the model's own guidance is chosen by, before and after; 0 leaves it as it is."""
     limit: int = 48
     """Items of each kind of caption in the benchmark, and half as many of each kind of edit."""
     ways: tuple[Literal["as trained", "by default"], ...] = ("as trained", "by default")
@@ -117,7 +132,10 @@ class TinyRL:
         file = self.output / "tiny_rl.json"
         results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         if "before" not in results:
-            results["before"] = self._score(self.model)
+            start = self.output / "start"
+            DeepGenPipeline.from_pretrained(self.model).save_pretrained(start)
+            results["guidance before"] = self._tune(start)
+            results["before"] = self._score(str(start))
             file.write_text(json.dumps(results, indent=1) + "\n")
         for seed in self.seeds:
             for name in self.recipes:
@@ -208,12 +226,28 @@ class TinyRL:
         if isinstance(config, RLConfig):
             improving = _passes_that_improve(config)
         drawing = curves["dit_passes"][0][1] if "dit_passes" in curves else 0
+        tuned = self._tune(folder / "export")
         return {
+            "guidance": tuned,
             "after": self._score(str(folder / "export")),
             "reward_of": {name: curves.get(f"reward_of/{name}", []) for name in WEAK},
             "passes_per_rollout": drawing + improving,
             "rollouts": config.num_steps,
         }
+
+    def _tune(self, folder: Path) -> list[dict[str, Any]]:
+        """Choose a model's guidance; what every scale was worth."""
+        if not self.tuned_prompts:
+            return []
+        file = self.output / "tuning.yaml"
+        file.write_text(TUNING)
+        mix, panel = open_judged_prompts(file, (), PanelConfig())
+        torch.set_num_threads(1)
+        pipe = DeepGenPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        pipe.set_progress_bar_config(disable=True)
+        found = list(try_scales(pipe, fixed_prompts(mix, self.tuned_prompts), panel, SCALES))
+        write_scales(folder, best_scales(found))
+        return [asdict(one) for one in found]
 
     def _score(self, model: str) -> dict[str, dict[str, float]]:
         """Accuracy of every kind, by how it was drawn."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
+
+from deepgen.commands.options import Device, Dtype, ModelOptions
 
 if TYPE_CHECKING:
     from deepgen.rewards.reward import Reward
@@ -133,22 +136,103 @@ class ServeRewards:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class TuneGuidance:
+    """Find the guidance a model draws best with, by rewards: worth asking after reinforcement learning, which
+    takes part of the guidance into the weights.
+    """
+
+    model: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    """`tiny`, a folder (of an exported run), a checkpoint file or a Hub name."""
+    prompts: Annotated[Path, arg(metavar="FILE")]
+    """A mix of prompts (.yaml), or a .txt, .jsonl or .parquet file with --rewards."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
+    """What pictures are worth, where the file is no mix."""
+    scales: Annotated[tuple[float, ...], arg(metavar="FLOAT")] = ()
+    """Guidance scales to try; default 1, the model's own, and three between them."""
+    num_prompts: int = 128
+    """How many are drawn, with every scale."""
+    batch_size: int = 16
+    """Prompts drawn together."""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Solver steps; default the model's own."""
+    write: bool = False
+    """Make the best scales the model's own, in its folder."""
+    device: Device = "auto"
+    """Where to compute. auto: cuda, then mps, then cpu."""
+    dtype: Dtype = "auto"
+    """Number format. auto: bfloat16 where the device has it, float32 for small models on a CPU."""
+    json: bool = False
+    """Print JSON, for programs."""
+
+    def run(self) -> int:
+        """Exit code 0 when every scale was judged."""
+        from dataclasses import asdict
+
+        from deepgen.commands.loading import load_pipeline
+        from deepgen.rewards.panel import PanelConfig
+        from deepgen.train.guidance import best_scales, check_folder, fixed_prompts, try_scales, write_scales
+        from deepgen.train.judged_prompts import open_judged_prompts
+
+        if min(self.num_prompts, self.batch_size) < 1:
+            raise ValueError("--num-prompts and --batch-size are at least 1")
+        if self.write:
+            check_folder(Path(self.model))
+        mix, panel = open_judged_prompts(self.prompts, self.rewards, PanelConfig())
+        pipe = load_pipeline(ModelOptions(model=self.model, device=self.device, dtype=self.dtype))
+        results = []
+        for result in try_scales(
+            pipe,
+            fixed_prompts(mix, self.num_prompts),
+            panel,
+            self.scales or _usual_scales(pipe.defaults),
+            batch_size=self.batch_size,
+            num_inference_steps=self.steps,
+        ):
+            results.append(result)
+            what = "edits" if result.is_edit else "pictures"
+            print(
+                f"guidance {result.scale:<5g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
+                f"{result.num_judged} judged)",
+                file=sys.stderr if self.json else sys.stdout,
+                flush=True,
+            )
+        best = best_scales(results)
+        if self.write:
+            write_scales(Path(self.model), best)
+        if self.json:
+            print(json.dumps({"best": best, "results": [asdict(one) for one in results]}, indent=2))
+        else:
+            print(
+                ("written: " if self.write else "best: ") + ", ".join(f"{n} {x:g}" for n, x in best.items())
+            )
+        return 0
+
+
 Action = (
     Annotated[ListRewards, subcommand("list")]
     | Annotated[ScorePicture, subcommand("score")]
     | Annotated[ServeRewards, subcommand("serve")]
+    | Annotated[TuneGuidance, subcommand("guidance")]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """List rewards, try one on a picture, or serve them to other machines."""
+    """List rewards, try one on a picture, serve them to others, or choose a model's guidance by them."""
 
     action: OmitSubcommandPrefixes[Action]
 
     def run(self) -> int:
         """The action's exit code."""
         return self.action.run()
+
+
+def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
+    """No guidance, the model's own for pictures and for edits, and three between none and the larger."""
+    own = {defaults["guidance_scale"], defaults.get("edit_guidance_scale", defaults["guidance_scale"])}
+    between = {round(1 + share * (max(own) - 1), 4) for share in (0, 0.25, 0.5, 0.75)}
+    return tuple(sorted(own | between))
 
 
 def _make(names: Sequence[str], settings: Sequence[str]) -> Mapping[str, Reward]:

@@ -5,6 +5,7 @@ Training draws stochastic steps, few of them and mostly without guidance; what a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.rewards.panel import Panel
+from deepgen.rewards.panel import Panel, Scores
 from deepgen.rewards.reward import Candidate
 
 _SEED = 0x5EED  # of the prompts that are looked at; no training seed
@@ -60,14 +61,18 @@ class RLEvaluation:
 
     def __call__(self, step: int, output_dir: Path | None = None) -> dict[str, tuple[float, float]]:
         """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged."""
-        order = []
-        for is_edit in (False, True):
-            some = [n for n, prompt in enumerate(self.prompts) if bool(prompt.references) == is_edit]
-            for begin in range(0, len(some), self.config.batch_size):
-                members = some[begin : begin + self.config.batch_size]
-                self._draw([self.prompts[n] for n in members], members)
-                order += members
-        scores = self.panel.collect()
+        config = self.stage.config
+        with self.stage.supervised.autocast():
+            order, scores = draw_and_judge(
+                self.stage.pipe,
+                self.prompts,
+                self.panel,
+                batch_size=self.config.batch_size,
+                height=config.height,
+                width=config.width,
+                num_inference_steps=self.config.num_inference_steps,
+                guidance_scale=self.config.guidance_scale,
+            )
         totals: dict[str, tuple[float, float]] = {}
         for names, values, valid in (
             (scores.names, scores.rewards, scores.valid),
@@ -81,22 +86,39 @@ class RLEvaluation:
                         totals[key] = (total + float(values[row, column]), count + 1)
         return totals
 
-    @torch.no_grad()
-    def _draw(self, prompts: list[Prompt], seeds: list[int]) -> None:
-        config = self.stage.config
-        is_edit = bool(prompts[0].references)
-        with self.stage.supervised.autocast():
-            images = self.stage.pipe(
-                [prompt.text for prompt in prompts],
-                image=[list(prompt.references) for prompt in prompts] if is_edit else None,
-                height=config.height,
-                width=config.width,
-                seed=seeds,
-                num_inference_steps=self.config.num_inference_steps,
-                guidance_scale=self.config.guidance_scale,
+
+@torch.no_grad()
+def draw_and_judge(
+    pipe: Callable[..., Any], prompts: Sequence[Prompt], panel: Panel, *, batch_size: int, **options: Any
+) -> tuple[list[int], Scores]:
+    """One picture of each prompt, seeded with its place, and what the rewards say of it.
+
+    Args:
+        pipe: called with texts, `image`, `seed` and the options.
+        prompts: captions and edits; these are drawn after those.
+        panel: the rewards; nothing else may be under way there.
+        batch_size: prompts drawn together.
+        **options: of every call.
+
+    Returns:
+        The prompts' places in the order they were drawn, and their scores in that order.
+    """
+    order: list[int] = []
+    for is_edit in (False, True):
+        some = [n for n, prompt in enumerate(prompts) if bool(prompt.references) == is_edit]
+        for begin in range(0, len(some), batch_size):
+            members = some[begin : begin + batch_size]
+            asked = [prompts[n] for n in members]
+            images = pipe(
+                [prompt.text for prompt in asked],
+                image=[list(prompt.references) for prompt in asked] if is_edit else None,
+                seed=members,
+                **options,
             ).images
-        for prompt, image in zip(prompts, images, strict=True):
-            candidate = Candidate(
-                image=image, prompt=prompt.text, references=prompt.references, metadata=prompt.metadata
-            )
-            self.panel.submit([candidate], prompt.weights)
+            for prompt, image in zip(asked, images, strict=True):
+                candidate = Candidate(
+                    image=image, prompt=prompt.text, references=prompt.references, metadata=prompt.metadata
+                )
+                panel.submit([candidate], prompt.weights)
+            order += members
+    return order, panel.collect()
