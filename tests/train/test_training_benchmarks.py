@@ -59,24 +59,31 @@ def stage_of(name, mixture, **changes):
     return config.build(Processes("cpu"))
 
 
-def test_pictures_are_those_the_model_draws_under_evaluation(mixture, tmp_path):
-    stage = stage_of("sft", mixture, **LOOKING)
+@pytest.mark.parametrize(
+    ("name", "folder_name", "scale"),
+    [
+        ("shapes", "shapes-generation", "guidance_scale"),
+        ("shapes:edit", "shapes-edit", "edit_guidance_scale"),
+    ],
+)
+def test_pictures_are_those_the_model_draws_under_evaluation(name, folder_name, scale, mixture, tmp_path):
+    stage = stage_of("sft", mixture, **{**LOOKING, "benchmarks.names": name})
     (observer,) = stage.observers
     assert isinstance(observer, BenchmarkValidation)
     metrics = observer(0, tmp_path)
     folder = tmp_path / "benchmarks/step-00000000"
-    benchmark = load_benchmark("shapes")
+    benchmark = load_benchmark(name)
     settings = settings_with(
-        benchmark.settings, num_steps=2, guidance_scale=stage.pipe.config.defaults["guidance_scale"]
+        benchmark.settings, num_steps=2, guidance_scale=stage.pipe.config.defaults[scale]
     )
     config = RunConfig(output_dir=tmp_path / "run", data_dir=tmp_path, batch_size=8, limit=4)
     result = run_benchmark(benchmark, load_model("tiny"), settings, config, Scorers())
-    assert hashes(folder / "shapes-generation") == hashes(tmp_path / "run/shapes-generation")
+    assert hashes(folder / folder_name) == hashes(tmp_path / "run" / folder_name)
     assert result is not None
-    assert metrics["benchmark/shapes-generation"] == (result["table"]["overall"], 1.0)
-    (folder / "shapes-generation/stale.txt").write_text("of a run that was resumed")
+    assert metrics[f"benchmark/{folder_name}"] == (result["table"]["overall"], 1.0)
+    (folder / folder_name / "stale.txt").write_text("of a run that was resumed")
     assert observer(0, tmp_path) == metrics
-    assert not (folder / "shapes-generation/stale.txt").exists()
+    assert not (folder / folder_name / "stale.txt").exists()
 
 
 def test_reinforcement_learning_looks_at_benchmarks_too(tmp_path):
@@ -114,3 +121,9 @@ def test_what_is_missing_is_said_before_the_first_step(mixture, tmp_path):
         BenchmarksConfig(names=("nothing",))
     with pytest.raises(ValueError, match="limit"):
         BenchmarksConfig(limit=0)
+
+
+@pytest.mark.parametrize("setting", ["num_inference_steps", "guidance_scale", "size"])
+def test_nothing_is_not_the_models_own(setting):
+    with pytest.raises(ValueError, match=f"{setting} must be at least 1 or none, got 0"):
+        BenchmarksConfig(**{setting: 0})

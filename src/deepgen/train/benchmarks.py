@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepgen.arguments import usual_guidance
 from deepgen.eval.benchmark import Benchmark, Settings, settings_with
 from deepgen.eval.benchmarks import load_benchmark
 from deepgen.eval.judge import JudgeConfig
@@ -37,7 +38,8 @@ class BenchmarksConfig:
         every: optimizer steps between two looks; there is one after the last step too.
         limit: items of each, spread over its categories.
         num_samples: pictures of each item.
-        num_inference_steps, guidance_scale, size: of pictures; default the model's own.
+        num_inference_steps, guidance_scale, size: of pictures; default the model's own, which may have
+            another guidance for edits.
         batch_size: items drawn together.
         allow_altered_data: read files that are not the official ones.
         detector, clip, ocr: who looks, as in `deepgen eval run`.
@@ -66,6 +68,10 @@ class BenchmarksConfig:
         """Refuse counts below one, and benchmarks there are not."""
         if min(self.every, self.limit, self.num_samples, self.batch_size) < 1:
             raise ValueError("benchmarks need every, limit, num_samples and batch_size of at least 1")
+        for setting in ("num_inference_steps", "guidance_scale", "size"):
+            value = getattr(self, setting)
+            if value is not None and value < 1:
+                raise ValueError(f"benchmarks.{setting} must be at least 1 or none, got {value:g}")
         for name in self.names:
             load_benchmark(name)
 
@@ -141,11 +147,13 @@ class BenchmarkValidation:
         return metrics
 
     def _settings(self, benchmark: Benchmark) -> Settings:
-        defaults = self.stage.pipe.defaults
+        defaults, guidance_scale = self.stage.pipe.defaults, self.config.guidance_scale
+        if guidance_scale is None:
+            guidance_scale = usual_guidance(defaults, benchmark.is_edit)
         return settings_with(
             benchmark.settings,
             num_steps=self.config.num_inference_steps or defaults["num_inference_steps"],
-            guidance_scale=self.config.guidance_scale or defaults["guidance_scale"],
+            guidance_scale=guidance_scale,
             height=self.config.size or defaults["height"],
             width=self.config.size or defaults["width"],
             num_samples=self.config.num_samples,
