@@ -244,7 +244,7 @@ class Client:
         return self._events(path, _body(prompt, n, size, seed, {**fields, **more}), n)
 
     def model(self) -> dict[str, Any]:
-        """The model's name (`id`), its `defaults`, `size_unit` and `max_side`."""
+        """The model's name (`id`), its `defaults`, `presets` with their steps, `size_unit` and `max_side`."""
         return self._json("/v1/models")["data"][0]
 
     def is_ready(self) -> bool:

@@ -130,6 +130,20 @@ def test_a_png_remembers_how_it_was_made(client: Any, tmp_path: Any) -> None:
     assert (record.prompt, record.seed, record.steps) == ("a stár", 2, 2)
 
 
+def test_a_preset_is_asked_for_by_name_and_remembered(
+    client: Any, pipe: DeepGenPipeline, tmp_path: Any
+) -> None:
+    answer = client.images.generate(
+        prompt="a star", size="64x64", quality="low", extra_body={"seed": 2, "preset": "balanced"}
+    )
+    (tmp_path / "a.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
+    record = read_record(tmp_path / "a.png")
+    assert record is not None
+    assert (record.preset, record.scheduler, record.steps) == ("balanced", "unipc", 9)  # half of 17
+    alone = pipe("a star", height=64, width=64, seed=2, preset="balanced", num_inference_steps=9).images[0]
+    assert is_near(opened(answer.data[0].b64_json), alone)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_edits_of_one_and_of_three_pictures(
     client: Any, pipe: DeepGenPipeline, picture: Image.Image, count: int
@@ -287,6 +301,7 @@ def test_the_model_tells_steps_that_may_be_asked_for(pipe: DeepGenPipeline) -> N
         running.stop()
     assert running.engine.model.defaults["num_inference_steps"] > 1
     assert model["defaults"]["num_inference_steps"] == 1
+    assert (model["preset"], model["presets"]) == ("exact", {"exact": 1, "balanced": 1, "fast": 1})
 
 
 def test_pages_of_other_origins_are_refused(server: Running) -> None:
@@ -485,6 +500,8 @@ BAD_FIELDS: list[dict[str, Any]] = [
     ),
     *({"prompt": "a", "size": s} for s in ("512x512", "64X64", "16x4096")),
     {"prompt": "a", "quality": "best"},
+    {"prompt": "a", "preset": "quick"},
+    {"prompt": "a", "preset": 3},
     {"prompt": "a", "output_format": "gif"},
     {"prompt": "a", "output_format": "svg"},
     {"prompt": "a", "output_compression": 101, "output_format": "jpeg"},

@@ -135,6 +135,85 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
         torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
 
 
+def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipeline) -> None:
+    sampler = Sampler(pipe, preset="fast")
+    asked: list[dict[str, Any]] = [
+        {"preset": "exact", "num_inference_steps": 12},
+        {"preset": "balanced", "num_inference_steps": 12},
+        {"preset": "fast", "num_inference_steps": 12},
+    ]
+    samples, rows = [], []
+    for k, options in enumerate(asked):
+        named = None if options["preset"] == "fast" else options["preset"]  # the sampler's own
+        plan = sampler.plan(DrawRequest(prompt="a red circle", num_steps=12, preset=named))
+        samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
+    forward = pipe.transformer.forward
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        rows.append(len(named["hidden_states"]))
+        return forward(*arguments, **named)
+
+    pipe.transformer.forward = counted  # type: ignore[method-assign]
+    try:
+        while waiting := [sample for sample in samples if not sample.is_done]:
+            sampler.step([one for one in waiting if one.batch_key == waiting[0].batch_key])
+    finally:
+        pipe.transformer.forward = forward  # type: ignore[method-assign]
+    assert rows[0] == 6  # three pictures, two branches each
+    resting = sum(not both for sample in samples for both in sample.schedule.has_both)
+    assert resting > 0
+    assert sum(rows) == 3 * 12 * 2 - resting
+    for k, (sample, options) in enumerate(zip(samples, asked, strict=True)):
+        expected = pipe("a red circle", seed=k, output_type="latent", **options).images[0]
+        torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+
+
+class TakesNoStep:
+    """A solver that fails."""
+
+    def __init__(self, timesteps: torch.Tensor) -> None:
+        self.timesteps = timesteps
+
+    def step(self, *arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("no step")
+
+
+def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGenPipeline) -> None:
+    sampler = Sampler(pipe, preset="balanced")
+    plan = sampler.plan(DrawRequest(prompt="a red circle", num_steps=5, guidance_scale=1))
+    conditions = sampler.encode(plan)
+    whole, broken = (sampler.begin(plan, conditions, seed=1) for _ in range(2))
+    other = sampler.begin(plan, conditions, seed=2)
+    other.solver = TakesNoStep(other.solver.timesteps)
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="no step"):
+            sampler.step([broken, other])
+        sampler.step([broken])
+        sampler.step([whole])
+    assert torch.equal(whole.latents, broken.latents)
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fast"])
+def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, picture: Image.Image, preset: str) -> None:
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (30, 20, 60, 50))
+    request = DrawRequest(prompt="a star", images=(picture,), mask=mask, seed=1, preset=preset, num_steps=3)
+    made = np.asarray(make_engine().submit(request).result(30)[0].image)
+    kept = np.asarray(mask) == 0
+    assert (made[kept] == np.asarray(picture)[kept]).all()
+    assert (made[~kept] != np.asarray(picture)[~kept]).any()
+
+
+def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> None:
+    engine = make_engine(preset="fast")
+    own = engine.model.defaults["num_inference_steps"]
+    assert [engine.model.usual_steps(name) for name in (None, "balanced", "exact")] == [12, 17, own]
+    facts = engine.submit(DrawRequest(prompt="a")).facts
+    assert (facts.num_steps, facts.preset) == (12, "fast")
+    with pytest.raises(ValueError, match="unknown preset 'quick'; known: exact, balanced, fast"):
+        engine.submit(DrawRequest(prompt="a", preset="quick"))
+
+
 def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
     make_engine: Make, picture: Image.Image
 ) -> None:

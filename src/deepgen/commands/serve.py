@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.client import is_loopback
-from deepgen.commands.options import ModelOptions, default_model
+from deepgen.commands.options import ModelOptions, Preset, default_model
 
 if TYPE_CHECKING:
     from deepgen.serve.engine import EngineConfig
@@ -43,6 +43,8 @@ class Serve(ModelOptions):
     """A function that gets every request before it is drawn, and may raise deepgen.serve.hooks.Refusal."""
     check_picture: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
     """The same for every request with each of its pictures, before they are sent; previews are then kept."""
+    preset: Preset = "exact"
+    """Of requests that name none; balanced, fast: fewer steps for about the same picture."""
     name: str = "deepgen-1.0"
     """What clients see under /v1/models."""
     workers: int | None = None
@@ -111,6 +113,7 @@ class Serve(ModelOptions):
             max_waiting_per_key=self.max_waiting_per_key,
             is_exact=self.exact,
             loras=read_loras(self.adapter),
+            preset=self.preset,
         )
         limits = Limits(
             max_images=min(self.max_images, self.max_waiting),

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.serve.desk import Desk
 from deepgen.serve.errors import ApiError
 from deepgen.serve.metrics import Metrics
@@ -91,14 +92,17 @@ class AboutRoutes:
         facts = self._desk.engine.model
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
         defaults = {name: facts.defaults[name] for name in names if name in facts.defaults}
-        steps, limit = defaults["num_inference_steps"], self._desk.config.limits.max_steps
+        limit = self._desk.config.limits.max_steps
+        presets = {name: min(limit, facts.usual_steps(name)) for name in PRESETS}
         return {
             "id": self._desk.config.model_name,
             "object": "model",
             "created": self._created,
             "owned_by": "deepgen",
-            "defaults": {**defaults, "num_inference_steps": min(steps, limit)},
+            "defaults": {**defaults, "num_inference_steps": presets[facts.preset]},
             "size_unit": facts.size_unit,
             "max_side": facts.max_side,
             "loras": list(facts.loras),
+            "preset": facts.preset,
+            "presets": presets,
         }

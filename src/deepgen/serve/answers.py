@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepgen.data.png import PictureRecord
+from deepgen.diffusion.presets import get_preset
 from deepgen.serve.config import ServeConfig
 from deepgen.serve.fields import Fields
 from deepgen.serve.jobs import Drawn, Event, Job, Placed, Preview, Progress
@@ -67,7 +68,8 @@ class Answer:
                 guidance=facts.guidance_scale,
                 width=picture.image.width,
                 height=picture.image.height,
-                scheduler="euler",
+                scheduler=get_preset(facts.preset).solver or "euler",
+                preset=facts.preset,
                 model=self.config.model_name,
             )
         kind = self.fields.output_format

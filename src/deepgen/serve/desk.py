@@ -85,7 +85,7 @@ class Desk:
                 read_picture(content, "image", limits.max_reference_pixels) for content in pictures
             )
         height, width = fields.size or (None, None)
-        usual = self.engine.model.defaults["num_inference_steps"]
+        usual = self.engine.model.usual_steps(fields.preset)
         return DrawRequest(
             prompt=fields.prompt,
             images=images,
@@ -95,6 +95,7 @@ class Desk:
             width=width,
             num_steps=fields.steps(usual, limits.max_steps),
             guidance_scale=fields.guidance_scale,
+            preset=fields.preset,
             num_images=fields.n,
             seed=fields.seed,
             lora=fields.lora,

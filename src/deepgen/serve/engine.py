@@ -59,6 +59,7 @@ class EngineConfig:
         is_exact: every forward has `max_batch` rows, filled up where pictures are fewer, so that in any
             company each is bit for bit what it is alone here; few pictures then cost as much as a full batch.
         loras: name -> file or folder of adapters that requests may ask for.
+        preset: of requests that name none.
     """
 
     max_batch: int = 8
@@ -67,6 +68,7 @@ class EngineConfig:
     max_waiting_per_key: int | None = None
     is_exact: bool = False
     loras: Mapping[str, str] = field(default_factory=dict)
+    preset: str = "exact"
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_running", "max_waiting", "max_waiting_per_key"):
@@ -114,7 +116,7 @@ class Engine:
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe, self.config.loras)
+        self.sampler = Sampler(pipe, self.config.loras, self.config.preset)
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()

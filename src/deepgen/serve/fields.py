@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.serve.errors import invalid
 
 MAX_SEED = 2**63 - 1
@@ -20,7 +21,7 @@ MAX_PREVIEWS = 3
 MAX_NAME = 512  # characters of the texts that are no prompts
 FORMATS = ("png", "jpeg", "webp")
 RESPONSE_FORMATS = ("b64_json", "url")
-# How many steps, as a share of the model's own; other names are the model's own.
+# How many steps, as a share of the usual number; other names are the usual number.
 _QUALITY = {"low": 0.5, "medium": 0.75, "xhigh": 1.5, "max": 2.0}
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 # Known to the clients and without meaning here.
@@ -76,6 +77,7 @@ class Fields:
     seed: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    preset: str | None = None
     safety_identifier: str | None = None
     lora: str | None = None
 
@@ -128,6 +130,7 @@ def read_fields(
         "seed": reader.integer("seed", 0, MAX_SEED - limits.max_images),
         "num_inference_steps": reader.integer("num_inference_steps", 1, limits.max_steps),
         "guidance_scale": alias if scale is None else scale,
+        "preset": reader.choice("preset", PRESETS),
         "safety_identifier": reader.text("safety_identifier", MAX_NAME),
         "lora": reader.text("lora", 128),
     }

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from deepgen.diffusion.presets import get_preset
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +37,7 @@ class DrawRequest:
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
+        preset: solver and spacing of the steps, see `diffusion/presets.py`; `ModelFacts.preset` where None.
         lora: the name of an adapter to draw with; see `ModelFacts.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
@@ -51,6 +54,7 @@ class DrawRequest:
     guidance_scale: float | None = None
     num_images: int = 1
     seed: int | None = None
+    preset: str | None = None
     lora: str | None = None
     num_previews: int = 0
     key: str = ""
@@ -178,12 +182,18 @@ class ModelFacts:
         size_unit: sides are multiples of this, pixels.
         max_side: the longest side, pixels.
         loras: names of adapters a request may ask for.
+        preset: of requests that name none.
     """
 
     defaults: dict[str, Any]
     size_unit: int
     max_side: int
     loras: tuple[str, ...] = ()
+    preset: str = "exact"
+
+    def usual_steps(self, preset: str | None = None) -> int:
+        """Solver steps of a request that asks for this preset, or for none, and not for their number."""
+        return get_preset(preset or self.preset).num_steps or self.defaults["num_inference_steps"]
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,7 @@ class JobFacts:
         size: (height, width) of the pictures, pixels.
         num_steps: solver steps of each.
         guidance_scale: see `DrawRequest`.
+        preset: its name.
         num_text_tokens: of the prompt, without its template.
         num_reference_tokens: what the VLM reads of all references.
         num_picture_tokens: what the DiT draws for one picture.
@@ -224,6 +235,7 @@ class JobFacts:
     size: tuple[int, int]
     num_steps: int
     guidance_scale: float
+    preset: str
     num_text_tokens: int
     num_reference_tokens: int
     num_picture_tokens: int

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepgen._version import __version__
+from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import (
     FORMATS,
@@ -128,6 +129,7 @@ def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED - limits.max_images},
         "negative_prompt": {**_TEXT, "maxLength": limits.max_prompt},
         "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": limits.max_steps},
+        "preset": {"type": "string", "enum": list(PRESETS)},
         "guidance_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
     }

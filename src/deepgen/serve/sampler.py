@@ -2,8 +2,9 @@
 
 The pipeline draws a batch from first to last step. Here the batch may be another at every step: a sample
 carries its latents, its schedule and how far it is, so samples of 20 and of 50 steps, begun at different
-times, share a forward. The arithmetic of each is that of `DeepGenPipeline.denoise` with diffusers' Euler
-solver, in the same order; what may differ is the rounding of matrix products of another batch size.
+times, share a forward, whatever solver each follows. The arithmetic of each is that of
+`DeepGenPipeline.denoise` with its preset, in the same order; what may differ is the rounding of matrix
+products of another batch size.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch import Tensor
 
 from deepgen.arguments import read_prompts, usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output, to_pixels
-from deepgen.diffusion.guidance import guide
+from deepgen.diffusion.guidance import Guidance
 from deepgen.diffusion.losses import interpolate
-from deepgen.diffusion.schedule import check_guidance, check_num_steps, set_timesteps
+from deepgen.diffusion.presets import Preset, get_preset
+from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
@@ -61,13 +63,14 @@ class Plan:
     pixels: list[Tensor]
     num_steps: int
     guidance_scale: float
+    preset: Preset
     kept: tuple[Tensor, Tensor] | None
     facts: JobFacts
     lora: str | None = None
 
     @property
     def is_guided(self) -> bool:
-        """Whether the negative branch runs."""
+        """Whether there is a negative branch."""
         return self.guidance_scale > 1
 
 
@@ -80,6 +83,23 @@ class Conditions:
     kept: tuple[Tensor, Tensor] | None  # clean latents (C, h, w), boolean (h, w) where they may change
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The way from noise to a picture, for all pictures of a preset, a size and a number of steps.
+
+    Attributes:
+        timesteps: 1000 * sigma of each step, float32 (num_steps,).
+        sigmas: the same and the last 0, float32 (num_steps + 1,).
+        has_both: whether the negative branch runs at a step, where there is one.
+        solver: one with memory, before its first step; None: Euler's.
+    """
+
+    timesteps: Tensor
+    sigmas: Tensor
+    has_both: list[bool]
+    solver: Any | None
+
+
 @dataclass(eq=False)
 class Sample:
     """A picture that is being drawn."""
@@ -89,8 +109,9 @@ class Sample:
     latents: Tensor  # (C, h, w)
     noise: Tensor  # what it began as, (C, h, w)
     references: list[Tensor]  # (C, h, w) each
-    timesteps: Tensor  # 1000 * sigma of each step, float32 (num_steps,)
-    sigmas: Tensor  # the same and the last 0, float32 (num_steps + 1,)
+    schedule: Schedule
+    solver: Any | None  # its own, with what it remembers
+    guidance: Guidance | None  # with the last difference of both branches
     step: int = 0
     expected: Tensor | None = field(default=None, repr=False)  # the clean latents its last velocity points at
 
@@ -100,10 +121,15 @@ class Sample:
         return self.step == self.plan.num_steps
 
     @property
+    def runs_both(self) -> bool:
+        """Whether its next step takes both branches of guidance."""
+        return self.plan.is_guided and not self.is_done and self.schedule.has_both[self.step]
+
+    @property
     def batch_key(self) -> BatchKey:
         """Samples that agree in this can share a forward."""
         height, width = self.latents.shape[-2:]
-        return height, width, len(self.references), self.plan.is_guided, self.plan.lora
+        return height, width, len(self.references), self.runs_both, self.plan.lora
 
     @property
     def exact_key(self) -> BatchKey:
@@ -122,12 +148,19 @@ class Sample:
 class Sampler:
     """The pipeline's parts, called by the step. Only `plan` may be called from several threads.
 
+    Args:
+        pipe: a pipeline that nobody else uses.
+        loras: name -> adapters that requests may ask for.
+        preset: of requests that name none.
+
     Raises:
-        ValueError: the solver is not Euler, or the DiT keeps a cache from step to step, which a batch that
-            changes between steps would mix up.
+        ValueError: the preset is unknown, the solver is not Euler, or the DiT keeps a cache from step to
+            step, which a batch that changes between steps would mix up.
     """
 
-    def __init__(self, pipe: DeepGenPipeline, loras: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, pipe: DeepGenPipeline, loras: Mapping[str, str] | None = None, preset: str = "exact"
+    ) -> None:
         scheduler = pipe.scheduler
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
             raise ValueError(
@@ -136,12 +169,12 @@ class Sampler:
             )
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
-        self.pipe = pipe
+        self.pipe, self._preset = pipe, get_preset(preset)
         self.loras = LoraShelf(pipe, loras or {})
         self._scheduler = copy.deepcopy(scheduler)
         # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
         self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
-        self._schedules: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._schedules: dict[tuple[str, int, int], Schedule] = {}
 
     @property
     def facts(self) -> ModelFacts:
@@ -149,7 +182,11 @@ class Sampler:
         unit = self.pipe.size_unit
         side = self.pipe.transformer.config.pos_embed_max_size * unit
         return ModelFacts(
-            defaults=self.pipe.defaults, size_unit=unit, max_side=side, loras=tuple(self.loras.names)
+            defaults=self.pipe.defaults,
+            size_unit=unit,
+            max_side=side,
+            loras=tuple(self.loras.names),
+            preset=self._preset.name,
         )
 
     def plan(self, request: DrawRequest) -> Plan:
@@ -157,7 +194,10 @@ class Sampler:
         read_prompts(request.prompt, None)
         self.loras.check(request.lora)
         defaults = self.pipe.defaults
-        num_steps = defaults["num_inference_steps"] if request.num_steps is None else request.num_steps
+        preset = self._preset if request.preset is None else get_preset(request.preset)
+        num_steps = request.num_steps
+        if num_steps is None:
+            num_steps = preset.num_steps or defaults["num_inference_steps"]
         guidance_scale = request.guidance_scale
         if guidance_scale is None:
             guidance_scale = usual_guidance(defaults, is_edit=bool(request.images))
@@ -176,6 +216,7 @@ class Sampler:
             size=final_size or sizes[0],
             num_steps=num_steps,
             guidance_scale=guidance_scale,
+            preset=preset.name,
             num_text_tokens=num_text_tokens,
             num_reference_tokens=sum(
                 (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
@@ -191,6 +232,7 @@ class Sampler:
             pixels=[] if pixels is None else pixels[0],
             num_steps=num_steps,
             guidance_scale=guidance_scale,
+            preset=preset,
             kept=None if request.mask is None else _kept_pixels(request, sizes[0], final_size),
             facts=facts,
             lora=request.lora,
@@ -230,22 +272,30 @@ class Sampler:
         references = []
         if plan.pixels:
             references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
-        timesteps, sigmas = self._schedule(plan.num_steps, noise)
-        return Sample(plan, conditions, noise, noise, references, timesteps, sigmas)
+        schedule = self._schedule(plan.preset, plan.num_steps, noise)
+        solver = copy.deepcopy(schedule.solver)
+        latents = noise if solver is None else noise.float()  # solvers with memory compute in what they get
+        guidance = Guidance(plan.guidance_scale) if plan.is_guided else None
+        return Sample(plan, conditions, latents, noise, references, schedule, solver, guidance)
 
-    def _schedule(self, num_steps: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def _schedule(self, preset: Preset, num_steps: int, latents: Tensor) -> Schedule:
         patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
-        if (num_steps, patches) not in self._schedules:
+        key = preset.name, num_steps, patches
+        if key not in self._schedules:
             if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
                 self._schedules.clear()
-            timesteps = set_timesteps(self._scheduler, num_steps, latents.device, num_tokens=patches)
-            sigmas = self._scheduler.sigmas.to(latents.device, torch.float32)
-            self._schedules[num_steps, patches] = (timesteps, sigmas)
-        return self._schedules[num_steps, patches]
+            solver, timesteps = preset.prepare(self._scheduler, num_steps, latents.device, patches)
+            self._schedules[key] = Schedule(
+                timesteps,
+                solver.sigmas.to(latents.device, torch.float32),
+                preset.guided(timesteps),
+                None if preset.solver is None else solver,
+            )
+        return self._schedules[key]
 
     @torch.no_grad()
     def step(self, samples: list[Sample], exact_batch: int | None = None) -> None:
-        """One Euler step of every sample; all of one `batch_key`. An error leaves every sample as it was.
+        """One solver step of every sample; all of one `batch_key`. An error leaves every sample as it was.
 
         Args:
             samples: what is moved.
@@ -255,8 +305,9 @@ class Sampler:
         """
         velocities = self._velocities(samples, exact_batch)
         moved = [self._moved(sample, rows) for sample, rows in zip(samples, velocities, strict=True)]
-        for sample, (latents, expected) in zip(samples, moved, strict=True):
+        for sample, (latents, expected, solver, guidance) in zip(samples, moved, strict=True):
             sample.latents, sample.expected = latents, expected
+            sample.solver, sample.guidance = solver, guidance
             sample.step += 1
 
     def _velocities(self, samples: list[Sample], exact_batch: int | None) -> list[Tensor]:
@@ -265,22 +316,20 @@ class Sampler:
         text_length = None if exact_batch is None else samples[0].text_length
         if exact_batch is not None:
             samples = samples + samples[:1] * (exact_batch - count)
-        is_guided, transformer = samples[0].plan.is_guided, self.pipe.transformer
+        runs_both, transformer = samples[0].runs_both, self.pipe.transformer
         self.loras.use(samples[0].plan.lora)
         positive = [sample.conditions.positive for sample in samples]
         negative = [
             sample.conditions.negative for sample in samples if sample.conditions.negative is not None
         ]
-        condition = Condition.cat([*negative, *positive] if is_guided else positive).to(transformer.dtype)
+        condition = Condition.cat([*negative, *positive] if runs_both else positive).to(transformer.dtype)
         if text_length is not None:
             condition = _padded(condition, text_length)
-        branches = 2 if is_guided else 1
-        timestep = torch.stack([sample.timesteps[sample.step] for sample in samples])
+        branches = 2 if runs_both else 1
+        timestep = torch.stack([sample.schedule.timesteps[sample.step] for sample in samples])
         references = [sample.references for sample in samples] if samples[0].references else None
         velocities = transformer(
-            hidden_states=torch.stack([x.latents for x in samples] * branches).to(
-                condition.prompt_embeds.dtype
-            ),
+            hidden_states=torch.stack([x.latents.to(transformer.dtype) for x in samples] * branches),
             encoder_hidden_states=condition.prompt_embeds,
             pooled_projections=condition.pooled_prompt_embeds,
             timestep=torch.cat([timestep] * branches),
@@ -290,23 +339,33 @@ class Sampler:
         )[0]  # (branches * B, C, h, w)
         return [velocities[index :: len(samples)] for index in range(count)]
 
-    def _moved(self, sample: Sample, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents after a step with these velocities, and the clean latents they point at."""
-        velocity = guide(rows, sample.plan.guidance_scale)[0] if sample.plan.is_guided else rows[0]
-        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+    def _moved(self, sample: Sample, rows: Tensor) -> tuple[Tensor, Tensor, Any | None, Guidance | None]:
+        """Latents after a step with these velocities, the clean latents they point at, and what the solver
+        and guidance then remember.
+        """
+        solver, guidance = copy.deepcopy(sample.solver), copy.copy(sample.guidance)
+        if guidance is not None:
+            rows = guidance(rows) if sample.runs_both else guidance.extend(rows)
+        velocity = rows[0]
+        sigma, sigma_next = sample.schedule.sigmas[sample.step], sample.schedule.sigmas[sample.step + 1]
         noisy = sample.latents.float()
-        latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
+        if solver is None:
+            latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
+        else:
+            timestep = solver.timesteps[sample.step]
+            latents = solver.step(velocity[None].float(), timestep, noisy[None], return_dict=False)[0][0]
         if sample.conditions.kept is not None:
             clean, may_change = sample.conditions.kept
             on_path = interpolate(clean[None], sample.noise[None], sigma_next[None])[0]
             latents = torch.where(may_change, latents, on_path.to(latents.dtype))
-        return latents, noisy - sigma * velocity.float()
+        return latents, noisy - sigma * velocity.float(), solver, guidance
 
     @torch.no_grad()
     def finish(self, sample: Sample) -> Image.Image:
         """The picture of a sample whose steps are all taken."""
         plan = sample.plan
-        pixels = latent_space.decode(self.pipe.vae, sample.latents[None]).float()[0]
+        latents = sample.latents.to(self.pipe.transformer.dtype)
+        pixels = latent_space.decode(self.pipe.vae, latents[None]).float()[0]
         if plan.final_size is not None:
             pixels = resize_pixels(pixels, plan.final_size)
         if plan.kept is not None:

@@ -113,6 +113,16 @@ test("the button stays in sight where the form is taller than the window", async
   await page.setViewport({ width: 1280, height: 900 });
 });
 
+test("a preset says how many steps are usual, and is sent", async () => {
+  const usual = await page.$eval("#steps", element => element.placeholder);
+  await fill("#steps", "");
+  await page.click("input[name=preset][value=fast]");
+  assert.equal(await page.$eval("#steps", element => element.placeholder), "12");
+  await page.click("#go"); await status("Step \\d+ of 12$"); await page.keyboard.press("Escape"); await status("^Cancelled");
+  await page.click("input[name=preset][value=exact]");
+  assert.equal(await page.$eval("#steps", element => element.placeholder), usual);
+});
+
 test("an error of the server is shown as it says", async () => {
   await fill("#steps", "100000"); await page.click("#go");
   await status("num_inference_steps must be between");
