@@ -116,10 +116,10 @@ test("the button stays in sight where the form is taller than the window", async
 test("a preset says how many steps are usual, and is sent", async () => {
   const usual = await page.$eval("#steps", element => element.placeholder);
   await fill("#steps", "");
-  await page.click("input[name=preset][value=fast]");
+  await page.select("#preset", "fast");
   assert.equal(await page.$eval("#steps", element => element.placeholder), "12");
   await page.click("#go"); await status("Step \\d+ of 12$"); await page.keyboard.press("Escape"); await status("^Cancelled");
-  await page.click("input[name=preset][value=exact]");
+  await page.select("#preset", "exact");
   assert.equal(await page.$eval("#steps", element => element.placeholder), usual);
 });
 
