@@ -169,43 +169,51 @@ class TuneGuidance:
         """Exit code 0 when every scale was judged."""
         from dataclasses import asdict
 
+        from tqdm import tqdm
+
         from deepgen.commands.loading import load_pipeline
         from deepgen.rewards.panel import PanelConfig
-        from deepgen.train.guidance import best_scales, check_folder, fixed_prompts, try_scales, write_scales
+        from deepgen.train import guidance
         from deepgen.train.judged_prompts import open_judged_prompts
 
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
+        if self.scales:
+            guidance.check_scales(self.scales)
         if self.write:
-            check_folder(Path(self.model))
+            guidance.check_folder(Path(self.model))
         mix, panel = open_judged_prompts(self.prompts, self.rewards, PanelConfig())
         pipe = load_pipeline(ModelOptions(model=self.model, device=self.device, dtype=self.dtype))
+        pipe.set_progress_bar_config(disable=True)
+        prompts = guidance.fixed_prompts(mix, self.num_prompts)
+        scales = self.scales or _usual_scales(pipe.defaults)
+        bar = tqdm(total=len(prompts) * len(scales), unit="picture", disable=not sys.stderr.isatty())
+
+        def draw(texts: Sequence[str], **options: Any) -> Any:
+            drawn = pipe(list(texts), **options)
+            bar.update(len(texts))
+            return drawn
+
         results = []
-        for result in try_scales(
-            pipe,
-            fixed_prompts(mix, self.num_prompts),
-            panel,
-            self.scales or _usual_scales(pipe.defaults),
-            batch_size=self.batch_size,
-            num_inference_steps=self.steps,
+        for result in guidance.try_scales(
+            draw, prompts, panel, scales, batch_size=self.batch_size, num_inference_steps=self.steps
         ):
             results.append(result)
             what = "edits" if result.is_edit else "pictures"
-            print(
+            bar.write(
                 f"guidance {result.scale:<5g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
                 f"{result.num_judged} judged)",
                 file=sys.stderr if self.json else sys.stdout,
-                flush=True,
             )
-        best = best_scales(results)
+        bar.close()
+        best = guidance.best_scales(results)
         if self.write:
-            write_scales(Path(self.model), best)
+            guidance.write_scales(Path(self.model), best)
         if self.json:
             print(json.dumps({"best": best, "results": [asdict(one) for one in results]}, indent=2))
         else:
-            print(
-                ("written: " if self.write else "best: ") + ", ".join(f"{n} {x:g}" for n, x in best.items())
-            )
+            words = ", ".join(f"{name} {scale:g}" for name, scale in best.items())
+            print(f"{'written' if self.write else 'best'}: {words}")
         return 0
 
 

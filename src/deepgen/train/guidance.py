@@ -57,6 +57,14 @@ def fixed_prompts(mix: PromptMix, num_prompts: int) -> list[Prompt]:
     return [mix.draw(_SEED, number) for number in range(num_prompts)]
 
 
+def check_scales(scales: Sequence[float]) -> None:
+    """Raise ValueError unless there are some, all of them finite and at least 1, which is no guidance."""
+    wrong = [scale for scale in scales if not scale >= 1 or math.isinf(scale)]
+    if wrong or not scales:
+        got = f"{wrong[0]:g}" if wrong else "none"
+        raise ValueError(f"guidance scales are finite numbers of at least 1, got {got}")
+
+
 def try_scales(
     pipe: Callable[..., Any],
     prompts: Sequence[Prompt],
@@ -80,11 +88,9 @@ def try_scales(
         One result of captions and one of edits for each scale, where there are such prompts, as it is known.
 
     Raises:
-        ValueError: a scale is below 1, or no picture of a scale could be judged.
+        ValueError: a scale is none, or no picture of a scale could be judged.
     """
-    wrong = [scale for scale in scales if not scale >= 1 or math.isinf(scale)]
-    if wrong or not scales:
-        raise ValueError(f"guidance scales are finite numbers of at least 1, got {wrong or 'none'}")
+    check_scales(scales)
     for scale in dict.fromkeys(scales):
         order, scores = draw_and_judge(
             pipe,
