@@ -2,10 +2,10 @@
 
     python benchmarks/serve_load.py --output benchmarks/results/serve_load.json
 
-Three parts, each with a server process of its own on `tiny`: as many clients as asked draw for a time in
+Four parts, each with a server process of its own on `tiny`: as many clients as asked draw for a time in
 batches (`--exact`, so that each picture can be compared bit for bit with itself drawn alone), the same with
-one picture to a forward, and many short requests with the memory of all the server's processes looked at now
-and then. Clients and server share the machine.
+one picture to a forward, many short requests with the memory of all the server's processes looked at now and
+then, and batches again with each preset's own number of steps. Clients and server share the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Load:
     """Clients that each ask for a picture, and for the next as soon as it has come."""
     seconds: float = 120.0
     """How long they do, with batches; with one at a time they do so half as long."""
-    steps: int = 20
-    """Solver steps of each picture."""
+    steps: int | None = 20
+    """Solver steps of each picture; None: the server's own."""
     max_batch: int = 8
     """Pictures in one forward."""
     workers: int = 1
@@ -53,6 +53,8 @@ class Load:
     """Pictures that are drawn again alone and compared."""
     requests: int = 5000
     """Short requests (1 step) over which memory is looked at; 0 leaves that part out."""
+    presets: tuple[str, ...] = ("exact", "balanced", "fast")
+    """What servers draw with in the last part, half as long each; none leaves it out."""
     output: Path | None = None
     """Where the figures go, as JSON; printed in any case."""
 
@@ -82,7 +84,7 @@ class Outcome:
 
 
 def main(options: Load) -> None:
-    """Run the three parts."""
+    """Run the parts."""
     room = ("--max-waiting", str(2 * options.clients), "--max-running", str(2 * options.max_batch))
     batched = ("--max-batch", str(options.max_batch), "--exact")
     results: dict[str, Any] = {"options": {**asdict(options), "output": None}, "machine": machine()}
@@ -97,6 +99,12 @@ def main(options: Load) -> None:
     if options.requests:
         with server(options, *room, "--max-batch", str(options.max_batch)) as (url, pid):
             results["memory"] = asyncio.run(watch_memory(url, pid, options))
+    if options.presets:
+        results["presets"] = {}
+    for preset in options.presets:
+        with server(options, *room, "--max-batch", str(options.max_batch), "--preset", preset) as (url, _):
+            outcome = asyncio.run(load(url, replace(options, steps=None), options.seconds / 2))
+            results["presets"][preset] = outcome.figures()
     text = json.dumps(results, indent=2)
     print(text)
     if options.output is not None:
@@ -146,7 +154,7 @@ def connect(url: str, num: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=600, trust_env=False, limits=limits)
 
 
-async def ask(http: httpx.AsyncClient, outcome: Outcome, seed: int, steps: int) -> bytes | None:
+async def ask(http: httpx.AsyncClient, outcome: Outcome, seed: int, steps: int | None) -> bytes | None:
     """One picture; what goes wrong is counted."""
     body = {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed, "num_inference_steps": steps}
     outcome.sent += 1
