@@ -10,8 +10,9 @@ import torch
 from small_runs import small
 
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
-from deepgen.recipes import export, recipe_of, run
+from deepgen.recipes import export, recipe, recipe_of, run
 from deepgen.train.export import load_trained
+from deepgen.train.overrides import override
 
 
 def draw(pipe: DeepGenPipeline) -> torch.Tensor:
@@ -54,6 +55,53 @@ def test_an_exported_lora_draws_what_the_run_draws(mixture, tmp_path) -> None:
     expected = draw(load_trained(recipe_of(tmp_path / "run"), tmp_path / "run").to(torch.float32))
     torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
     assert (draw(pipe) - plain).abs().max() > 0.01
+
+
+def between(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tensor:
+    return start.float() + strength * (end.float() - start.float())
+
+
+def test_half_the_strength_is_half_the_way_for_adapters_and_for_whole_weights(mixture, tmp_path) -> None:
+    changes = {"vlm_lora.rank": "4", "trains_connector": "true", "trains_transformer": "true"}
+    run("sft", tmp_path / "run", overrides=small(mixture, **FAST, **changes, ema_decay="none"))
+    for name, strength in (("none", 0.0), ("half", 0.5), ("whole", 1.0)):
+        export(tmp_path / "run", tmp_path / name, what="folder", strength=strength)
+    start, none, half, whole = (
+        load(p) for p in (TINY_DIR, *(tmp_path / n for n in ("none", "half", "whole")))
+    )
+    for part in ("vlm", "connector", "transformer"):
+        states = [getattr(pipe, part).state_dict() for pipe in (start, none, half, whole)]
+        moved = {key for key in states[0] if not torch.equal(states[0][key], states[3][key])}
+        assert moved, part
+        for key in moved:
+            torch.testing.assert_close(states[1][key], states[0][key], atol=0, rtol=0, msg=key)
+            expected = between(states[0][key], states[3][key], 0.5)
+            torch.testing.assert_close(states[2][key], expected, atol=1e-3, rtol=1e-2, msg=f"{part}.{key}")
+
+
+def test_a_lora_file_of_half_the_strength_draws_what_the_folder_of_it_draws(mixture, tmp_path) -> None:
+    run("lora", tmp_path / "run", overrides=small(mixture, **FAST))
+    export(tmp_path / "run", tmp_path / "lora", what="lora", strength=0.5)
+    export(tmp_path / "run", tmp_path / "whole", what="lora")
+    half, whole = load("tiny"), load("tiny")
+    half.load_lora_weights(tmp_path / "lora")
+    whole.load_lora_weights(tmp_path / "whole")
+    config = recipe_of(tmp_path / "run")
+    expected = draw(load_trained(config, tmp_path / "run", strength=0.5).to(torch.float32))
+    torch.testing.assert_close(draw(half), expected, atol=1e-4, rtol=0)
+    assert (draw(half) - draw(whole)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
+def test_a_strength_out_of_range_is_refused(strength, mixture, tmp_path) -> None:
+    with pytest.raises(ValueError, match="strength must be between 0 and 2"):
+        load_trained(recipe("lora"), tmp_path, strength=strength)
+
+
+def test_there_is_no_way_from_a_connector_that_began_with_random_weights(tmp_path) -> None:
+    config = override(recipe("alignment"), {"new_connector": "true"})
+    with pytest.raises(ValueError, match="began with a fresh connector"):
+        load_trained(config, tmp_path, strength=0.5)
 
 
 def test_what_cannot_be_exported_is_refused(mixture, tmp_path) -> None:

@@ -45,6 +45,8 @@ class Train:
     """For --plan: of one card and hour."""
     weights: Literal["ema", "raw"] = "ema"
     """For export: the moving averages, where the run kept them, or the last step's weights."""
+    strength: float = 1.0
+    """For export: how far from the model the run began with (0) to what it became (1); less forgets less."""
     lora_file: bool = False
     """For export: a file for --lora instead of a whole model."""
     native: bool = False
@@ -92,7 +94,7 @@ class Train:
                 "an export is a LoRA file or in the original's layout; drop one of the two options"
             )
         what = "lora" if self.lora_file else "native" if self.native else "folder"
-        export(run_dir, output, what=what, weights=self.weights)
+        export(run_dir, output, what=what, weights=self.weights, strength=self.strength)
         print(output)
         return 0
 

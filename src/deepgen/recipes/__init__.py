@@ -66,8 +66,16 @@ def export(
     *,
     what: Literal["folder", "lora", "native"],
     weights: Literal["ema", "raw"] = "ema",
+    strength: float = 1.0,
 ) -> None:
     """Write a run as a pipeline folder, as a LoRA file or in the original's layout.
+
+    Args:
+        run_dir: the run.
+        output_dir: where it goes.
+        what: which of the three.
+        weights: see `load_trained`.
+        strength: between the model the run began with (0) and what it became (1), see `load_trained`.
 
     Raises:
         ValueError: the run is not of a supervised recipe, or cannot be written so.
@@ -81,7 +89,7 @@ def export(
             f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
         )
     write = {"folder": export_folder, "lora": export_lora, "native": export_native}[what]
-    write(config, run_dir, output_dir, weights)
+    write(config, run_dir, output_dir, weights, strength)
 
 
 def plan_run(

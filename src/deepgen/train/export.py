@@ -1,4 +1,9 @@
-"""From a run's checkpoint to what draws: a pipeline folder, a LoRA file, or the original's layout."""
+"""From a run's checkpoint to what draws: a pipeline folder, a LoRA file, or the original's layout.
+
+Each can be written between the model the run began with and what it became (`strength`). What a run learns on
+purpose is mostly kept half way, and what it forgets by the way is mostly not lost there (WiSE-FT, arXiv
+2109.01903; docs/rl.md has it measured).
+"""
 
 from __future__ import annotations
 
@@ -16,20 +21,32 @@ from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
 from deepgen.train.supervised import SupervisedConfig, fresh_connector, prepare_parts
 
 Weights = Literal["ema", "raw"]
+MAX_STRENGTH = 2
 
 
-def load_trained(config: SupervisedConfig, run_dir: Path, weights: Weights = "ema") -> DeepGenPipeline:
+def load_trained(
+    config: SupervisedConfig, run_dir: Path, weights: Weights = "ema", strength: float = 1.0
+) -> DeepGenPipeline:
     """The pipeline of a run, with the newest checkpoint's weights; adapters are still apart.
 
     Args:
         config: the run's.
         run_dir: the run's folder.
         weights: the moving averages, or what the last step left. A run without averages has the latter only.
+        strength: how far to go from the model the run began with, 0, to what it became, 1; at most 2.
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
-        ValueError: the checkpoint is of another config.
+        ValueError: the checkpoint is of another config, or the strength is out of range or asks for a way
+            from a connector that began with random weights.
     """
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"strength must be between 0 and {MAX_STRENGTH}, got {strength:g}")
+    if strength != 1 and config.new_connector:
+        raise ValueError(
+            f"strength {strength:g} lies between what a run became and what it began with, and {run_dir} began "
+            "with a fresh connector, which draws nothing; leave strength out"
+        )
     snapshot = read_checkpoint_folder(latest_checkpoint(run_dir))
     values = snapshot.ema if weights == "ema" and snapshot.ema else snapshot.model
     pipe = DeepGenPipeline.from_pretrained(config.model)
@@ -45,15 +62,19 @@ def load_trained(config: SupervisedConfig, run_dir: Path, weights: Weights = "em
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(values[name])
+            _move(name, parameter, values[name].to(parameter), strength)
     return pipe
 
 
 def export_folder(
-    config: SupervisedConfig, run_dir: Path, output_dir: Path, weights: Weights = "ema"
+    config: SupervisedConfig,
+    run_dir: Path,
+    output_dir: Path,
+    weights: Weights = "ema",
+    strength: float = 1.0,
 ) -> None:
     """Write a run as a folder that `DeepGenPipeline.from_pretrained` loads, with its adapters merged."""
-    pipe = load_trained(config, run_dir, weights)
+    pipe = load_trained(config, run_dir, weights, strength)
     dtype = DeepGenPipeline.from_pretrained(config.model).transformer.dtype
     adapted = [name for name in ("transformer", "vlm") if getattr(getattr(pipe, name), "peft_config", None)]
     for name in adapted:
@@ -61,7 +82,13 @@ def export_folder(
     pipe.to(dtype).save_pretrained(output_dir)
 
 
-def export_lora(config: SupervisedConfig, run_dir: Path, output_dir: Path, weights: Weights = "ema") -> None:
+def export_lora(
+    config: SupervisedConfig,
+    run_dir: Path,
+    output_dir: Path,
+    weights: Weights = "ema",
+    strength: float = 1.0,
+) -> None:
     """Write a run's adapters as a file that `deepgen generate --lora` loads.
 
     Raises:
@@ -69,11 +96,15 @@ def export_lora(config: SupervisedConfig, run_dir: Path, output_dir: Path, weigh
     """
     if config.trains_connector or config.trains_transformer:
         raise ValueError(f"{run_dir} trained whole weights, which a LoRA file cannot hold; export a folder")
-    load_trained(config, run_dir, weights).save_lora_weights(output_dir)
+    load_trained(config, run_dir, weights, strength).save_lora_weights(output_dir)
 
 
 def export_native(
-    config: SupervisedConfig, run_dir: Path, output_dir: Path, weights: Weights = "ema"
+    config: SupervisedConfig,
+    run_dir: Path,
+    output_dir: Path,
+    weights: Weights = "ema",
+    strength: float = 1.0,
 ) -> None:
     """Write a run in the original's layout: connector, DiT and the VLM's LoRA, in one flat file.
 
@@ -87,7 +118,7 @@ def export_native(
     if file.exists():
         raise FileExistsError(f"{file} exists; choose another --output")
     dtype = DeepGenPipeline.from_pretrained(config.model).transformer.dtype
-    pipe = load_trained(config, run_dir, weights)
+    pipe = load_trained(config, run_dir, weights, strength)
     if getattr(pipe.transformer, "peft_config", None):
         _merge(pipe.transformer)
     tensors: dict[str, torch.Tensor] = {}
@@ -109,6 +140,17 @@ def export_native(
         "defaults": dict(pipe.config.defaults),
     }
     (output_dir / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _move(name: str, parameter: torch.nn.Parameter, learnt: torch.Tensor, strength: float) -> None:
+    """Go that far from where a parameter is to what was learnt; of an adapter's two factors, B goes."""
+    is_adapter = "lora_" in name
+    if strength == 1 or (is_adapter and "_B" not in name):
+        parameter.copy_(learnt)
+    elif is_adapter:
+        parameter.copy_(strength * learnt)  # it began at nothing
+    else:
+        parameter.lerp_(learnt, strength)
 
 
 def _plain(config: Any) -> dict[str, Any]:
