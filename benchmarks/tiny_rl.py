@@ -108,6 +108,8 @@ class TinyRL:
     """Share of the supervised loss, on `data` and its `cache`."""
     data: Path | None = None
     cache: Path | None = None
+    strength: float = 1.0
+    """How far the exported model goes from the start (0) to what the run became (1)."""
     tuned_prompts: int = 0
     """Prompts the model's own guidance is chosen by, before and after; 0 leaves it as it is."""
     limit: int = 48
@@ -220,7 +222,7 @@ class TinyRL:
         folder = self.output / f"{name}-{seed}"
         config = self.control(seed) if name == "supervised" else self.config(name, seed, mix)
         train(config, folder, resume=any(folder.glob("step-*")))
-        export_folder(config, folder, folder / "export", "raw")
+        export_folder(config, folder, folder / "export", "raw", self.strength)
         curves = read_log(folder / "log.jsonl")
         improving = SUPERVISED_BATCH * PASSES_OF_A_TRAINED_STEP
         if isinstance(config, RLConfig):

@@ -44,8 +44,8 @@ def load_trained(
         raise ValueError(f"strength must be between 0 and {MAX_STRENGTH}, got {strength:g}")
     if strength != 1 and config.new_connector:
         raise ValueError(
-            f"strength {strength:g} lies between what a run became and what it began with, and {run_dir} began "
-            "with a fresh connector, which draws nothing; leave strength out"
+            f"strength {strength:g} lies between what a run became and what it began with, and {run_dir} "
+            "began with a fresh connector, which draws nothing; leave strength out"
         )
     snapshot = read_checkpoint_folder(latest_checkpoint(run_dir))
     values = snapshot.ema if weights == "ema" and snapshot.ema else snapshot.model
