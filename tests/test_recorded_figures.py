@@ -31,14 +31,23 @@ def of_seeds(result: dict, way: str, kind: str) -> list[float]:
     return [change(result, f"ours-{seed}", way, kind) for seed in range(3)]
 
 
+def costs(result: dict) -> dict[str, float]:
+    """DiT passes of each run."""
+    return {
+        name: result[name]["passes_per_rollout"] * result[name]["rollouts"] for name in result if "-" in name
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_of_reinforcement_learning_is_that_of_the_recorded_runs(kind: str) -> None:
-    result = recorded("tiny_rl_2026-11-27.json")
+    result, part = recorded("tiny_rl_2026-11-27.json"), recorded("tiny_rl_strength_2026-11-28.json")
+    assert part["before"]["by default"] == result["before"]["by default"]
     cells = [ROWS_OF_RL.get(kind, kind)]
     for way in ("as trained", "by default"):
         ours = of_seeds(result, way, kind)
         cells += [f"{100 * result['before'][way][kind]:.1f}", f"{statistics.mean(ours):+.1f}"]
-    cells.append(f"{min(ours):+.1f} to {max(ours):+.1f}")
+    kept = of_seeds(part, "by default", kind)
+    cells += [f"{statistics.mean(kept):+.1f}", f"{min(kept):+.1f} to {max(kept):+.1f}"]
     cells += [f"{change(result, f'{run}-0', 'by default', kind):+.1f}" for run in ("supervised", "upstream")]
     assert f"| {' | '.join(cells)} |" in PAGE_OF_RL
 
@@ -47,6 +56,34 @@ def test_rewards_teach_both_weak_abilities() -> None:
     result = recorded("tiny_rl_2026-11-27.json")
     for way in ("as trained", "by default"):
         assert min(statistics.mean(of_seeds(result, way, kind)) for kind in ("relation", "edit move")) >= 10
+
+
+def test_part_of_what_was_learnt_passes_the_gate_and_keeps_the_rest() -> None:
+    result = recorded("tiny_rl_strength_2026-11-28.json")
+    changes = {kind: statistics.mean(of_seeds(result, "by default", kind)) for kind in KINDS}
+    trained = {kind: changes.pop(kind) for kind in ("relation", "edit move")}
+    assert min(trained.values()) >= 10
+    assert min(changes.values()) > -1  # the gate asks for 2
+    assert "relations rise by {:+.1f}, moves by {:+.1f}".format(*trained.values()) in PAGE_OF_RL
+    counting = of_seeds(result, "by default", "counting")
+    assert (
+        f"counting changes by {changes['counting']:+.1f} ({min(counting):+.1f} to {max(counting):+.1f}), "
+        f"recoloring by {changes['edit recolor']:+.1f}" in PAGE_OF_RL
+    )
+    assert {kind for kind in changes if changes[kind] < 0} == {"counting", "edit recolor"}
+    again = result["counting"]
+    means = {name: [100 * statistics.mean(run) for run in again[name]] for name in ("0.6", "1.0")}
+    assert (
+        f"in {min(means['0.6']):.0f} to {max(means['0.6']):.0f} % at 0.6, and in "
+        f"{min(means['1.0']):.0f} to {max(means['1.0']):.0f} % as they ended; "
+        f"the start does in {100 * statistics.mean(again['before']):.0f} %" in PAGE_OF_RL
+    )
+    whole = recorded("tiny_rl_2026-11-27.json")
+    for kind, share, times in (("relation", 0.75, 25), ("edit move", 0.9, 15)):
+        gain = statistics.mean(of_seeds(whole, "by default", kind))
+        assert share < trained[kind] / gain < share + 0.05
+        theirs = costs(whole)["upstream-0"] / change(whole, "upstream-0", "by default", kind)
+        assert int(theirs / (costs(result)["ours-0"] / trained[kind])) == times
 
 
 def test_what_is_said_of_the_table_is_in_the_record() -> None:
@@ -58,9 +95,7 @@ def test_what_is_said_of_the_table_is_in_the_record() -> None:
     assert (
         f"{usual['counting']:+.1f}, by {min(of_seeds(result, 'by default', 'counting')):+.1f}" in PAGE_OF_RL
     )
-    cost = {
-        name: result[name]["passes_per_rollout"] * result[name]["rollouts"] for name in result if "-" in name
-    }
+    cost = costs(result)
     assert f"{cost['ours-0']:,.0f} passes" in PAGE_OF_RL
     assert f"took {cost['upstream-0']:,.0f} for 20 rollouts" in PAGE_OF_RL
     for kind, less in (("relation", 33), ("edit move", 17)):
@@ -173,7 +208,7 @@ def test_the_table_of_knobs_and_the_hacked_reward_are_those_recorded() -> None:
 
 def test_the_front_page_says_what_was_recorded() -> None:
     page = " ".join((ROOT / "README.md").read_text().split())
-    rl = recorded("tiny_rl_2026-11-27.json")
+    rl = recorded("tiny_rl_strength_2026-11-28.json")
     for kind, words in (("relation", "relations"), ("edit move", "moving an object")):
         before = 100 * rl["before"]["by default"][kind]
         after = before + statistics.mean(of_seeds(rl, "by default", kind))
