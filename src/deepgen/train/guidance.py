@@ -1,7 +1,7 @@
 """Which guidance suits a model: the same prompts drawn with several scales, and judged.
 
 Rewards that saw pictures drawn without guidance move part of its work into the weights, and a model that then
-draws with the scale it had before overdoes it. The scale is a number in the model's folder, so it can follow.
+draws with the scale it had before may overdo it. The scale is a number in the model's folder, and can follow.
 """
 
 from __future__ import annotations
