@@ -248,7 +248,7 @@ class TinyRL:
         pipe = DeepGenPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         found = list(try_scales(pipe, fixed_prompts(mix, self.tuned_prompts), panel, SCALES))
-        write_scales(folder, best_scales(found))
+        write_scales(folder, best_scales(found, pipe.defaults))
         return [asdict(one) for one in found]
 
     def _score(self, model: str) -> dict[str, dict[str, float]]:

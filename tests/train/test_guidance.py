@@ -94,6 +94,17 @@ def test_of_equal_scales_the_smaller_is_chosen() -> None:
     assert best_scales(results) == {"guidance_scale": 1.25}
 
 
+@pytest.mark.parametrize(("own", "chosen"), [(1.75, 1.75), (1.5, 1.25)])
+def test_the_models_own_scale_is_kept_where_no_other_is_worth_more(own: float, chosen: float) -> None:
+    rewards = {1.0: 0.4, 1.25: 0.5, 1.75: 0.5, own: 0.5 if own == 1.75 else 0.45}
+    for is_edit, name in ((False, "guidance_scale"), (True, "edit_guidance_scale")):
+        results = [
+            GuidanceResult(is_edit=is_edit, scale=scale, reward=reward, error=0.1, num_judged=9)
+            for scale, reward in rewards.items()
+        ]
+        assert best_scales(results, {"guidance_scale": 9.0, name: own}) == {name: chosen}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     DeepGenPipeline.from_pretrained("tiny").save_pretrained(tmp_path / "model")

@@ -201,12 +201,12 @@ class TuneGuidance:
             results.append(result)
             what = "edits" if result.is_edit else "pictures"
             bar.write(
-                f"guidance {result.scale:<5g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
+                f"guidance {result.scale:<6g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
                 f"{result.num_judged} judged)",
                 file=sys.stderr if self.json else sys.stdout,
             )
         bar.close()
-        best = guidance.best_scales(results)
+        best = guidance.best_scales(results, pipe.defaults)
         if self.write:
             guidance.write_scales(Path(self.model), best)
         if self.json:
@@ -239,7 +239,7 @@ class Rewards:
 def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
     """No guidance, the model's own for pictures and for edits, and three between none and the larger."""
     own = {defaults["guidance_scale"], defaults.get("edit_guidance_scale", defaults["guidance_scale"])}
-    between = {round(1 + share * (max(own) - 1), 4) for share in (0, 0.25, 0.5, 0.75)}
+    between = {round(1 + share * (max(own) - 1), 2) for share in (0, 0.25, 0.5, 0.75)}
     return tuple(sorted(own | between))
 
 

@@ -24,6 +24,7 @@ from deepgen.rl.advantages import weighted_totals
 from deepgen.train.rl_evaluation import draw_and_judge
 
 INDEX = "model_index.json"
+EDIT_SETTING = "edit_guidance_scale"
 _SEED = 0x5CA1E  # of the prompts; no training seed, and not the evaluation's
 
 
@@ -49,7 +50,7 @@ class GuidanceResult:
     @property
     def setting(self) -> str:
         """The name of the scale among a model's defaults."""
-        return "edit_guidance_scale" if self.is_edit else "guidance_scale"
+        return EDIT_SETTING if self.is_edit else "guidance_scale"
 
 
 def fixed_prompts(mix: PromptMix, num_prompts: int) -> list[Prompt]:
@@ -123,15 +124,19 @@ def try_scales(
             )
 
 
-def best_scales(results: Sequence[GuidanceResult]) -> dict[str, float]:
-    """The scales with the largest reward, of equals the smallest, by their names among a model's defaults."""
-    settings = sorted({result.setting for result in results}, reverse=True)
-    return {
-        name: max(
-            (one for one in results if one.setting == name), key=lambda one: (one.reward, -one.scale)
-        ).scale
-        for name in settings
-    }
+def best_scales(
+    results: Sequence[GuidanceResult], defaults: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """The scales with the largest reward, by their names among a model's defaults.
+
+    Of scales worth the same, the model's own is kept where it is one of them; otherwise it is the smallest.
+    """
+    best = {}
+    for name in sorted({result.setting for result in results}, reverse=True):
+        own = usual_guidance(defaults, name == EDIT_SETTING) if defaults else None
+        some = [result for result in results if result.setting == name]
+        best[name] = max(some, key=lambda one: (one.reward, one.scale == own, -one.scale)).scale
+    return best
 
 
 def check_folder(folder: Path) -> None:
@@ -154,7 +159,7 @@ def write_scales(folder: Path, scales: Mapping[str, float]) -> None:
     index = folder / INDEX
     about = json.loads(index.read_text(encoding="utf-8"))
     defaults = {**FALLBACK_DEFAULTS, **about.get("defaults", {})}
-    defaults.setdefault("edit_guidance_scale", usual_guidance(defaults, is_edit=True))
+    defaults.setdefault(EDIT_SETTING, usual_guidance(defaults, is_edit=True))
     about["defaults"] = {**defaults, **scales}
     part = index.with_name(index.name + ".part")
     part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
