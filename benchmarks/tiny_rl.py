@@ -134,10 +134,12 @@ class TinyRL:
         file = self.output / "tiny_rl.json"
         results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         if "before" not in results:
-            start = self.output / "start"
-            DeepGenPipeline.from_pretrained(self.model).save_pretrained(start)
-            results["guidance before"] = self._tune(start)
-            results["before"] = self._score(str(start))
+            start = self.model
+            if self.tuned_prompts:
+                start = str(self.output / "start")
+                DeepGenPipeline.from_pretrained(self.model).save_pretrained(start)
+                results["guidance before"] = self._tune(Path(start))
+            results["before"] = self._score(start)
             file.write_text(json.dumps(results, indent=1) + "\n")
         for seed in self.seeds:
             for name in self.recipes:
@@ -228,7 +230,7 @@ class TinyRL:
         if isinstance(config, RLConfig):
             improving = _passes_that_improve(config)
         drawing = curves["dit_passes"][0][1] if "dit_passes" in curves else 0
-        tuned = self._tune(folder / "export")
+        tuned = self._tune(folder / "export") if self.tuned_prompts else []
         return {
             "guidance": tuned,
             "after": self._score(str(folder / "export")),
@@ -239,8 +241,6 @@ class TinyRL:
 
     def _tune(self, folder: Path) -> list[dict[str, Any]]:
         """Choose a model's guidance; what every scale was worth."""
-        if not self.tuned_prompts:
-            return []
         file = self.output / "tuning.yaml"
         file.write_text(TUNING)
         mix, panel = open_judged_prompts(file, (), PanelConfig())

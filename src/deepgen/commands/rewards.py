@@ -138,9 +138,7 @@ class ServeRewards:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneGuidance:
-    """Find the guidance a model draws best with, by rewards: worth asking after reinforcement learning, which
-    takes part of the guidance into the weights.
-    """
+    """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
 
     model: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
     """`tiny`, a folder (of an exported run), a checkpoint file or a Hub name."""
@@ -238,7 +236,9 @@ class Rewards:
 
 def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
     """No guidance, the model's own for pictures and for edits, and three between none and the larger."""
-    own = {defaults["guidance_scale"], defaults.get("edit_guidance_scale", defaults["guidance_scale"])}
+    from deepgen.arguments import usual_guidance
+
+    own = {usual_guidance(defaults, is_edit) for is_edit in (False, True)}
     between = {round(1 + share * (max(own) - 1), 2) for share in (0, 0.25, 0.5, 0.75)}
     return tuple(sorted(own | between))
 

@@ -197,7 +197,7 @@ class Sampler:
         preset = self._preset if request.preset is None else get_preset(request.preset)
         num_steps = request.num_steps
         if num_steps is None:
-            num_steps = preset.num_steps or defaults["num_inference_steps"]
+            num_steps = self.facts.usual_steps(preset.name)
         guidance_scale = request.guidance_scale
         if guidance_scale is None:
             guidance_scale = usual_guidance(defaults, is_edit=bool(request.images))
