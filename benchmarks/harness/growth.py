@@ -11,9 +11,9 @@ from collections import Counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from deepgen.models import cpu_attention
 from deepgen.models.allocation import kept_memory
 from deepgen.train.flops import Sample, positions
 from harness.machine import matmul_peak, seconds
@@ -93,12 +93,13 @@ def _attention(subject: Subject, sample: Sample, rows: int) -> tuple[float, floa
     work = spent = 0.0
     for (queries, keys), times in calls.items():
         query, key, value = (
-            torch.randn(rows, heads, n, width, dtype=subject.arithmetic, device=subject.device)
+            torch.randn(rows, n, heads, width, dtype=subject.arithmetic, device=subject.device)
             for n in (queries, keys, keys)
         )
 
         def attend(query: Tensor = query, key: Tensor = key, value: Tensor = value) -> Tensor:
-            return F.scaled_dot_product_attention(query, key, value)
+            way = cpu_attention.attend if cpu_attention.has_choice(query) else cpu_attention.pytorch
+            return way(query, key, value)
 
         attend()
         spent += times * min(seconds(attend, subject.device) for _ in range(2))

@@ -73,8 +73,8 @@ def _compare(found: dict[str, Any]) -> str:
 
 
 def _parts(found: dict[str, Any]) -> str:
-    cells = found["parts"]["cells"]
-    return _rows(
+    cells, ways = found["parts"]["cells"], found["parts"].get("attention")
+    table = _rows(
         ["part", "rows", "GFLOP", "seconds", "GFLOP/s", "arithmetic", "share of the peak"],
         [
             [
@@ -90,6 +90,10 @@ def _parts(found: dict[str, Any]) -> str:
             if name != "peak"
         ],
     )
+    if not ways:
+        return table
+    times = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in ways.items())
+    return f"{table}\n\nJoint attention of two pictures, by its ways (`models/cpu_attention.py`): {times}."
 
 
 def _growth(found: dict[str, Any]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import torch
 
+from deepgen.models import cpu_attention
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
 from deepgen.models.trajectory import Trajectory
@@ -46,6 +48,20 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
                 subject, part, sample, rows, few, is_last
             ),
         )
+    store.content["attention"] = ways_of_attention(subject, plain)
+    store.save()
+
+
+@torch.no_grad()
+def ways_of_attention(subject: Subject, sample: Sample) -> dict[str, float]:
+    """Seconds of the DiT's joint attention of two pictures by way, where a CPU has more than one."""
+    p, config = positions(subject.counted, sample), subject.pipe.transformer.config
+    shape = (2, p.image + p.context, config.num_attention_heads, config.attention_head_dim)
+    query, key, value = (torch.randn(shape, dtype=subject.arithmetic, device=subject.device) for _ in "qkv")
+    if not cpu_attention.has_choice(query):
+        return {}
+    spent = cpu_attention.compare(query, key, value)
+    return {way.__name__: seconds for way, seconds in spent.items() if isfinite(seconds)}
 
 
 def _peaks(device: str) -> dict[str, float]:

@@ -26,6 +26,8 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from deepgen.models import cpu_attention
+
 # B batch, S image tokens, L context tokens, H heads, E head width, D width
 
 
@@ -43,12 +45,14 @@ class JointAttentionProcessor:
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
         num_queries: int | None = None,
+        may_choose: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend; shapes (B, S, D) and (B, L, D). Masks: over S + L keys for joint, over S for self
         attention.
 
         `num_queries` asks for the first so many image tokens only; where the block drops its context, the
-        context then serves as keys and values alone and comes back empty.
+        context then serves as keys and values alone and comes back empty. `may_choose` allows another way
+        than the backend's where one is faster on this CPU, unless a backend was asked for.
         """
         query, key, value = _project(attn, hidden_states, num_queries)
         mask, queried_context = image_mask, 0
@@ -65,16 +69,10 @@ class JointAttentionProcessor:
             value = torch.cat([value, added_value], dim=1)
             mask = attention_mask
 
-        if mask is not None:
-            self._check_backend()
-        attended = dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )  # (B, S or num_queries [+ L], H, E)
+        if may_choose and mask is None and self._is_default():
+            attended = cpu_attention.attend(query, key, value)
+        else:
+            attended = self._dispatch(query, key, value, mask)  # (B, S or num_queries [+ L], H, E)
         attended = rearrange(attended, "b s h e -> b s (h e)").to(hidden_states.dtype)
 
         if encoder_hidden_states is None:
@@ -83,6 +81,24 @@ class JointAttentionProcessor:
         if not attn.context_pre_only:
             context = attn.to_add_out(context.contiguous())
         return attn.to_out[0](image.contiguous()), context
+
+    def _dispatch(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            self._check_backend()
+        return dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+
+    def _is_default(self) -> bool:
+        """Whether nobody asked for a backend, nor divides the tokens among processes."""
+        active, _ = _AttentionBackendRegistry.get_active_backend()
+        unasked = self._attention_backend is None and self._parallel_config is None
+        return unasked and active == AttentionBackendName.NATIVE
 
     def _check_backend(self) -> None:
         """Variable-length kernels take padding to be at the end; ours is also between image and context."""

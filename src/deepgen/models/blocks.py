@@ -19,6 +19,7 @@ from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockR
 from diffusers.models.attention import JointTransformerBlock, _chunked_feed_forward
 from torch import Tensor, nn
 
+from deepgen.models import cpu_attention
 from deepgen.models.fused import feed_forward
 
 # B batch, S image tokens, N target tokens, L context tokens, D width
@@ -42,7 +43,8 @@ class JointBlock(JointTransformerBlock):
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Context (B, L, D) and image tokens (B, S, D), as they came in."""
-        kwargs = _without_targets(joint_attention_kwargs)
+        fuses = not isinstance(temb, Tensor)
+        kwargs = _for_attention(joint_attention_kwargs, fuses and cpu_attention.has_choice(hidden_states))
         vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb
         image, context = hidden_states, encoder_hidden_states
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *dual = _chunks(vectors[0], self._num_vectors)
@@ -57,7 +59,6 @@ class JointBlock(JointTransformerBlock):
         image = add_gated(image, gate, attended)
         if dual:
             image = add_gated(image, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
-        fuses = not isinstance(temb, Tensor)
         image = self._add_mlp(image, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
         context = add_gated(context, c_gate, context_attended)
         context = self._add_mlp(
@@ -100,7 +101,8 @@ class FinalJointBlock(JointBlock):
         `num_targets` in `joint_attention_kwargs` says that only the first so many image tokens are asked for;
         the others come back untouched.
         """
-        kwargs, image = _without_targets(joint_attention_kwargs), hidden_states
+        image, fuses = hidden_states, not isinstance(temb, Tensor)
+        kwargs = _for_attention(joint_attention_kwargs, fuses and cpu_attention.has_choice(image))
         targets = (joint_attention_kwargs or {}).get("num_targets")
         if targets is not None:
             kwargs["num_queries"] = targets
@@ -119,7 +121,6 @@ class FinalJointBlock(JointBlock):
         target = add_gated(image[:, :targets], gate, attended)  # (B, N, D)
         if dual:
             target = add_gated(target, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
-        fuses = not isinstance(temb, Tensor)
         target = self._add_mlp(target, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
         if target.shape[1] < image.shape[1]:
             target = torch.cat([target, image[:, targets:]], dim=1)
@@ -140,8 +141,10 @@ def _chunks(vectors: Tensor, count: int) -> tuple[Tensor, ...]:
     return vectors.chunk(count, dim=1)
 
 
-def _without_targets(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (kwargs or {}).items() if name != "num_targets"}
+def _for_attention(kwargs: dict[str, Any] | None, may_choose: bool) -> dict[str, Any]:
+    """What the attention is told; diffusers warns of what it does not know, so not more than needed."""
+    told = {name: value for name, value in (kwargs or {}).items() if name != "num_targets"}
+    return {**told, "may_choose": True} if may_choose else told
 
 
 def as_joint_block(block: JointTransformerBlock) -> JointBlock:

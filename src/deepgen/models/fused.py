@@ -48,7 +48,7 @@ def _is_fusable(mlp: nn.Module, first: nn.Module, x: Tensor) -> bool:
         and type(proj) is nn.Linear
         and all(type(tensor) is nn.Parameter for tensor in (proj.weight, proj.bias))
         and (proj.weight.dtype == proj.bias.dtype == x.dtype or is_widened(proj))
-        and _has_kernel(x.dtype)
+        and has_kernel(x.dtype)
     )
 
 
@@ -60,7 +60,8 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 @cache
-def _has_kernel(dtype: torch.dtype) -> bool:
+def has_kernel(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies such numbers and applies a function to the product in one operation."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
