@@ -83,12 +83,20 @@ def test_the_page_is_filled_where_something_was_measured_and_says_so_where_not(t
     (results / "growth.json").write_text(
         json.dumps({"cells": {"batch 1": cell, "batch 2": {**cell, "excess": 1.2}}})
     )
+    part = {"flop": 1e9, "seconds": 0.5, "flop_per_second": 2e9, "arithmetic": "bfloat16", "share": 0.5}
+    (results / "parts.json").write_text(
+        json.dumps(
+            {"cells": {"DiT step": {**part, "rows": 2}}, "attention": {"pytorch": 0.1, "two_products": 0.07}}
+        )
+    )
     pytest.importorskip("matplotlib")
     write_page(results, docs)
     page = (docs / "performance.md").read_text()
     assert "| batch 2 | 1.0 | 25% | 0.500 | 40% | 1.20 | 1.00 |" in page
     assert "above the count: batch 2. With attention counted by its time: none." in page
-    assert page.count(NOT_MEASURED) == len(names) - 1
+    assert "| DiT step | 2 | 1.0 | 0.500 | 2.0 | bfloat16 | 0.50 |" in page
+    assert "(`models/cpu_attention.py`): pytorch 100 ms, two_products 70 ms." in page
+    assert page.count(NOT_MEASURED) == len(names) - 2
     assert (docs / "performance_growth.png").stat().st_size > 1000
 
 

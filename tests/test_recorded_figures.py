@@ -265,3 +265,11 @@ def test_another_machines_speed_and_a_slow_reward_are_told_as_recorded() -> None
             f"{after:.1f} s instead of {before:.1f} s, {slow[way]['growth_over_latency']:.2f}" in PAGE_OF_RL
         )
         assert slow[way]["growth_over_latency"] < 1
+
+
+def test_the_second_way_of_attention_is_as_right_and_as_long_as_the_page_says() -> None:
+    tokens = recorded("attention_emulated_2026-11-28.json")["tokens"]["1152"]
+    error, counted = tokens["relative_error"], tokens["counted_ms"]
+    page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    assert f"with {error['two_products'] / error['pytorch']:.2f} times the rounding error" in page
+    assert f"executes {counted['two_products'] / counted['pytorch']:.2f} times as many instructions" in page

@@ -15,8 +15,6 @@ from deepgen.models import cpu_attention
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, JointBlock
 
-WAYS = cpu_attention.WAYS[1:]
-
 
 def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return cpu_attention.pytorch(query.double(), key.double(), value.double())
@@ -54,38 +52,30 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], cpu_attent
     return chosen
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [0.3, 1.0, 2.2])
 @torch.no_grad()
-def test_each_way_is_the_softmax_attention(way: cpu_attention.Attention, size: float) -> None:
+def test_two_products_are_the_softmax_attention(size: float) -> None:
     tensors = inputs(torch.float32, size=size)
-    ours = way(*tensors)
+    ours = cpu_attention.two_products(*tensors)
     assert ours.shape == tensors[0].shape
     assert ours.is_contiguous()
     assert error(ours, exact(*tensors)) < 2e-6
 
 
-@pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
-def test_in_bfloat16_the_error_is_about_that_of_pytorchs(
-    way: cpu_attention.Attention, rounded_products: None
-) -> None:
+def test_in_bfloat16_the_error_is_about_that_of_pytorchs(rounded_products: None) -> None:
     tensors = inputs(torch.bfloat16, rows=300, keys=700)
     expected = exact(*tensors)
-    ours = way(*tensors)
+    ours = cpu_attention.two_products(*tensors)
     assert ours.dtype == torch.bfloat16
     assert error(ours, expected) < 1.5 * error(cpu_attention.pytorch(*tensors), expected)
 
 
-@pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
-def test_parts_of_the_queries_are_put_together(
-    way: cpu_attention.Attention, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_the_queries_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = inputs(torch.float32)
-    for name in ("_SCORES_AT_ONCE", "_WEIGHTS_AT_ONCE"):
-        monkeypatch.setattr(cpu_attention, name, 7 * 90)  # of 70 queries 7 at once
-    assert error(way(*tensors), exact(*tensors)) < 2e-6
+    monkeypatch.setattr(cpu_attention, "_WEIGHTS_AT_ONCE", 7 * 90)  # of 70 queries 7 at once
+    assert error(cpu_attention.two_products(*tensors), exact(*tensors)) < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -163,11 +153,9 @@ def make_block(is_final: bool, dtype: torch.dtype) -> JointBlock:
     return block.to(dtype)
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_final", [False, True])
 @torch.no_grad()
-def test_a_block_that_draws_gives_the_same_with_each_way(
-    way: cpu_attention.Attention,
+def test_a_block_that_draws_gives_the_same_with_two_products(
     is_final: bool,
     choices: dict[tuple[int, ...], cpu_attention.Attention],
     monkeypatch: pytest.MonkeyPatch,
@@ -178,7 +166,7 @@ def test_a_block_that_draws_gives_the_same_with_each_way(
     assert not choices  # float32 has no choice
 
     monkeypatch.setattr(cpu_attention, "has_choice", lambda query: True)
-    monkeypatch.setattr(cpu_attention, "_choose", lambda *tensors: way)
+    monkeypatch.setattr(cpu_attention, "_choose", lambda *tensors: cpu_attention.two_products)
     targets = {"joint_attention_kwargs": {"num_targets": 10}} if is_final else {}
     chosen_context, chosen = block(**inputs, temb=vectors, **targets)
     queries = (10, 10) if is_final else (29, 24)
@@ -210,24 +198,3 @@ def test_only_a_picture_that_is_drawn_without_a_mask_has_a_choice(
     with torch.set_grad_enabled(case == "with gradient"):
         block(**inputs, temb=embedding if case == "scored" else block.modulation(embedding))
     assert bool(choices) == (case == "drawn")
-
-
-@torch.no_grad()
-def test_the_setting_of_the_process_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    products = torch.backends.mkldnn.matmul
-    before, seen = products.fp32_precision, []
-    multiply = torch.bmm
-
-    def watched(*tensors: Tensor) -> Tensor:
-        seen.append(products.fp32_precision)
-        return multiply(*tensors)
-
-    monkeypatch.setattr(torch, "bmm", watched)
-    cpu_attention.through_scores(*inputs(torch.bfloat16))
-    assert set(seen) == {"bf16"}
-    assert products.fp32_precision == before
-
-    monkeypatch.setattr(torch, "bmm", lambda *tensors: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cpu_attention.through_scores(*inputs(torch.bfloat16))
-    assert products.fp32_precision == before

@@ -1,12 +1,15 @@
-"""Attention as two large products of matrices, for drawing on CPUs with bfloat16 instructions.
+"""Attention as two large products of matrices, for drawing on CPUs that multiply bfloat16.
 
 PyTorch's attention multiplies many small tiles there, at about the speed of float32; a large product is more
-than twice as fast. A softmax subtracts its maximum against overflow only, and no score exceeds |q| |k|, which
-is little where queries and keys are normalised. So the weights are exp(score) as they are, and columns of
-ones beside the values make the second product give their sums as well.
+than twice as fast. What stands between the two products, exp(score) and the sum of a row, needs no pass over
+the weights of its own:
 
-There are two ways to exp(score). Which of them is faster, or whether either is faster than PyTorch's,
-depends on the processor and the shape, so the first call with a shape measures it.
+- A softmax subtracts its maximum against overflow only, and no score exceeds |q| |k|, which is little where
+  queries and keys are normalised. Brought far below zero by a bias of all keys, which a softmax does not see,
+  exp(score) is the tail of the logistic function, which oneDNN applies to a product before writing it.
+- Columns of ones beside the values make the second product give the sums as well.
+
+Whether that is faster depends on the processor and the shape, so the first call with a shape measures it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +32,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _LARGEST_SCORE = 30.0  # exp(-2 * 30 - 17) is still a normal float32
 _SUMS = 16  # columns, a vector register full: every 16th key in each, so that their total is rounded less
-_SCORES_AT_ONCE = 2**18  # in float32: what a processor's own cache holds
-_WEIGHTS_AT_ONCE = 2**21
+_WEIGHTS_AT_ONCE = 2**20  # in bfloat16: what the second-level caches of two cores hold
 _WORTH = 1.05  # times faster than PyTorch's, for other roundings
 _ROUNDING = 2**-6  # relative: four units in bfloat16's last place
 _RUNS = 3  # of each way when they are compared
@@ -39,15 +41,14 @@ _fastest: dict[tuple[int, ...], Attention] = {}  # by queries, keys, heads and h
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v of (B, S, H, E) over (B, K, H, E), in the way that is fastest here.
+    """softmax(q k^T / sqrt(E)) v of (B, S, H, E) over (B, K, H, E), in the way that is faster here.
 
-    The numbers are those of PyTorch's attention up to rounding. It computes scores whose exponentials are too
-    large or too small for a float.
+    The numbers are those of PyTorch's attention up to rounding.
     """
-    if _largest_score(query, key) > _LARGEST_SCORE:
-        return pytorch(query, key, value)
     shape = (query.shape[1], *key.shape[1:])
     if shape not in _fastest:
+        if _largest_score(query, key) > _LARGEST_SCORE:
+            return pytorch(query, key, value)  # another block decides
         _fastest[shape] = _choose(query, key, value)
     return _fastest[shape](query, key, value)
 
@@ -69,34 +70,18 @@ def pytorch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def through_scores(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The scores in float32, written and read once; what is multiplied in bfloat16."""
-    batch, rows, heads, width = query.shape
-    queries = rearrange(query * width**-0.5, "b s h e -> (b h) s e").float()
-    keys = rearrange(key, "b k h e -> (b h) e k").float()
-    values = rearrange(_with_sums(value), "b h k c -> (b h) k c").float()
-    out = queries.new_empty(batch * heads, rows, values.shape[-1])
+def two_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)), and far below zero the denominator is 1.
 
-    threads = torch.get_num_threads()
-    with _bfloat16_factors():
-        for first in range(0, batch * heads, threads):
-            group = slice(first, first + threads)
-            for part in _parts(rows, _SCORES_AT_ONCE // key.shape[1]):
-                weights = torch.bmm(queries[group, part], keys[group]).exp_()  # (threads, part of S, K)
-                out[group, part] = torch.bmm(weights, values[group])
-    return _normalised(out.view(batch, heads, rows, -1), query)
-
-
-def through_logistic(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """exp as the tail of the logistic function, which oneDNN applies to a product before writing it.
-
-    1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)), and far below zero the denominator is 1. The softmax does not
-    see that all scores are brought down there. Against PyTorch's, the sums are rounded once more.
+    Against PyTorch's attention the sums are rounded once more. It computes scores whose exponentials would
+    leave the range of a float.
     """
+    largest = _largest_score(query, key)
+    if largest > _LARGEST_SCORE:
+        return pytorch(query, key, value)
     batch, rows, heads, width = query.shape
     margin = 1 + math.ceil(-math.log(torch.finfo(query.dtype).eps))
-    down = -math.ceil(_largest_score(query, key)) - margin  # an integer: exact in bfloat16
-    bias = query.new_full((key.shape[1],), down)
+    bias = query.new_full((key.shape[1],), -math.ceil(largest) - margin)  # an integer: exact in bfloat16
     queries = rearrange(query * width**-0.5, "b s h e -> b h s e").contiguous()
     keys = rearrange(key, "b k h e -> b h k e").contiguous()
     values = _with_sums(value)
@@ -105,11 +90,12 @@ def through_logistic(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for b in range(batch):
         for h in range(heads):
             for part in _parts(rows, _WEIGHTS_AT_ONCE // key.shape[1]):
-                out[b, h, part] = logistic_product(queries[b, h, part], keys[b, h], bias) @ values[b, h]
+                weights = logistic_product(queries[b, h, part], keys[b, h], bias)  # (part of S, K)
+                torch.mm(weights, values[b, h], out=out[b, h, part])
     return _normalised(out, query)
 
 
-WAYS: tuple[Attention, ...] = (pytorch, through_scores, through_logistic)  # PyTorch's first
+WAYS: tuple[Attention, ...] = (pytorch, two_products)  # PyTorch's first
 
 
 def compare(query: Tensor, key: Tensor, value: Tensor) -> dict[Attention, float]:
@@ -132,11 +118,16 @@ def logistic_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _with_sums(value: Tensor) -> Tensor:
     """Values (B, K, H, E) as (B, H, K, C): to the right of them, where a key's weight is summed up."""
     batch, keys, heads, width = value.shape
-    wider = value.new_zeros(batch, heads, keys, width + _SUMS)
+    wider = value.new_empty(batch, heads, keys, width + _SUMS)
     wider[..., :width] = value.transpose(1, 2)
-    number = torch.arange(keys)
-    wider[:, :, number, width + number % _SUMS] = 1
+    wider[..., width:] = _columns(keys, value.dtype)
     return wider
+
+
+@lru_cache(maxsize=16)
+def _columns(keys: int, dtype: torch.dtype) -> Tensor:
+    """Ones (K, columns): each key in one column, in turns."""
+    return torch.eye(_SUMS, dtype=dtype).repeat(math.ceil(keys / _SUMS), 1)[:keys]
 
 
 def _normalised(out: Tensor, like: Tensor) -> Tensor:
@@ -144,7 +135,7 @@ def _normalised(out: Tensor, like: Tensor) -> Tensor:
     width = like.shape[-1]
     totals = out[..., width:].sum(-1, keepdim=True, dtype=torch.float32)
     result = torch.empty_like(like, memory_format=torch.contiguous_format)
-    result.transpose(1, 2).copy_(out[..., :width] / totals)
+    torch.div(out[..., :width], totals, out=result.transpose(1, 2))
     return result
 
 
@@ -156,8 +147,9 @@ def _parts(rows: int, most: int) -> Iterator[slice]:
 
 def _largest_score(query: Tensor, key: Tensor) -> float:
     """No score is larger, nor smaller than its negative (Cauchy and Schwarz)."""
-    norms = (torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).max() for x in (query, key))
-    return float(math.prod(norms)) * query.shape[-1] ** -0.5
+    norms = (float(torch.linalg.vector_norm(x, dim=-1).max()) for x in (query, key))
+    rounding = 1 + torch.finfo(query.dtype).eps
+    return math.prod(norms) * rounding**2 * query.shape[-1] ** -0.5
 
 
 def _choose(query: Tensor, key: Tensor, value: Tensor) -> Attention:
@@ -177,21 +169,3 @@ def _seconds(way: Attention, tensors: tuple[Tensor, Tensor, Tensor], expected: T
     spent = time.perf_counter() - started
     difference = (attended - expected).float().norm()
     return spent if difference <= _ROUNDING * expected.float().norm() else math.inf
-
-
-@contextmanager
-def _bfloat16_factors() -> Iterator[None]:
-    """Products of float32 tensors round their factors to bfloat16, which ours are, but for the weights.
-
-    PyTorch has this as a setting of the process. Before 2.9 it is named otherwise and stays as it is.
-    """
-    products = getattr(torch.backends.mkldnn, "matmul", None)
-    if products is None:
-        yield
-        return
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
