@@ -16,9 +16,11 @@ from PIL import Image
 
 from deepgen.cli import main
 from deepgen.commands import drawing, loading
+from deepgen.commands.options import ModelOptions
 from deepgen.commands.outputs import check_output
 from deepgen.data.png import read_record
 from deepgen.diffusion.solvers import NAMES, make_scheduler
+from deepgen.models.precision import is_widened as is_widened_layer
 from deepgen.pipeline import DeepGenPipeline
 
 
@@ -313,6 +315,47 @@ def test_the_number_format_follows_device_and_size(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert loading.choose_dtype(asked, device, is_large) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_instructions", "is_widened"),
+    [
+        ("bfloat16", False, True),
+        ("bfloat16", True, False),
+        ("float16", True, True),
+        ("float32", False, False),
+    ],
+)
+def test_a_cpu_computes_in_the_numbers_it_multiplies_faster(
+    dtype, has_instructions: bool, is_widened: bool, pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    pipe.save_pretrained("model")
+    loaded = loading.load_pipeline(ModelOptions(model="model", device="cpu", dtype=dtype))
+    blocks = loaded.transformer.transformer_blocks
+    assert is_widened_layer(blocks[0].attn.to_q) == is_widened
+    assert blocks[0].attn.to_q.weight.dtype == getattr(torch, dtype)
+    assert blocks[0].attn.norm_q.weight.dtype == (torch.float32 if is_widened else getattr(torch, dtype))
+
+
+@pytest.mark.parametrize(
+    ("options", "device_map"), [({}, "mps"), ({"offload": "model"}, None), ({"device": "cpu"}, None)]
+)
+def test_weights_are_read_straight_onto_an_accelerator_that_holds_them_all(
+    options: dict[str, Any], device_map: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def from_pretrained(source: str, **settings: Any) -> None:
+        asked.append(settings.get("device_map"))
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(DeepGenPipeline, "from_pretrained", from_pretrained)
+    with pytest.raises(InterruptedError):
+        loading.load_pipeline(ModelOptions(**{"model": "tiny", "device": "mps", **options}))
+    assert asked == [device_map]
 
 
 def test_a_model_is_large_from_two_billion_parameters_on(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,40 @@ def test_push_to_hub_uploads_the_saved_folder(pipe: DeepGenPipeline, monkeypatch
 
 def test_device_map(pipe: DeepGenPipeline, folder: Path) -> None:
     assert (both(load(folder, device_map="cpu")) - both(pipe)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_weights_go_to_their_device_one_by_one(
+    pipe: DeepGenPipeline, folder: Path, device: Any, monkeypatch
+) -> None:
+    moved = []
+    move = torch.Tensor.to
+
+    def to(tensor: Tensor, *places: Any, **options: Any) -> Tensor:
+        if options == {"non_blocking": True}:
+            moved.append(places)
+        return move(tensor, *places, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    loaded = load(folder, dtype=torch.float32, device_map=device)
+    parts = [part for part in loaded.components.values() if isinstance(part, nn.Module)]
+    assert moved == [(torch.device("cpu"),)] * sum(len(part.state_dict()) for part in parts)
+    loaded.to("cpu")  # which a map of diffusers' own forbids
+    assert same(both(loaded), both(pipe))
+
+
+def test_pinned_memory_is_for_cuda(folder: Path, monkeypatch) -> None:
+    asked = []
+
+    def read_ahead(tensors: Any, is_pinned: bool) -> Any:
+        asked.append(is_pinned)
+        raise InterruptedError
+
+    monkeypatch.setattr("deepgen.models.parts.read_ahead", read_ahead)
+    for device in ("cuda:1", "mps", "cpu"):
+        with pytest.raises(InterruptedError):
+            load(folder, dtype=torch.float32, device_map=device)
+    assert asked == [True, False, False]
 
 
 def test_half_precision(pipe: DeepGenPipeline, folder: Path) -> None:

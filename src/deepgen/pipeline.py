@@ -140,7 +140,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         """
         from deepgen.models.checkpoint import read_checkpoint
         from deepgen.models.layouts import HubOptions, detect
-        from deepgen.models.weights import load_components
+        from deepgen.models.weights import load_components, single_device
 
         source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
         hub = {
@@ -150,6 +150,10 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         }
         layout = detect(source, HubOptions(**hub))
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        placed = {}
+        if (device := single_device(kwargs.get("device_map"))) is not None:
+            placed["device_map"] = device
+            del kwargs["device_map"]
         if (gguf := kwargs.pop("transformer_gguf", None)) is not None:
             from deepgen.models.gguf_files import load_transformer
 
@@ -158,16 +162,18 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             computed = dtype if isinstance(dtype, torch.dtype) else torch.float32
             kwargs["transformer"] = load_transformer(layout, Path(gguf), computed)
         if layout.kind != "deepgen" or "lora" in kwargs or gguf is not None:
-            return cls(**load_components(layout, torch_dtype=dtype, **kwargs))
+            return cls(**load_components(layout, torch_dtype=dtype, **placed, **kwargs))
         if layout.path != TINY_DIR:
             checkpoint = read_checkpoint(layout)
             if isinstance(dtype, torch.dtype) and set(kwargs) <= set(hub) and checkpoint.is_plain():
                 # The libraries map files and copy out of them, which takes more than twice the weights.
-                return cls(**load_components(layout, torch_dtype=dtype))
+                return cls(**load_components(layout, torch_dtype=dtype, **placed))
             checkpoint.check()  # the libraries would fill a missing tensor with noise and go on
         if dtype is not None:
             kwargs["dtype"] = dtype
         pipe = super().from_pretrained(str(layout.path), **kwargs)
+        if device is not None:
+            pipe.to(device)
         if (layout.path / "vlm_lora").is_dir():  # written by `deepgen convert --lora adapter`
             pipe.vlm.load_adapter(str(layout.path / "vlm_lora"))
         return pipe

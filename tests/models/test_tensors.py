@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from deepgen.models import tensors as tensors_module
 from deepgen.models.names import connector_name, native_name, split, strip_wrappers, vlm_name
-from deepgen.models.tensors import CheckpointError, LazyTensor, open_file, open_files
+from deepgen.models.tensors import CheckpointError, LazyTensor, open_file, open_files, read_ahead
 
 
 def example() -> dict[str, torch.Tensor]:
@@ -193,3 +195,56 @@ def test_two_spellings_of_one_tensor_are_an_error():
     names = ("lmm.visual.x.weight", "lmm.model.visual.x.weight")
     with pytest.raises(CheckpointError, match=r"lmm\.model\.visual\.x\.weight and lmm\.visual\.x\.weight"):
         split({name: LazyTensor(name, (), torch.float32, "", torch.Tensor) for name in names})
+
+
+def lazy(name: str, read, size: int = 256) -> LazyTensor:
+    return LazyTensor(name, (size,), torch.uint8, "nowhere", read)
+
+
+def test_tensors_read_ahead_come_in_order_and_bit_equal(tmp_path):
+    state = {f"{number:03}": torch.randn(100, 100) for number in range(100)}
+    save_file(state, tmp_path / "x.safetensors")
+    taken = dict(read_ahead(open_file(tmp_path / "x.safetensors")))
+    assert list(taken) == sorted(state)
+    assert all(torch.equal(taken[name], value) for name, value in state.items())
+    assert list(read_ahead({})) == []
+
+
+def test_several_threads_read_but_no_further_ahead_than_memory_allows(monkeypatch):
+    monkeypatch.setattr(tensors_module, "READ_AHEAD", 4 * 256)
+    monkeypatch.setattr(tensors_module.os, "cpu_count", lambda: 2)
+    begun, both = [], threading.Barrier(2, timeout=60)
+
+    def read(number: int) -> torch.Tensor:
+        begun.append(number)
+        if number < 2:
+            both.wait()  # only where two are read at the same time
+        return torch.tensor(number)
+
+    many = {str(number): lazy(str(number), lambda number=number: read(number)) for number in range(50)}
+    reading = read_ahead(many)
+    for taken in range(50):
+        assert next(reading)[1] == taken
+        assert len(begun) <= taken + 5
+    assert next(reading, None) is None
+
+
+def test_a_tensor_that_cannot_be_read_is_raised_in_its_place_and_ends_the_threads():
+    def fail() -> torch.Tensor:
+        raise CheckpointError("the file ended")
+
+    good = lazy("good", lambda: torch.zeros(2))
+    reading = read_ahead({"good": good, "bad": lazy("bad", fail), "next": good})
+    assert next(reading)[0] == "good"
+    with pytest.raises(CheckpointError, match="the file ended"):
+        next(reading)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read weights")]
+
+
+def test_for_an_accelerator_tensors_are_read_into_page_locked_memory(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    some = {"a": lazy("a", lambda: torch.zeros(2)), "b": lazy("b", lambda: torch.ones(2))}
+    assert len(dict(read_ahead(some))) == 2
+    assert not pinned
+    assert len(dict(read_ahead(some, is_pinned=True))) == len(pinned) == 2

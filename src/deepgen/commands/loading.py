@@ -56,6 +56,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         settings["quantization_config"] = quantization(placement.quantize, dtype)
     if options.transformer_gguf is not None:
         settings["transformer_gguf"] = options.transformer_gguf
+    if device != "cpu" and (placement.quantize, placement.offload) == ("none", "none"):
+        settings["device_map"] = device  # read straight onto it
 
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
     if options.lora is not None:
@@ -65,8 +67,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     pipe.guidance_batching = options.guidance_batching
     if placement.has_tiles:
         pipe.vae.enable_tiling()
-    if device == "cpu" and dtype.itemsize == 2 and placement.quantize == "none":
-        _widen(pipe)
+    if device == "cpu" and placement.quantize == "none":
+        _widen(pipe, dtype)
     if options.compile:
         from deepgen.models.compiled import compile_blocks
 
@@ -192,10 +194,14 @@ def _place(pipe: DeepGenPipeline, device: str, offload: Offload) -> None:
         pipe.to(device)
 
 
-def _widen(pipe: DeepGenPipeline) -> None:
+def _widen(pipe: DeepGenPipeline, dtype: torch.dtype) -> None:
     """Keep 16-bit weights and compute in 32 bits: faster on CPUs without 16-bit arithmetic."""
-    from deepgen.models.precision import compute_in_float32
+    import torch
 
+    from deepgen.models.precision import compute_in_float32, multiplies_bfloat16
+
+    if dtype.itemsize > 2 or (dtype == torch.bfloat16 and multiplies_bfloat16()):
+        return
     for part in (pipe.vlm, pipe.connector, pipe.transformer):
         compute_in_float32(part)
     pipe.vae.float()

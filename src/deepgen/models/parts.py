@@ -13,7 +13,7 @@ from torch import nn
 
 from deepgen.models.config import Architecture
 from deepgen.models.layouts import read_json
-from deepgen.models.tensors import LazyTensor
+from deepgen.models.tensors import LazyTensor, read_ahead
 
 WEIGHTED = ("vlm", "connector", "transformer", "vae")
 WEIGHT_STEM = {
@@ -93,21 +93,25 @@ def build(
 
 
 def materialize(
-    part: Part, dtype: torch.dtype | None = None, attn_implementation: str | None = None
+    part: Part,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    device: torch.device | str | None = None,
 ) -> nn.Module:
-    """The loaded part. Each tensor is read, cast and handed over, so nothing exists twice.
+    """The loaded part. Each tensor is read, moved, cast and handed over, so nothing exists twice.
 
-    Without `dtype` the stored one is kept, the widest where a part mixes several.
+    Without `dtype` the stored one is kept, the widest where a part mixes several. To a CUDA device tensors go
+    through page-locked memory, while the next ones are read.
     """
-    dtype = dtype or stored_dtype(part)
+    dtype, device = dtype or stored_dtype(part), torch.device(device or "cpu")
     model: Any = build(part.name, part.config, dtype, attn_implementation)
     state = {}
-    for name, tensor in part.tensors.items():
-        value = tensor.read()
+    for name, tensor in read_ahead(part.tensors, is_pinned=device.type == "cuda"):
+        value = tensor.to(device, non_blocking=True)
         state[name] = value.to(dtype) if value.is_floating_point() else value
     model.load_state_dict(state, strict=True, assign=True)
     _fill_computed_buffers(model)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def stored_dtype(part: Part) -> torch.dtype:

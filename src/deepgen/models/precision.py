@@ -20,6 +20,12 @@ _CHUNK = 256  # features that are widened and multiplied at once
 _FEW = 64  # rows below which reading the weights is all there is
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it (AVX512-BF16 or AMX), with which it is faster than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
 def compute_in_float32(module: nn.Module) -> None:
     """Keep the weights of linears and embeddings as stored, and make everything else float32, in place.
 

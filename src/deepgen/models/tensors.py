@@ -9,11 +9,14 @@ are opened with `weights_only=True`; what needs more is refused.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -37,6 +40,8 @@ SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+READERS = 4  # threads; more do not make a disk faster
+READ_AHEAD = 2**28  # bytes that are read and not yet taken
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 WRAPPERS = ("module", "state_dict", "model")
 
@@ -87,6 +92,38 @@ def open_files(paths: Iterable[Path]) -> dict[str, LazyTensor]:
                 raise CheckpointError(f"{name} is both in {tensors[name].origin} and in {path}")
             tensors[name] = tensor
     return tensors
+
+
+def read_ahead(tensors: Mapping[str, LazyTensor], is_pinned: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in their order, while threads read the next ones.
+
+    A disk is faster than one thread that reads, because fresh memory comes from the system a page at a time.
+
+    Args:
+        tensors: by name.
+        is_pinned: hand them over in page-locked memory, from which an accelerator copies by itself.
+    """
+    upcoming, waiting, ahead = iter(tensors.items()), deque[tuple[str, int, Future[Tensor]]](), 0
+    pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="read weights")
+    try:
+        while True:
+            while not waiting or ahead < READ_AHEAD:
+                name, tensor = next(upcoming, (None, None))
+                if name is None or tensor is None:
+                    break
+                waiting.append((name, tensor.nbytes, pool.submit(_read, tensor, is_pinned)))
+                ahead += tensor.nbytes
+            if not waiting:
+                return
+            name, size, future = waiting.popleft()
+            yield name, future.result()
+            ahead -= size
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(tensor: LazyTensor, is_pinned: bool) -> Tensor:
+    return tensor.read().pin_memory() if is_pinned else tensor.read()
 
 
 def open_file(path: Path) -> dict[str, LazyTensor]:

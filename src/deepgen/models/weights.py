@@ -34,7 +34,7 @@ def load_components(
     lora_scale: float | None = None,
     connector_config: dict[str, Any] | None = None,
     attn_implementation: str | None = None,
-    device_map: str | None = None,
+    device_map: torch.device | str | None = None,
     quantization_config: Any = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -101,7 +101,7 @@ def load_components(
     for name in WEIGHTED:
         if name in checkpoint.parts:
             attention = attn_implementation if name == "vlm" else None
-            loaded[name] = materialize(checkpoint.parts[name], dtype, attention)
+            loaded[name] = materialize(checkpoint.parts[name], dtype, attention, device_map)
     if lora == "adapter" and checkpoint.lora and "vlm" not in ready:
         low_rank.attach(loaded["vlm"], checkpoint.lora, checkpoint.lora_scale, loaded["vlm"].dtype)
     loaded |= _load_small(checkpoint, ready)
@@ -155,9 +155,16 @@ def _load_small(checkpoint: Checkpoint, ready: dict[str, Any]) -> dict[str, Any]
     return small
 
 
-def _refuse_placement(device_map: str | None, quantization_config: Any) -> None:
+def single_device(device_map: Any) -> torch.device | None:
+    """The device a map names for everything; None for a map of parts and for one that is to be worked out."""
+    if isinstance(device_map, str) and device_map not in ("balanced", "auto", "sequential"):
+        return torch.device(device_map)
+    return device_map if isinstance(device_map, torch.device) else None
+
+
+def _refuse_placement(device_map: Any, quantization_config: Any) -> None:
     way_out = "run `deepgen convert SRC DST` and load the folder DST, where diffusers does this"
     if quantization_config is not None:
         raise ValueError(f"quantization_config is not supported while reading this layout; {way_out}")
-    if device_map in ("balanced", "auto", "sequential"):
+    if device_map is not None and single_device(device_map) is None:
         raise ValueError(f"device_map={device_map!r} is not supported while reading this layout; {way_out}")
