@@ -273,3 +273,23 @@ def test_the_second_way_of_attention_is_as_right_and_as_long_as_the_page_says() 
     page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
     assert f"with {error['two_products'] / error['pytorch']:.2f} times the rounding error" in page
     assert f"executes {counted['two_products'] / counted['pytorch']:.2f} times as many instructions" in page
+
+
+def test_loading_by_threads_gains_what_the_page_says() -> None:
+    pairs = recorded("load_threads_2026-11-28.json")["pairs"]
+    gains = [pair["one_seconds"] / pair["several_seconds"] for pair in pairs]
+    page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    spread = f"(six pairs, {min(gains):.2f} to {max(gains):.2f};"
+    assert len(pairs) == 6
+    assert f"{statistics.median(gains):.2f} times faster than one thread {spread}" in page
+    assert f"a peak of {max(pair['several_peak_over_weights'] for pair in pairs):.3f} of the weights" in page
+    over_disk = statistics.median(pair["several_seconds"] / pair["disk_seconds"] for pair in pairs)
+    assert f"{over_disk:.1f} times what the disk alone needs" in page
+
+
+def test_a_cpu_with_bfloat16_multiplies_faster_by_what_the_page_says() -> None:
+    peaks = recorded("summary.json")["peak_flop_per_second"]
+    ratio = peaks["bfloat16"] / peaks["float32"]
+    assert f"multiplies {ratio:.1f} times faster so" in " ".join(
+        (ROOT / "docs" / "hardware.md").read_text().split()
+    )
