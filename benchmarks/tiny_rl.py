@@ -34,7 +34,7 @@ from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.panel import PanelConfig
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.export import export_folder
+from deepgen.train.export import Trained, export_folder
 from deepgen.train.guidance import best_scales, fixed_prompts, try_scales, write_scales
 from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.loop import train
@@ -224,7 +224,7 @@ class TinyRL:
         folder = self.output / f"{name}-{seed}"
         config = self.control(seed) if name == "supervised" else self.config(name, seed, mix)
         train(config, folder, resume=any(folder.glob("step-*")))
-        export_folder(config, folder, folder / "export", "raw", self.strength)
+        export_folder(Trained(config, folder, "raw", self.strength), folder / "export")
         curves = read_log(folder / "log.jsonl")
         improving = SUPERVISED_BATCH * PASSES_OF_A_TRAINED_STEP
         if isinstance(config, RLConfig):

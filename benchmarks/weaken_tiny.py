@@ -28,7 +28,7 @@ from deepgen.shapes.caption import Claim, Edit, caption, instruction
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import Scene, choose
-from deepgen.train.export import export_folder
+from deepgen.train.export import Trained, export_folder
 from deepgen.train.loop import train
 from deepgen.train.optim import OptimConfig
 from deepgen.train.stages.sft import SFTConfig
@@ -71,7 +71,7 @@ class WeakenTiny:
         )
         folder = self.output / "run"
         train(config, folder, resume=any(folder.glob("step-*")))
-        export_folder(config, folder, self.output / "model", "raw")
+        export_folder(Trained(config, folder, "raw"), self.output / "model")
 
     def write_data(self) -> None:
         """Pictures and rows of the four sources, and both mixtures."""

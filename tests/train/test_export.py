@@ -11,7 +11,7 @@ from small_runs import small
 
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.recipes import export, recipe, recipe_of, run
-from deepgen.train.export import load_trained
+from deepgen.train.export import Trained
 from deepgen.train.overrides import override
 
 
@@ -36,7 +36,7 @@ def test_an_exported_folder_draws_what_the_run_draws_with_its_adapters_merged(
 ) -> None:
     run("sft", tmp_path / "run", overrides=small(mixture, **FAST, ema_decay="0.5"))
     export(tmp_path / "run", tmp_path / "out", what="folder", weights=weights)
-    trained = load_trained(recipe_of(tmp_path / "run"), tmp_path / "run", weights)
+    trained = Trained(recipe_of(tmp_path / "run"), tmp_path / "run", weights).load()
     expected = draw(trained.to(torch.float32))
     exported = draw(load(tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*lora*"))
@@ -52,7 +52,7 @@ def test_an_exported_lora_draws_what_the_run_draws(mixture, tmp_path) -> None:
     pipe = load("tiny")
     plain = draw(pipe)
     pipe.load_lora_weights(tmp_path / "out")
-    expected = draw(load_trained(recipe_of(tmp_path / "run"), tmp_path / "run").to(torch.float32))
+    expected = draw(Trained(recipe_of(tmp_path / "run"), tmp_path / "run").load().to(torch.float32))
     torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
     assert (draw(pipe) - plain).abs().max() > 0.01
 
@@ -87,7 +87,7 @@ def test_a_lora_file_of_half_the_strength_draws_what_the_folder_of_it_draws(mixt
     half.load_lora_weights(tmp_path / "lora")
     whole.load_lora_weights(tmp_path / "whole")
     config = recipe_of(tmp_path / "run")
-    expected = draw(load_trained(config, tmp_path / "run", strength=0.5).to(torch.float32))
+    expected = draw(Trained(config, tmp_path / "run", strength=0.5).load().to(torch.float32))
     torch.testing.assert_close(draw(half), expected, atol=1e-4, rtol=0)
     assert (draw(half) - draw(whole)).abs().max() > 0.01
 
@@ -95,13 +95,13 @@ def test_a_lora_file_of_half_the_strength_draws_what_the_folder_of_it_draws(mixt
 @pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
 def test_a_strength_out_of_range_is_refused(strength, mixture, tmp_path) -> None:
     with pytest.raises(ValueError, match="strength must be between 0 and 2"):
-        load_trained(recipe("lora"), tmp_path, strength=strength)
+        Trained(recipe("lora"), tmp_path, strength=strength)
 
 
 def test_there_is_no_way_from_a_connector_that_began_with_random_weights(tmp_path) -> None:
     config = override(recipe("alignment"), {"new_connector": "true"})
     with pytest.raises(ValueError, match="began with a fresh connector"):
-        load_trained(config, tmp_path, strength=0.5)
+        Trained(config, tmp_path, strength=0.5)
 
 
 def test_what_cannot_be_exported_is_refused(mixture, tmp_path) -> None:

@@ -22,7 +22,7 @@ from deepgen.rewards.reward import EachAlone, Verdict
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
-from deepgen.train.export import export_folder
+from deepgen.train.export import Trained, export_folder
 from deepgen.train.loop import train
 from deepgen.train.objective import TrainingBatch
 from deepgen.train.parallel import Processes
@@ -465,7 +465,7 @@ def test_a_run_resumed_ends_bit_by_bit_like_an_unbroken_one(prompts: Path, tmp_p
 def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Path) -> None:
     settings = run(prompts, num_steps=2)
     train(settings, tmp_path / "run")
-    export_folder(settings, tmp_path / "run", tmp_path / "model")
+    export_folder(Trained(settings, tmp_path / "run"), tmp_path / "model")
     before, after = (
         DeepGenPipeline.from_pretrained("tiny"),
         DeepGenPipeline.from_pretrained(tmp_path / "model"),

@@ -74,13 +74,13 @@ def export(
         run_dir: the run.
         output_dir: where it goes.
         what: which of the three.
-        weights: see `load_trained`.
-        strength: between the model the run began with (0) and what it became (1), see `load_trained`.
+        weights: see `Trained`.
+        strength: between the model the run began with (0) and what it became (1), see `Trained`.
 
     Raises:
         ValueError: the run is not of a supervised recipe, or cannot be written so.
     """
-    from deepgen.train.export import export_folder, export_lora, export_native
+    from deepgen.train.export import Trained, export_folder, export_lora, export_native
     from deepgen.train.supervised import SupervisedConfig
 
     config = recipe_of(run_dir)
@@ -89,7 +89,7 @@ def export(
             f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
         )
     write = {"folder": export_folder, "lora": export_lora, "native": export_native}[what]
-    write(config, run_dir, output_dir, weights, strength)
+    write(Trained(config, run_dir, weights, strength), output_dir)
 
 
 def plan_run(

@@ -8,6 +8,7 @@ purpose is mostly kept half way, and what it forgets by the way is mostly not lo
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,9 @@ Weights = Literal["ema", "raw"]
 MAX_STRENGTH = 2
 
 
-def load_trained(
-    config: SupervisedConfig, run_dir: Path, weights: Weights = "ema", strength: float = 1.0
-) -> DeepGenPipeline:
-    """The pipeline of a run, with the newest checkpoint's weights; adapters are still apart.
+@dataclass(frozen=True)
+class Trained:
+    """What a run became, or a point on the way there.
 
     Args:
         config: the run's.
@@ -36,76 +36,79 @@ def load_trained(
         strength: how far to go from the model the run began with, 0, to what it became, 1; at most 2.
 
     Raises:
-        FileNotFoundError: the folder holds no checkpoint.
-        ValueError: the checkpoint is of another config, or the strength is out of range or asks for a way
-            from a connector that began with random weights.
+        ValueError: the strength is out of range or asks for a way from a connector that began with random
+            weights.
     """
-    if not 0 <= strength <= MAX_STRENGTH:
-        raise ValueError(f"strength must be between 0 and {MAX_STRENGTH}, got {strength:g}")
-    if strength != 1 and config.new_connector:
-        raise ValueError(
-            f"strength {strength:g} lies between what a run became and what it began with, and {run_dir} "
-            "began with a fresh connector, which draws nothing; leave strength out"
-        )
-    snapshot = read_checkpoint_folder(latest_checkpoint(run_dir))
-    values = snapshot.ema if weights == "ema" and snapshot.ema else snapshot.model
-    pipe = DeepGenPipeline.from_pretrained(config.model)
-    if config.connector_options:  # its sizes are not the model's
-        pipe.register_modules(connector=fresh_connector(pipe.connector, config.connector_options))
-    objective = prepare_parts(config, pipe)
-    parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    if parameters.keys() != values.keys():
-        unknown = sorted(parameters.keys() ^ values.keys())
-        raise ValueError(
-            f"{run_dir} was trained with another config: {len(unknown)} parameters differ, "
-            f"such as {unknown[0]}"
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            _move(name, parameter, values[name].to(parameter), strength)
-    return pipe
+
+    config: SupervisedConfig
+    run_dir: Path
+    weights: Weights = "ema"
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            raise ValueError(f"strength must be between 0 and {MAX_STRENGTH}, got {self.strength:g}")
+        if self.strength != 1 and self.config.new_connector:
+            raise ValueError(
+                f"strength {self.strength:g} lies between what a run became and what it began with, and "
+                f"{self.run_dir} began with a fresh connector, which draws nothing; leave strength out"
+            )
+
+    def load(self) -> DeepGenPipeline:
+        """The pipeline with the newest checkpoint's weights; adapters are still apart.
+
+        Raises:
+            FileNotFoundError: the folder holds no checkpoint.
+            ValueError: the checkpoint is of another config.
+        """
+        config = self.config
+        snapshot = read_checkpoint_folder(latest_checkpoint(self.run_dir))
+        values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
+        pipe = DeepGenPipeline.from_pretrained(config.model)
+        if config.connector_options:  # its sizes are not the model's
+            pipe.register_modules(connector=fresh_connector(pipe.connector, config.connector_options))
+        objective = prepare_parts(config, pipe)
+        parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        if parameters.keys() != values.keys():
+            unknown = sorted(parameters.keys() ^ values.keys())
+            raise ValueError(
+                f"{self.run_dir} was trained with another config: {len(unknown)} parameters differ, "
+                f"such as {unknown[0]}"
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                _move(name, parameter, values[name].to(parameter), self.strength)
+        return pipe
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The number format of the model the run began with, in which an export is written."""
+        return DeepGenPipeline.from_pretrained(self.config.model).transformer.dtype
 
 
-def export_folder(
-    config: SupervisedConfig,
-    run_dir: Path,
-    output_dir: Path,
-    weights: Weights = "ema",
-    strength: float = 1.0,
-) -> None:
+def export_folder(trained: Trained, output_dir: Path) -> None:
     """Write a run as a folder that `DeepGenPipeline.from_pretrained` loads, with its adapters merged."""
-    pipe = load_trained(config, run_dir, weights, strength)
-    dtype = DeepGenPipeline.from_pretrained(config.model).transformer.dtype
+    pipe = trained.load()
     adapted = [name for name in ("transformer", "vlm") if getattr(getattr(pipe, name), "peft_config", None)]
     for name in adapted:
         _merge(getattr(pipe, name))
-    pipe.to(dtype).save_pretrained(output_dir)
+    pipe.to(trained.stored_dtype).save_pretrained(output_dir)
 
 
-def export_lora(
-    config: SupervisedConfig,
-    run_dir: Path,
-    output_dir: Path,
-    weights: Weights = "ema",
-    strength: float = 1.0,
-) -> None:
+def export_lora(trained: Trained, output_dir: Path) -> None:
     """Write a run's adapters as a file that `deepgen generate --lora` loads.
 
     Raises:
         ValueError: the run also trained whole weights, which no LoRA file holds, or no LoRA at all.
     """
-    if config.trains_connector or config.trains_transformer:
-        raise ValueError(f"{run_dir} trained whole weights, which a LoRA file cannot hold; export a folder")
-    load_trained(config, run_dir, weights, strength).save_lora_weights(output_dir)
+    if trained.config.trains_connector or trained.config.trains_transformer:
+        raise ValueError(
+            f"{trained.run_dir} trained whole weights, which a LoRA file cannot hold; export a folder"
+        )
+    trained.load().save_lora_weights(output_dir)
 
 
-def export_native(
-    config: SupervisedConfig,
-    run_dir: Path,
-    output_dir: Path,
-    weights: Weights = "ema",
-    strength: float = 1.0,
-) -> None:
+def export_native(trained: Trained, output_dir: Path) -> None:
     """Write a run in the original's layout: connector, DiT and the VLM's LoRA, in one flat file.
 
     Adapters of the DiT are merged. Such a file does not store the scale of its LoRA, so B is scaled to the
@@ -117,8 +120,7 @@ def export_native(
     file = output_dir / "model.safetensors"
     if file.exists():
         raise FileExistsError(f"{file} exists; choose another --output")
-    dtype = DeepGenPipeline.from_pretrained(config.model).transformer.dtype
-    pipe = load_trained(config, run_dir, weights, strength)
+    config, dtype, pipe = trained.config, trained.stored_dtype, trained.load()
     if getattr(pipe.transformer, "peft_config", None):
         _merge(pipe.transformer)
     tensors: dict[str, torch.Tensor] = {}
