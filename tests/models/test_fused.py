@@ -14,7 +14,7 @@ from deepgen.models.fused import feed_forward
 from deepgen.models.precision import compute_in_float32
 
 pytestmark = pytest.mark.skipif(
-    not fused._has_kernel(torch.float32), reason="PyTorch without oneDNN has nothing to fuse with"
+    not fused.has_kernel(torch.float32), reason="PyTorch without oneDNN has nothing to fuse with"
 )
 
 
@@ -35,7 +35,7 @@ def counted_gelus(mlp: FeedForward) -> list[int]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_fused_is_no_further_from_the_truth_than_plain(dtype: torch.dtype) -> None:
-    if not fused._has_kernel(dtype):
+    if not fused.has_kernel(dtype):
         pytest.skip("no bfloat16 instructions here")
     mlp, x = make(dtype)
     plain, calls = mlp(x), counted_gelus(mlp)
