@@ -94,7 +94,7 @@ def test_weights_go_to_their_device_one_by_one(
     move = torch.Tensor.to
 
     def to(tensor: Tensor, *places: Any, **options: Any) -> Tensor:
-        if options == {"non_blocking": True}:
+        if options == {"non_blocking": False}:
             moved.append(places)
         return move(tensor, *places, **options)
 

@@ -91,9 +91,17 @@ def test_scores_too_large_for_their_exponentials_are_left_to_pytorch(
     choices: dict[tuple[int, ...], cpu_attention.Attention],
 ) -> None:
     tensors = inputs(torch.bfloat16, size=4.0)
-    ours = cpu_attention.attend(*tensors)
-    assert torch.equal(ours, cpu_attention.pytorch(*tensors))
+    for way in (cpu_attention.attend, cpu_attention.two_products):
+        assert torch.equal(way(*tensors), cpu_attention.pytorch(*tensors))
     assert not choices
+
+
+@torch.no_grad()
+def test_what_is_no_number_stays_none(choices: dict[tuple[int, ...], cpu_attention.Attention]) -> None:
+    query, key, value = inputs(torch.bfloat16)
+    query[0, 3] = float("nan")
+    for way in (cpu_attention.attend, cpu_attention.two_products):
+        assert way(query, key, value)[0, 3].isnan().all()
 
 
 @torch.no_grad()

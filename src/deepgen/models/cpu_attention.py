@@ -47,7 +47,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     shape = (query.shape[1], *key.shape[1:])
     if shape not in _fastest:
-        if _largest_score(query, key) > _LARGEST_SCORE:
+        if not _largest_score(query, key) <= _LARGEST_SCORE:
             return pytorch(query, key, value)  # another block decides
         _fastest[shape] = _choose(query, key, value)
     return _fastest[shape](query, key, value)
@@ -73,11 +73,11 @@ def pytorch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def two_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)), and far below zero the denominator is 1.
 
-    Against PyTorch's attention the sums are rounded once more. It computes scores whose exponentials would
-    leave the range of a float.
+    Against PyTorch's attention the sums are rounded once more. Scores whose exponentials would leave the
+    range of a float are left to it, and those that are no numbers.
     """
     largest = _largest_score(query, key)
-    if largest > _LARGEST_SCORE:
+    if not largest <= _LARGEST_SCORE:
         return pytorch(query, key, value)
     batch, rows, heads, width = query.shape
     margin = 1 + math.ceil(-math.log(torch.finfo(query.dtype).eps))

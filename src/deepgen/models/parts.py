@@ -105,9 +105,9 @@ def materialize(
     """
     dtype, device = dtype or stored_dtype(part), torch.device(device or "cpu")
     model: Any = build(part.name, part.config, dtype, attn_implementation)
-    state = {}
-    for name, tensor in read_ahead(part.tensors, is_pinned=device.type == "cuda"):
-        value = tensor.to(device, non_blocking=True)
+    is_pinned, state = device.type == "cuda", {}
+    for name, tensor in read_ahead(part.tensors, is_pinned):
+        value = tensor.to(device, non_blocking=is_pinned)
         state[name] = value.to(dtype) if value.is_floating_point() else value
     model.load_state_dict(state, strict=True, assign=True)
     _fill_computed_buffers(model)
