@@ -258,6 +258,10 @@ def test_another_machines_speed_and_a_slow_reward_are_told_as_recorded() -> None
     assert (len(later), sum(ratio > 1 for ratio in later)) == (9, 8)
     assert f"by {statistics.median(later):.2f} in the median ({min(later):.2f} to {max(later):.2f})" in page
     assert f"reached {speed['dit_step_mfu']:.2f} of its peak" in page
+    once_more = recorded("summary_avx2_2026-11-28_quiet.json")
+    ratios = [once_more[f"{name}_ratio"] for name in ("t2i_exact", "edit_exact", "t2i_balanced")]
+    told = "{:.2f}, {:.2f} and {:.2f}, and {:.2f} of the peak".format(*ratios, once_more["dit_step_mfu"])
+    assert f"with nothing beside it: {told}" in page
     slow = recorded("slow_reward.json")
     for way in ("rewards alone", "with the supervised loss"):
         after, before = slow[way]["slow_and_dead_step_seconds"], slow[way]["quick_step_seconds"]
