@@ -286,6 +286,10 @@ def test_unknown_choices_are_refused_with_the_known_ones(ours):
         load_components(ours, quantization_config=object())
     with pytest.raises(ValueError, match="deepgen convert SRC DST"):
         load_components(ours, device_map="balanced")
+    with pytest.raises(
+        ValueError, match="'gpu' is no device; while reading this layout give one, such as 'cuda'"
+    ):
+        load_components(ours, device_map="gpu")
 
 
 def test_remote_code_of_the_published_folder_never_runs(published):

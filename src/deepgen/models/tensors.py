@@ -40,7 +40,7 @@ SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-READERS = 4  # threads; more do not make a disk faster
+READERS = 4  # threads at most
 READ_AHEAD = 2**28  # bytes that are read and not yet taken
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 WRAPPERS = ("module", "state_dict", "model")

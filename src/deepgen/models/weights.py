@@ -156,10 +156,13 @@ def _load_small(checkpoint: Checkpoint, ready: dict[str, Any]) -> dict[str, Any]
 
 
 def single_device(device_map: Any) -> torch.device | None:
-    """The device a map names for everything; None for a map of parts and for one that is to be worked out."""
-    if isinstance(device_map, str) and device_map not in ("balanced", "auto", "sequential"):
+    """The device a map names for everything; None for others, such as "balanced", a map of parts or a mistake."""
+    if not isinstance(device_map, str | torch.device):
+        return None
+    try:
         return torch.device(device_map)
-    return device_map if isinstance(device_map, torch.device) else None
+    except RuntimeError:  # no device of this name
+        return None
 
 
 def _refuse_placement(device_map: Any, quantization_config: Any) -> None:
@@ -167,4 +170,7 @@ def _refuse_placement(device_map: Any, quantization_config: Any) -> None:
     if quantization_config is not None:
         raise ValueError(f"quantization_config is not supported while reading this layout; {way_out}")
     if device_map is not None and single_device(device_map) is None:
-        raise ValueError(f"device_map={device_map!r} is not supported while reading this layout; {way_out}")
+        raise ValueError(
+            f"device_map={device_map!r} is no device; while reading this layout give one, such as 'cuda', or "
+            f"{way_out}"
+        )
