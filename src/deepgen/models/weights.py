@@ -156,7 +156,7 @@ def _load_small(checkpoint: Checkpoint, ready: dict[str, Any]) -> dict[str, Any]
 
 
 def single_device(device_map: Any) -> torch.device | None:
-    """The device a map names for everything; None for others, such as "balanced", a map of parts or a mistake."""
+    """The device a map names for everything; None where it names none, as "balanced" or a map of parts."""
     if not isinstance(device_map, str | torch.device):
         return None
     try:
