@@ -19,8 +19,10 @@ STAMP := $(VENV)/.stamp
 setup: $(STAMP)
 
 # PyTorch first and by itself: it is the one large download, and a failure there should say so.
+# Before the distribution was called deepgen-image it was called deepgen; both would own the same command.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip uninstall --quiet --yes deepgen 2>/dev/null
 	$(PY) -m pip install --quiet torch -c constraints.txt
 	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
 	@touch $(STAMP)

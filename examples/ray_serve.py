@@ -1,6 +1,6 @@
 """The same server on a Ray cluster: every replica holds a model and answers the whole API.
 
-    pip install 'deepgen[serve]' 'ray[serve]'
+    pip install 'deepgen-image[serve]' 'ray[serve]'
     serve run examples.ray_serve:build model=deepgenteam/DeepGen-1.0-diffusers num_gpus=1 num_replicas=4
 
 Ray routes each request to a replica; batching, streaming, limits and errors are the application's own. A

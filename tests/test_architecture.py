@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
-    ("_version",),
+    ("_version", "extras"),
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
     ("arguments", "picture_sizes"),

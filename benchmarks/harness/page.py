@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deepgen.extras import missing_extra
 from harness.growth import AXES
 from harness.report import read, summary_of
 
@@ -183,7 +184,7 @@ def _plots(found: dict[str, Any], docs: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("the plots need matplotlib: pip install matplotlib") from error
+        raise missing_extra("the plots need matplotlib", "train", error) from error
     matplotlib.use("Agg")
     if found.get("growth"):
         _plot_growth(found["growth"]["cells"], docs / "performance_growth.png")

@@ -50,7 +50,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mask2former(tmp_path_factory):
     pytest.importorskip(
-        "scipy", reason="transformers' Mask2Former asks for scipy: pip install 'deepgen[eval]'"
+        "scipy", reason="transformers' Mask2Former asks for scipy: pip install 'deepgen-image[eval]'"
     )
     path = tmp_path_factory.mktemp("mask2former")
     torch.manual_seed(0)
@@ -208,7 +208,9 @@ def rendered(lines, paper, ink, size):
 
 
 def test_rapidocr_reads_clean_words_with_an_accuracy_of_95_percent():
-    pytest.importorskip("rapidocr", reason="the reader is in the eval extra: pip install 'deepgen[eval]'")
+    pytest.importorskip(
+        "rapidocr", reason="the reader is in the eval extra: pip install 'deepgen-image[eval]'"
+    )
     reader = make_scorers(ScorerConfig(), ["reader"]).reader
     rows = []
     for first, look in zip((0, 6, 12), LOOKS, strict=True):

@@ -226,7 +226,9 @@ def our_server(tmp_path):
 
 @pytest.mark.slow
 def test_our_own_server_goes_through_a_benchmark_of_pictures_and_one_of_edits(our_server, tmp_path):
-    pytest.importorskip("fastapi", reason="the server is in the serve extra: pip install 'deepgen[serve]'")
+    pytest.importorskip(
+        "fastapi", reason="the server is in the serve extra: pip install 'deepgen-image[serve]'"
+    )
     data = write_all(tmp_path / "data")
     with serving(eyes()) as server:
         options = ["--model", f"openai:{our_server}", "--data", str(data), "--limit", "2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deepgen.extras import install_hint
 from deepgen.train.plot import group, plot_run, read_log, smooth
 
 
@@ -99,5 +101,5 @@ def test_a_log_without_metrics_says_when_they_come(tmp_path: Path) -> None:
 def test_matplotlib_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, [line(50, loss=1.0)])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(install_hint("train"))):
         plot_run(tmp_path)

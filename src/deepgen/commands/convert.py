@@ -22,7 +22,7 @@ class Convert:
     layout: Literal["deepgen", "native"] = "deepgen"
     """deepgen: a folder that loads as it is. native: the original's flat file, without VLM and VAE."""
     gguf: Literal["none", "q8_0", "q5_0", "q4_0"] = "none"
-    """Write one part as a GGUF file of 8, 5 or 4 bits a weight; needs `pip install deepgen[quant]`."""
+    """Write one part as a GGUF file of 8, 5 or 4 bits a weight; needs the extra `quant`."""
     part: Literal["transformer", "vlm", "connector"] = "transformer"
     """Which part a GGUF file holds."""
     dtype: Literal["as stored", "float32", "bfloat16", "float16"] = "as stored"

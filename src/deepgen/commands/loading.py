@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize
+from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +220,7 @@ def quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
 
     package = "bitsandbytes" if quantize == "nf4" else "torchao"
     if find_spec(package) is None:
-        raise ModuleNotFoundError(f"{quantize} weights need {package}: pip install 'deepgen[quant]'")
+        raise missing_extra(f"{quantize} weights need {package}", "quant")
     if quantize == "nf4":
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
         mapping = {

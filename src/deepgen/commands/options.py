@@ -41,7 +41,7 @@ class ModelOptions:
     offload: Offload = "none"
     """Keep parts in main memory until they are needed: slower, and fits smaller accelerators."""
     quantize: Quantize = "none"
-    """Store the VLM and the DiT in fewer bits; needs `pip install deepgen[quant]`."""
+    """Store the VLM and the DiT in fewer bits; needs the extra `quant`."""
     transformer_gguf: Annotated[Path | None, arg(metavar="FILE.gguf")] = None
     """The DiT from a GGUF file, ours or another program's, instead of the model's own."""
     memory: Memory = "none"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.commands.options import Device, Dtype, ModelOptions
+from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
     from deepgen.rewards.reward import Reward
@@ -126,7 +127,7 @@ class ServeRewards:
         try:
             import uvicorn
         except ImportError as error:
-            raise ImportError("serving rewards needs uvicorn: pip install 'deepgen[serve]'") from error
+            raise missing_extra("serving rewards needs uvicorn", "serve", error) from error
         rewards = _make(self.names, self.set)
         config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
         app = make_app(rewards, config)

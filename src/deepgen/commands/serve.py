@@ -14,6 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.client import is_loopback
 from deepgen.commands.options import ModelOptions, Preset, default_model
+from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
     from deepgen.serve.engine import EngineConfig
@@ -73,11 +74,11 @@ class Serve(ModelOptions):
     drain: float = 600.0
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
     trace: bool = False
-    """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs `pip install deepgen[trace]`."""
+    """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
     metadata: bool = True
     """Write prompt, seed and settings into PNG files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
-    """Sign every picture with this certificate (its chain after it); needs `pip install deepgen[c2pa]`."""
+    """Sign every picture with this certificate (its chain after it); needs the extra `c2pa`."""
     c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None
     """The certificate's private key."""
 
@@ -93,9 +94,7 @@ class Serve(ModelOptions):
             import prometheus_client  # noqa: F401
             import uvicorn
         except ImportError as error:
-            raise ImportError(
-                f"serving needs more packages: pip install 'deepgen[serve]' ({error})"
-            ) from error
+            raise missing_extra("serving needs more packages", "serve", error) from error
         if self.scheduler != "euler":
             raise ValueError(f"--scheduler {self.scheduler}: serving knows euler only; leave it out")
         if not 0 <= self.port <= 65535:

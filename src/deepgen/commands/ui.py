@@ -19,7 +19,7 @@ class Ui(Serve):
     """Open the page in a browser; serves a model first, unless a server listens at that port already."""
 
     gradio: bool = False
-    """Show a Gradio app instead of the server's own page; needs `pip install deepgen[ui]`."""
+    """Show a Gradio app instead of the server's own page; needs the extra `ui`."""
     browser: bool = True
     """Open a browser; without, the address is printed."""
 

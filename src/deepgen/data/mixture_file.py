@@ -22,6 +22,7 @@ from typing import Any
 from deepgen.data.example import TASKS
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, MixtureError, SourceEntry
 from deepgen.data.sources import option_fields, option_problems, source_names
+from deepgen.extras import missing_extra
 
 _TOP = ("root", "seed", "image", "tasks", "bad_share_limit")
 _GROUP = ("ratio", "sources")
@@ -180,7 +181,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError("mixture files need PyYAML: pip install 'deepgen[train]'") from error
+        raise missing_extra("mixture files need PyYAML", "train", error) from error
 
     class Loader(yaml.SafeLoader):
         """Refuses a name that is given twice, of which YAML would silently keep the last."""

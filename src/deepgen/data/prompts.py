@@ -31,6 +31,7 @@ from PIL import Image
 from deepgen.data.example import RowError
 from deepgen.data.pictures import load_picture
 from deepgen.data.records import RecordFile
+from deepgen.extras import missing_extra
 from deepgen.shapes.prompts import prompt_rows
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
@@ -143,7 +144,10 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
         if not rewards:
             raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
         return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))
-    import yaml
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("a mix of prompts needs PyYAML", "rl", error) from error
 
     content = yaml.safe_load(path.read_text())
     if not isinstance(content, dict):
@@ -297,15 +301,21 @@ def _open(path: Path) -> _Rows:
     elif suffix == ".jsonl":
         rows = RecordRows(path, RecordFile(path))
     elif suffix == ".parquet":
-        import pyarrow.parquet
-
-        rows = RecordRows(path, pyarrow.parquet.read_table(path).to_pylist())
+        rows = RecordRows(path, _parquet_rows(path))
     else:
         raise ValueError(f"{path}: prompts are {', '.join(_FORMATS)} files")
     if not len(rows):
         raise ValueError(f"{path} holds no prompts")
     rows[0]  # a file of another format has no prompt in its first row
     return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra("reading parquet needs pyarrow", "rl", error) from error
+    return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def _is_weight(value: Any) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepgen.extras import missing_extra
 from deepgen.models.bases import complete
 from deepgen.models.checkpoint import SHOWN, read_checkpoint
 from deepgen.models.layouts import HubOptions, Layout, detect
@@ -242,5 +243,5 @@ def _package() -> Any:
     try:
         import gguf  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise ImportError("GGUF files need the package gguf: pip install 'deepgen[quant]'") from error
+        raise missing_extra("GGUF files need the package gguf", "quant", error) from error
     return gguf

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from deepgen.extras import missing_extra
 from deepgen.rewards.reward import Candidate, CannotJudge, Verdict
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
 
@@ -77,7 +78,7 @@ class RapidReader:
         try:
             from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
-            raise ImportError(f"reading text needs RapidOCR: pip install 'deepgen[rl]' ({error})") from error
+            raise missing_extra("reading text needs RapidOCR", "rl", error) from error
         self._engine = RapidOCR(params={"Global.log_level": "warning"})
         self.version = f"rapidocr-{metadata.version('rapidocr')}-{min_confidence:g}"
         self._min_confidence = min_confidence

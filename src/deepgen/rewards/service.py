@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from deepgen.extras import missing_extra
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
 from deepgen.rewards.wire import candidate_from_json, describe, verdict_to_json
 
@@ -43,7 +44,7 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse
     except ImportError as error:
-        raise ImportError(f"serving rewards needs FastAPI: pip install 'deepgen[serve]' ({error})") from error
+        raise missing_extra("serving rewards needs FastAPI", "serve", error) from error
 
     config = config or ServiceConfig()
     host = Host(rewards, config)

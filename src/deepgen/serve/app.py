@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from deepgen._version import __version__
+from deepgen.extras import missing_extra
 from deepgen.serve.about_routes import AboutRoutes
 from deepgen.serve.chat_routes import ChatRoutes
 from deepgen.serve.config import ServeConfig
@@ -33,7 +34,7 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
         from starlette.exceptions import HTTPException
         from starlette.responses import JSONResponse
     except ImportError as error:
-        raise ImportError(f"serving needs FastAPI: pip install 'deepgen[serve]' ({error})") from error
+        raise missing_extra("serving needs FastAPI", "serve", error) from error
 
     config, metrics = config or ServeConfig(), metrics or Metrics()
 

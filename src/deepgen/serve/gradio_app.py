@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.client import Client, ClientError, Picture, Preview, RequestFailed, Step, Waiting
+from deepgen.extras import missing_extra
 
 SIZES = ("model's own", "square", "wide", "tall")
 _SHAPES = {"square": (1.0, 1.0), "wide": (3.0, 2.0), "tall": (2.0, 3.0)}
@@ -29,7 +30,7 @@ def make_ui(client: Client) -> Any:
     try:
         import gradio as gr  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise ImportError(f"this app needs Gradio: pip install 'deepgen[ui]' ({error})") from error
+        raise missing_extra("this app needs Gradio", "ui", error) from error
 
     model = client.model()
     defaults = model.get("defaults", {})

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deepgen.client import Client
+from deepgen.extras import missing_extra
 from deepgen.serve.app import ServeConfig, make_app
 from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.keys import ApiKeys
@@ -35,7 +36,7 @@ def serve_locally(
     try:
         import uvicorn
     except ImportError as error:
-        raise ImportError(f"serving needs uvicorn: pip install 'deepgen[serve]' ({error})") from error
+        raise missing_extra("serving needs uvicorn", "serve", error) from error
     pipe.set_progress_bar_config(disable=True)
     key = secrets.token_urlsafe(32)
     app = make_app(Engine(pipe, config), ServeConfig(model_name=model_name, keys=ApiKeys({"local": key})))

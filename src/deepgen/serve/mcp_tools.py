@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from deepgen._version import __version__
 from deepgen.client import Client, ClientError, Picture, RequestFailed, Step
+from deepgen.extras import missing_extra
 from deepgen.serve.fields import MAX_GUIDANCE, Limits
 
 INSTRUCTIONS = (
@@ -131,7 +132,7 @@ class Painter:
 def check_installed() -> None:
     """ImportError says what to install."""
     if find_spec("mcp") is None:
-        raise ImportError("tools for agents need mcp 2: pip install 'deepgen[mcp]'")
+        raise missing_extra("tools for agents need mcp 2", "mcp")
 
 
 def make_tools(painter: Painter) -> Any:
@@ -144,7 +145,7 @@ def make_tools(painter: Painter) -> Any:
         from mcp.types import ToolAnnotations  # pyright: ignore[reportMissingImports]
         from pydantic import Field
     except ImportError as error:
-        raise ImportError(f"tools for agents need mcp 2: pip install 'deepgen[mcp]' ({error})") from error
+        raise missing_extra("tools for agents need mcp 2", "mcp", error) from error
 
     server = MCPServer(
         "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"

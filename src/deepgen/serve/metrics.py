@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from deepgen.extras import missing_extra
 from deepgen.serve.jobs import EngineStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -19,9 +20,7 @@ class Metrics:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
             from prometheus_client.process_collector import ProcessCollector
         except ImportError as error:
-            raise ImportError(
-                f"serving needs prometheus-client: pip install 'deepgen[serve]' ({error})"
-            ) from error
+            raise missing_extra("serving needs prometheus-client", "serve", error) from error
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         where: dict[str, Any] = {"registry": self.registry}

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen._version import __version__
+from deepgen.extras import missing_extra
 
 # What a certificate's key may sign with; which one it is shows when the first signature succeeds.
 _ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
@@ -37,7 +38,7 @@ class ContentCredentials:
         try:
             import c2pa  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
-            raise ImportError(f"signing needs c2pa-python: pip install 'deepgen[c2pa]' ({error})") from error
+            raise missing_extra("signing needs c2pa-python", "c2pa", error) from error
         self._c2pa, self._model = c2pa, model_name
         self._chain, self._key = certificate.read_bytes(), private_key.read_bytes()
         self._lock = threading.Lock()  # the native signer is not said to be safe to share

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deepgen.extras import missing_extra
+
 
 class Tracer:
     """Starts and ends spans; ImportError says what to install.
@@ -63,4 +65,4 @@ class Tracer:
 
 
 def _missing(error: ImportError) -> ImportError:
-    return ImportError(f"tracing needs OpenTelemetry: pip install 'deepgen[trace]' ({error})")
+    return missing_extra("tracing needs OpenTelemetry", "trace", error)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deepgen.extras import missing_extra
 from deepgen.train.sharding import Piece
 
 # Quintic iteration that maps singular values in (0, 1] close to 1 (Jordan et al. 2024).
@@ -254,5 +255,5 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
     try:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]  # an extra
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("optim.is_8bit needs bitsandbytes: pip install 'deepgen[quant]'") from error
+        raise missing_extra("optim.is_8bit needs bitsandbytes", "quant", error) from error
     return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)

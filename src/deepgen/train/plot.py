@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepgen.extras import missing_extra
+
 Curve = list[tuple[int, float]]  # (step, value)
 
 # Panels that come first, in this order, with what their axis shows; others follow by name.
@@ -110,7 +112,7 @@ def _draw(panels: Mapping[str, Mapping[str, Curve]], name: str, output: Path) ->
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("curves need matplotlib: pip install matplotlib") from error
+        raise missing_extra("curves need matplotlib", "train", error) from error
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.5), layout="constrained")

@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from PIL.Image import Image
 
+from deepgen.extras import Extra, missing_extra
+
 
 class Tracker(Protocol):
     """Takes what a run reports."""
@@ -34,7 +36,7 @@ class TensorBoard:
     """Event files in output_dir/tensorboard."""
 
     def __init__(self, output_dir: Path, config: Mapping[str, Any]):
-        _require("tensorboard", "tensorboard")
+        _require("tensorboard")
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._writer = SummaryWriter(str(output_dir / "tensorboard"))
@@ -64,8 +66,8 @@ class Hosted:
     Address and key are the package's own environment variables.
     """
 
-    def __init__(self, package: str, output_dir: Path, config: Mapping[str, Any], **options: Any):
-        self._package = _require(package, package)
+    def __init__(self, package: Extra, output_dir: Path, config: Mapping[str, Any], **options: Any):
+        self._package = _require(package)
         name = f"{output_dir.resolve().name}-{_number(output_dir)}"
         self._run = self._package.init(
             project="deepgen", name=name, config=_flat(config), resume="allow", **options
@@ -118,11 +120,11 @@ def make_trackers(names: Sequence[str], output_dir: Path, config: Mapping[str, A
     return [TRACKERS[name](output_dir, config) for name in names]
 
 
-def _require(package: str, name: str) -> Any:
+def _require(package: Extra) -> Any:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the tracker {name} needs its package: pip install {package}") from error
+        raise missing_extra(f"the tracker {package} needs its package", package, error) from error
 
 
 def _number(output_dir: Path) -> str:

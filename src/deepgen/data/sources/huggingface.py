@@ -11,6 +11,7 @@ from typing import Any
 
 from deepgen.data.example import Example, Task
 from deepgen.data.fields import check_first_rows, picture_value, pictures_value, text_field
+from deepgen.extras import missing_extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def _load(options: HuggingFaceOptions) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("Hugging Face data sets need `datasets`: pip install 'deepgen[train]'") from error
+        raise missing_extra("Hugging Face data sets need `datasets`", "train", error) from error
     if options.dataset is not None:
         return datasets.load_dataset(options.dataset, options.config, split=options.split)
     path = Path(options.path or "").expanduser()

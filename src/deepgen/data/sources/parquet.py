@@ -17,6 +17,7 @@ from typing import Any
 from deepgen.data.example import Example, Task
 from deepgen.data.fields import check_first_rows, picture_value, pictures_value, text_field
 from deepgen.data.records import find_files
+from deepgen.extras import missing_extra
 
 KEPT_ROW_GROUPS = 4
 
@@ -108,7 +109,7 @@ def _pyarrow_parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("reading parquet needs pyarrow: pip install 'deepgen[train]'") from error
+        raise missing_extra("reading parquet needs pyarrow", "train", error) from error
     return pyarrow.parquet
 
 

@@ -15,6 +15,7 @@ from deepgen.eval.benchmark import DataFile, Item, ItemScore, count_problem
 from deepgen.eval.forms import Form, two_scores
 from deepgen.eval.judged import Judged, Question
 from deepgen.eval.scoring import Protocol, gedit
+from deepgen.extras import missing_extra
 
 _COUNTS = dict(zip(gedit.TASKS, (40, 40, 40, 40, 70, 60, 60, 57, 60, 99, 40), strict=True))
 _SEMANTICS = """\
@@ -123,7 +124,7 @@ def _rows(folder: Path) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"GEdit-Bench needs `datasets`: pip install 'deepgen[train]' ({error})") from error
+        raise missing_extra("GEdit-Bench needs `datasets`", "eval", error) from error
     parquet = sorted(str(path) for path in folder.rglob("*.parquet"))
     if parquet:
         table: Any = datasets.Dataset.from_parquet(parquet)
