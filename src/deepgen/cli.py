@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 from deepgen._version import __version__
 from deepgen.commands.convert import Convert
 from deepgen.commands.data import Data
+from deepgen.commands.download import Download
 from deepgen.commands.edit import Edit
 from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
@@ -32,6 +33,7 @@ from deepgen.commands.verify import Verify
 Command = (
     Annotated[Generate, subcommand("generate")]
     | Annotated[Edit, subcommand("edit")]
+    | Annotated[Download, subcommand("download")]
     | Annotated[Convert, subcommand("convert")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Info, subcommand("info")]

@@ -9,9 +9,8 @@ from deepgen.models import sizes
 from deepgen.models.checkpoint import Checkpoint, open_part
 from deepgen.models.layouts import HubOptions, resolve
 from deepgen.models.parts import read_config
+from deepgen.models.published import BASE_PIPELINE, BASE_VLM
 
-BASE_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
-BASE_PIPELINE = "Skywork/UniPic2-SD3.5M-Kontext-2B"
 _MARKER = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
 
 

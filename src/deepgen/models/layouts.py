@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from deepgen.models.published import NOT_WEIGHTS
 from deepgen.models.tensors import CheckpointError, read_header
 
 Kind = Literal["deepgen", "diffusers-published", "native-file", "deepspeed-dir", "rl-dir"]
@@ -32,7 +33,6 @@ LOOKED_FOR = (
     "model.safetensors or model.safetensors.index.json (an RL checkpoint-N/)",
     "one .pt, .pth, .bin, .ckpt or .safetensors file (a native checkpoint)",
 )
-NOT_WEIGHTS = ("*.zip.part-*", "*.png", "*.jpg", "*.gguf")  # of a hub repository, not downloaded
 _PUBLISHED_PARTS = ("transformer", "vae", "connector")
 _DEEPGEN_PARTS = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenizer")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")

@@ -1,6 +1,22 @@
-"""What is known of the published files, to recognise a damaged download."""
+"""What is known of the published repositories: their names, and the files of one revision with their sums, to
+recognise a damaged download.
+"""
 
-# deepgenteam/DeepGen-1.0-diffusers at revision 85c2ed2: tensors, elements and sha256 of each file
+PUBLISHED_NAME = "deepgenteam/DeepGen-1.0-diffusers"
+PUBLISHED_REVISION = "85c2ed257b9406d8531965c68e140dc7fdb81382"
+
+# What a native checkpoint leaves out comes from these.
+BASE_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
+BASE_PIPELINE = "Skywork/UniPic2-SD3.5M-Kontext-2B"
+# Of their repositories, what loading and converting read.
+BASE_FILES = {
+    BASE_VLM: ("*.json", "*.txt", "*.safetensors"),
+    BASE_PIPELINE: ("model_index.json", "transformer/*", "vae/*", "scheduler/*"),
+}
+
+NOT_WEIGHTS = ("*.zip.part-*", "*.png", "*.jpg", "*.gguf")  # of a hub repository, not downloaded
+
+# PUBLISHED_NAME at PUBLISHED_REVISION: tensors, elements and sha256 of each file
 PUBLISHED = {
     "connector/model.safetensors": (
         103,
