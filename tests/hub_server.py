@@ -39,7 +39,9 @@ class Hub:
     def asked(self, name: str) -> list[str | None]:
         """The ranges in which a large file's content was asked for, in order."""
         return [
-            where for method, path, where in self.requests if method == "GET" and path.endswith(f"/{name}")
+            where
+            for method, path, where in self.requests
+            if method == "GET" and path.startswith("/content/") and path.endswith(f"/{name}")
         ]
 
 
