@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class PictureOptions(ModelOptions):
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
+        check_steps(self.steps)
+        check_guidance(self.guidance)
         if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"
@@ -107,17 +110,34 @@ class PictureOptions(ModelOptions):
 
     def height_and_width(self) -> tuple[int, int] | None:
         """The asked size as (height, width), or None where the model chooses."""
-        return parse_size(self.size)
+        return parse_size(self.size, example="96x96" if self.model == "tiny" else "512x512")
 
 
-def parse_size(size: str | None, name: str = "--size") -> tuple[int, int] | None:
-    """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else."""
+def parse_size(size: str | None, name: str = "--size", example: str = "512x512") -> tuple[int, int] | None:
+    """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else.
+
+    What a model can draw is asked of the model, see `deepgen.picture_sizes`.
+    """
     if size is None:
         return None
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip())
     if not match:
-        raise ValueError(f"{name} {size!r} is not WIDTHxHEIGHT; try 768x512")
+        raise ValueError(f"{name} {size!r} is not WIDTHxHEIGHT in pixels, such as {example}")
     return int(match[2]), int(match[1])
+
+
+def check_steps(steps: int | None, name: str = "--steps") -> None:
+    """ValueError unless there is at least one step, or none are named; PyTorch is not imported for it."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"{name} must be at least 1, got {steps}")
+
+
+def check_guidance(guidance: float | None, name: str = "--guidance") -> None:
+    """ValueError unless the weight is a finite number that is not negative, or none is named."""
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number, 0 or more, got {guidance}; 1 draws without guidance"
+        )
 
 
 def check_text(name: str, text: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
-from deepgen.commands.options import Device, Dtype, ModelOptions
+from deepgen.commands.options import Device, Dtype, ModelOptions, check_steps
 
 if TYPE_CHECKING:
     from deepgen.rewards.reward import Reward
@@ -176,6 +176,7 @@ class TuneGuidance:
 
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
+        check_steps(self.steps)
         if self.scales:
             guidance.check_scales(self.scales)
         if self.write:
