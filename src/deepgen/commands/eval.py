@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from deepgen.commands.loading import load_pipeline, read_sizes
-from deepgen.commands.options import Device, Dtype, ModelOptions, Preset, check_guidance, check_steps
+from deepgen.commands.options import Device, Dtype, NamedModelOptions, Preset, check_guidance, check_steps
 from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _default_model() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalShapes(ModelOptions):
+class EvalShapes(NamedModelOptions):
     """Score a model on the small model's own world."""
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
@@ -48,6 +48,7 @@ class EvalShapes(ModelOptions):
         """Exit code 0 once the scores are printed."""
         from deepgen.eval.benchmarks.shapes import evaluate
 
+        self.check_model()
         check_steps(self.steps)
         if self.limit < 1:
             raise ValueError(f"--limit must be at least 1, got {self.limit}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 Scheduler = Literal["euler", "heun", "dpm++", "unipc"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -53,6 +53,51 @@ class ModelOptions:
     """LoRA weights to apply: a file, a folder or a Hub name."""
     compile: bool = False
     """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModelOptions(ModelOptions):
+    """The same for commands that take the model's name without an option too: `deepgen serve tiny`."""
+
+    model_name: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
+    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name; --model says the same."""
+    model: Annotated[str, arg(metavar="NAME|PATH", help_behavior_hint="")] = ""
+    """The same as MODEL. Default: $DEEPGEN_MODEL, or tiny."""
+
+    def __post_init__(self) -> None:
+        """One name, wherever it was given; two that differ are left for `check_model` to refuse."""
+        if not self.model:
+            object.__setattr__(self, "model", self.model_name or default_model())
+
+    def check_model(self) -> None:
+        """ValueError where two models are named."""
+        one_model(self.model_name, self.model)
+
+
+def one_model(positional: str | None, option: str | None) -> str | None:
+    """The model's name, given with or without --model; ValueError where both were and differ."""
+    if positional and option and positional != option:
+        raise ValueError(
+            f"two models are named, {positional} and --model {option}; they mean the same, so give one"
+        )
+    return positional or option
+
+
+def needed_model(positional: str | None, option: str | None, command: str) -> str:
+    """The same for a command that has no default; ValueError says how to name one."""
+    name = one_model(positional, option)
+    if not name:
+        raise ValueError(f"which model? name it: deepgen {command} tiny, a folder, a file or a Hub name")
+    return name
+
+
+def short_name(model: str) -> str:
+    """What a model is called by clients: `tiny`, the name of a folder or file, the end of a Hub name."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model.rstrip("/").rpartition("/")[2] or model
+    path = path.resolve()
+    return path.stem if path.is_file() else path.name or model
 
 
 @dataclass(frozen=True, kw_only=True)
