@@ -47,6 +47,7 @@ class FakePipeline:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setattr(drawing, "load_pipeline", lambda options: pipeline)
+    monkeypatch.setattr(drawing, "read_sizes", lambda model: None)
     return pipeline
 
 
@@ -151,8 +152,25 @@ REFUSED = [
     (["generate", "   "], "the prompt is empty"),
     (["generate", "bad \udcff bytes"], "the prompt is not valid text at character 4"),
     (["generate", "x", "--negative", "\udcff"], "--negative is not valid text"),
-    (["generate", "x", "--size", "512"], "--size '512' is not WIDTHxHEIGHT; try 768x512"),
+    (["generate", "x", "--size", "512"], "--size '512' is not WIDTHxHEIGHT in pixels, such as 96x96"),
     (["generate", "x", "--size", "axb"], "is not WIDTHxHEIGHT"),
+    (["generate", "x", "--size", "100x96"], "not a multiple of 32 on both sides; try 96x96 or 128x96"),
+    (["generate", "x", "--size", "0x96"], "not a multiple of 32 on both sides; try 32x96"),
+    (["generate", "x", "--size", "512x300"], "positions end at 384 pixels a side; try 384x224"),
+    (["edit", "x", "--image", "picture.png", "--size", "20x20"], "on both sides; try 32x32"),
+    (["generate", "x", "--steps", "0"], "--steps must be at least 1, got 0"),
+    (["edit", "x", "--image", "picture.png", "--steps", "-3"], "--steps must be at least 1, got -3"),
+    (["generate", "x", "--guidance", "nan"], "--guidance must be a finite number, 0 or more, got nan"),
+    (["generate", "x", "--guidance", "-1"], "--guidance must be a finite number, 0 or more, got -1.0"),
+    (["generate", "--file", "prompts.jsonl", "--steps", "0"], "--steps must be at least 1, got 0"),
+    (["generate", "--file", "prompts.jsonl", "--guidance", "inf"], "--guidance must be a finite number"),
+    (["eval", "shapes", "--steps", "0"], "--steps must be at least 1, got 0"),
+    (["eval", "shapes", "--limit", "0"], "--limit must be at least 1, got 0"),
+    (["eval", "run", "shapes", "--steps", "0"], "--steps must be at least 1, got 0"),
+    (["eval", "run", "shapes", "--guidance", "nan"], "--guidance must be a finite number"),
+    (["eval", "run", "shapes", "--size", "100"], "on both sides; try 96x96"),
+    (["eval", "run", "shapes", "--size", "512"], "positions end at 384 pixels a side; try 384x384"),
+    (["rewards", "guidance", "tiny", "--prompts", "p.yaml", "--steps", "0"], "--steps must be at least 1"),
     (["generate", "x", "-n", "0"], "--num-images must be at least 1, got 0"),
     (["generate", "x", "--seed", "-1"], "--seed must be between 0"),
     (["generate", "x", "--seed", str(2**63)], "--seed must be between 0"),
@@ -172,6 +190,8 @@ REFUSED = [
 def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], message: str, capsys) -> None:
     Path("folder.png").mkdir()
     Path("file").write_text("no picture")
+    Path("prompts.jsonl").write_text('{"prompt": "a star"}')
+    Image.new("RGB", (96, 96)).save("picture.png")
     before = sorted(Path().rglob("*"))
     assert main(arguments) == 2
     error = capsys.readouterr().err

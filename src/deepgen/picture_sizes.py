@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from deepgen.data.pixels import to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
+from deepgen.models.checkpoint import read_checkpoint
+from deepgen.models.layouts import detect, read_json, resolve
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 
+USUAL_SIDE = 512  # pixels, of a model that names no size of its own: the published one
+_CONFIGS = ("model_index.json", "transformer/config.json", "vae/config.json")
 References = Sequence[Sequence[Image.Image]]  # per prompt, its pictures
 Size = tuple[int, int]  # (height, width), pixels
 
@@ -28,26 +34,62 @@ class SizeRules:
         unit: heights and widths are multiples of this.
         longest: side the model has positions for.
         height, width: of what is drawn where nothing is said.
+        most_pixels: of a picture, where somebody limits them; only hints ask for it.
     """
 
     unit: int
     longest: int
     height: int
     width: int
+    most_pixels: int | None = None
 
     def check(self, height: int, width: int) -> None:
         """ValueError unless the model can draw this size."""
+        if max(height, width) > self.longest:
+            fitting = self._scaled_down(height, width)
+            raise ValueError(
+                f"size {width}x{height} is too large: this model's positions end at {self.longest} pixels "
+                f"a side; try {fitting[1]}x{fitting[0]}"
+            )
         if height < self.unit or width < self.unit or height % self.unit or width % self.unit:
-            nearest = " or ".join(f"{w}x{h}" for h, w in nearest_valid_sizes(height, width, self.unit))
+            nearest = " or ".join(f"{w}x{h}" for h, w in self._nearest(height, width))
             raise ValueError(
                 f"size {width}x{height} (width x height) is not a multiple of {self.unit} on both sides; "
                 f"try {nearest}"
             )
-        if max(height, width) > self.longest:
-            raise ValueError(
-                f"size {width}x{height} is too large: this model's positions end at {self.longest} pixels "
-                "a side"
-            )
+
+    def can_draw(self, height: int, width: int) -> bool:
+        """Whether `check` accepts this size."""
+        try:
+            self.check(height, width)
+        except ValueError:
+            return False
+        return True
+
+    def _asked(self, height: int | None, width: int | None) -> Size:
+        """The model's own side where none is asked for; 0 is asked for, and wrong."""
+        return self.height if height is None else height, self.width if width is None else width
+
+    def _nearest(self, height: int, width: int) -> list[Size]:
+        """Sizes around one that the model draws, the nearest first."""
+        around = nearest_valid_sizes(height, width, self.unit)
+        fitting = [size for size in around if max(size) <= self.longest and self._is_allowed(size)]
+        return fitting or [self._scaled_down(height, width)]
+
+    def _scaled_down(self, height: int, width: int) -> Size:
+        """About the same shape, as large as asked for or as the model draws."""
+        longest = min(self.longest, max(height, width))
+        while True:
+            sides = [
+                max(self.unit, side * longest // max(height, width) // self.unit * self.unit)
+                for side in (height, width)
+            ]
+            if self._is_allowed((sides[0], sides[1])) or longest <= self.unit:
+                return sides[0], sides[1]
+            longest -= self.unit
+
+    def _is_allowed(self, size: Size) -> bool:
+        return self.most_pixels is None or size[0] * size[1] <= self.most_pixels
 
     def drawn(
         self, references: References | None, count: int, height: int | None, width: int | None
@@ -61,7 +103,7 @@ class SizeRules:
             width: as `height`.
         """
         if references is None or height is not None or width is not None:
-            size = (height or self.height, width or self.width)
+            size = self._asked(height, width)
             self.check(*size)
             return [size] * count, [None] * count
         sources = [(row[0].height, row[0].width) for row in references]
@@ -76,7 +118,7 @@ class SizeRules:
 
         A picture that several prompts share is one tensor. Arguments as for `drawn`.
         """
-        longest = max(height or self.height, width or self.width)
+        longest = max(self._asked(height, width))
         known: dict[int, Tensor] = {}
         for picture in (picture for row in references for picture in row):
             if id(picture) not in known:
@@ -84,3 +126,46 @@ class SizeRules:
                 self.check(*size)
                 known[id(picture)] = to_pixels(picture, size)
         return [[known[id(picture)] for picture in row] for row in references]
+
+
+def read_size_rules(source: str | Path) -> SizeRules | None:
+    """The sizes of a model that is not loaded, from its configs; None where the files do not tell.
+
+    Of a Hub name only the configs are fetched, or taken from the cache.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as loading the model would.
+    """
+    if not Path(source).expanduser().exists():
+        folder = resolve(source, allow=_CONFIGS)
+        if not all((folder / name).is_file() for name in _CONFIGS[:2]):
+            return None
+        return _rules_of_folder(folder)
+    layout = detect(source)
+    if not layout.is_native:
+        return _rules_of_folder(layout.path)
+    checkpoint = read_checkpoint(layout, shapes_only=True)
+    if "transformer" not in checkpoint.parts:
+        return None
+    return _rules(checkpoint.parts["transformer"].config, {}, checkpoint.pipeline_defaults())
+
+
+def _rules_of_folder(folder: Path) -> SizeRules | None:
+    vae = folder / "vae" / "config.json"
+    return _rules(
+        read_json(folder / "transformer" / "config.json"),
+        read_json(vae) if vae.is_file() else {},
+        read_json(folder / "model_index.json").get("defaults") or {},
+    )
+
+
+def _rules(transformer: dict[str, Any], vae: dict[str, Any], defaults: dict[str, Any]) -> SizeRules | None:
+    """As `DeepGenPipeline.sizes`, from what configs say; SD3's VAE, which native files leave out, halves
+    three times.
+    """
+    positions, patch = transformer.get("pos_embed_max_size"), transformer.get("patch_size")
+    if not isinstance(positions, int) or not isinstance(patch, int):
+        return None
+    unit = 2 ** (len(vae.get("block_out_channels") or range(4)) - 1) * patch
+    height, width = (defaults.get(side, USUAL_SIDE) for side in ("height", "width"))
+    return SizeRules(unit, positions * unit, height, width)

@@ -129,19 +129,25 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             pretrained_model_name_or_path: `"tiny"`, a folder of ours, the published diffusers folder, a
                 native `.pt` or `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any
                 of these.
-            **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the
-                source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge",
-                "adapter", "ignore"). `transformer_gguf`: a GGUF file with the DiT's weights, instead of the
-                source's own.
+            **kwargs: as for diffusers (`device_map`, `quantization_config`, ...). `dtype`, or `torch_dtype`:
+                the number format of all parts, as `torch.bfloat16` or "bfloat16", or a dictionary by part
+                with "default" for the others. Without it, or with "auto", they are loaded as stored; where
+                they are stored in several formats, all in the one that most weights have, so that a model
+                takes about as much memory as its files. Where the source lacks base parts: `vlm`,
+                `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
+                `transformer_gguf`: a GGUF file with the DiT's weights, instead of the source's own.
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
             ValueError: files are broken, keys are missing or foreign.
         """
         from deepgen.models.checkpoint import read_checkpoint
+        from deepgen.models.dtypes import asked_dtype, check_dtype, part_dtypes
         from deepgen.models.layouts import HubOptions, detect
         from deepgen.models.weights import load_components, single_device
 
+        dtype = asked_dtype(kwargs)
+        check_dtype(dtype)
         source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
         hub = {
             name: kwargs[name]
@@ -149,7 +155,6 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             if name in kwargs
         }
         layout = detect(source, HubOptions(**hub))
-        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         placed = {}
         if (device := single_device(kwargs.get("device_map"))) is not None:
             placed["device_map"] = device
@@ -159,18 +164,20 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
 
             if "transformer" in kwargs:
                 raise ValueError("transformer and transformer_gguf both say what the DiT is; give one")
-            computed = dtype if isinstance(dtype, torch.dtype) else torch.float32
-            kwargs["transformer"] = load_transformer(layout, Path(gguf), computed)
+            dtype = part_dtypes(dtype, read_checkpoint(layout, shapes_only=True).parts)
+            kwargs["transformer"] = load_transformer(layout, Path(gguf), dtype["transformer"])
         if layout.kind != "deepgen" or "lora" in kwargs or gguf is not None:
             return cls(**load_components(layout, torch_dtype=dtype, **placed, **kwargs))
+        checkpoint = read_checkpoint(layout)
+        given = {name: kwargs[name] for name in ("vlm", "connector", "transformer", "vae") if name in kwargs}
+        dtypes = part_dtypes(dtype, checkpoint.parts, given)
         if layout.path != TINY_DIR:
-            checkpoint = read_checkpoint(layout)
-            if isinstance(dtype, torch.dtype) and set(kwargs) <= set(hub) and checkpoint.is_plain():
+            if set(kwargs) <= set(hub) and checkpoint.is_plain():
                 # The libraries map files and copy out of them, which takes more than twice the weights.
-                return cls(**load_components(layout, torch_dtype=dtype, **placed))
+                return cls(**load_components(layout, torch_dtype=dtypes, **placed))
             checkpoint.check()  # the libraries would fill a missing tensor with noise and go on
-        if dtype is not None:
-            kwargs["dtype"] = dtype
+        # Said to both libraries, whose defaults differ.
+        kwargs["dtype"] = next(iter(dtypes.values())) if len(set(dtypes.values())) == 1 else dtypes
         pipe = super().from_pretrained(str(layout.path), **kwargs)
         if device is not None:
             pipe.to(device)
@@ -314,16 +321,17 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         device = self._execution_device
         images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
         places = {key: index for index, key in enumerate(images)}
+        think_tokens = self.connector.think_tokens().to(device)
         with self._kept_memory():
             states = self.vlm(
                 input_ids=tokens.input_ids.to(device),
                 attention_mask=tokens.attention_mask.to(device),
-                think_tokens=self.connector.think_tokens().to(device),
+                think_tokens=think_tokens,
                 taps=self.connector.taps,
                 pixel_values=[x.to(device) for x in images.values()],
                 image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
             )
-            return Condition(*self.connector(states))
+            return Condition(*self.connector(states.to(think_tokens.dtype)))  # parts may differ
 
     def _kept_memory(self) -> AbstractContextManager[None]:
         """Freed memory is used again while a part runs, on a CPU and without gradient."""

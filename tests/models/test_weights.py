@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import GOLDENS, HEADS
 from deepgen.models.checkpoint import read_checkpoint
 from deepgen.models.layouts import detect
+from deepgen.models.parts import WEIGHTED
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.models.weights import load_components
@@ -80,14 +81,18 @@ def test_parts_take_the_asked_type_and_computed_buffers_stay_exact(published):
     assert loaded["vlm"].config.dtype == torch.bfloat16
 
 
-def test_without_a_type_each_part_keeps_its_own(native, options, tmp_path):
+def test_without_a_type_every_part_takes_that_of_most_weights(native, options, published, tmp_path):
     stored = {
         name: value.bfloat16() if name.startswith("transformer.") else value for name, value in native.items()
     }
-    torch.save(stored, tmp_path / "model.pt")
+    torch.save(stored, tmp_path / "model.pt")  # the VLM and the VAE, which are larger here, are in float32
     loaded = load_components(tmp_path / "model.pt", **options)
-    assert loaded["transformer"].dtype == torch.bfloat16
-    assert loaded["connector"].dtype == torch.float32
+    assert {loaded[name].dtype for name in WEIGHTED} == {torch.float32}
+    for name in ("vlm", "transformer", "vae"):  # as the published folder is stored: its connector in float32
+        (file,) = (published / name).glob("*.safetensors")
+        save_file({key: value.bfloat16() for key, value in load_file(file).items()}, file)
+    loaded = load_components(published)
+    assert {loaded[name].dtype for name in WEIGHTED} == {torch.bfloat16}
 
 
 def test_every_missing_and_foreign_key_is_listed(native, options, tmp_path):

@@ -116,6 +116,7 @@ def test_a_generation_is_the_pipelines_picture_of_its_seed(client: Any, pipe: De
 
 def test_several_pictures_have_seeds_of_their_own(client: Any, pipe: DeepGenPipeline) -> None:
     answer = client.images.generate(model="any-name", prompt="a star", n=3, extra_body={"seed": 2})
+    assert answer.model == "deepgen-1.0"  # what drew, whatever the client called it
     assert len(answer.data) == 3
     for entry, seed in zip(answer.data, (2, 3, 4), strict=True):
         assert entry.seed == seed

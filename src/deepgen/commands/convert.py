@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from deepgen.commands.loading import locate
+from deepgen.commands.options import needed_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +17,11 @@ class Convert:
     """Write a checkpoint of any known layout as a folder of safetensors, or back in the original's layout."""
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """`tiny`, a folder, a checkpoint file or a Hub name."""
-    target: Positional[Annotated[Path, arg(metavar="TARGET")]]
+    """`tiny`, a folder, a checkpoint file or a Hub name; may be named with --model instead."""
+    target: Positional[Annotated[Path | None, arg(metavar="TARGET")]] = None
     """Where to write; must not exist yet. With --gguf a file, FILE.gguf."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Another way to name SOURCE; TARGET is then all that is left to say."""
     layout: Literal["deepgen", "native"] = "deepgen"
     """deepgen: a folder that loads as it is. native: the original's flat file, without VLM and VAE."""
     gguf: Literal["none", "q8_0", "q5_0", "q4_0"] = "none"
@@ -38,13 +41,14 @@ class Convert:
 
     def run(self) -> int:
         """Exit code 0 once the target is complete."""
+        source, target = self._source_and_target()
         if self.gguf != "none":
-            return self._write_gguf()
+            return self._write_gguf(source, target)
         from deepgen.models.convert import convert
 
         done = convert(
-            locate(self.source),
-            self.target,
+            locate(source),
+            target,
             layout=self.layout,
             dtype=None if self.dtype == "as stored" else self.dtype,
             lora=self.lora,
@@ -57,7 +61,15 @@ class Convert:
         )
         return 0
 
-    def _write_gguf(self) -> int:
+    def _source_and_target(self) -> tuple[str, Path]:
+        """ValueError unless there is one of each."""
+        if self.model is not None and self.target is None:
+            return self.model, Path(self.source)
+        if self.target is None:
+            raise ValueError(f"where to? name it after {self.source}: deepgen convert {self.source} TARGET")
+        return needed_model(self.source, self.model, "convert"), self.target
+
+    def _write_gguf(self, source: str, target: Path) -> int:
         from deepgen.models.gguf_files import convert_to_gguf
 
         if self.layout != "deepgen" or self.dtype != "as stored":
@@ -65,13 +77,13 @@ class Convert:
                 "--gguf is a layout and a number format of its own; leave out --layout and --dtype"
             )
         nbytes = convert_to_gguf(
-            locate(self.source),
-            self.target,
+            locate(source),
+            target,
             self.gguf.upper(),  # type: ignore[arg-type]
             part=self.part,
             lora=self.lora,
             vlm=self.vlm,
             transformer=self.transformer,
         )
-        print(f"{self.target}  {self.part}, {self.gguf}, {nbytes / 1e9:.2f} GB")
+        print(f"{target}  {self.part}, {self.gguf}, {nbytes / 1e9:.2f} GB")
         return 0

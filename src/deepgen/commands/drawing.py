@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.commands.loading import load_pipeline
+from deepgen.commands.loading import load_pipeline, read_sizes
 from deepgen.commands.options import PictureOptions, check_text
 from deepgen.commands.outputs import check_output, grid_path, picture_paths
 
@@ -41,8 +41,8 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
         raise ValueError("the prompt is empty; say what to draw, or how to change the picture")
     opened = [open_image(path) for path in references]
     check_output(options.output, options.num_images, _pixels(options, opened))
-
     processes = _processes(options)
+    check_sizes(options, opened)
     pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
     if processes is not None:
         pipe.divide(options.parallel)
@@ -78,6 +78,14 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     if len(drawn) > 1 and is_main:
         save_png(image_grid(drawn), grid_path(options.output))
         print(grid_path(options.output))
+
+
+def check_sizes(options: PictureOptions, references: Sequence[Image]) -> None:
+    """ValueError where the model cannot draw what is asked for; reads its configs and no weights."""
+    rules = read_sizes(options.model)
+    if rules is not None:
+        height, width = options.height_and_width() or (None, None)
+        rules.drawn([references] if references else None, 1, height, width)
 
 
 def _processes(options: PictureOptions) -> Any:

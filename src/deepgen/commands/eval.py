@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import Device, Dtype, ModelOptions, Preset
+from deepgen.commands.loading import load_pipeline, read_sizes
+from deepgen.commands.options import Device, Dtype, NamedModelOptions, Preset, check_guidance, check_steps
 from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
     from deepgen.eval.benchmark import Benchmark, Settings
     from deepgen.eval.judge import Judge
     from deepgen.eval.scorers import Scorers
+    from deepgen.picture_sizes import SizeRules
+
+
+OTHER_MODELS = ("diffusers", "openai", "images")  # NAME of NAME:..., where pictures are drawn by others
 
 
 def _default_model() -> str:
@@ -26,7 +30,7 @@ def _default_model() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalShapes(ModelOptions):
+class EvalShapes(NamedModelOptions):
     """Score a model on the small model's own world."""
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
@@ -44,6 +48,10 @@ class EvalShapes(ModelOptions):
         """Exit code 0 once the scores are printed."""
         from deepgen.eval.benchmarks.shapes import evaluate
 
+        self.check_model()
+        check_steps(self.steps)
+        if self.limit < 1:
+            raise ValueError(f"--limit must be at least 1, got {self.limit}")
         check_folder(self.output)
         pipe = load_pipeline(self)
         pipe.set_progress_bar_config(disable=True)
@@ -80,7 +88,7 @@ class EvalRun:
     guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Weight of the prompt; default the published one."""
     size: Annotated[int | None, arg(metavar="INT")] = None
-    """Height and width; default the published ones."""
+    """Height and width; default the published ones, or the model's own where it cannot draw those."""
     samples: Annotated[int | None, arg(metavar="INT")] = None
     """Pictures of each item; default the published number."""
     negative: Annotated[str | None, arg(metavar="TEXT|@FILE")] = None
@@ -142,6 +150,8 @@ class EvalRun:
 
         if not self.names:
             raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
+        check_steps(self.steps)
+        check_guidance(self.guidance)
         benchmarks = [load_benchmark(name, self.protocol) for name in self.names]
         settings = [self._settings(benchmark) for benchmark in benchmarks]
         config = RunConfig(
@@ -163,8 +173,11 @@ class EvalRun:
                 problems.append(str(error))
         if problems:
             raise ValueError("; ".join(problems))
+        if self.size is not None and (rules := self._sizes()) is not None:
+            rules.check(self.size, self.size)
         check_folder(self.output)
         scorers = self._scorers(benchmarks)
+        settings = self._with_sizes_of_the_model(settings)
         team = workers()
         key = os.environ.get("DEEPGEN_MODEL_KEY", "")
         model = load_model(
@@ -211,6 +224,28 @@ class EvalRun:
             seed=self.seed,
             negative_prompt=negative,
         )
+
+    def _sizes(self) -> SizeRules | None:
+        """What the model can draw; None where its files do not tell, or where it is not ours."""
+        return None if self.model.partition(":")[0] in OTHER_MODELS else read_sizes(self.model)
+
+    def _with_sizes_of_the_model(self, settings: Sequence[Settings]) -> list[Settings]:
+        """Published sizes that the model cannot draw become its own, which is said once."""
+        rules = self._sizes()
+        if rules is None:
+            return list(settings)
+        wrong = {(one.width, one.height) for one in settings if not rules.can_draw(one.height, one.width)}
+        if wrong:
+            published = ", ".join(f"{width}x{height}" for width, height in sorted(wrong))
+            print(
+                f"deepgen: {self.model} cannot draw the published size {published}; its own "
+                f"{rules.width}x{rules.height} is drawn instead, and the result says so; --size chooses",
+                file=sys.stderr,
+            )
+        return [
+            replace(one, height=rules.height, width=rules.width) if (one.width, one.height) in wrong else one
+            for one in settings
+        ]
 
     def _scorers(self, benchmarks: Sequence[Benchmark]) -> Scorers:
         from deepgen.eval.judge import JudgeConfig

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from deepgen.commands.loading import locate
+from deepgen.commands.options import needed_model
 from deepgen.commands.reporting import print_report
 
 
@@ -15,8 +16,10 @@ from deepgen.commands.reporting import print_report
 class Info:
     """Say what a checkpoint or a named architecture holds, and the memory it needs."""
 
-    path: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
     """`tiny`, a folder, a checkpoint file, a Hub name, or an architecture such as deepgen-1.0."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Another way to name it."""
     json: bool = False
     """Print JSON, for programs."""
 
@@ -24,5 +27,6 @@ class Info:
         """Exit code 0 once it is printed."""
         from deepgen.models.info import info
 
-        print_report(info(locate(self.path)), as_json=self.json)
+        source = locate(needed_model(self.path, self.model, "info"))
+        print_report(info(source), as_json=self.json)
         return 0

@@ -7,25 +7,23 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import UseAppendAction, arg
 
 from deepgen.client import Client, is_loopback
-from deepgen.commands.options import ModelOptions, default_model
+from deepgen.commands.options import NamedModelOptions, short_name
 
 if TYPE_CHECKING:
     from deepgen.serve.keys import ApiKeys
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mcp(ModelOptions):
+class Mcp(NamedModelOptions):
     """Offer generate_image and edit_image to agents, over stdio or HTTP."""
 
-    model: Positional[Annotated[str, arg(metavar="MODEL")]] = field(default_factory=default_model)
-    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
     url: str | None = None
     """Ask this running `deepgen serve` instead of loading a model; its key is read from $DEEPGEN_API_KEY."""
     http: bool = False
@@ -46,6 +44,7 @@ class Mcp(ModelOptions):
         from deepgen.serve.keys import ApiKeys
         from deepgen.serve.mcp_tools import Folders, Painter, check_installed, make_tools
 
+        self.check_model()
         check_installed()  # before a model is loaded for nothing
         if not self.http and self.api_key_file is not None:
             raise ValueError(
@@ -75,7 +74,9 @@ class Mcp(ModelOptions):
             from deepgen.commands.loading import load_pipeline
             from deepgen.serve.local import serve_locally
 
-            client = stack.enter_context(serve_locally(load_pipeline(self)))
+            client = stack.enter_context(
+                serve_locally(load_pipeline(self), model_name=short_name(self.model))
+            )
             print("deepgen: the model is ready", file=sys.stderr, flush=True)
             return client
 

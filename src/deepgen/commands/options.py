@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 Scheduler = Literal["euler", "heun", "dpm++", "unipc"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -55,6 +56,51 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedModelOptions(ModelOptions):
+    """The same for commands that take the model's name without an option too: `deepgen serve tiny`."""
+
+    model_name: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
+    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name; --model says the same."""
+    model: Annotated[str, arg(metavar="NAME|PATH", help_behavior_hint="")] = ""
+    """The same as MODEL. Default: $DEEPGEN_MODEL, or tiny."""
+
+    def __post_init__(self) -> None:
+        """One name, wherever it was given; two that differ are left for `check_model` to refuse."""
+        if not self.model:
+            object.__setattr__(self, "model", self.model_name or default_model())
+
+    def check_model(self) -> None:
+        """ValueError where two models are named."""
+        one_model(self.model_name, self.model)
+
+
+def one_model(positional: str | None, option: str | None) -> str | None:
+    """The model's name, given with or without --model; ValueError where both were and differ."""
+    if positional and option and positional != option:
+        raise ValueError(
+            f"two models are named, {positional} and --model {option}; they mean the same, so give one"
+        )
+    return positional or option
+
+
+def needed_model(positional: str | None, option: str | None, command: str) -> str:
+    """The same for a command that has no default; ValueError says how to name one."""
+    name = one_model(positional, option)
+    if not name:
+        raise ValueError(f"which model? name it: deepgen {command} tiny, a folder, a file or a Hub name")
+    return name
+
+
+def short_name(model: str) -> str:
+    """What a model is called by clients: `tiny`, the name of a folder or file, the end of a Hub name."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model.rstrip("/").rpartition("/")[2] or model
+    path = path.resolve()
+    return path.stem if path.is_file() else path.name or model
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions(ModelOptions):
     """How the pictures are drawn and where they go."""
 
@@ -92,6 +138,8 @@ class PictureOptions(ModelOptions):
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
+        check_steps(self.steps)
+        check_guidance(self.guidance)
         if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"
@@ -107,17 +155,34 @@ class PictureOptions(ModelOptions):
 
     def height_and_width(self) -> tuple[int, int] | None:
         """The asked size as (height, width), or None where the model chooses."""
-        return parse_size(self.size)
+        return parse_size(self.size, example="96x96" if self.model == "tiny" else "512x512")
 
 
-def parse_size(size: str | None, name: str = "--size") -> tuple[int, int] | None:
-    """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else."""
+def parse_size(size: str | None, name: str = "--size", example: str = "512x512") -> tuple[int, int] | None:
+    """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else.
+
+    What a model can draw is asked of the model, see `deepgen.picture_sizes`.
+    """
     if size is None:
         return None
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip())
     if not match:
-        raise ValueError(f"{name} {size!r} is not WIDTHxHEIGHT; try 768x512")
+        raise ValueError(f"{name} {size!r} is not WIDTHxHEIGHT in pixels, such as {example}")
     return int(match[2]), int(match[1])
+
+
+def check_steps(steps: int | None, name: str = "--steps") -> None:
+    """ValueError unless there is at least one step, or none are named; PyTorch is not imported for it."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"{name} must be at least 1, got {steps}")
+
+
+def check_guidance(guidance: float | None, name: str = "--guidance") -> None:
+    """ValueError unless the weight is a finite number that is not negative, or none is named."""
+    if guidance is not None and not 0 <= guidance < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number, 0 or more, got {guidance}; 1 draws without guidance"
+        )
 
 
 def check_text(name: str, text: str | None) -> None:

@@ -16,12 +16,13 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from deepgen.commands.loading import load_pipeline
+from deepgen.commands.loading import load_pipeline, read_sizes
 from deepgen.commands.options import PictureOptions, check_text, parse_size
 from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
     from deepgen.data.png import PictureRecord
+    from deepgen.picture_sizes import SizeRules
 
 DEFAULT_FOLDER = Path("outputs/pictures")
 
@@ -133,9 +134,14 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     from deepgen.data.images import open_image
     from deepgen.data.png import save_png
 
+    failures: list[str] = []
+    rules = read_sizes(options.model)
+    rows = [row for row in rows if _can_be_drawn(row, options, rules, path, failures)]
+    _say(failures)
+    if not rows:
+        return failures
     pipe: Any = load_pipeline(options)
     pipe.set_progress_bar_config(disable=True)
-    failures: list[str] = []
     for row in rows:
         target = folder / row.name
         settings = _settings(options, row, pipe.defaults)
@@ -154,6 +160,25 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
         save_png(image, target, made if options.metadata else None)
         print(f"{target}  {image.width}x{image.height}, seed {row.seed}", flush=True)
     return failures
+
+
+def _can_be_drawn(
+    row: PromptFileRow,
+    options: PictureOptions,
+    rules: SizeRules | None,
+    path: Path,
+    failures: list[str],
+) -> bool:
+    """Whether the model draws the row's size; otherwise the reason is added to `failures`."""
+    size = parse_size(options.size if row.size is None else row.size)
+    if rules is None or size is None:
+        return True
+    try:
+        rules.check(*size)
+    except ValueError as error:
+        failures.append(f"{path}, line {row.line}: {error}")
+        return False
+    return True
 
 
 def _settings(options: PictureOptions, row: PromptFileRow, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
-from deepgen.commands.options import Device, Dtype, ModelOptions
+from deepgen.commands.options import Device, Dtype, ModelOptions, check_steps, needed_model
 from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
@@ -141,8 +141,10 @@ class ServeRewards:
 class TuneGuidance:
     """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
 
-    model: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
     """`tiny`, a folder (of an exported run), a checkpoint file or a Hub name."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Another way to name it."""
     prompts: Annotated[Path, arg(metavar="FILE")]
     """A mix of prompts (.yaml), or a .txt, .jsonl or .parquet file with --rewards."""
     rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
@@ -177,12 +179,14 @@ class TuneGuidance:
 
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
+        model = needed_model(self.path, self.model, "rewards guidance")
+        check_steps(self.steps)
         if self.scales:
             guidance.check_scales(self.scales)
         if self.write:
-            guidance.check_folder(Path(self.model))
+            guidance.check_folder(Path(model))
         mix, panel = open_judged_prompts(self.prompts, self.rewards, PanelConfig())
-        pipe = load_pipeline(ModelOptions(model=self.model, device=self.device, dtype=self.dtype))
+        pipe = load_pipeline(ModelOptions(model=model, device=self.device, dtype=self.dtype))
         pipe.set_progress_bar_config(disable=True)
         prompts = guidance.fixed_prompts(mix, self.num_prompts)
         scales = self.scales or _usual_scales(pipe.defaults)
@@ -207,7 +211,7 @@ class TuneGuidance:
         bar.close()
         best = guidance.best_scales(results, pipe.defaults)
         if self.write:
-            guidance.write_scales(Path(self.model), best)
+            guidance.write_scales(Path(model), best)
         if self.json:
             print(json.dumps({"best": best, "results": [asdict(one) for one in results]}, indent=2))
         else:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import UseAppendAction, arg
 
 from deepgen.client import is_loopback
-from deepgen.commands.options import ModelOptions, Preset, default_model
+from deepgen.commands.options import NamedModelOptions, Preset, short_name
 from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(ModelOptions):
+class Serve(NamedModelOptions):
     """Serve a model over HTTP, in the words of the OpenAI Images API, and as a page in the browser."""
 
-    model: Positional[Annotated[str, arg(metavar="MODEL")]] = field(default_factory=default_model)
-    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every network this machine is on, and asks for keys."""
     port: int = 8000
@@ -46,8 +44,8 @@ class Serve(ModelOptions):
     """The same for every request with each of its pictures, before they are sent; previews are then kept."""
     preset: Preset = "exact"
     """Of requests that name none; balanced, fast: fewer steps for about the same picture."""
-    name: str = "deepgen-1.0"
-    """What clients see under /v1/models."""
+    name: str | None = None
+    """What clients see under /v1/models. Default: `tiny`, or the end of the model's path or Hub name."""
     workers: int | None = None
     """Processes that hold the model, dealt to the accelerators; 0 draws in the server's own process, which
     then dies with it. Default: one for each CUDA device, otherwise one."""
@@ -95,6 +93,7 @@ class Serve(ModelOptions):
             import uvicorn
         except ImportError as error:
             raise missing_extra("serving needs more packages", "serve", error) from error
+        self.check_model()
         if self.scheduler != "euler":
             raise ValueError(f"--scheduler {self.scheduler}: serving knows euler only; leave it out")
         if not 0 <= self.port <= 65535:
@@ -125,6 +124,11 @@ class Serve(ModelOptions):
         self._serve(uvicorn, config, limits, keys, self._credentials())
         return 0
 
+    @property
+    def public_name(self) -> str:
+        """What the model is called by clients."""
+        return self.name or short_name(self.model)
+
     def _credentials(self) -> Any:
         if (self.c2pa_certificate is None) != (self.c2pa_key is None):
             raise ValueError("signing needs both --c2pa-certificate and --c2pa-key; give the other one too")
@@ -132,7 +136,7 @@ class Serve(ModelOptions):
             return None
         from deepgen.serve.provenance import ContentCredentials
 
-        return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.name)
+        return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.public_name)
 
     def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> Draws:
         """Worker processes, or with `--workers 0` an engine in this one."""
@@ -164,7 +168,7 @@ class Serve(ModelOptions):
         metrics = Metrics()
         engine = self._engine(engine_config, metrics.measure)
         config = ServeConfig(
-            model_name=self.name,
+            model_name=self.public_name,
             keys=keys,
             limits=limits,
             origins=self.origin,

@@ -25,6 +25,7 @@ class Ui(Serve):
 
     def run(self) -> int:
         """Exit code 0 once the page is open, or once the server that was started for it has been stopped."""
+        self.check_model()
         if self.port == 0:
             raise ValueError("--port 0 is an address nobody could look for; name a port, or leave it out")
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
@@ -83,5 +84,5 @@ class Ui(Serve):
         from deepgen.commands.loading import load_pipeline
         from deepgen.serve.local import serve_locally
 
-        with serve_locally(load_pipeline(self), model_name=self.name) as client:
+        with serve_locally(load_pipeline(self), model_name=self.public_name) as client:
             yield client

@@ -12,6 +12,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from deepgen.commands.loading import locate
+from deepgen.commands.options import needed_model
 from deepgen.commands.reporting import print_report
 
 
@@ -19,8 +20,10 @@ from deepgen.commands.reporting import print_report
 class Verify:
     """Check a checkpoint: files, sizes, keys, zeros and NaN, and hashes where the right ones are known."""
 
-    path: Positional[Annotated[str, arg(metavar="NAME|PATH")]]
+    path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
     """`tiny`, a folder, a checkpoint file or a Hub name."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Another way to name it."""
     scan: bool = True
     """Read every tensor for zeros, NaN and infinity."""
     hashes: bool = True
@@ -32,7 +35,7 @@ class Verify:
         """Exit code 0 when nothing is wrong, 1 otherwise."""
         from deepgen.models.verify import verify
 
-        source = locate(self.path)
+        source = locate(needed_model(self.path, self.model, "verify"))
         report = verify(source, scan=self.scan, hashes=self.hashes, progress=sys.stderr.isatty())
         print_report(report, as_json=self.json)
         return 0 if report.ok else 1

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from deepgen.models import lora as low_rank
 from deepgen.models.bases import complete
 from deepgen.models.checkpoint import Checkpoint, read_checkpoint
+from deepgen.models.dtypes import AskedDtype, check_dtype, part_dtypes
 from deepgen.models.layouts import HubOptions, Layout, detect, read_json
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
@@ -24,7 +25,7 @@ LoraMode = Literal["merge", "adapter", "ignore"]
 def load_components(
     source: str | Path | Layout,
     *,
-    torch_dtype: torch.dtype | str | None = None,
+    torch_dtype: AskedDtype = None,
     vlm: Any = None,
     transformer: Any = None,
     vae: Any = None,
@@ -47,7 +48,8 @@ def load_components(
 
     Args:
         source: path, hub id or detected layout.
-        torch_dtype: of all parts; None keeps each part as stored.
+        torch_dtype: of all parts, or a mapping of parts; None is as stored, and where parts are stored in
+            several types, the type of most weights (`models/dtypes.py`).
         vlm: base model used where the checkpoint has none: a folder, a hub id, or a loaded model, as are the
             next four.
         transformer: as `vlm`; a pipeline folder serves for this, `vae` and `scheduler`.
@@ -70,6 +72,7 @@ def load_components(
         CheckpointError: broken files, missing, foreign or misshapen keys, an unsafe pickle.
     """
     _refuse_placement(device_map, quantization_config)
+    check_dtype(torch_dtype)
     hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     layout = source if isinstance(source, Layout) else detect(source, hub)
     given = {
@@ -96,12 +99,12 @@ def load_components(
     for note in checkpoint.report.notes:
         logger.warning(note)
 
-    dtype = getattr(torch, torch_dtype) if isinstance(torch_dtype, str) else torch_dtype
+    dtypes = part_dtypes(torch_dtype, checkpoint.parts, ready)
     loaded = dict(ready)
     for name in WEIGHTED:
         if name in checkpoint.parts:
             attention = attn_implementation if name == "vlm" else None
-            loaded[name] = materialize(checkpoint.parts[name], dtype, attention, device_map)
+            loaded[name] = materialize(checkpoint.parts[name], dtypes[name], attention, device_map)
     if lora == "adapter" and checkpoint.lora and "vlm" not in ready:
         low_rank.attach(loaded["vlm"], checkpoint.lora, checkpoint.lora_scale, loaded["vlm"].dtype)
     loaded |= _load_small(checkpoint, ready)

@@ -29,6 +29,7 @@ class Answer:
         height, width = self.job.facts.size
         known = {
             created: int(time.time()),
+            "model": self.config.model_name,
             "size": f"{width}x{height}",
             "quality": {"standard": "auto", "hd": "high"}.get(self.fields.quality, self.fields.quality),
             "background": "opaque",

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from deepgen.picture_sizes import SizeRules
 from deepgen.serve.answers import Answer, event_lines
 from deepgen.serve.config import ServeConfig
 from deepgen.serve.errors import ApiError, from_engine, invalid
@@ -85,6 +86,8 @@ class Desk:
                 read_picture(content, "image", limits.max_reference_pixels) for content in pictures
             )
         height, width = fields.size or (None, None)
+        if fields.size is not None:
+            self._size_rules().check(*fields.size)
         usual = self.engine.model.usual_steps(fields.preset)
         return DrawRequest(
             prompt=fields.prompt,
@@ -102,6 +105,17 @@ class Desk:
             num_previews=fields.partial_images if fields.stream else 0,
             key=owner,
             timeout_s=limits.timeout_s,
+        )
+
+    def _size_rules(self) -> SizeRules:
+        """What the model draws; hints for another size keep to the server's own limit too."""
+        facts = self.engine.model
+        return SizeRules(
+            facts.size_unit,
+            facts.max_side,
+            facts.defaults["height"],
+            facts.defaults["width"],
+            most_pixels=self.config.limits.max_pixels,
         )
 
     async def collect(self, request: Any, job: Job, events: asyncio.Queue[Event]) -> list[Drawn]:

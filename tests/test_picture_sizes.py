@@ -1,0 +1,67 @@
+"""Sizes: told from configs as the loaded model tells them, and hints that would be accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import WRITERS
+from deepgen.models.convert import convert
+from deepgen.picture_sizes import SizeRules, read_size_rules
+from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from parity import Goldens
+
+
+def hint(rules: SizeRules, width: int, height: int) -> list[tuple[int, int]]:
+    """(height, width) of every size the refusal proposes."""
+    with pytest.raises(ValueError, match="; try ") as refused:
+        rules.check(height, width)
+    words = str(refused.value).rpartition("; try ")[2].split(" or ")
+    return [(int(word.split("x")[1]), int(word.split("x")[0])) for word in words]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 48), (383, 384), (385, 96), (99999, 1), (500, 3), (40, 40)])
+@pytest.mark.parametrize("most_pixels", [None, 384 * 360, 2048])
+def test_every_size_a_refusal_proposes_is_accepted(size: tuple[int, int], most_pixels: int | None) -> None:
+    rules = SizeRules(32, 384, 96, 96, most_pixels=most_pixels)
+    for height, width in hint(rules, *size):
+        rules.check(height, width)
+        assert most_pixels is None or height * width <= most_pixels
+
+
+def test_no_pixels_are_refused_and_do_not_mean_the_model_s_own_size() -> None:
+    for height, width in ((0, 96), (96, 0)):
+        with pytest.raises(ValueError, match="not a multiple of 32"):
+            SizeRules(32, 384, 96, 96).drawn(None, 1, height, width)
+
+
+def test_configs_tell_what_the_loaded_model_tells(pipe: DeepGenPipeline, tmp_path: Path) -> None:
+    assert read_size_rules(TINY_DIR) == DeepGenPipeline.from_pretrained("tiny").sizes
+    pipe.save_pretrained(tmp_path / "saved")
+    convert(tmp_path / "saved", tmp_path / "converted", progress=False)
+    for name in ("saved", "converted"):
+        assert read_size_rules(tmp_path / name) == pipe.sizes
+
+
+@pytest.mark.parametrize("layout", ["flat pt", "rl shards"])
+def test_a_native_file_tells_by_its_shapes(
+    layout: str, goldens: Goldens, pipe: DeepGenPipeline, tmp_path: Path
+) -> None:
+    write, _ = WRITERS[layout]
+    rules = read_size_rules(write(tmp_path, goldens.native))
+    assert rules is not None
+    assert (rules.unit, rules.longest) == (pipe.sizes.unit, pipe.sizes.longest)
+
+
+def test_a_name_that_is_nowhere_is_refused_as_loading_would(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        read_size_rules(tmp_path / "nowhere")
+
+
+def test_the_smallest_and_the_largest_size_are_drawn() -> None:
+    tiny = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    for side in (tiny.sizes.unit, tiny.sizes.longest):
+        picture = tiny("a red circle", height=side, width=side, num_inference_steps=1, seed=1).images[0]
+        assert picture.size == (side, side)
