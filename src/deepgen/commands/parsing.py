@@ -20,7 +20,6 @@ import tyro
 from deepgen.commands.edit import in_order
 from deepgen.commands.suggestions import suggestion, suggestion_or_all
 
-_BORDER = re.compile(r"^[╭╰│][─ ]?|[─ ]?[╮╯│]$")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _OPTION = re.compile(r"--?[A-Za-z]")
 
@@ -79,11 +78,7 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
     if found := re.search(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", text):
         return f"{found[1]} {found[2].split(' ')[0]} is no whole number"
     if "Missing from " in text:
-        missing = re.findall(
-            r"^│ {5}(\S.*?) *│$", _COLOR.sub("", printed), re.MULTILINE
-        )  # explained below each
-        missing = [name for name in missing if not name.startswith("deepgen ")]
-        return f"{called} needs {', '.join(missing) or 'more'}; see {called} --help"
+        return f"{called} needs {', '.join(_missing(printed)) or 'more'}; see {called} --help"
     return text or f"these arguments cannot be understood; see {called} --help"
 
 
@@ -168,15 +163,36 @@ def _options(command: type) -> Iterator[str]:
             yield from getattr(note, "aliases", None) or ()
 
 
+def _missing(printed: str) -> list[str]:
+    """The names of what is missing: they are indented once, and what is said about each, twice."""
+    names, depth = [], 0
+    rows = _rows(printed)
+    start = next(place for place, row in enumerate(rows) if row.lstrip().startswith("Missing from "))
+    for row in rows[start + 1 :]:
+        indent = len(row) - len(row.lstrip())
+        depth = depth or indent
+        if indent == depth:
+            names.append(row.strip())
+    return names
+
+
 def _unboxed(printed: str) -> str:
-    """What stands in tyro's frame above its first line, in one line."""
-    rows = [_COLOR.sub("", row).strip() for row in printed.splitlines()]
-    text = []
+    """What tyro's frame says above its first line, in one line."""
+    return " ".join(row.strip() for row in _rows(printed))
+
+
+def _rows(printed: str) -> list[str]:
+    """The rows in tyro's frame above its first line, without its title.
+
+    Where the terminal cannot show it, the frame is made of blanks and dashes, and the title is a row.
+    """
+    rows = [_COLOR.sub("", row) for row in printed.splitlines()]
+    rows = rows[1:] if rows and rows[0].startswith("╭") else rows[2:]
+    found = []
     for row in rows:
-        content = _BORDER.sub("", row).strip()
-        if row.startswith(("╭", "╰")) or not content:
-            continue
-        if set(content) == {"─"}:
+        content = row.strip("│").rstrip()
+        if content.strip() and set(content.strip()) <= set("─-╰╯"):
             break
-        text.append(content)
-    return " ".join(text)
+        if content.strip():
+            found.append(content)
+    return found

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 def suggestion(word: str, known: Sequence[str]) -> str:
     """`; did you mean X?` for the nearest of the known words, or nothing where none is near."""
     bare = {name.lstrip("-"): name for name in known}  # dashes alike would make any two options alike
-    near = get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.6)
+    near = get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.65)
     return f"; did you mean {bare[near[0]]}?" if near else ""
 
 
