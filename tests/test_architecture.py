@@ -17,7 +17,7 @@ LEVELS = (
     ("_version", "extras"),
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
-    ("arguments", "picture_sizes"),
+    ("arguments", "picture_sizes", "masking"),
     ("pipeline",),
     ("rl", "eval", "client"),
     ("train", "serve"),

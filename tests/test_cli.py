@@ -40,7 +40,8 @@ class FakePipeline:
             raise self.fails_at[1]
         self.calls.append({"prompt": prompt, **arguments})
         size = (arguments["width"] or 96, arguments["height"] or 96)
-        return SimpleNamespace(images=[Image.new("RGB", size, (arguments["seed"] % 256,) * 3)])
+        picture = Image.new("RGB", size, (arguments["seed"] % 256,) * 3)
+        return SimpleNamespace(images=[picture], drawn_sizes=[size[::-1]])
 
 
 @pytest.fixture
@@ -116,6 +117,17 @@ def test_several_pictures_have_seeds_in_turn_and_a_grid(fake: FakePipeline) -> N
     assert Image.open("s-grid.png").size == (196, 196)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp"])
+def test_pictures_are_written_in_the_format_of_their_name(suffix: str, fake: FakePipeline) -> None:
+    assert main(["generate", "a stár", "-n", "2", "--seed", "4", "-o", f"s.{suffix}"]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == [f"s-{k}.{suffix}" for k in (0, 1, "grid")]
+    record = read_record(Path(f"s-1.{suffix}"))
+    assert (record.prompt, record.seed, record.steps) == ("a stár", 5, 16)
+    assert Image.open(f"s-0.{suffix}").format == {"webp": "WEBP"}.get(suffix, "JPEG")
+    assert main(["generate", "a secret", "--no-metadata", "--quality", "30", "-o", f"t.{suffix}"]) == 0
+    assert read_record(Path(f"t.{suffix}")) is None
+
+
 def test_without_a_seed_each_run_draws_another_and_records_it(fake: FakePipeline) -> None:
     main(["generate", "a star"])
     main(["generate", "a star", "-o", "again.png"])
@@ -174,7 +186,16 @@ REFUSED = [
     (["generate", "x", "-n", "0"], "--num-images must be at least 1, got 0"),
     (["generate", "x", "--seed", "-1"], "--seed must be between 0"),
     (["generate", "x", "--seed", str(2**63)], "--seed must be between 0"),
-    (["generate", "x", "-o", "a.jpg"], "pictures are written as PNG; try a.png"),
+    (
+        ["generate", "x", "-o", "a.gif"],
+        "written as .png, .jpg, .jpeg, .webp, and .gif is none of them; try a.png",
+    ),
+    (["generate", "x", "-o", "a"], "the name has no suffix; try a.png"),
+    (["generate", "x", "-o", "a.jpg", "--quality", "0"], "--quality must be between 1 and 100, got 0"),
+    (["generate", "x", "--quality", "90"], "--quality is for .jpg and .webp, and out.png loses nothing"),
+    (["generate", "x" * 40_000, "-o", "a.jpg"], "too long to be kept in a JPEG file"),
+    (["generate", "x", "-o", "a.webp", "--size", "16400x64"], "too large for a webp file"),
+    (["generate", "x", "--format", "jpg"], "--format is for --file; name the picture: -o out.jpg"),
     (["generate", "x", "-o", "folder.png"], "--output folder.png is a folder"),
     (["generate", "x", "-o", "file/a.png"], "cannot write pictures to"),
     (["edit", "x"], "nothing to edit"),

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
 from tyro.conf import subcommand
 
 from deepgen._version import __version__
@@ -24,6 +23,7 @@ from deepgen.commands.eval import Eval
 from deepgen.commands.generate import Generate
 from deepgen.commands.info import Info
 from deepgen.commands.mcp import Mcp
+from deepgen.commands.parsing import parse
 from deepgen.commands.rewards import Rewards
 from deepgen.commands.serve import Serve
 from deepgen.commands.train import Train
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"deepgen {__version__}")
         return 0
-    command = tyro.cli(Command, prog="deepgen", description=DESCRIPTION, args=arguments)
+    command = parse(Command, arguments, DESCRIPTION)
     try:
         return command.run()
     except KeyboardInterrupt:

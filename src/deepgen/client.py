@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PASSES = {408, 409, 429, 500, 502, 503, 504}  # another try may end otherwise, unless the server says not
 _PASSED_ON = ("http://", "https://", "data:")
+_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 class ClientError(Exception):
@@ -78,12 +79,27 @@ class Picture:
         seed: draws it again, alone.
         size: `WIDTHxHEIGHT`.
         index: which of the request's pictures, from 0.
+        drawn_size: `WIDTHxHEIGHT` the model drew, from which an edit is brought to the size of its source;
+            empty where the server does not say.
     """
 
     content: bytes = field(repr=False)
     seed: int | None
     size: str
     index: int = 0
+    drawn_size: str = ""
+
+    @property
+    def notice(self) -> str:
+        """`drawn at 512x384, enlarged to 4000x3000` where that is so, else nothing."""
+        from deepgen.data.resize import enlarged_from
+
+        if not (self.size and self.drawn_size):
+            return ""
+        (width, height), (drawn_width, drawn_height) = (
+            map(int, size.split("x")) for size in (self.size, self.drawn_size)
+        )
+        return enlarged_from((drawn_height, drawn_width), (height, width))
 
     @property
     def image(self) -> Image.Image:
@@ -91,8 +107,17 @@ class Picture:
         return _opened(self.content)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file as it came, with its record; the path."""
+        """Write the file as it came, with its record; the path.
+
+        Raises:
+            ValueError: its name promises another format; ask the server for that one with `output_format`.
+        """
         path = Path(path)
+        asked, sent = _FORMATS.get(path.suffix.lower()), _format_of(self.content)
+        if asked is not None and sent is not None and asked != sent:
+            raise ValueError(
+                f"{path}: the picture came as {sent}; name it .{sent}, or ask with output_format={asked!r}"
+            )
         path.write_bytes(self.content)
         return path
 
@@ -367,7 +392,13 @@ def _as_png(image: Any) -> bytes:
 
 def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
     return [
-        Picture(base64.b64decode(entry["b64_json"]), entry.get("seed"), answer.get("size", ""), index)
+        Picture(
+            base64.b64decode(entry["b64_json"]),
+            entry.get("seed"),
+            answer.get("size", ""),
+            index,
+            answer.get("drawn_size", ""),
+        )
         for index, entry in enumerate(answer["data"])
     ]
 
@@ -387,7 +418,7 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     index = data.get("index", 0)
     if kind == "completed":
         content = base64.b64decode(data["b64_json"])
-        return Picture(content, data.get("seed"), data.get("size", ""), index)
+        return Picture(content, data.get("seed"), data.get("size", ""), index, data.get("drawn_size", ""))
     if kind == "partial_image":
         return Preview(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
     if kind == "progress" and "waiting" in data:
@@ -417,6 +448,15 @@ def _failed(told: Mapping[str, Any], status: int | None, request_id: str | None)
         param=told.get("param"),
         request_id=request_id,
     )
+
+
+def _format_of(content: bytes) -> str | None:
+    """By its first bytes; None where it is none of those a server sends."""
+    if content.startswith(b"\x89PNG"):
+        return "png"
+    if content.startswith(b"\xff\xd8"):
+        return "jpeg"
+    return "webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -32,11 +32,13 @@ from deepgen.arguments import (
     usual_guidance,
 )
 from deepgen.data.images import ImageSource
+from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
 from deepgen.diffusion.guidance import Guidance
 from deepgen.diffusion.presets import PRESETS, Preset, get_preset
 from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.lora import DeepGenLoraLoaderMixin
+from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
 from deepgen.models.branches import Branches, Rows
@@ -67,10 +69,14 @@ FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "gu
 class DeepGenPipelineOutput(BaseOutput):
     """Pictures, in the order of the prompts, and the seed that makes each of them alone (None where none was
     used).
+
+    `drawn_sizes` are the (height, width) in pixels at which the model drew each: an edit of a large picture
+    is drawn smaller and enlarged to the size of its source.
     """
 
     images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
     seeds: list[int] | None = None
+    drawn_sizes: list[tuple[int, int]] | None = None
 
 
 class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
@@ -400,6 +406,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         guidance_batching: GuidanceBatching = "auto",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        kept: Sequence[KeptLatents] | None = None,
     ) -> Tensor:
         """Follow the flow from noise to clean latents, (B, C, h, w) both.
 
@@ -417,6 +424,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
                 tensors it returns replace the loop's.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
+            kept: of each sample, what a mask keeps of its source.
         """
         if self._exchange is not None and negative is None:
             raise ValueError("guidance is divided among processes and this call has none; guide it above 1")
@@ -425,7 +433,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
         scheduler, timesteps = preset.prepare(self.scheduler, num_inference_steps, latents.device, patches)
         guidance = None if negative is None else Guidance(guidance_scale)
-        has_both, dtype = preset.guided(timesteps), latents.dtype
+        has_both, dtype, noise = preset.guided(timesteps), latents.dtype, latents
         if preset.solver is not None:
             latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
         condition = positive if negative is None else Condition.cat([negative, positive])
@@ -452,6 +460,9 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 if preset.solver is not None:
                     velocity = velocity.float()
                 latents = scheduler.step(velocity, scheduler.timesteps[step], latents, return_dict=False)[0]
+                if kept is not None:
+                    sigma, rows = scheduler.sigmas[step + 1], zip(kept, latents, noise, strict=True)
+                    latents = torch.stack([one.keep(after, before, sigma) for one, after, before in rows])
                 if callback_on_step_end is not None:
                     known = {"latents": latents, **branches.embeds}
                     given = {name: known[name] for name in callback_on_step_end_tensor_inputs}
@@ -563,6 +574,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         reference_posterior: latent_space.Posterior = "sample",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        mask: ImageSource | None = None,
     ) -> DeepGenPipelineOutput | tuple[Any]:
         """Draw pictures from prompts, or edit pictures by instructions.
 
@@ -594,6 +606,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             reference_posterior: "sample" as the original does, or "mode".
             callback_on_step_end: see `denoise`.
             callback_on_step_end_tensor_inputs: see `denoise`.
+            mask: a picture (path, bytes or PIL image) as large as each prompt's first reference, and
+                transparent where that may change; everything else comes back pixel for pixel.
 
         Raises:
             ValueError: an argument is out of range or does not fit another; the message names it.
@@ -615,6 +629,8 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         references = read_references(image, count)
         sizes, sources = self.sizes.drawn(references, count, height, width)
         pixels = None if references is None else self.sizes.read(references, height, width)
+        back = [source if restore_size else None for source in sources]
+        masked = None if mask is None else self._masked(mask, references, sizes, back)
         if self.is_divided and seed is None and generator is None:
             raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
@@ -647,6 +663,7 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             noise = self.prepare_latents(*size, own, dtype, device) if latents is None else latents[samples]
             shown = None if pixels is None else [pixels[row] for row in rows]
             reference_latents = shown and self.prepare_references(shown, own, dtype, reference_posterior)
+            kept = masked and {row: masked[row].latents(self.vae, size, dtype, device) for row in set(rows)}
             clean = self.denoise(
                 noise.to(device, dtype),
                 positive.select(rows),
@@ -658,16 +675,22 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 guidance_batching=guidance_batching or self.guidance_batching,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                kept=kept and [kept[row] for row in rows],
             )
-            back = [sources[row] if restore_size else None for row in rows]
-            drawn.update(zip(samples, self._decode(clean, output_type, back), strict=True))
+            pictures = self._decode(clean, output_type, [back[row] for row in rows])
+            if masked is not None and output_type != "latent":
+                pictures = [masked[row].paste(x) for row, x in zip(rows, pictures, strict=True)]
+            drawn.update(zip(samples, pictures, strict=True))
         self.maybe_free_model_hooks()
 
         order = sorted(drawn)
         images = to_output([drawn[sample] for sample in order], output_type)
         if seeds is not None:
             seeds = [seeds[sample] for sample in order]
-        return DeepGenPipelineOutput(images=images, seeds=seeds) if return_dict else (images,)
+        drawn_sizes = [sizes[sample // num_images_per_prompt] for sample in order]
+        if not return_dict:
+            return (images,)
+        return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes)
 
     def _decode(
         self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
@@ -680,6 +703,22 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
         return [
             picture if size is None else resize_pixels(picture, size)
             for picture, size in zip(pictures, sizes, strict=True)
+        ]
+
+    def _masked(
+        self,
+        mask: ImageSource,
+        references: list[list[Image.Image]] | None,
+        sizes: Sequence[tuple[int, int]],
+        back: Sequence[tuple[int, int] | None],
+    ) -> list[KeptPixels]:
+        """Per prompt, what a mask keeps of its first reference, at the size of the result."""
+        if references is None:
+            raise ValueError("mask marks what may change in a picture; give the picture as image")
+        opened = open_mask(mask)
+        return [
+            KeptPixels.of(row[0], opened, final or drawn)
+            for row, drawn, final in zip(references, sizes, back, strict=True)
         ]
 
     # --- checks and plans -----------------------------------------------------------------------------------

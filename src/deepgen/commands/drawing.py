@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
 
 
-def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -> None:
-    """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about.
+def draw(
+    options: PictureOptions, prompt: str, references: Sequence[str] = (), mask: str | None = None
+) -> None:
+    """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about; with a
+    mask, only what it gives free of the first one changes.
 
     Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
     """
     from deepgen.data.images import open_image
-    from deepgen.data.png import image_grid, save_png
+    from deepgen.data.masks import check_mask, open_mask
+    from deepgen.data.picture_files import check_fits, save_picture
+    from deepgen.data.png import image_grid
 
     options.check()
     check_text("the prompt", prompt)
@@ -40,6 +46,9 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     if not prompt.strip():
         raise ValueError("the prompt is empty; say what to draw, or how to change the picture")
     opened = [open_image(path) for path in references]
+    if mask is not None:
+        check_mask(open_mask(mask), opened[0])
+    check_fits(options.output, _size(options, opened), _kept_text(options, prompt))
     check_output(options.output, options.num_images, _pixels(options, opened))
     processes = _processes(options)
     check_sizes(options, opened)
@@ -51,32 +60,30 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     is_main = processes is None or processes.is_main_process
     paths = picture_paths(options.output, options.num_images)
     drawn: list[Image] = []
+    masked = {} if mask is None else {"mask": mask}
     try:
         for seed, path in enumerate(paths, start=first_seed):
             started = time.perf_counter()
             pipe.set_progress_bar_config(
                 desc=path.name, leave=False, disable=None
             )  # None: only on a terminal
-            image = pipe(prompt, image=opened or None, seed=seed, **settings).images[0]
-            record = record_of(
-                options,
-                settings,
-                prompt=prompt,
-                seed=seed,
-                references=references,
-                width=image.width,
-                height=image.height,
+            output = pipe(prompt, image=opened or None, seed=seed, **masked, **settings)
+            image = output.images[0]
+            record = made_of(
+                record_of(options, settings, prompt=prompt, seed=seed, references=references, mask=mask),
+                image,
+                output.drawn_sizes[0],
             )
             drawn.append(image)
-            seconds = time.perf_counter() - started
+            seconds = f"{time.perf_counter() - started:.1f} s"
             if is_main:
-                save_png(image, path, record if options.metadata else None)
-                print(f"{path}  {image.width}x{image.height}, seed {seed}, {seconds:.1f} s", flush=True)
+                save_picture(image, path, record if options.metadata else None, options.quality)
+                print(f"{path}  {about(record)}, {seconds}", flush=True)
     except KeyboardInterrupt:
         print(f"deepgen: stopped; {len(drawn)} of {len(paths)} pictures are kept", file=sys.stderr)
         raise
     if len(drawn) > 1 and is_main:
-        save_png(image_grid(drawn), grid_path(options.output))
+        save_picture(image_grid(drawn), grid_path(options.output), quality=options.quality)
         print(grid_path(options.output))
 
 
@@ -141,10 +148,9 @@ def record_of(
     prompt: str,
     seed: int,
     references: Sequence[str],
-    width: int,
-    height: int,
+    mask: str | None = None,
 ) -> PictureRecord:
-    """How a picture is made, for the picture itself."""
+    """How a picture is made, for the picture itself; its size is 0 where the model chooses it."""
     from deepgen.data.png import PictureRecord
     from deepgen.diffusion.presets import get_preset
 
@@ -154,18 +160,52 @@ def record_of(
         seed=seed,
         steps=settings["num_inference_steps"],
         guidance=settings["guidance_scale"],
-        width=width,
-        height=height,
+        width=settings["width"] or 0,
+        height=settings["height"] or 0,
         scheduler=get_preset(options.solver_preset).solver or options.scheduler,
         preset=options.solver_preset,
         model=options.model,
         references=tuple(Path(reference).name for reference in references),
+        mask=None if mask is None else Path(mask).name,
     )
+
+
+def made_of(record: PictureRecord, image: Image, drawn_size: tuple[int, int]) -> PictureRecord:
+    """The record of a picture that was made, with its size and the (height, width) that was drawn."""
+    is_resized = drawn_size != (image.height, image.width)
+    return replace(
+        record,
+        width=image.width,
+        height=image.height,
+        drawn_width=drawn_size[1] if is_resized else None,
+        drawn_height=drawn_size[0] if is_resized else None,
+    )
+
+
+def about(record: PictureRecord) -> str:
+    """Size and seed of a picture, and whether it was drawn smaller than it is."""
+    from deepgen.data.resize import enlarged_from
+
+    final = (record.height, record.width)
+    drawn = (record.drawn_height or record.height, record.drawn_width or record.width)
+    notice = enlarged_from(drawn, final)
+    return f"{record.width}x{record.height}, seed {record.seed}" + (f", {notice}" if notice else "")
+
+
+def _size(options: PictureOptions, references: Sequence[Image]) -> tuple[int, int] | None:
+    """(height, width) of one picture, or None where the model chooses."""
+    asked = options.height_and_width()
+    if asked is None and references:
+        return references[0].height, references[0].width
+    return asked
 
 
 def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:
     """About how many pixels one picture will have."""
-    asked = options.height_and_width()
-    if asked is not None:
-        return asked[0] * asked[1]
-    return references[0].width * references[0].height if references else ASSUMED_PIXELS
+    size = _size(options, references)
+    return ASSUMED_PIXELS if size is None else size[0] * size[1]
+
+
+def _kept_text(options: PictureOptions, prompt: str) -> str:
+    """What a picture's record holds of the user's words."""
+    return prompt + (options.negative or "") if options.metadata else ""

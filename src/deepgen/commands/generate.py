@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -19,8 +19,10 @@ class Generate(PictureOptions):
 
     prompt: Positional[Annotated[str, arg(metavar="TEXT")]] = ""
     """What to draw."""
-    file: Annotated[Path | None, arg(metavar="FILE.jsonl")] = None
-    """Instead of TEXT: a prompt, references, seed, size and name a line; --output is then a folder."""
+    file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Instead of TEXT: a .txt file with a prompt a line, or a .jsonl file; --output is then a folder."""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """Of pictures of --file whose row gives no name."""
 
     @property
     def has_folder(self) -> bool:
@@ -30,10 +32,14 @@ class Generate(PictureOptions):
     def run(self) -> int:
         """Exit code 0 once every picture is saved, 1 where rows of a file could not be drawn."""
         if self.file is None:
+            if self.format != "png":
+                raise ValueError(
+                    f"--format is for --file; name the picture: -o {self.output.stem}.{self.format}"
+                )
             draw(self, self.prompt)
             return 0
         if self.parallel != "none":
             raise ValueError("--file divides its rows among the processes; leave out --parallel")
-        if self.prompt or self.num_images != 1:
-            raise ValueError("--file brings its own prompts, one picture a line; leave out TEXT and -n")
-        return draw_file(self, self.file)
+        if self.prompt:
+            raise ValueError("--file brings its own prompts; leave out TEXT")
+        return draw_file(self, self.file, f".{self.format}")

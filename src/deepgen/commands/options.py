@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from deepgen.commands.outputs import check_file_name
+
 Scheduler = Literal["euler", "heun", "dpm++", "unipc"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -104,8 +106,11 @@ def short_name(model: str) -> str:
 class PictureOptions(ModelOptions):
     """How the pictures are drawn and where they go."""
 
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
-    """The picture's file; several become FILE-0.png, ... and FILE-grid.png. Existing files are replaced."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("out.png")
+    """The picture's file: .png, .jpg or .webp; several become FILE-0.png, ... and FILE-grid.png. Existing
+    files are replaced."""
+    quality: Annotated[int | None, arg(metavar="INT")] = None
+    """Of .jpg and .webp files, 1 to 100; default 95."""
     size: Annotated[str | None, arg(metavar="WxH")] = None
     """Width x height, such as 768x512. Default: the model's own; for an edit, its first picture's."""
     preset: Preset | Literal["auto"] = "exact"
@@ -148,10 +153,12 @@ class PictureOptions(ModelOptions):
             raise ValueError(f"--num-images must be at least 1, got {self.num_images}")
         if self.seed is not None and not 0 <= self.seed <= 2**63 - self.num_images:
             raise ValueError(f"--seed must be between 0 and 2^63 - {self.num_images}, got {self.seed}")
-        if not self.has_folder and self.output.suffix.lower() != ".png":
-            raise ValueError(
-                f"--output {self.output}: pictures are written as PNG; try {self.output.stem}.png"
-            )
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality must be between 1 and 100, got {self.quality}")
+        if not self.has_folder:
+            check_file_name(self.output)
+            if self.quality is not None and self.output.suffix.lower() == ".png":
+                raise ValueError(f"--quality is for .jpg and .webp, and {self.output} loses nothing")
 
     def height_and_width(self) -> tuple[int, int] | None:
         """The asked size as (height, width), or None where the model chooses."""

@@ -9,112 +9,208 @@ cannot be read or drawn is named with its line, and the others are drawn.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from deepgen.commands.loading import load_pipeline, read_sizes
-from deepgen.commands.options import PictureOptions, check_text, parse_size
-from deepgen.commands.outputs import check_folder
+from deepgen.commands.options import PictureOptions, Preset, check_text, parse_size
+from deepgen.commands.outputs import check_file_name, check_folder
+from deepgen.commands.suggestions import suggestion_or_all
 
 if TYPE_CHECKING:
     from deepgen.data.png import PictureRecord
     from deepgen.picture_sizes import SizeRules
 
 DEFAULT_FOLDER = Path("outputs/pictures")
+MOST_PICTURES = 10_000  # of one row: a larger number is a slip
+# What a row may say, and the type it has in JSON.
+_TEXTS = ("prompt", "mask", "negative", "size", "preset", "name")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_TEXTS, (str,)),
+    **dict.fromkeys(("steps", "seed", "n"), (int,)),
+    "guidance": (int, float),
+    "references": (list,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFileRow:
-    """One line of the file; everything but the prompt may be left out.
+    """One picture of the file; everything but the prompt may be left out of its line.
 
     Attributes:
         line: its number, from 1.
         prompt: what to draw, or with references how to change them.
         references: pictures, by paths from the file's folder.
+        mask: a picture that is transparent where the first reference may change, by its path.
         negative: what to steer away from.
-        seed: of the noise; by default that of the command line (or 0) plus the line's number - 1.
         size: WIDTHxHEIGHT.
-        name: the picture's file below the output folder; by default the line's number.
+        preset: solver and number of its steps.
+        steps: solver steps.
+        guidance: weight of the prompt.
+        seed: of the noise; by default that of the command line (or 0) plus the line's number - 1, and plus k
+            for picture k of a line that asks for several.
+        name: the picture's file below the output folder; by default the line's number. Of several pictures
+            NAME-0.png, NAME-1.png, ...
     """
 
     line: int
     prompt: str
     references: tuple[str, ...] = ()
+    mask: str | None = None
     negative: str | None = None
-    seed: int
     size: str | None = None
+    preset: Preset | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int
     name: str
 
+    def options(self, given: PictureOptions) -> PictureOptions:
+        """The command line's options with what the line says instead."""
+        own = {name: getattr(self, name) for name in ("negative", "size", "preset", "steps", "guidance")}
+        return replace(given, **{name: value for name, value in own.items() if value is not None})
 
-def read_rows(path: Path, first_seed: int = 0) -> tuple[list[PromptFileRow], list[str]]:
-    """Rows of a JSONL file, and what is wrong with those that cannot be drawn, each with its line."""
+
+def read_rows(
+    path: Path, first_seed: int = 0, num_images: int = 1, suffix: str = ".png"
+) -> tuple[list[PromptFileRow], list[str]]:
+    """Pictures that a file asks for, and what is wrong with the lines that cannot be drawn.
+
+    A `.txt` file holds a prompt a line; empty lines and those that begin with # say nothing. Any other holds
+    a JSON object a line. Both are UTF-8, with or without a byte order mark; lines end with a line feed or a
+    carriage return, and with no other character.
+
+    Args:
+        path: the file.
+        first_seed: of line 1, where it names none.
+        num_images: pictures of a line that does not say how many.
+        suffix: of pictures whose line gives no name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is text in UTF-16.
+    """
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no prompt file {path}; expected one JSON object a line, such as "
-            '{"prompt": "two blue stars"}'
+            f"there is no prompt file {path}; expected a .txt file with a prompt a line, or one JSON object "
+            'a line, such as {"prompt": "two blue stars"}'
         )
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is text in UTF-16; save it as UTF-8")
+    read = _read_text if path.suffix.lower() == ".txt" else _read_json
     rows: list[PromptFileRow] = []
     problems, names = [], set()
-    with path.open(encoding="utf-8") as lines:
-        for number, text in enumerate(lines, start=1):
-            if not text.strip():
+    lines = re.split(b"\r\n|\n|\r", content.removeprefix(b"\xef\xbb\xbf"))
+    for number, line in enumerate(lines, start=1):
+        try:
+            given = read(_decoded(line))
+            if given is None:
                 continue
-            try:
-                row = _read_row(text, number, first_seed, path.parent)
-                if row.name in names:
-                    raise ValueError(f"name {row.name!r} was given to an earlier line")
-            except ValueError as error:
-                problems.append(f"{path}, line {number}: {error}")
-                continue
-            names.add(row.name)
-            rows.append(row)
+            given = {
+                "seed": first_seed + number - 1,
+                "n": num_images,
+                "name": f"{number:06d}{suffix}",
+                **given,
+            }
+            pictures = _pictures(given, number, path.parent)
+            if taken := [picture.name for picture in pictures if picture.name in names]:
+                raise ValueError(f"name {taken[0]!r} was given to an earlier line")
+        except ValueError as error:
+            problems.append(f"{path}, line {number}: {error}")
+            continue
+        names.update(picture.name for picture in pictures)
+        rows += pictures
     return rows, problems
 
 
-def _read_row(text: str, number: int, first_seed: int, folder: Path) -> PromptFileRow:
-    """ValueError says what is wrong with a line."""
+def _decoded(line: bytes) -> str:
     try:
-        given = json.loads(text)
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 at byte {error.start} ({line[error.start : error.start + 1]!r}); save it as UTF-8"
+        ) from error
+
+
+def _read_text(line: str) -> dict[str, Any] | None:
+    """The fields of a line of text; None where it says nothing. A prompt may begin with \\#."""
+    text = line.strip()
+    if not text or text.startswith("#"):
+        return None
+    prompt = text[1:] if text.startswith("\\#") else text
+    check_text("prompt", prompt)
+    return {"prompt": prompt}
+
+
+def _read_json(line: str) -> dict[str, Any] | None:
+    """The fields of a line of JSON, checked one by one; None where the line is empty."""
+    if not line.strip():
+        return None
+    try:
+        given = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at character {error.pos})") from error
     if not isinstance(given, dict):
         raise ValueError(f"expected an object such as {{'prompt': '...'}}, got {type(given).__name__}")
-    known = [field.name for field in fields(PromptFileRow) if field.name != "line"]
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join(known)}")
-    kinds = {"prompt": str, "negative": str, "size": str, "name": str, "seed": int, "references": list}
+    if unknown := sorted(set(given) - set(_KINDS)):
+        raise ValueError(f"unknown field {unknown[0]!r}{suggestion_or_all(unknown[0], list(_KINDS))}")
+    given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            raise ValueError(f"{key} must be {kinds[key].__name__}, got {value!r}")
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+            raise ValueError(f"{key} must be {_KINDS[key][-1].__name__}, got {value!r}")
     if not given.get("prompt", "").strip():
         raise ValueError("the prompt is missing or empty")
     for key in ("prompt", "negative", "name"):
         check_text(key, given.get(key))
+    if "preset" in given and given["preset"] not in get_args(Preset):
+        known = list(get_args(Preset))
+        raise ValueError(f"preset {given['preset']!r} is unknown{suggestion_or_all(given['preset'], known)}")
     parse_size(given.get("size"), "size")
-    given = {"seed": first_seed + number - 1, "name": f"{number:06d}.png", **given}
-    if not 0 <= given["seed"] < 2**63:
-        raise ValueError(f"seed must be between 0 and 2^63 - 1, got {given['seed']}")
+    return given
+
+
+def _pictures(given: Mapping[str, Any], number: int, folder: Path) -> list[PromptFileRow]:
+    """The pictures a line asks for; ValueError says what is wrong with it."""
+    count = given["n"]
+    if not 1 <= count <= MOST_PICTURES:
+        raise ValueError(f"n must be between 1 and {MOST_PICTURES}, got {count}")
+    if not 0 <= given["seed"] <= 2**63 - count:
+        raise ValueError(f"seed must be between 0 and 2^63 - {count}, got {given['seed']}")
     name = PurePosixPath(given["name"])
-    if name.is_absolute() or ".." in name.parts or name.suffix.lower() != ".png":
-        raise ValueError(f"name {given['name']!r} must be a .png below the output folder")
-    references = tuple(str(folder / reference) for reference in given.get("references", ()))
-    missing = [reference for reference in references if not Path(reference).is_file()]
-    if missing:
-        raise ValueError(f"no such picture: {missing[0]}")
-    return PromptFileRow(**{**given, "line": number, "references": references})
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"name {given['name']!r} must lie below the output folder")
+    check_file_name(Path(name), "name")
+    references = tuple(_found(folder, reference) for reference in given.get("references", ()))
+    mask = given.get("mask")
+    if mask is not None and not references:
+        raise ValueError("mask marks what may change in a picture; name the picture under references")
+    names = [str(name)] if count == 1 else [str(name.with_stem(f"{name.stem}-{k}")) for k in range(count)]
+    own = {key: value for key, value in given.items() if key != "n"}
+    own = {**own, "line": number, "references": references, "mask": mask and _found(folder, mask)}
+    return [PromptFileRow(**{**own, "seed": given["seed"] + k, "name": names[k]}) for k in range(count)]
 
 
-def draw_file(options: PictureOptions, path: Path) -> int:
-    """Draw every row that is not drawn yet; 1 if some could not be, else 0."""
+def _found(folder: Path, name: Any) -> str:
+    if not isinstance(name, str) or not (folder / name).is_file():
+        raise ValueError(f"no such picture: {folder / str(name)}")
+    return str(folder / name)
+
+
+def draw_file(options: PictureOptions, path: Path, suffix: str = ".png") -> int:
+    """Draw every picture that is not drawn yet, `suffix` where its row gives no name; 1 if some could not be,
+    else 0.
+    """
     from accelerate import PartialState
 
     options.check()
     folder = DEFAULT_FOLDER if options.output == PictureOptions.output else options.output
-    rows, problems = read_rows(path, options.seed or 0)
+    rows, problems = read_rows(path, options.seed or 0, options.num_images, suffix)
     state = PartialState(timeout=timedelta(days=2))  # rows differ in length, so shares do too
     if not rows and not problems:
         raise ValueError(f"{path} holds no rows")
@@ -131,8 +227,9 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     """Draw one process's share; what could not be drawn is said and returned."""
     if not rows:
         return []
+    from deepgen.commands.drawing import about, made_of, record_of, settings_of
     from deepgen.data.images import open_image
-    from deepgen.data.png import save_png
+    from deepgen.data.picture_files import save_picture
 
     failures: list[str] = []
     rules = read_sizes(options.model)
@@ -143,22 +240,25 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     pipe: Any = load_pipeline(options)
     pipe.set_progress_bar_config(disable=True)
     for row in rows:
-        target = folder / row.name
-        settings = _settings(options, row, pipe.defaults)
-        record = _record(options, row, settings)
-        if _is_drawn(target, record if options.metadata else None):
-            continue
+        target, own = folder / row.name, row.options(options)
         try:
+            settings = settings_of(own, pipe.defaults, is_edit=bool(row.references))
+            asked = {"prompt": row.prompt, "seed": row.seed, "references": row.references, "mask": row.mask}
+            record = record_of(own, settings, **asked)
+            if _is_drawn(target, record if options.metadata else None):
+                continue
+            if row.mask is not None:
+                settings["mask"] = row.mask
             references = [open_image(reference) for reference in row.references]
-            image = pipe(row.prompt, image=references or None, seed=row.seed, **settings).images[0]
+            output = pipe(row.prompt, image=references or None, seed=row.seed, **settings)
+            made = made_of(record, output.images[0], output.drawn_sizes[0])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(output.images[0], target, made if options.metadata else None, options.quality)
         except ValueError as error:
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = replace(record, width=image.width, height=image.height)
-        save_png(image, target, made if options.metadata else None)
-        print(f"{target}  {image.width}x{image.height}, seed {row.seed}", flush=True)
+        print(f"{target}  {about(made)}", flush=True)
     return failures
 
 
@@ -169,38 +269,17 @@ def _can_be_drawn(
     path: Path,
     failures: list[str],
 ) -> bool:
-    """Whether the model draws the row's size; otherwise the reason is added to `failures`."""
-    size = parse_size(options.size if row.size is None else row.size)
-    if rules is None or size is None:
-        return True
+    """Whether the model draws what the row asks; otherwise the reason is added to `failures`."""
+    own = row.options(options)
     try:
-        rules.check(*size)
+        own.check()
+        size = own.height_and_width()
+        if rules is not None and size is not None:
+            rules.check(*size)
     except ValueError as error:
         failures.append(f"{path}, line {row.line}: {error}")
         return False
     return True
-
-
-def _settings(options: PictureOptions, row: PromptFileRow, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    from deepgen.commands.drawing import settings_of
-
-    size = options.size if row.size is None else row.size
-    negative = options.negative if row.negative is None else row.negative
-    return settings_of(replace(options, size=size, negative=negative), defaults, is_edit=bool(row.references))
-
-
-def _record(options: PictureOptions, row: PromptFileRow, settings: Mapping[str, Any]) -> PictureRecord:
-    from deepgen.commands.drawing import record_of
-
-    return record_of(
-        options,
-        settings,
-        prompt=row.prompt,
-        seed=row.seed,
-        references=row.references,
-        width=settings["width"] or 0,
-        height=settings["height"] or 0,
-    )
 
 
 def _is_drawn(path: Path, record: PictureRecord | None) -> bool:
@@ -222,7 +301,9 @@ def _is_drawn(path: Path, record: PictureRecord | None) -> bool:
         return True
     if found is None or (record.width and (record.width, record.height) != (width, height)):
         return False
-    return replace(record, width=width, height=height, version=found.version) == found
+    made = {"width": width, "height": height, "version": found.version}
+    made |= {"drawn_width": found.drawn_width, "drawn_height": found.drawn_height}
+    return replace(record, **made) == found
 
 
 def _say(problems: list[str]) -> None:

@@ -59,7 +59,7 @@ def open_image(
         return _decode(_open(bytes(source), "the given bytes", max_bytes), "the given bytes", max_pixels)
     if isinstance(source, str | Path):
         name = str(source)
-        return _decode(_open(_read(name, max_bytes), name, max_bytes), name, max_pixels)
+        return _decode(_open(read_bytes(name, max_bytes), name, max_bytes), name, max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, "(height, width, 3)", max_pixels)
     if hasattr(source, "detach"):  # a tensor, without importing torch to ask
@@ -69,7 +69,8 @@ def open_image(
     )
 
 
-def _read(name: str, max_bytes: int) -> bytes:
+def read_bytes(name: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """The content of a file that is to be a picture; `ImageError` where there is none, or too much."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", name):
         raise ImageError(
             f"{name[:80]} is an address, and addresses are not fetched; save the picture and give its path"
@@ -79,7 +80,9 @@ def _read(name: str, max_bytes: int) -> bytes:
         if path.is_dir():
             raise ImageError(f"{name} is a folder, not a picture; give the path of one file")
         if not path.exists():
-            raise ImageError(f"there is no picture at {name}")
+            pattern = any(letter in name for letter in "*?[")
+            hint = "; no file fits this pattern, or it was quoted: give the names of files" if pattern else ""
+            raise ImageError(f"there is no picture at {name}{hint}")
         if not path.is_file():
             raise ImageError(f"{name} is not an ordinary file; copy the picture to one first")
         if path.stat().st_size > max_bytes:

@@ -1,7 +1,8 @@
-"""Pictures out: a PNG that remembers how it was made, and several pictures on one sheet.
+"""Pictures out: a file that remembers how it was made, and several pictures on one sheet.
 
-The settings stand in the file twice: as one text entry each, for viewers and other programs, and as JSON
-under `deepgen`, from which they are read back exactly. A file appears under its name only when it is whole.
+In a PNG the settings stand twice: as one text entry each, for viewers and other programs, and as JSON under
+`deepgen`, from which they are read back exactly. In a JPEG or WebP file the same JSON is the user comment of
+its EXIF data (`picture_files.py` writes those). A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -11,19 +12,27 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from math import ceil, sqrt
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from deepgen._version import __version__
 
 KEY = "deepgen"
+_SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286  # tags of EXIF 2.3
+_UNICODE = b"UNICODE\0"  # the character code of a user comment; the byte order is left to the writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRecord:
-    """How a picture was made; enough to make it again. `None` stands for the model's own default."""
+    """How a picture was made; enough to make it again. `None` stands for the model's own default.
+
+    `width` and `height` are the file's; `drawn_width` and `drawn_height` what the model drew, where an edit
+    was brought back to the size of its source afterwards.
+    """
 
     prompt: str
     negative_prompt: str | None = None
@@ -36,6 +45,9 @@ class PictureRecord:
     preset: str | None = None
     model: str
     references: tuple[str, ...] = ()  # names of the pictures given to an edit
+    mask: str | None = None  # the name of its mask
+    drawn_width: int | None = None
+    drawn_height: int | None = None
     version: str = __version__
 
 
@@ -44,10 +56,17 @@ def save_png(image: Image.Image, path: Path, record: PictureRecord | None = None
 
     An existing file is replaced at the last moment: an interruption leaves either the old file or the new.
     """
+    content = BytesIO()
+    image.save(content, format="PNG", pnginfo=text_entries(record) if record else None)
+    write_whole(content.getvalue(), path)
+
+
+def write_whole(content: bytes, path: Path) -> None:
+    """A file that appears under its name once it is complete, or not at all."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=text_entries(record) if record else None)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -56,13 +75,40 @@ def save_png(image: Image.Image, path: Path, record: PictureRecord | None = None
 
 
 def read_record(path: Path) -> PictureRecord | None:
-    """The record inside a picture, or None when it carries none that this version can read."""
+    """The record inside a PNG, JPEG or WebP file, or None when it carries none that this version can read."""
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get(KEY)
+        comment = None if text else image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    for fields in [_parsed(text)] if text else _comments(comment):
+        try:
+            return PictureRecord(**{**fields, "references": tuple(fields["references"])})
+        except (TypeError, KeyError):  # another program's entry of the same name
+            continue
+    return None
+
+
+def exif_of(record: PictureRecord) -> bytes:
+    """The record as EXIF data: JSON under `deepgen`, in the user comment."""
+    text = json.dumps({KEY: asdict(record)}, ensure_ascii=False)
+    exif = Image.Exif()
+    exif[_SOFTWARE] = f"deepgen {record.version}"
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + text.encode("utf-16-be")
+    return exif.tobytes()
+
+
+def _comments(comment: Any) -> list[Any]:
+    """What a user comment may hold of ours, in either byte order: programs that rewrite one may turn it."""
+    if not isinstance(comment, bytes) or not comment.startswith(_UNICODE):
+        return []
+    content = comment.removeprefix(_UNICODE)
+    found = [_parsed(content.decode(order, "replace")) for order in ("utf-16-be", "utf-16-le")]
+    return [fields[KEY] for fields in found if isinstance(fields, dict) and KEY in fields]
+
+
+def _parsed(text: str) -> Any:
     try:
-        fields = json.loads(text) if text else None
-        return PictureRecord(**{**fields, "references": tuple(fields["references"])}) if fields else None
-    except (ValueError, TypeError, KeyError):  # another program's entry of the same name
+        return json.loads(text)
+    except ValueError:
         return None
 
 

@@ -75,6 +75,16 @@ def square_crop(size: Size, place: float) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
+def enlarged_from(drawn: Size, final: Size) -> str:
+    """What is said of a picture that was drawn smaller than it is; nothing of any other.
+
+    Every place that hands out pictures says it in these words: `drawn at 512x384, enlarged to 4000x3000`.
+    """
+    if drawn[0] >= final[0] and drawn[1] >= final[1]:
+        return ""
+    return f"drawn at {drawn[1]}x{drawn[0]}, enlarged to {final[1]}x{final[0]}"
+
+
 def nearest_valid_sizes(height: int, width: int, unit: int = 16) -> list[Size]:
     """Up to four sizes around (height, width) whose sides are multiples of `unit`, the nearest first."""
     candidates = set(product(_neighbours(height, unit), _neighbours(width, unit)))

@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +95,8 @@ def resolve(
     if not _HUB_ID.match(name) or name.startswith("."):
         parent = path.absolute().parent
         there = _listing(parent) if parent.is_dir() else "that folder does not exist either"
-        raise FileNotFoundError(f"no such file or folder: {path.absolute()}; in {parent}: {there}")
+        meant = "; did you mean tiny?" if get_close_matches(name, ["tiny"]) else ""
+        raise FileNotFoundError(f"no such file or folder: {path.absolute()}; in {parent}: {there}{meant}")
     return _download(name, hub or HubOptions(), allow, ignore)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepgen.data.png import PictureRecord
+from deepgen.data.resize import enlarged_from
 from deepgen.diffusion.presets import get_preset
 from deepgen.serve.config import ServeConfig
 from deepgen.serve.fields import Fields
@@ -31,6 +32,7 @@ class Answer:
             created: int(time.time()),
             "model": self.config.model_name,
             "size": f"{width}x{height}",
+            "drawn_size": "{1}x{0}".format(*self.job.facts.drawn_size),
             "quality": {"standard": "auto", "hd": "high"}.get(self.fields.quality, self.fields.quality),
             "background": "opaque",
             "output_format": self.fields.output_format,
@@ -38,6 +40,11 @@ class Answer:
         if self.fields.safety_identifier:
             known["safety_identifier"] = self.fields.safety_identifier
         return known
+
+    @property
+    def notice(self) -> str:
+        """What is said of pictures that were drawn smaller than they are; nothing of others."""
+        return enlarged_from(self.job.facts.drawn_size, self.job.facts.size)
 
     def usage(self, num_pictures: int) -> dict[str, Any]:
         """Tokens read and drawn, in the client's words."""
@@ -61,6 +68,7 @@ class Answer:
         record = None
         if self.config.metadata:
             request, facts = self.job.request, self.job.facts
+            is_resized = facts.drawn_size != facts.size
             record = PictureRecord(
                 prompt=request.prompt,
                 negative_prompt=request.negative_prompt or None,
@@ -72,6 +80,8 @@ class Answer:
                 scheduler=get_preset(facts.preset).solver or "euler",
                 preset=facts.preset,
                 model=self.config.model_name,
+                drawn_width=facts.drawn_size[1] if is_resized else None,
+                drawn_height=facts.drawn_size[0] if is_resized else None,
             )
         kind = self.fields.output_format
         content = write_picture(picture.image, kind, self.fields.output_compression, record)

@@ -66,9 +66,11 @@ def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, s
     return message["role"], "\n".join(text for text in texts if text), addresses
 
 
-def reply(chat_id: str, created: int, model: str, images: list[str], usage: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer with pictures, `data:` addresses."""
-    message = {"role": "assistant", "content": "", "images": _parts(images)}
+def reply(
+    chat_id: str, created: int, model: str, images: list[str], usage: dict[str, Any], content: str = ""
+) -> dict[str, Any]:
+    """A whole answer with pictures, `data:` addresses, and what is said about them."""
+    message = {"role": "assistant", "content": content, "images": _parts(images)}
     return {
         "id": chat_id,
         "object": "chat.completion",
@@ -80,10 +82,15 @@ def reply(chat_id: str, created: int, model: str, images: list[str], usage: dict
 
 
 def chunk(
-    chat_id: str, created: int, model: str, images: list[str] | None = None, finish: str | None = None
+    chat_id: str,
+    created: int,
+    model: str,
+    images: list[str] | None = None,
+    finish: str | None = None,
+    content: str = "",
 ) -> dict[str, Any]:
-    """A piece of a streamed answer: its opening, pictures, or its end."""
-    delta: dict[str, Any] = {} if finish else {"role": "assistant", "content": ""}
+    """A piece of a streamed answer: its opening with what is said, pictures, or its end."""
+    delta: dict[str, Any] = {} if finish else {"role": "assistant", "content": content}
     if images:
         delta["images"] = _parts(images)
     return {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepgen.data.picture_files import Kind
 from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.serve.errors import invalid
 
@@ -68,7 +69,7 @@ class Fields:
     n: int = 1
     size: tuple[int, int] | None = None  # (height, width)
     quality: str = "auto"
-    output_format: str = "png"
+    output_format: Kind = "png"
     output_compression: int = 100
     response_format: str = "b64_json"
     stream: bool = False

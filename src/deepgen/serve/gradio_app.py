@@ -119,7 +119,8 @@ def draw(
         elif isinstance(event, Preview):
             places[event.index] = (event.image, "preview")
         elif isinstance(event, Picture):
-            places[event.index] = (event.image, f"seed {event.seed}")
+            said_of_it = [f"seed {event.seed}", *([event.notice] if event.notice else [])]
+            places[event.index] = (event.image, ", ".join(said_of_it))
         yield [places[index] for index in sorted(places)], said
     yield [places[index] for index in sorted(places)], "Done"
 

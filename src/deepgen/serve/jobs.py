@@ -224,6 +224,7 @@ class JobFacts:
 
     Attributes:
         size: (height, width) of the pictures, pixels.
+        drawn_size: (height, width) the model draws; an edit is brought from it to the size of its source.
         num_steps: solver steps of each.
         guidance_scale: see `DrawRequest`.
         preset: its name.
@@ -233,6 +234,7 @@ class JobFacts:
     """
 
     size: tuple[int, int]
+    drawn_size: tuple[int, int]
     num_steps: int
     guidance_scale: float
     preset: str

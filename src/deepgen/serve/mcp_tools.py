@@ -90,17 +90,21 @@ class Painter:
         fields: dict[str, Any],
         tell: Callable[[float, float], None],
         left: threading.Event,
+        mask: str | None = None,
     ) -> list[tuple[Picture, str]]:
         """Pictures, and what is said about each. `tell` hears of progress; `left` is set when nobody waits.
+
+        `images` and `mask` are names of earlier pictures, files or `data:` addresses.
 
         Raises:
             ValueError: a picture cannot be found.
             ClientError: the server refused or failed.
         """
         given = None if images is None else [self._find(image) for image in images]
+        marks = None if mask is None else self._find(mask)
         client, total = self._client(), fields["n"]
         steps, pictures = [0.0] * total, []
-        for event in client.stream(prompt, given, previews=0, **fields):
+        for event in client.stream(prompt, given, previews=0, mask=marks, **fields):
             if left.is_set():
                 return []  # leaving the loop cancels the request
             if isinstance(event, Step) and event.index < total:
@@ -126,6 +130,7 @@ class Painter:
                 self._drawn.popitem(last=False)
         path = self._folders.save(name, picture.content)
         said = f"{name}: {picture.size}, seed {picture.seed}"
+        said += f", {picture.notice}" if picture.notice else ""
         return said if path is None else f"{said}, saved as {path}"
 
 
@@ -152,7 +157,9 @@ def make_tools(painter: Painter) -> Any:
     )
     about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
-    async def drawn(context: Context, prompt: str, images: list[str] | None, given: tuple) -> list:
+    async def drawn(
+        context: Context, prompt: str, images: list[str] | None, given: tuple, mask: str | None = None
+    ) -> list:
         fields, left = dict(zip(_FIELDS, given, strict=True)), threading.Event()
 
         def tell(done: float, total: float) -> None:
@@ -160,7 +167,7 @@ def make_tools(painter: Painter) -> Any:
 
         try:
             found = await anyio.to_thread.run_sync(
-                lambda: painter.draw(prompt, images, fields, tell, left), abandon_on_cancel=True
+                lambda: painter.draw(prompt, images, fields, tell, left, mask), abandon_on_cancel=True
             )
         except (ClientError, ValueError, OSError, ImportError) as error:
             raise ToolError(_said(error)) from error
@@ -209,10 +216,14 @@ def make_tools(painter: Painter) -> Any:
         num_inference_steps: Given.Steps = None,
         guidance_scale: Given.Guidance = None,
         negative_prompt: Given.Negative = None,
+        mask: Annotated[
+            str | None,
+            Field(description="as large as the first picture, and transparent where that may change"),
+        ] = None,
     ) -> list:
         """Change a picture as told, or make one from several. Answers as generate_image does."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
-        return await drawn(context, prompt, images, given)
+        return await drawn(context, prompt, images, given, mask)
 
     return server
 

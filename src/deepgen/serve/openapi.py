@@ -253,6 +253,7 @@ def _images() -> dict[str, Any]:
             "created": {"type": "integer"},
             "data": {"type": "array", "items": entry},
             "size": {"type": "string"},
+            "drawn_size": {"type": "string"},
             "quality": {"type": "string"},
             "background": {"type": "string"},
             "output_format": {"type": "string"},

@@ -6,16 +6,16 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from deepgen.data.images import FORMATS, ImageError, open_image
-from deepgen.data.png import PictureRecord, text_entries
+from deepgen.data.images import ImageError, open_image
+from deepgen.data.masks import open_mask
+from deepgen.data.picture_files import Kind, encode_picture
+from deepgen.data.png import PictureRecord
 from deepgen.serve.errors import invalid
 
 MAX_FILE_BYTES = 50 * 2**20
-_SAVED_AS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
 def read_picture(content: bytes, param: str, max_pixels: int) -> Image.Image:
@@ -30,14 +30,13 @@ def read_picture(content: bytes, param: str, max_pixels: int) -> Image.Image:
 
 def read_mask(content: bytes, max_pixels: int) -> Image.Image:
     """A mask as greyscale, 255 where its file is transparent: there the picture may change."""
-    read_picture(content, "mask", max_pixels)  # refuses what is damaged or too large
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
-        if not image.has_transparency_data:
-            raise invalid(
-                "mask has no transparency; make transparent what may change", "mask", "invalid_image"
-            )
-        alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-    return alpha.point([255] * 128 + [0] * 128)
+    try:
+        return open_mask(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
+    except ImageError as error:
+        text = str(error)
+        raise invalid(
+            text if text.startswith("mask ") else f"mask: {text}", "mask", "invalid_image"
+        ) from error
 
 
 def read_address(address: object, param: str, fetch: Callable[[str, str], bytes] | None = None) -> bytes:
@@ -67,18 +66,10 @@ def decode_base64(text: str, param: str) -> bytes:
 
 
 def write_picture(
-    image: Image.Image, output_format: str, compression: int = 100, record: PictureRecord | None = None
+    image: Image.Image, output_format: Kind, compression: int = 100, record: PictureRecord | None = None
 ) -> bytes:
-    """A file of the picture; `compression` is the quality in [0, 100] of jpeg and webp.
-
-    A PNG carries its record, if one is given.
-    """
-    buffer = BytesIO()
-    if output_format == "png":
-        image.save(buffer, "PNG", pnginfo=text_entries(record) if record else None, compress_level=3)
-    else:
-        image.save(buffer, _SAVED_AS[output_format], quality=max(1, compression))
-    return buffer.getvalue()
+    """A file of the picture, with its record if one is given; `compression` is the quality, 0 to 100."""
+    return encode_picture(image, output_format, quality=compression, record=record, compress_level=3)
 
 
 def to_base64(content: bytes) -> str:

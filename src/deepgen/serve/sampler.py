@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.arguments import read_prompts, usual_guidance
-from deepgen.data.pixels import resize_pixels, to_output, to_pixels
+from deepgen.data.pixels import resize_pixels, to_output
 from deepgen.diffusion.guidance import Guidance
-from deepgen.diffusion.losses import interpolate
 from deepgen.diffusion.presets import Preset, get_preset
 from deepgen.diffusion.schedule import check_guidance, check_num_steps
+from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
@@ -51,8 +51,7 @@ class Plan:
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
         lora: the name of the adapter it is drawn with; None: without.
-        kept: with a mask, the first reference at `size`, (3, height, width), and where it may change,
-            boolean (height, width).
+        kept: with a mask, what the result keeps of the first reference.
         facts: what the one who asked is told.
     """
 
@@ -64,7 +63,7 @@ class Plan:
     num_steps: int
     guidance_scale: float
     preset: Preset
-    kept: tuple[Tensor, Tensor] | None
+    kept: KeptPixels | None
     facts: JobFacts
     lora: str | None = None
 
@@ -80,7 +79,7 @@ class Conditions:
 
     positive: Condition
     negative: Condition | None
-    kept: tuple[Tensor, Tensor] | None  # clean latents (C, h, w), boolean (h, w) where they may change
+    kept: KeptLatents | None
 
 
 @dataclass(frozen=True)
@@ -214,6 +213,7 @@ class Sampler:
         unit = self.pipe.size_unit
         facts = JobFacts(
             size=final_size or sizes[0],
+            drawn_size=sizes[0],
             num_steps=num_steps,
             guidance_scale=guidance_scale,
             preset=preset.name,
@@ -233,7 +233,7 @@ class Sampler:
             num_steps=num_steps,
             guidance_scale=guidance_scale,
             preset=preset,
-            kept=None if request.mask is None else _kept_pixels(request, sizes[0], final_size),
+            kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
             facts=facts,
             lora=request.lora,
         )
@@ -248,17 +248,7 @@ class Sampler:
         )
         dtype, kept = self.pipe.transformer.dtype, None
         if plan.kept is not None:
-            source, may_change = plan.kept
-            height, width = plan.size
-            source = resize_pixels(source, plan.size) if source.shape[1:] != plan.size else source
-            posterior = latent_space.encode(self.pipe.vae, source[None].to(self.pipe._execution_device))
-            clean = latent_space.draw(self.pipe.vae, posterior, "mode")[0].to(dtype)
-            # A latent that covers one pixel which may change may change.
-            mask = may_change[None, None].float()
-            if mask.shape[-2:] != (height, width):
-                mask = F.interpolate(mask, size=(height, width), mode="nearest-exact")
-            cells = F.max_pool2d(mask, self.pipe.vae_scale_factor)[0, 0] > 0
-            kept = (clean, cells.to(clean.device))
+            kept = plan.kept.latents(self.pipe.vae, plan.size, dtype, self.pipe._execution_device)
         return Conditions(positive, negative, kept)
 
     @torch.no_grad()
@@ -355,9 +345,7 @@ class Sampler:
             timestep = solver.timesteps[sample.step]
             latents = solver.step(velocity[None].float(), timestep, noisy[None], return_dict=False)[0][0]
         if sample.conditions.kept is not None:
-            clean, may_change = sample.conditions.kept
-            on_path = interpolate(clean[None], sample.noise[None], sigma_next[None])[0]
-            latents = torch.where(may_change, latents, on_path.to(latents.dtype))
+            latents = sample.conditions.kept.keep(latents, sample.noise, sigma_next)
         return latents, noisy - sigma * velocity.float(), solver, guidance
 
     @torch.no_grad()
@@ -369,8 +357,7 @@ class Sampler:
         if plan.final_size is not None:
             pixels = resize_pixels(pixels, plan.final_size)
         if plan.kept is not None:
-            source, may_change = plan.kept
-            pixels = torch.where(may_change.to(pixels.device), pixels, source.to(pixels.device))
+            pixels = plan.kept.paste(pixels)
         return to_output([pixels], "pil")[0]
 
 
@@ -397,22 +384,9 @@ def _padded(condition: Condition, length: int) -> Condition:
     return Condition(embeds, condition.pooled_prompt_embeds, F.pad(mask, (0, missing)))
 
 
-def _kept_pixels(
-    request: DrawRequest, size: tuple[int, int], final_size: tuple[int, int] | None
-) -> tuple[Tensor, Tensor]:
-    """The first reference and its mask, in the size the result will have."""
+def _kept_pixels(request: DrawRequest, size: tuple[int, int]) -> KeptPixels:
+    """What the result, of this size, keeps of the first reference."""
     if not request.images:
         raise ValueError("mask marks what may change in a picture; give the picture as well")
-    source, mask = request.images[0], request.mask
-    assert mask is not None
-    if mask.size != source.size:
-        raise ValueError(
-            f"mask is {mask.width}x{mask.height} and the first picture {source.width}x{source.height}; "
-            "they must be equally large"
-        )
-    height, width = final_size or size
-    marks = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
-    may_change = torch.frombuffer(bytearray(marks.tobytes()), dtype=torch.uint8).view(height, width) > 127
-    if not may_change.any():
-        raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
-    return to_pixels(source, (height, width)), may_change
+    assert request.mask is not None
+    return KeptPixels.of(request.images[0], request.mask, size)

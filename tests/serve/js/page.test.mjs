@@ -30,13 +30,13 @@ const status = wanted => page.waitForFunction(pattern => new RegExp(pattern).tes
 const fill = async (selector, content) => { await page.$eval(selector, element => { element.value = ""; }); await page.type(selector, content); };
 const shot = name => shots && page.screenshot({ path: `${shots}/${name}.png` });
 const chord = async (...keys) => { for (const key of keys) await page.keyboard.down(key); for (const key of keys.reverse()) await page.keyboard.up(key); };
-const drop = (name, color) => page.evaluate(async (name, color) => {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 96, height: 64 });
+const drop = (name, color, width = 96, height = 64) => page.evaluate(async (name, color, width, height) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const pen = canvas.getContext("2d"); pen.fillStyle = color; pen.fillRect(20, 10, 40, 40);
   const blob = await new Promise(resolve => canvas.toBlob(resolve, "image/png"));
   const data = new DataTransfer(); data.items.add(new File([blob], name, { type: "image/png" }));
   dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
-}, name, color);
+}, name, color, width, height);
 async function accessible(what) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
@@ -182,6 +182,14 @@ test("it is dark where it is asked to be, and stays so", async () => {
   await page.waitForSelector("#view img");
   await accessible("dark");
   await shot("dark");
+});
+
+test("a large picture is sent as it is, comes back as large, and the page says at what size it was drawn", async () => {
+  await drop("large.png", "red", 2600, 1300);
+  await page.waitForFunction(() => document.querySelectorAll("#inputs li").length === 1);
+  await fill("#prompt", "make it yellow"); await page.click("#go"); await status("^Done");
+  assert.match(await text("#facts"), /2600x1300 · seed \d+ · drawn at 96x64, enlarged to 2600x1300$/);
+  assert.equal(await page.$eval("#view img", async image => { await image.decode(); return image.naturalWidth; }), 2600);
 });
 
 for (const [name, width, height] of [["phone", 390, 844], ["narrow", 320, 640], ["tablet", 820, 1180]])

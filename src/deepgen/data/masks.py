@@ -1,0 +1,55 @@
+"""Masks: what of a picture an edit may change.
+
+The convention is that of the OpenAI Images API: a mask is as large as the first picture, and transparent
+where that may change. The command line, the server, its clients and the pipeline all read masks here.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from deepgen.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, open_image, read_bytes
+
+
+def open_mask(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """A mask as greyscale: 255 where its file is transparent and the picture may change, 0 elsewhere.
+
+    `source` is a path, the bytes of a file or a Pillow picture; half transparent counts as transparent.
+
+    Raises:
+        ImageError: it is missing, unreadable, too large, or has no transparency.
+    """
+    if isinstance(source, str | Path):
+        source = read_bytes(str(source), max_bytes)
+    if isinstance(source, bytes | bytearray | memoryview):
+        open_image(bytes(source), max_pixels=max_pixels, max_bytes=max_bytes)  # refuses what is damaged
+        with Image.open(BytesIO(source), formats=FORMATS) as image:
+            return _may_change(image)
+    if not isinstance(source, Image.Image):
+        raise ImageError(
+            f"mask must be a path, bytes or a Pillow picture with transparency, got {type(source).__name__}"
+        )
+    open_image(source, max_pixels=max_pixels)
+    return _may_change(source)
+
+
+def check_mask(mask: Image.Image, picture: Image.Image) -> None:
+    """ValueError unless the mask is as large as the picture and lets some of it change."""
+    if mask.size != picture.size:
+        raise ValueError(
+            f"mask is {mask.width}x{mask.height} and the first picture {picture.width}x{picture.height}; "
+            "they must be equally large"
+        )
+    if mask.getextrema()[1] == 0:
+        raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
+
+
+def _may_change(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        raise ImageError("mask has no transparency; make transparent what may change")
+    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return alpha.point([255] * 128 + [0] * 128)

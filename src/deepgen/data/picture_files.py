@@ -1,0 +1,114 @@
+"""Files of pictures: PNG, JPEG and WebP, told apart by the suffix of their name.
+
+Each carries the record of how its picture was made. The command line and the server write through here, so
+that a picture is the same file whoever asked for it.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from deepgen.data.png import PictureRecord, exif_of, text_entries, write_whole
+
+Kind = Literal["png", "jpeg", "webp"]
+KINDS: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+LONGEST_SIDE: dict[Kind, int] = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383}  # of the formats' encoders
+MOST_EXIF = 65533 - 2  # bytes: a JPEG file keeps it in one segment, whose length has 16 bits
+DEFAULT_QUALITY = 95  # JPEG and WebP
+_FINE_QUALITY = 90  # from here on a JPEG file keeps its colours at full resolution
+
+
+def kind_of(path: Path, name: str = "--output") -> Kind:
+    """The format of a file of that name; ValueError lists those that can be written."""
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        what = f"{path.suffix} is none of them" if path.suffix else "the name has no suffix"
+        raise ValueError(
+            f"{name} {path}: pictures are written as {', '.join(KINDS)}, and {what}; try {path.stem}.png"
+        )
+    return kind
+
+
+def check_fits(path: Path, size: tuple[int, int] | None, text: str = "") -> None:
+    """ValueError where the format of `path` cannot hold the picture or its record.
+
+    Args:
+        path: of the file.
+        size: (height, width) of the picture, pixels; None where it is not known.
+        text: what the record holds of the user's words.
+    """
+    kind = kind_of(path)
+    if size is not None and max(size) > LONGEST_SIDE[kind]:
+        raise ValueError(
+            f"{path}: {size[1]}x{size[0]} is too large for a {kind} file, whose sides end at "
+            f"{LONGEST_SIDE[kind]} pixels; try {path.stem}.png"
+        )
+    if kind == "jpeg" and 2 * len(text.encode("utf-16-be")) > MOST_EXIF:  # half of it may be escapes
+        raise ValueError(
+            f"{path}: a prompt of {len(text)} characters is too long to be kept in a JPEG file; write a .png "
+            "or .webp, or leave it out with --no-metadata"
+        )
+
+
+def encode_picture(
+    image: Image.Image,
+    kind: Kind,
+    *,
+    quality: int = DEFAULT_QUALITY,
+    record: PictureRecord | None = None,
+    compress_level: int = 6,
+) -> bytes:
+    """A file's content.
+
+    Args:
+        image: any picture; where the format has no transparency, it is laid on white.
+        kind: of the file.
+        quality: of JPEG and WebP, 0 to 100.
+        record: kept in the file.
+        compress_level: of PNG, 0 to 9; the picture is the same.
+
+    Raises:
+        ValueError: the picture or its record is too large for the format.
+    """
+    content = BytesIO()
+    if kind == "png":
+        info = text_entries(record) if record else None
+        image.save(content, "PNG", pnginfo=info, compress_level=compress_level)
+        return content.getvalue()
+    if max(image.size) > LONGEST_SIDE[kind]:
+        raise ValueError(
+            f"{image.width}x{image.height} is too large for a {kind} file, whose sides end at "
+            f"{LONGEST_SIDE[kind]} pixels; use png"
+        )
+    exif = exif_of(record) if record else b""
+    if kind == "webp":
+        if image.mode not in ("RGB", "RGBA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.save(content, "WEBP", quality=quality, exif=exif)
+        return content.getvalue()
+    if len(exif) > MOST_EXIF:
+        raise ValueError("the record is too long for a JPEG file; use png or webp")
+    more = {"subsampling": 0} if quality >= _FINE_QUALITY else {}
+    _opaque(image).save(content, "JPEG", quality=max(1, quality), exif=exif, **more)
+    return content.getvalue()
+
+
+def save_picture(
+    image: Image.Image, path: Path, record: PictureRecord | None = None, quality: int | None = None
+) -> None:
+    """Writes the picture in the format its name says; an existing file is replaced at the last moment."""
+    content = encode_picture(
+        image, kind_of(path, "the file"), quality=quality or DEFAULT_QUALITY, record=record
+    )
+    write_whole(content, path)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
