@@ -45,6 +45,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.saving import TrustedFilesMixin
 from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.picture_sizes import SizeRules
@@ -73,7 +74,7 @@ class DeepGenPipelineOutput(BaseOutput):
     seeds: list[int] | None = None
 
 
-class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
+class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeline):
     """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv
     2602.12205).
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from deepgen.models import names, sizes
 from deepgen.models.config import ARCHITECTURES, Architecture
+from deepgen.models.containment import require_inside
 from deepgen.models.layouts import Layout, read_json, weight_files
 from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
 from deepgen.models.parts import WEIGHTED, Part, build, is_quantized, read_config
@@ -229,7 +230,7 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
 def _config_beside(layout: Layout) -> dict[str, Any]:
     for name in ("config.json", "model_config.json"):
         path = layout.folder / name
-        content = read_json(path) if path.is_file() else {}
+        content = read_json(require_inside(path, layout.folder)) if path.is_file() else {}
         if isinstance(content, dict) and "connector" in content:
             return content
     return {}
