@@ -133,11 +133,14 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             **kwargs: as for diffusers (`torch_dtype`, `device_map`, `quantization_config`, ...). Where the
                 source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge",
                 "adapter", "ignore"). `transformer_gguf`: a GGUF file with the DiT's weights, instead of the
-                source's own.
+                source's own. `verify=True`: first compare every file of the source with its known sha256
+                (SHA256SUMS, the Hub's, the published), which reads all of it once more; files of base models
+                are not compared.
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
-            ValueError: files are broken, keys are missing or foreign.
+            ValueError: files are broken, keys are missing or foreign; with `verify`, files are not as they
+                were saved, or no sum is known.
         """
         from deepgen.models.checkpoint import read_checkpoint
         from deepgen.models.layouts import HubOptions, detect
@@ -149,6 +152,10 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             for name in ("revision", "cache_dir", "token", "local_files_only")
             if name in kwargs
         }
+        if kwargs.pop("verify", False):
+            from deepgen.models.verify import require_unchanged
+
+            require_unchanged(source, HubOptions(**hub))
         layout = detect(source, HubOptions(**hub))
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         placed = {}

@@ -110,8 +110,8 @@ def require_unchanged(path: str | Path, hub: HubOptions | None = None, progress:
         raise CheckpointError(f"{path} was not loaded: {'; '.join(faults[:5])}{more}")
     if report.unknown:
         raise CheckpointError(
-            f"{path} was not loaded: the right sum is not known of {', '.join(report.unknown[:5])}, so there is "
-            "nothing to compare with; load it without verify, or get the folder with its SHA256SUMS"
+            f"{path} was not loaded: the right sum is not known of {', '.join(report.unknown[:5])}, so there "
+            "is nothing to compare with; load it without verify, or get the folder with its SHA256SUMS"
         )
 
 
