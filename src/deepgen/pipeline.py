@@ -47,6 +47,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.saving import TrustedFilesMixin
 from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.picture_sizes import SizeRules
@@ -79,7 +80,7 @@ class DeepGenPipelineOutput(BaseOutput):
     drawn_sizes: list[tuple[int, int]] | None = None
 
 
-class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
+class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeline):
     """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv
     2602.12205).
 
@@ -142,10 +143,13 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
                 takes about as much memory as its files. Where the source lacks base parts: `vlm`,
                 `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
                 `transformer_gguf`: a GGUF file with the DiT's weights, instead of the source's own.
+                `verify=True`: first compare every file of the source with its known sha256 (SHA256SUMS, the
+                Hub's, the published), which reads all of it once more; files of base models are not compared.
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
-            ValueError: files are broken, keys are missing or foreign.
+            ValueError: files are broken, keys are missing or foreign; with `verify`, files are not as they
+                were saved, or no sum is known.
         """
         from deepgen.models.checkpoint import read_checkpoint
         from deepgen.models.dtypes import asked_dtype, check_dtype, part_dtypes
@@ -160,6 +164,10 @@ class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):
             for name in ("revision", "cache_dir", "token", "local_files_only")
             if name in kwargs
         }
+        if kwargs.pop("verify", False):
+            from deepgen.models.verify import require_unchanged
+
+            require_unchanged(source, HubOptions(**hub))
         layout = detect(source, HubOptions(**hub))
         placed = {}
         if (device := single_device(kwargs.get("device_map"))) is not None:

@@ -131,9 +131,9 @@ def test_zero_3_and_model_parallel_checkpoints_are_refused(tmp_path):
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    (tmp_path / "model.gguf").touch()
-    with pytest.raises(CheckpointError, match=r"known endings are \.pt.*GGUF"):
-        detect(tmp_path / "model.gguf")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(CheckpointError, match=r"known endings are \.pt"):
+        detect(tmp_path / "model.onnx")
 
 
 def test_missing_shards_are_named(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepgen.models import verify as verify_module
+from deepgen.models.published import PUBLISHED, PUBLISHED_REVISION, PublishedFile
 from deepgen.models.verify import Problem, VerifyReport, verify
+
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def errors(report: VerifyReport) -> list[Problem]:
@@ -30,11 +33,25 @@ def dit(folder: Path) -> Path:
     return folder / "transformer" / "diffusion_pytorch_model.safetensors"
 
 
+def in_hub_cache(folder: Path, home: Path) -> Path:
+    """The folder as the Hub's client keeps it: links from a snapshot into blobs, named by their sha256."""
+    repository = home / "hub" / "models--deepgenteam--DeepGen-1.0-diffusers"
+    snapshot = repository / "snapshots" / PUBLISHED_REVISION
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        link = snapshot / file.relative_to(folder)
+        blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        for place in (link, blob):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blob)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
 def test_a_whole_folder_has_no_errors(ours):
     report = verify(ours)
     assert report.ok
     assert report.problems == []
-    assert (report.files, len(report.hashes)) == (4, 4)
+    assert (report.files, len(report.hashes)) == (4, 12)
     assert json.loads(json.dumps(report.to_dict()))["ok"]
     assert "0 errors" in str(report)
 
@@ -57,8 +74,9 @@ def test_nothing_at_the_path_is_not_a_report(tmp_path):
 
 def test_a_broken_folder_is_reported(ours):
     (ours / "model_index.json").write_text("{")
-    (problem,) = errors(verify(ours))
+    problem, changed = errors(verify(ours))
     assert "not valid JSON" in problem.message
+    assert (changed.file, "SHA256SUMS says" in changed.message) == ("model_index.json", True)
 
 
 def test_a_truncated_file_is_found(ours):
@@ -134,22 +152,54 @@ def test_what_the_hub_client_noted_is_compared(published):
 
 
 def test_the_name_of_a_cached_file_is_its_hash(published, tmp_path):
-    file = dit(published)
-    blob = tmp_path / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
-    blob.parent.mkdir()
-    shutil.move(file, blob)
-    file.symlink_to(blob)
-    assert "the Hub cache" in verify(published).hashes.values()
+    snapshot = in_hub_cache(published, tmp_path)
+    report = verify(snapshot)
+    assert (report.problems, set(report.hashes.values())) == ([], {"the Hub cache"})
+    blob = dit(snapshot).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    assert "the Hub cache says" in str(errors(verify(snapshot, scan=False))[0])
 
 
-def test_the_table_of_published_files_is_used_where_their_sizes_match(published, monkeypatch):
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    state = load_file(published / name)
-    row = (len(state), sum(value.numel() for value in state.values()), "0" * 64)
+def known_as_published(file: Path, monkeypatch, digest: str) -> None:
+    """Put a file's sizes into the table of published files, with this sum."""
+    state = load_file(file)
+    row = PublishedFile(TRANSFORMER, len(state), sum(value.numel() for value in state.values()), digest)
+    monkeypatch.setitem(PUBLISHED, TRANSFORMER, row)
+
+
+def test_the_table_of_published_files_is_used_whatever_the_folder_is_called(published, monkeypatch, tmp_path):
     assert verify(published).hashes == {}
-    monkeypatch.setitem(verify_module.PUBLISHED, name, row)
+    digest = hashlib.sha256(dit(published).read_bytes()).hexdigest()
+    known_as_published(dit(published), monkeypatch, digest)
+    origin = {"the published transformer/diffusion_pytorch_model.safetensors of revision 85c2ed2"}
+    assert set(verify(published).hashes.values()) == origin
+    assert set(verify(shutil.copytree(published, tmp_path / "x")).hashes.values()) == origin
+    alone = shutil.copy(dit(published), tmp_path / "dit.safetensors")
+    report = verify(alone)
+    assert (report.problems, set(report.hashes.values())) == ([], origin)
+    assert any("the transformer alone" in note for note in report.notes)
+
+
+def test_a_file_of_published_sizes_with_another_sum_is_an_error_where_it_must_be_that_file(
+    published, monkeypatch, tmp_path
+):
+    known_as_published(dit(published), monkeypatch, "0" * 64)
     (problem,) = errors(verify(published))
-    assert "the published revision 85c2ed2 says" in problem.message
+    assert "revision 85c2ed2 says" in problem.message
+    # in another place, or at another revision, it may rightly be another model
+    for other in (
+        shutil.copy(dit(published), tmp_path / "dit.safetensors"),
+        shutil.copytree(published, tmp_path / "snapshots" / ("c" * 40)),
+    ):
+        report = verify(other)
+        assert report.ok
+        assert any("of another revision, trained further, or damaged" in note for note in report.notes)
+
+
+def test_the_table_holds_every_published_file_of_weights():
+    assert len(PUBLISHED) == 5
+    assert round(sum(file.elements for file in PUBLISHED.values()) / 1e9, 2) == 6.74
+    assert len({file.sha256 for file in PUBLISHED.values()}) == 5
 
 
 def test_an_unsafe_pickle_is_reported(tmp_path, native):

@@ -60,6 +60,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         settings["transformer_gguf"] = options.transformer_gguf
     if device != "cpu" and (placement.quantize, placement.offload) == ("none", "none"):
         settings["device_map"] = device  # read straight onto it
+    if options.verify:
+        settings["verify"] = True
 
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
     if options.lora is not None:

@@ -53,6 +53,8 @@ class ModelOptions:
     """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """LoRA weights to apply: a file, a folder or a Hub name."""
+    verify: bool = False
+    """Before loading, compare the model's files with their known sha256 (SHA256SUMS, or the Hub's)."""
     compile: bool = False
     """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from deepgen.models import sizes
 from deepgen.models.checkpoint import Checkpoint, open_part
-from deepgen.models.layouts import HubOptions, resolve
+from deepgen.models.containment import check_folder
+from deepgen.models.layouts import HubOptions, read_object, resolve
+from deepgen.models.limits import check_config
 from deepgen.models.parts import read_config
 from deepgen.models.published import BASE_PIPELINE, BASE_VLM
 
@@ -91,5 +93,8 @@ def base_folder(name: str, source: str | Path, hub: HubOptions | None = None) ->
     marker = _MARKER.get(name, "config.json")
     for folder in (path / name, path):
         if (folder / marker).is_file():
+            check_folder(folder)
+            if name == "scheduler":
+                check_config(read_object(folder / marker), folder / marker)
             return folder
     raise FileNotFoundError(f"no {name} in {source}: looked for {path / name / marker} and {path / marker}")

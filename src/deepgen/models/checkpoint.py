@@ -13,7 +13,9 @@ from typing import Any
 
 from deepgen.models import names, sizes
 from deepgen.models.config import ARCHITECTURES, Architecture
-from deepgen.models.layouts import Layout, read_json, weight_files
+from deepgen.models.containment import require_inside
+from deepgen.models.layouts import Layout, read_json, read_object, weight_files
+from deepgen.models.limits import check_config, check_layers
 from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
 from deepgen.models.parts import WEIGHTED, Part, build, is_quantized, read_config
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_files
@@ -77,8 +79,8 @@ class Checkpoint:
 
     def is_plain(self) -> bool:
         """Whether a folder of ours holds the six usual parts and nothing that only a library can read."""
-        index = read_json(self.layout.path / "model_index.json")
-        has_known_scheduler = index.get("scheduler", [""])[-1] == "FlowMatchEulerDiscreteScheduler"
+        index = read_object(self.layout.path / "model_index.json")
+        has_known_scheduler = list(index.get("scheduler") or [""])[-1] == "FlowMatchEulerDiscreteScheduler"
         has_all = set(self.parts) == set(WEIGHTED) and None not in (self.tokenizer, self.scheduler)
         is_whole = not self.lora and not any(is_quantized(part) for part in self.parts.values())
         return has_known_scheduler and has_all and is_whole
@@ -107,7 +109,11 @@ def read_checkpoint(
     it. Raises CheckpointError or FileNotFoundError for files that cannot be opened.
     """
     reader = _read_native if layout.is_native else _read_folder
-    return reader(layout, dict(connector_config or {}), 1 if shapes_only else None)
+    checkpoint = reader(layout, dict(connector_config or {}), 1 if shapes_only else None)
+    for part in checkpoint.parts.values():
+        if part.config is not None:
+            check_layers(part.name, part.config, part.tensors, part.origin)
+    return checkpoint
 
 
 def compare(part: Part, report: LoadReport) -> None:
@@ -115,9 +121,10 @@ def compare(part: Part, report: LoadReport) -> None:
     if is_quantized(part):
         report.notes.append(f"{part.name} is quantised: its keys were not compared with the model")
         return
+    check_layers(part.name, part.config, part.tensors, part.origin)
     try:
         expected = build(part.name, part.config).state_dict()
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the config of {part.name} ({part.origin}) describes no model: {error}"
         ) from error
@@ -162,7 +169,12 @@ def translate(part: str, tensors: Mapping[str, LazyTensor], report: LoadReport) 
 
 def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
     folder, report, hints = layout.path, LoadReport(), connector_config
-    index = read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
+    check_config(
+        {key: index.get(key) for key in ("defaults", "max_prompt_tokens")}, folder / "model_index.json"
+    )
+    if not isinstance(index.get("defaults") or {}, dict):
+        raise CheckpointError(f"{folder / 'model_index.json'}: defaults is no object")
     parts = {}
     for name in WEIGHTED:
         if not (folder / name).is_dir():
@@ -170,7 +182,8 @@ def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: 
         if name == "connector" and layout.kind != "deepgen":
             # Its config was never seen; the tensors say all but the heads, and those it may name.
             config_path = folder / name / "config.json"
-            hints = (read_json(config_path) if config_path.is_file() else {}) | connector_config
+            hints = (read_object(config_path) if config_path.is_file() else {}) | connector_config
+            check_config(hints, config_path)
             tensors = translate(name, open_files(weight_files(folder / name)), report)
             depth = parts["vlm"].config.text_config.num_hidden_layers if "vlm" in parts else None
             config = sizes.connector_config(tensors, depth, hints, spare_heads)
@@ -182,14 +195,21 @@ def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: 
         checkpoint.lora, checkpoint.lora_scale = _read_adapter(folder / ADAPTER_DIR)
     checkpoint.tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else None
     checkpoint.scheduler = folder / "scheduler" if (folder / "scheduler").is_dir() else None
+    if checkpoint.scheduler is not None:
+        config_path = checkpoint.scheduler / "scheduler_config.json"
+        check_config(read_object(config_path), config_path)
     checkpoint.hints = hints
     return checkpoint
 
 
 def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
-    config = read_json(folder / "adapter_config.json")
+    path = folder / "adapter_config.json"
+    config = read_object(path)
+    alpha, rank = config.get("lora_alpha"), config.get("r")
+    if type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
+        raise CheckpointError(f"{path} needs lora_alpha and r as numbers, it has {alpha!r} and {rank!r}")
     tensors = {names.vlm_name(name): tensor for name, tensor in open_files(weight_files(folder)).items()}
-    return pairs(tensors), config["lora_alpha"] / config["r"]
+    return pairs(tensors), alpha / rank
 
 
 # --- native files
@@ -208,7 +228,7 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
             f"projector_1, meta_queries); its tensors are {shown}, ..."
         )
     beside = _config_beside(layout)
-    hints = beside.get("connector", {}) | connector_config
+    hints = (beside.get("connector") or {}) | connector_config
     lora = pairs(found.pop("vlm_lora", {}))
     for name in [name for name in found.get("vlm", {}) if name.startswith("lm_head.")]:
         report.ignored[found["vlm"].pop(name).name] = names.UNUSED_HEAD
@@ -223,13 +243,17 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
         )
     if head := lora.pop("lm_head", None):
         report.ignored |= {tensor.name: names.UNUSED_HEAD for tensor in (head.a, head.b)}
-    return Checkpoint(layout, parts, lora, report, hints=hints, defaults=beside.get("defaults", {}))
+    return Checkpoint(layout, parts, lora, report, hints=hints, defaults=beside.get("defaults") or {})
 
 
 def _config_beside(layout: Layout) -> dict[str, Any]:
     for name in ("config.json", "model_config.json"):
         path = layout.folder / name
-        content = read_json(path) if path.is_file() else {}
+        content = read_json(require_inside(path, layout.folder)) if path.is_file() else {}
         if isinstance(content, dict) and "connector" in content:
+            check_config(content, path)
+            for part in ("connector", "transformer", "defaults"):
+                if not isinstance(content.get(part) or {}, dict):
+                    raise CheckpointError(f"{path}: {part} is no object")
             return content
     return {}

@@ -26,6 +26,7 @@ from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, read_
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.lora import DEFAULT_SCALE, adapter_config, adapter_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, part_class
+from deepgen.models.sums import read_sums, write_sums
 from deepgen.models.tensors import LazyTensor
 from deepgen.models.weights import LoraMode, adapt
 
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 Target = Literal["deepgen", "native"]
 NATIVE_PARTS = ("transformer", "connector")  # what the original writes; VLM and VAE are its base models'
-SUMS = "SHA256SUMS"
 
 
 @dataclass
@@ -136,9 +136,9 @@ def convert(
     ):
         write = _write_deepgen if layout == "deepgen" else _write_native
         files = write(checkpoint, folder, kind, limit, bar.update)
-        sums = "".join(f"{file.sha256}  {file.path.relative_to(folder).as_posix()}\n" for file in files)
-        (folder / SUMS).write_text(sums, encoding="utf-8")
-        result.files = [file.path.relative_to(folder).as_posix() for file in files]
+        known = {file.path.relative_to(folder).as_posix(): file.sha256 for file in files}
+        write_sums(folder, known=known)
+        result.files = list(known)
         result.nbytes = sum(file.nbytes for file in files)
         result.tensors = sum(checkpoint.report.used.values()) + 2 * len(checkpoint.lora)
     return result
@@ -161,8 +161,11 @@ def _beside(destination: Path, total: int) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private
         if destination.suffix == ".safetensors":
-            _single_file(folder).replace(destination)
+            file = _single_file(folder)
+            digest = read_sums(folder)[file.name]
+            file.replace(destination)
             shutil.rmtree(folder)
+            write_sums(destination.parent, [destination.name], {destination.name: digest})
         else:
             folder.replace(destination)
     except BaseException:

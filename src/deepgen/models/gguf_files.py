@@ -22,6 +22,7 @@ from deepgen.models.bases import complete
 from deepgen.models.checkpoint import SHOWN, read_checkpoint
 from deepgen.models.layouts import HubOptions, Layout, detect
 from deepgen.models.parts import WEIGHTED, build, named_config
+from deepgen.models.sums import write_sums
 from deepgen.models.tensors import CheckpointError, LazyTensor
 from deepgen.models.weights import LoraMode, adapt
 
@@ -78,6 +79,7 @@ def convert_to_gguf(
     checkpoint.check()
     destination.parent.mkdir(parents=True, exist_ok=True)
     _write(chosen.tensors, _linear_weights(build(part, chosen.config)), destination, kind)
+    write_sums(destination.parent, [destination.name])
     return destination.stat().st_size
 
 

@@ -104,7 +104,9 @@ def check_published(listing: Listing) -> int:
     if listing.name != PUBLISHED_NAME:
         return 0
     known = {
-        file.path: file.sha256 == PUBLISHED[file.path][2] for file in listing.files if file.path in PUBLISHED
+        file.path: file.sha256 == PUBLISHED[file.path].sha256
+        for file in listing.files
+        if file.path in PUBLISHED
     }
     wrong = [path for path, is_same in known.items() if not is_same]
     if wrong and listing.commit == PUBLISHED_REVISION:

@@ -21,6 +21,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from deepgen.models.containment import LARGEST_TEXT, check_folder, require_inside, require_plain
+from deepgen.models.gguf_header import describe_gguf
 from deepgen.models.published import NOT_WEIGHTS
 from deepgen.models.tensors import CheckpointError, read_header
 
@@ -87,9 +89,14 @@ def resolve(
     allow: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
 ) -> Path:
-    """The local path of a path or hub id, downloaded if need be; FileNotFoundError names every place."""
+    """The local path of a path or hub id, downloaded if need be; FileNotFoundError names every place.
+
+    Raises CheckpointError where files of the folder, or links in it, lead out of it.
+    """
     path = Path(source).expanduser()
     if path.exists():
+        if path.is_dir():
+            check_folder(path)
         return path.absolute()
     name = str(source)
     if not _HUB_ID.match(name) or name.startswith("."):
@@ -122,15 +129,30 @@ def _download(name: str, hub: HubOptions, allow: Sequence[str] | None, ignore: S
             f"revision {hub.revision or 'main'}; {type(error).__name__}: {reason}. "
             "Download it where there is a network and pass the folder instead"
         ) from error
+    check_folder(Path(folder))
     return Path(folder)
 
 
 def read_json(path: Path) -> Any:
     """A JSON file. Raises FileNotFoundError, or CheckpointError naming the line that is broken."""
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise CheckpointError(f"{path} has {size} bytes, which no config or index needs; it was not opened")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download or write it again") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply to be read; download or write it again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object, as every config and index does; CheckpointError for anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, expected an object; download or write it again"
+        )
+    return content
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -146,12 +168,12 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             content = read_json(index)
             if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
                 raise CheckpointError(f"{index} has no weight_map")
-            shards = sorted(set(content["weight_map"].values()))
+            shards = sorted({require_plain(shard, index) for shard in content["weight_map"].values()})
             if absent := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise FileNotFoundError(f"{index} names shards that are not in {folder}: {', '.join(absent)}")
-            return tuple(folder / shard for shard in shards)
+            return tuple(require_inside(folder / shard, folder) for shard in shards)
         if single.is_file():
-            return (single,)
+            return (require_inside(single, folder),)
     raise FileNotFoundError(
         f"no weights in {folder}: looked for {', '.join(tried)} and their .index.json; "
         f"found {_listing(folder)}"
@@ -165,7 +187,7 @@ def _detect_folder(path: Path, source: str) -> Layout:
         return _detect_deepspeed(path, source)
     if any((path / name).is_file() for name in ("model.safetensors.index.json", "model.safetensors")):
         weights = weight_files(path)
-        config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        config = read_object(path / "config.json") if (path / "config.json").is_file() else {}
         is_deepgen = any("meta_queries" in name for file in weights for name in read_header(file)[0])
         if "model_type" in config and not is_deepgen:
             raise CheckpointError(f"{path} is a language model by itself; pass it as the base VLM, with vlm=")
@@ -174,9 +196,13 @@ def _detect_folder(path: Path, source: str) -> Layout:
     if len(files) == 1:
         return Layout("native-file", files[0], source, (files[0],))
     _refuse_split_zip(path)
-    latest = path / "latest"
-    if latest.is_file() and (path / latest.read_text().strip()).is_dir():
-        return _detect_folder(path / latest.read_text().strip(), source)
+    if (latest := path / "latest").is_file():
+        newest = require_inside(path / require_plain(latest.read_text().strip(), latest), path)
+        if newest.is_dir():
+            check_folder(newest)
+            return _detect_folder(newest, source)
+    if not files and (parts := sorted(path.glob("*.gguf"))):
+        raise CheckpointError(describe_gguf(parts[0]))
     inner = sorted(str(child.relative_to(path)) for child in _candidates(path))
     hint = f"; choose one of: {', '.join(inner)}" if inner else ""
     if len(files) > 1:
@@ -246,11 +272,10 @@ def _detect_file(path: Path, source: str) -> Layout:
         return _detect_folder(path.parent, source)
     if path.name == "mp_rank_00_model_states.pt":
         return Layout("deepspeed-dir", path.parent, source, (path,))
+    if path.suffix.lower() == ".gguf":
+        raise CheckpointError(describe_gguf(path))
     if path.suffix not in NATIVE_SUFFIXES:
-        known = ", ".join(NATIVE_SUFFIXES)
-        raise CheckpointError(
-            f"{path} is no checkpoint file: known endings are {known}; GGUF is not supported"
-        )
+        raise CheckpointError(f"{path} is no checkpoint file: known endings are {', '.join(NATIVE_SUFFIXES)}")
     return Layout("native-file", path, source, (path,))
 
 

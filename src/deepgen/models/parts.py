@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from deepgen.models.config import Architecture
-from deepgen.models.layouts import read_json
+from deepgen.models.containment import require_inside
+from deepgen.models.errors import CheckpointError
+from deepgen.models.layouts import read_object
+from deepgen.models.limits import check_config
 from deepgen.models.tensors import LazyTensor, read_ahead
 
 WEIGHTED = ("vlm", "connector", "transformer", "vae")
@@ -56,12 +59,21 @@ def part_class(name: str) -> Any:
 
 
 def read_config(name: str, folder: Path) -> Any:
-    """The config of a part's folder: transformers' object for the VLM, a plain dictionary otherwise."""
-    content = read_json(folder / "config.json")
+    """The config of a part's folder: transformers' object for the VLM, a plain dictionary otherwise.
+
+    Raises CheckpointError where it is no config, or asks for sizes beyond any model's.
+    """
+    path = require_inside(folder / "config.json", folder)
+    content = read_object(path)
+    check_config(content, path)
     if name == "vlm":
         from transformers import Qwen2_5_VLConfig
 
-        return Qwen2_5_VLConfig.from_dict(content)
+        try:
+            return Qwen2_5_VLConfig.from_dict(content)
+        except Exception as error:  # the library's checks raise classes of their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise CheckpointError(f"{path} describes no Qwen2.5-VL: {reason}") from error
     return {key: value for key, value in content.items() if not key.startswith("_")}
 
 

@@ -8,11 +8,9 @@ are opened with `weights_only=True`; what needs more is refused.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
-import struct
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,23 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+from deepgen.models.errors import CheckpointError as CheckpointError
+from deepgen.models.safetensors_header import SAFETENSORS_DTYPES as SAFETENSORS_DTYPES
+from deepgen.models.safetensors_header import read_entries
+from deepgen.models.safetensors_header import read_header as read_header
+
 READERS = 4  # threads at most
 READ_AHEAD = 2**28  # bytes that are read and not yet taken
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 WRAPPERS = ("module", "state_dict", "model")
 
 # What mmengine and DeepSpeed store next to the weights. It is replaced by a value that does nothing, never
@@ -60,10 +48,6 @@ BOOKKEEPING = (
 )
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as it is; the message says which file and what to do."""
-
-
 @dataclass(frozen=True)
 class LazyTensor:
     """One tensor of a file: `read()` returns a fresh copy that belongs to the caller."""
@@ -73,6 +57,7 @@ class LazyTensor:
     dtype: torch.dtype
     origin: str  # the file
     read: Callable[[], Tensor]
+    offset: int | None = None  # bytes from the start of the file, where the file is one run of plain bytes
 
     @property
     def numel(self) -> int:
@@ -144,46 +129,19 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
 # --- safetensors
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file and the offset its data starts at."""
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        text = file.read(length) if 0 < length <= LARGEST_HEADER else b""
-    try:
-        header = json.loads(text)
-    except ValueError:
-        header = None
-    if len(text) < length or not isinstance(header, dict):
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) does not start with a safetensors header: "
-            "truncated or not a safetensors file; download it again"
-        )
-    return header, 8 + length
-
-
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a safetensors file; its size must be exactly what its header promises."""
-    header, start = read_header(path)
-    header.pop("__metadata__", None)
-    tensors, end = {}, 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-        shape = tuple(entry["shape"])
-        first, last = entry["data_offsets"]
-        if dtype is None or last - first != prod(shape) * dtype.itemsize:
-            raise CheckpointError(f"{path}: the header of {name} is broken: {entry}")
-        read = partial(_read_span, path, start + first, shape, dtype)
-        tensors[name] = LazyTensor(name, shape, dtype, str(path), read)
-        end = max(end, last)
-    size = path.stat().st_size
-    if size != start + end:
-        fault = "truncated" if size < start + end else "followed by foreign bytes"
-        raise CheckpointError(
-            f"{path} is {fault}: its header promises {start + end} bytes, the file has {size}; "
-            "download it again"
+    """The tensors of a safetensors file, by name, in file order; CheckpointError for a header that lies."""
+    return {
+        name: LazyTensor(
+            name,
+            entry.shape,
+            entry.dtype,
+            str(path),
+            partial(_read_span, path, entry.first, entry.shape, entry.dtype),
+            entry.first,
         )
-    return tensors
+        for name, entry in read_entries(path).items()
+    }
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

@@ -1,87 +1,43 @@
 """`deepgen verify`: is this checkpoint whole?
 
 Looked at, in this order: can every file be opened and is it as long as its header says; are its tensors
-numbers (no NaN or infinity) and not zeros, as an interrupted download leaves them; do the keys fit the model;
-is the sha256 the expected one. The expected hash comes from a SHA256SUMS file of our own, from what the Hub
-client noted when it downloaded, or from the table of the published files.
+numbers (no NaN or infinity) and not zeros, as an interrupted download leaves them; do configs, tokenizer and
+keys fit the model; is the sha256 the expected one. A file that is broken in whatever way is a finding in the
+report: nothing that is in a checkpoint makes this raise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from deepgen.models import names
-from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint
-from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, resolve, weight_files
-from deepgen.models.parts import WEIGHTED
-from deepgen.models.published import PUBLISHED
+from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint, translate
+from deepgen.models.hashes import check_hashes
+from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, read_object, resolve, weight_files
+from deepgen.models.parts import WEIGHTED, Part, read_config
+from deepgen.models.report import Problem as Problem
+from deepgen.models.report import VerifyReport
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
-
-Severity = Literal["error", "warning"]
-SUMS = "SHA256SUMS"
+from deepgen.models.zeros import ZeroRun, ZeroSearch, is_zero
 
 # Zero when training starts, by design: the output projectors of a new connector and the B factor of a new
 # LoRA.
 _ZERO_AT_START = re.compile(
     r"(^|\.)(projector_[23]|pooled_projector|context_projector)\.|\.lora_B\.|\.lora_embedding_B"
 )
-LEAST_TAIL = 4096  # bytes of zeros at the end of a file or tensor that are no coincidence: one page
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding. Errors make the checkpoint unusable or doubtful; warnings can be as they should."""
-
-    severity: Severity
-    file: str
-    message: str
-    tensor: str | None = None
-
-    def __str__(self) -> str:
-        place = self.file + (f": {self.tensor}" if self.tensor else "")
-        return f"{self.severity}: {place}: {self.message}"
-
-
-@dataclass
-class VerifyReport:
-    """Findings, and what they are based on."""
-
-    path: str
-    kind: str
-    problems: list[Problem] = field(default_factory=list)
-    files: int = 0
-    tensors: int = 0
-    nbytes: int = 0
-    hashes: dict[str, str] = field(default_factory=dict)  # file -> where the hash it matches came from
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no errors."""
-        return not any(problem.severity == "error" for problem in self.problems)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for json."""
-        return {"ok": self.ok, **asdict(self)}
-
-    def __str__(self) -> str:
-        errors = sum(problem.severity == "error" for problem in self.problems)
-        head = (
-            f"{self.path} ({self.kind}): {self.files} files, {self.tensors} tensors, "
-            f"{self.nbytes / 1e9:.2f} GB; "
-            f"{errors} errors, {len(self.problems) - errors} warnings, {len(self.hashes)} hashes match"
-        )
-        return "\n".join([head, *map(str, self.problems), *(f"note: {note}" for note in self.notes)])
+# What every file of one part has, by the names the libraries write.
+_PART_MARKS = {
+    "transformer": ("transformer_blocks.0.",),
+    "vae": ("encoder.conv_in.", "decoder.conv_in."),
+    "vlm": ("model.layers.", "model.language_model.", "language_model.", "visual.", "model.visual."),
+}
 
 
 def verify(
@@ -101,34 +57,62 @@ def verify(
         hashes: compute sha256 where an expected one is known.
         connector_config: what tensor shapes cannot tell, such as `num_attention_heads`.
         hub: how hub ids are downloaded.
-        progress: show a bar.
+        progress: show bars.
 
     Raises:
         FileNotFoundError: nothing is at `path`. What is there but broken is in the report.
     """
-    place = resolve(path, hub, ignore=NOT_WEIGHTS)
+    report, layout = VerifyReport(str(path), "unknown"), None
+    place = Path(path)
     try:
+        place = resolve(path, hub, ignore=NOT_WEIGHTS)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # as `VerifyReport.findings`
+        report.error(str(path), str(error))
+        return report
+    with report.findings(str(place)):
         layout = detect(place, hub)
-    except (CheckpointError, FileNotFoundError) as error:
-        return VerifyReport(str(path), "unknown", [Problem("error", str(place), str(error))])
-    report = VerifyReport(str(path), layout.kind)
+    if layout is None:
+        if hashes and place.is_dir():  # its list may say which file it is
+            report.folder = str(place)
+            with report.findings(str(place)):
+                check_hashes(Layout("deepgen", place, str(path)), {}, report, progress)
+        return report
+    report.kind, report.folder = layout.kind, str(layout.folder)
     opened = _open_all(layout, report)
     if scan:
-        total = sum(tensor.nbytes for tensors in opened.values() for tensor in tensors.values())
-        with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="reading") as bar:
-            for file, tensors in opened.items():
-                _scan_file(_relative(file, layout), tensors, report, bar)
+        _scan_all(opened, report, progress)
+    if layout.path.is_dir() and not layout.is_native:
+        _check_small_files(layout.path, report)
     if report.ok or all(problem.tensor for problem in report.problems):
-        _check_keys(layout, connector_config, report)
+        with report.findings(str(layout.path)):
+            _check_keys(layout, opened, connector_config, report)
     else:
         report.notes.append("keys were not compared with the model, because files are broken or missing")
     if hashes:
-        _check_hashes(layout, opened, report, progress)
+        with report.findings(str(layout.path)):
+            check_hashes(layout, opened, report, progress)
     return report
 
 
-def _relative(file: Path, layout: Layout) -> str:
-    return file.relative_to(layout.folder).as_posix() if file.is_relative_to(layout.folder) else str(file)
+def require_unchanged(path: str | Path, hub: HubOptions | None = None, progress: bool = False) -> None:
+    """Before loading: every file of a model is as its known sum says, and whole.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        CheckpointError: a file is damaged, missing or foreign, or no sum is known of a file of weights.
+    """
+    report = verify(path, scan=False, hub=hub, progress=progress)
+    faults = [str(problem) for problem in report.problems if problem.severity == "error"]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise CheckpointError(f"{path} was not loaded: {'; '.join(faults[:5])}{more}")
+    if report.unknown:
+        raise CheckpointError(
+            f"{path} was not loaded: the right sum is not known of {', '.join(report.unknown[:5])}, so there "
+            "is nothing to compare with; load it without verify, or get the folder with its SHA256SUMS"
+        )
 
 
 # --- files
@@ -138,51 +122,102 @@ def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, Lazy
     opened = {}
     for file in _files(layout, report):
         report.files += 1
-        report.nbytes += file.stat().st_size
-        try:
+        with report.findings(report.name_of(file)):
+            report.nbytes += file.stat().st_size
             opened[file] = open_file(file)
             report.tensors += len(opened[file])
-        except CheckpointError as error:
-            report.problems.append(Problem("error", _relative(file, layout), str(error)))
     return opened
 
 
-def _files(layout: Layout, report: VerifyReport) -> Iterator[Path]:
+def _files(layout: Layout, report: VerifyReport) -> list[Path]:
     if layout.is_native:
-        yield from layout.files
-        return
+        return list(layout.files)
+    files: list[Path] = []
     for part in (*WEIGHTED, ADAPTER_DIR):
-        if (layout.path / part).is_dir():
-            try:
-                yield from weight_files(layout.path / part)
-            except (FileNotFoundError, CheckpointError) as error:
-                report.problems.append(Problem("error", part, str(error)))
+        with report.findings(part):
+            if (layout.path / part).is_dir():
+                files += weight_files(layout.path / part)
+    return files
+
+
+def _check_small_files(folder: Path, report: VerifyReport) -> None:
+    """Configs, scheduler and tokenizer, which hold no weights."""
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            with report.findings(report.name_of(file)):
+                read_object(file)
+    if (folder / "scheduler").is_dir():
+        with report.findings("scheduler"):
+            read_object(folder / "scheduler" / "scheduler_config.json")
+    if (folder / "tokenizer").is_dir():
+        with report.findings("tokenizer"):
+            _check_tokenizer(folder / "tokenizer")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    read_object(folder / "tokenizer_config.json")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if not tokenizer("a red circle")["input_ids"]:
+        raise CheckpointError(f"{folder} knows no words: its vocabulary is missing or empty")
 
 
 # --- numbers
 
 
-def _scan_file(file: str, tensors: dict[str, LazyTensor], report: VerifyReport, bar: Any) -> None:
-    tail = 0  # zero bytes the file ends with, as far as read; zeros by design do not count
-    for name, tensor in tensors.items():
+def _scan_all(opened: Mapping[Path, Mapping[str, LazyTensor]], report: VerifyReport, progress: bool) -> None:
+    total = sum(tensor.nbytes for tensors in opened.values() for tensor in tensors.values())
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="reading") as bar:
+        for file, tensors in opened.items():
+            with report.findings(report.name_of(file)):
+                _scan_file(file, tensors, report, bar)
+
+
+def _scan_file(file: Path, tensors: Mapping[str, LazyTensor], report: VerifyReport, bar: Any) -> None:
+    name, search, found = report.name_of(file), ZeroSearch(file.stat().st_size), 0
+    kinds = {tensor.name: tensor for tensor in tensors.values()}
+    for key, tensor in tensors.items():
         value = tensor.read()
         bar.update(tensor.nbytes)
         if value.is_floating_point() and not _all_finite(value):
-            report.problems.append(Problem("error", file, "has values that are NaN or infinite", name))
-        zeros = _zero_tail(value)
-        is_zero = bool(value.numel()) and zeros == tensor.nbytes
-        tail = tail + zeros if is_zero else zeros
-        if is_zero and not name.endswith("bias"):
-            expected = _ZERO_AT_START.search(name) is not None
-            message = "is all zeros" + (", as before training" if expected else "")
-            report.problems.append(Problem("warning" if expected else "error", file, message, name))
-        if is_zero and (name.endswith("bias") or _ZERO_AT_START.search(name)):
-            tail = 0
-        elif not is_zero and zeros >= LEAST_TAIL and zeros * 16 >= tensor.nbytes:
-            report.problems.append(Problem("warning", file, f"its last {zeros} bytes are zeros", name))
-    if tail >= LEAST_TAIL:
-        message = f"ends with {tail} zero bytes, as an interrupted download does; download it again"
-        report.problems.append(Problem("error", file, message))
+            report.error(name, "has values that are NaN or infinite", key)
+        is_bias, is_new = key.endswith("bias"), _ZERO_AT_START.search(key) is not None
+        if not is_bias and is_zero(value):
+            message = "is all zeros" + (", as before training" if is_new else "")
+            report.add("warning" if is_new else "error", name, message, key)
+        for run in search.runs(tensor, value, is_bias or is_new):
+            found += 1
+            _report_run(run, kinds, name, report, found)
+    for run in search.finish():
+        found += 1
+        _report_run(run, kinds, name, report, found)
+    if found > SHOWN:
+        report.error(name, f"{found - SHOWN} more blocks of zeros")
+
+
+def _report_run(
+    run: ZeroRun, tensors: Mapping[str, LazyTensor], file: str, report: VerifyReport, number: int
+) -> None:
+    if number > SHOWN:
+        return
+    first, last = run.tensors[0], run.tensors[-1]
+    where = f"bytes {run.start} to {run.end} of the {'file' if run.is_in_file else 'tensor'}"
+    if run.reaches_end:
+        message = f"ends with {run.nbytes} zero bytes, as an interrupted download does; download it again"
+        report.error(file, message)
+    elif run.rows is not None:
+        message = f"rows {run.rows[0]} to {run.rows[1]} are all zeros ({where}), as of unused entries"
+        report.add("warning", file, message, first)
+    elif len(run.tensors) == 1 and (first.endswith("bias") or not tensors[first].dtype.is_floating_point):
+        report.add("warning", file, f"has {run.nbytes} zero bytes in a row ({where})", first)
+    else:
+        through = "" if first == last else f", through {last}"
+        message = (
+            f"has {run.nbytes} zero bytes in a row ({where}{through}), as after a download that was resumed "
+            "wrongly; download it again"
+        )
+        report.error(file, message, first)
 
 
 def _all_finite(value: Tensor) -> bool:
@@ -190,35 +225,26 @@ def _all_finite(value: Tensor) -> bool:
     return all(bool(torch.isfinite(piece.float()).all()) for piece in value.reshape(-1).split(1 << 22))
 
 
-def _zero_tail(value: Tensor) -> int:
-    """How many bytes at the end of the tensor are zero."""
-    data = value.reshape(-1).view(torch.uint8)
-    end = data.numel()
-    while end:
-        start = max(0, end - (1 << 18))
-        nonzero = data[start:end].nonzero()
-        if len(nonzero):
-            return data.numel() - start - int(nonzero[-1]) - 1
-        end = start
-    return data.numel()
-
-
 # --- keys
 
 
-def _check_keys(layout: Layout, connector_config: dict[str, Any] | None, report: VerifyReport) -> None:
-    try:
-        checkpoint = read_checkpoint(layout, connector_config, shapes_only=True)
-        for part in checkpoint.parts.values():
-            if part.config is None:
-                report.notes.append(
-                    f"{part.name}: {len(part.tensors)} tensors, not compared: its config is in a base model"
-                )
-            else:
-                compare(part, checkpoint.report)
-    except (CheckpointError, FileNotFoundError) as error:
-        report.problems.append(Problem("error", str(layout.path), str(error)))
+def _check_keys(
+    layout: Layout,
+    opened: Mapping[Path, Mapping[str, LazyTensor]],
+    connector_config: dict[str, Any] | None,
+    report: VerifyReport,
+) -> None:
+    if (part := _lone_part(layout, opened)) is not None:
+        _check_part(part, layout, opened, report)
         return
+    checkpoint = read_checkpoint(layout, connector_config, shapes_only=True)
+    for found in checkpoint.parts.values():
+        if found.config is None:
+            report.notes.append(
+                f"{found.name}: {len(found.tensors)} tensors, not compared: its config is in a base model"
+            )
+        else:
+            compare(found, checkpoint.report)
     _report_keys(layout, checkpoint.report, report)
     report.notes += checkpoint.report.notes
     report.notes += [
@@ -230,71 +256,40 @@ def _check_keys(layout: Layout, connector_config: dict[str, Any] | None, report:
         report.notes.append("no VLM LoRA here")
 
 
+def _lone_part(layout: Layout, opened: Mapping[Path, Mapping[str, LazyTensor]]) -> str | None:
+    """The part that a single file is, under the names the libraries write; None for a whole checkpoint."""
+    if layout.kind != "native-file":
+        return None
+    keys = [name for tensors in opened.values() for name in tensors]
+    if any("meta_queries" in name or "think_tokens" in name for name in keys):
+        return None
+    return next(
+        (part for part, marks in _PART_MARKS.items() if any(name.startswith(marks) for name in keys)), None
+    )
+
+
+def _check_part(
+    part: str, layout: Layout, opened: Mapping[Path, Mapping[str, LazyTensor]], report: VerifyReport
+) -> None:
+    tensors = {name: tensor for found in opened.values() for name, tensor in found.items()}
+    head = f"the {part} alone, {len(tensors)} tensors"
+    if not (layout.folder / "config.json").is_file():
+        report.notes.append(f"{head}; not compared with a model, because no config.json is beside it")
+        return
+    found = LoadReport()
+    config = read_config(part, layout.folder)
+    compare(Part(part, translate(part, tensors, found), config, str(layout.path)), found)
+    _report_keys(layout, found, report)
+    report.notes.append(head)
+
+
 def _report_keys(layout: Layout, found: LoadReport, report: VerifyReport) -> None:
     faults = {"missing key": found.missing, "foreign key": found.unexpected, "wrong shape": found.mismatched}
     for fault, keys in faults.items():
         for key in keys[:SHOWN]:
-            report.problems.append(Problem("error", str(layout.path), fault, key))
+            report.error(str(layout.path), fault, key)
         if len(keys) > SHOWN:
-            report.problems.append(Problem("error", str(layout.path), f"{fault}: {len(keys) - SHOWN} more"))
+            report.error(str(layout.path), f"{fault}: {len(keys) - SHOWN} more")
     for key, reason in found.ignored.items():
         if reason != names.UNUSED_HEAD:
             report.notes.append(f"{key} is not used: {reason}")
-
-
-# --- hashes
-
-
-def _check_hashes(
-    layout: Layout, opened: dict[Path, dict[str, LazyTensor]], report: VerifyReport, progress: bool
-) -> None:
-    sums = _read_sums(layout.folder / SUMS)
-    expected = {}
-    for file, tensors in opened.items():
-        if found := _expected_hash(_relative(file, layout), file, layout, tensors, sums):
-            expected[file] = found
-    for absent in sorted(set(sums) - {_relative(file, layout) for file in opened}):
-        if not (layout.folder / absent).is_file():
-            report.problems.append(Problem("error", absent, f"is listed in {SUMS} but missing"))
-    for file, (digest, origin) in tqdm(expected.items(), disable=not progress, desc="hashing", unit="file"):
-        actual = _hash(file)
-        name = _relative(file, layout)
-        if actual == digest:
-            report.hashes[name] = origin
-        else:
-            message = f"sha256 is {actual}, {origin} says {digest}; the file was changed or damaged"
-            report.problems.append(Problem("error", name, message))
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _expected_hash(
-    name: str, file: Path, layout: Layout, tensors: dict[str, LazyTensor], sums: dict[str, str]
-) -> tuple[str, str] | None:
-    if name in sums:
-        return sums[name], SUMS
-    if file.is_symlink() and _SHA256.match(file.resolve().name):
-        return file.resolve().name, "the Hub cache"  # it names large files by their hash
-    noted = layout.folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
-    if noted.is_file():
-        lines = noted.read_text(encoding="utf-8").splitlines()
-        if len(lines) > 1 and _SHA256.match(lines[1]):
-            return lines[1], "the Hub"
-    if layout.kind == "diffusers-published" and name in PUBLISHED:
-        count, elements, digest = PUBLISHED[name]
-        if (count, elements) == (len(tensors), sum(tensor.numel for tensor in tensors.values())):
-            return digest, "the published revision 85c2ed2"
-    return None
-
-
-def _read_sums(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line[1].lstrip("*").strip(): line[0].lower() for line in lines if len(line) == 2}

@@ -1,7 +1,8 @@
 """Checkpoints of a run: written beside their final name, in the background, and renamed when whole.
 
 A folder `step-00001000` is therefore always complete, whenever the process was killed:
-`model.safetensors` (what is trained), `ema.safetensors`, `optimizer.safetensors` and `state.json`.
+`model.safetensors` (what is trained), `ema.safetensors`, `optimizer.safetensors`, `state.json`, and their
+sums, `SHA256SUMS`.
 Where the model is divided among processes each writes its rows, `model-00001-of-00008.safetensors` and so
 on, and says in the file's metadata which they are; they are read back whole, or as other pieces.
 Nothing in it is a pickle.
@@ -10,6 +11,7 @@ Nothing in it is a pickle.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -24,12 +26,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deepgen.models.sums import SUMS, hash_file, read_sums, write_sums
 from deepgen.train.parallel import Processes
 from deepgen.train.sharding import Piece
 from deepgen.train.state import Snapshot
 
+logger = logging.getLogger(__name__)
+
 _PARTS = ("model", "ema", "optimizer")
 _SPARE_BYTES = 2**20
+_OWN_SUMS = ".sums"  # what each process says of its files, until they become SHA256SUMS
 
 
 class CheckpointWriter:
@@ -145,6 +151,9 @@ class CheckpointWriter:
             files[-1].write_text(json.dumps({"step": snapshot.step}) + "\n")
         for file in files:
             _flush(file)
+        sums = {file.name: hash_file(file) for file in files}
+        with (self._unfinished / f"{_OWN_SUMS}{suffix}").open("w", encoding="utf-8") as own:
+            json.dump(sums, own)
 
     def _own(
         self, snapshot: Snapshot, tensors: dict[str, Tensor]
@@ -167,7 +176,12 @@ class CheckpointWriter:
         self._unfinished.mkdir(parents=True)
 
     def _finish(self) -> None:
-        """The files are on the disk: give the folder its name, and remove checkpoints that are too many."""
+        """The files are on the disk: list them, give the folder its name, and remove checkpoints too many."""
+        known: dict[str, str] = {}
+        for own in sorted(self._unfinished.glob(f"{_OWN_SUMS}*")):
+            known |= json.loads(own.read_text(encoding="utf-8"))
+            own.unlink()
+        write_sums(self._unfinished, known=known)
         _flush(self._unfinished)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._unfinished.rename(self._folder)
@@ -202,6 +216,42 @@ def read_checkpoint_folder(folder: Path, pieces: Mapping[str, Piece] | None = No
             files = [stack.enter_context(safe_open(file, "pt")) for file in _files(folder, part)]
             getattr(snapshot, part).update(_read(files, snapshot))
     return snapshot
+
+
+def check_checkpoint(folder: Path, processes: Processes | None = None) -> None:
+    """Compare a checkpoint's files with its SHA256SUMS; each process those that are its share.
+
+    A damaged file can open without complaint, and training would go on with wrong weights. Checkpoints of
+    older versions have no such list; that is said in the log.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file was changed or damaged; its name and both sums are in the message.
+    """
+    sums = read_sums(folder)
+    if not sums:
+        logger.warning("%s has no %s, so its files were not checked for damage", folder, SUMS)
+    rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
+    error: Exception | None = None
+    try:
+        for name in sorted(sums)[rank::world_size]:
+            _check_file(folder / name, sums[name])
+    except (OSError, ValueError) as fault:
+        error = fault
+    if processes is not None and processes.any(error is not None) and error is None:
+        error = ValueError(f"another process found a damaged file in {folder}; see its message")
+    if error is not None:
+        raise error
+
+
+def _check_file(file: Path, expected: str) -> None:
+    way_out = "copy the checkpoint again, or move the folder away and --resume goes on from the one before it"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is listed in {SUMS} and missing; {way_out}")
+    if (actual := hash_file(file)) != expected:
+        raise ValueError(
+            f"{file} was changed or damaged: its sha256 is {actual}, {SUMS} says {expected}; {way_out}"
+        )
 
 
 def _files(folder: Path, part: str) -> list[Path]:

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from deepgen.models.lora import DEFAULT_SCALE
 from deepgen.models.names import lora_name, native_name
+from deepgen.models.sums import write_sums
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.train.checkpoints import check_checkpoint, latest_checkpoint, read_checkpoint_folder
 from deepgen.train.supervised import SupervisedConfig, fresh_connector, prepare_parts
 
 Weights = Literal["ema", "raw"]
@@ -59,10 +60,12 @@ class Trained:
 
         Raises:
             FileNotFoundError: the folder holds no checkpoint.
-            ValueError: the checkpoint is of another config.
+            ValueError: the checkpoint is damaged or of another config.
         """
         config = self.config
-        snapshot = read_checkpoint_folder(latest_checkpoint(self.run_dir))
+        newest = latest_checkpoint(self.run_dir)
+        check_checkpoint(newest)
+        snapshot = read_checkpoint_folder(newest)
         values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
         pipe = DeepGenPipeline.from_pretrained(config.model)
         if config.connector_options:  # its sizes are not the model's
@@ -142,6 +145,7 @@ def export_native(trained: Trained, output_dir: Path) -> None:
         "defaults": dict(pipe.config.defaults),
     }
     (output_dir / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_sums(output_dir, [file.name, "config.json"])
 
 
 def _move(name: str, parameter: torch.nn.Parameter, learnt: torch.Tensor, strength: float) -> None:

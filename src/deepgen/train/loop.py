@@ -14,7 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deepgen.train.checkpoints import CheckpointWriter, latest_checkpoint, read_checkpoint_folder
+from deepgen.train.checkpoints import (
+    CheckpointWriter,
+    check_checkpoint,
+    latest_checkpoint,
+    read_checkpoint_folder,
+)
 from deepgen.train.log import RunLog
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
@@ -134,7 +139,9 @@ def train(
         stage = config.build(processes)
         state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay, processes)
         if resume:
-            state.restore(read_checkpoint_folder(latest_checkpoint(output_dir), state.pieces))
+            newest = latest_checkpoint(output_dir)
+            check_checkpoint(newest, processes)
+            state.restore(read_checkpoint_folder(newest, state.pieces))
         with _interruptible() as stopped, RunLog(output_dir, config, processes, state.step) as log:
             _run(config, stage, state, processes, log, output_dir, stopped)
     return state

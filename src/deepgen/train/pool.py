@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import Scene
 from deepgen.shapes.vocabulary import write_tokenizer
-from deepgen.train.checkpoints import latest_checkpoint
+from deepgen.train.checkpoints import check_checkpoint, latest_checkpoint
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
@@ -72,7 +72,9 @@ def load_weights(module: torch.nn.Module, source: Path, prefix: str = "") -> Non
     if (source / "diffusion_pytorch_model.safetensors").is_file():
         values = load_file(source / "diffusion_pytorch_model.safetensors")
     else:
-        values = load_file(latest_checkpoint(source) / "ema.safetensors")
+        newest = latest_checkpoint(source)
+        check_checkpoint(newest)
+        values = load_file(newest / "ema.safetensors")
         values = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
     fixed = {name for name, _ in module.named_buffers()}  # position tables and the like are not trained
     report = module.load_state_dict({name: value.float() for name, value in values.items()}, strict=False)

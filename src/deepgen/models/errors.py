@@ -1,0 +1,7 @@
+"""The one error of broken or unfit checkpoints, in a file of its own so that every reader can raise it."""
+
+from __future__ import annotations
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used as it is; the message says which file and what to do."""
