@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_what_was_fetched_and_the_next_call_continues(hub, tmp_path
     assert "Traceback" not in said
     (partial_file,) = (tmp_path / "home").rglob("*.incomplete")
     kept = partial_file.stat().st_size
-    assert kept == 2 * 10 * 2**20
+    assert kept in (10 * 2**20, 20 * 2**20)  # one or both whole writes, by how fast this machine is just now
 
     hub.stalls_after.clear()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
