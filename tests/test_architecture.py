@@ -16,8 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 LEVELS = (
     ("_version",),
     ("types", "config", "shapes"),
-    ("models", "diffusion", "data", "rewards", "lora"),
-    ("arguments", "picture_sizes"),
+    ("models", "diffusion", "data", "rewards"),
+    ("arguments", "picture_sizes", "lora"),
     ("pipeline",),
     ("rl", "eval", "client"),
     ("train", "serve"),

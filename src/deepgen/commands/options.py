@@ -49,7 +49,9 @@ class ModelOptions:
     guidance_batching: GuidanceBatching = "auto"
     """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
-    """LoRA weights to apply: a file, a folder or a Hub name."""
+    """LoRA weights to apply, of any common trainer: a safetensors file, a folder or a Hub name."""
+    lora_partial: bool = False
+    """Apply what fits of a LoRA that fits in part, and say what is left out, instead of refusing it."""
     compile: bool = False
     """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
 

@@ -63,6 +63,8 @@ BOOKKEEPING = (
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used as it is; the message says which file and what to do."""
 
+    exit_code = 1  # of the command line: a file that cannot be used, where 2 is a command that cannot
+
 
 @dataclass(frozen=True)
 class LazyTensor:
