@@ -19,7 +19,7 @@ from deepgen.models.layouts import HubOptions, resolve
 from deepgen.models.lora import DEFAULT_SCALE
 from deepgen.models.lora_keys import INSEPARABLE, LoraKey, is_of_text_encoder, method_of, read_key
 from deepgen.models.lora_settings import AdapterSettings, LoraError, read_settings
-from deepgen.models.tensors import LazyTensor, open_file, read_header
+from deepgen.models.tensors import LazyTensor, open_file, open_safetensors, read_header
 
 SUFFIX = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -97,7 +97,8 @@ def read_lora(
         tensors = {name: _in_memory(name, tensor) for name, tensor in source.items()}
         return _take_apart("the state dict", tensors, {})
     path = _locate(source, weight_name, subfolder, hub)
-    tensors = open_file(path)
+    # Whatever its name: the hub's cache keeps files under their sums.
+    tensors = open_file(path) if path.suffix == SUFFIX else open_safetensors(path)
     header, _ = read_header(path)
     beside = path.with_name(PEFT_SETTINGS)
     is_peft = path.name == PEFT_WEIGHTS and beside.is_file()
@@ -122,14 +123,13 @@ def _locate(
     if not folder.is_file():
         raise FileNotFoundError(f"no such file: {folder}")
     with folder.open("rb") as file:
-        start = file.read(4)
-    if folder.suffix in PICKLES or start[:2] in (b"PK", b"\x80\x02"):
+        start = file.read(9)  # of safetensors: the length of the header, and its first character
+    if folder.suffix in PICKLES or (start[:1] in (b"P", b"\x80") and start[8:] != b"{"):
         raise LoraError(
             f"{folder} is a pickle, which is not opened because that could run code; write it as {SUFFIX} "
             "where it was made: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
             f"'{folder.stem}{SUFFIX}')"
         )
-    # Other names are read as safetensors too: the hub's cache keeps files under their sums.
     return folder
 
 

@@ -159,22 +159,26 @@ def _misfit(pair: FactorPair, places: Sequence[Place]) -> str | None:
     layer: Any = places[0].module
     if isinstance(layer, nn.Embedding) != pair.key.is_embedding:
         return f"factors of another kind of layer than {type(layer).__name__}"
-    into = layer.num_embeddings if pair.key.is_embedding else _inputs(layer)
+    into = (layer.num_embeddings,) if pair.key.is_embedding else _inputs(layer)
     out = sum(_num_rows(place) for place in places)
     found = (tuple(_as_matrix(pair.a, layer).shape[1:]), pair.b.shape[0])
-    wanted = ((into,) if isinstance(into, int) else into, out)
+    wanted = (into, out)
     if found == wanted:
         return None
     return (
         f"factors (rank, in) {tuple(pair.a.shape)} and (out, rank) {tuple(pair.b.shape)}, the layer has "
-        f"{wanted[0]} in and {wanted[1]} out"
+        f"{_plain(wanted[0])} in and {wanted[1]} out"
     )
 
 
-def _inputs(layer: Any) -> int | tuple[int, ...]:
+def _plain(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _inputs(layer: Any) -> tuple[int, ...]:
     if isinstance(layer, nn.Conv2d):
         return (layer.in_channels // layer.groups, *layer.kernel_size)
-    return layer.in_features
+    return (layer.in_features,)
 
 
 def _num_rows(place: Place) -> int:
