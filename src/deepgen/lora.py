@@ -105,7 +105,8 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
         super().unfuse_lora(components=self._adapted() if components is None else components, **kwargs)
 
     def _adapted(self) -> list[str]:
-        return [part for part in PARTS if getattr(getattr(self, part), "peft_config", None)]
+        adapted = [part for part in PARTS if getattr(getattr(self, part), "peft_config", None)]
+        return adapted or ["transformer"]  # where there is nothing to fuse, as diffusers says it
 
     def _add_adapter(self, part: str, updates: list[LowRankUpdate], name: str) -> None:
         """Put new layers into one part and fill them."""

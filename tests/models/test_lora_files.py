@@ -14,6 +14,7 @@ from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraC
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deepgen.models.layouts import HubOptions
 from deepgen.models.lora_files import read_lora
 from deepgen.models.lora_settings import LoraError
 from deepgen.models.tensors import CheckpointError
@@ -194,8 +195,37 @@ def test_the_file_of_a_folder_is_found(tmp_path: Path) -> None:
     assert read_lora(tmp_path, subfolder="sub").origin == str(tmp_path / "sub" / "only.safetensors")
     shutil.copy(tmp_path / "style.safetensors", tmp_path / "0a1b2c")  # as the hub's cache names files
     assert len(read_lora(tmp_path / "0a1b2c").pairs) == 1
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         read_lora(tmp_path / "nowhere.safetensors")
+
+
+def test_of_a_hub_repository_only_the_lora_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Any] = []
+    there = ["README.md", "adapter_config.json", "adapter_model.safetensors", "checkpoint-5/a.safetensors"]
+    save_file(state(), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(settings())
+
+    def resolve(name: str, hub: Any, allow: Any) -> Path:
+        fetched.append((name, allow))
+        return tmp_path
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, **options: there)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("deepgen.models.lora_files.resolve", resolve)
+    assert read_lora("some/style").pairs[0].scale == 4.0
+    assert fetched == [("some/style", ["adapter_model.safetensors", "adapter_config.json"])]
+    there += ["b.safetensors"]
+    there.remove("adapter_model.safetensors")
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "b.safetensors")
+    read_lora("some/style", hub=HubOptions(local_files_only=True))  # nothing is asked: what is there, is
+    assert fetched[-1] == ("some/style", None)
+    there += ["c.safetensors"]
+    assert "some/style holds 2 LoRA files" in message("some/style")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_lora("loras/typo.safetensors")
+    assert len(fetched) == 2
 
 
 # --- strength -----------------------------------------------------------------------------------------------

@@ -155,6 +155,8 @@ def _choose(names: Iterable[str], wanted: str | None, where: str) -> str:
 
 def _from_hub(name: str, weight_name: str | None, subfolder: str | None, hub: HubOptions) -> Path:
     """The folder of a hub id, with only the files that are needed where there is a network."""
+    if name.endswith((SUFFIX, *PICKLES)):  # "folder/file" looks like a hub id too
+        raise FileNotFoundError(f"no such file: {Path(name).expanduser().absolute()}")
     allow = None
     if name.count("/") == 1 and not name.startswith(("/", ".")) and not hub.local_files_only:
         from huggingface_hub import constants, list_repo_files
