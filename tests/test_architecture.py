@@ -16,8 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 LEVELS = (
     ("_version", "extras"),
     ("types", "config", "shapes"),
-    ("models", "diffusion", "data", "rewards", "lora"),
-    ("arguments", "picture_sizes", "masking"),
+    ("models", "diffusion", "data", "rewards"),
+    ("arguments", "picture_sizes", "masking", "lora"),
     ("pipeline",),
     ("rl", "eval", "client"),
     ("train", "serve"),

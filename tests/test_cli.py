@@ -432,6 +432,17 @@ def test_verify_exits_with_1_when_something_is_wrong(pipe: DeepGenPipeline, caps
     assert "error" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["info", "a.safetensors"], ["convert", "a.safetensors", "x"]])
+def test_a_checkpoint_that_cannot_be_used_is_one_line_and_exit_code_1(command: list[str], capsys) -> None:
+    Path("a.safetensors").write_bytes(b"no weights")
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("deepgen: error: ")
+    assert "a.safetensors" in error
+    assert error.count("\n") == 1
+    assert not Path("x").exists()
+
+
 @pytest.mark.parametrize("command", [["verify", "nowhere"], ["info", "nowhere"], ["convert", "nowhere", "x"]])
 def test_a_checkpoint_that_is_not_there_is_one_line(command: list[str], capsys) -> None:
     assert main(command) == 2

@@ -1,8 +1,8 @@
 """The command line: the table of commands, and what becomes of their errors.
 
-An error one can expect (a missing file, a bad size, a full disk) is one line on stderr and exit code 2;
-DEEPGEN_DEBUG=1 shows where it came from. Ctrl-C ends with 130, as shells expect. Anything else is a bug and
-keeps its traceback.
+An error one can expect (a missing file, a bad size, a full disk) is one line on stderr and exit code 2, or 1
+where a checkpoint or a LoRA cannot be used; DEEPGEN_DEBUG=1 shows where it came from. Ctrl-C ends with 130,
+as shells expect. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_bug or os.environ.get("DEEPGEN_DEBUG") == "1":
             raise
         print(f"deepgen: error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from deepgen.pipeline import DeepGenPipeline
+from lora_cases import write_case
 
 PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
@@ -155,6 +156,26 @@ def test_a_lora_works_on_its_own_wire_only(
     torch.testing.assert_close(undone, before, atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="path is empty"):
         run(pack, "DeepGenLora", model=plain, path=" ")
+
+
+def test_a_lora_of_another_trainer_draws_and_a_damaged_one_leaves_the_model_as_it_was(
+    pack: Any, host: Host, tmp_path: Path
+) -> None:
+    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    model = sys.modules[pack.__name__ + ".nodes"].Model(pipe)
+    asked = {"steps": 1, "seed": 1}
+    before = run(pack, "DeepGenGenerate", model=model, **asked)
+    for name in ("kohya_keys", "peft_keys_with_alpha"):
+        path = write_case(f"{name}.safetensors", tmp_path)
+        with_lora = run(pack, "DeepGenLora", model=model, path=str(path))
+        assert (run(pack, "DeepGenGenerate", model=with_lora, **asked) - before).abs().max() > 0.01
+    damaged = run(pack, "DeepGenLora", model=model, path=str(write_case("nan.safetensors", tmp_path)))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        run(pack, "DeepGenGenerate", model=damaged, **asked)
+    after = run(pack, "DeepGenGenerate", model=model, **asked)
+    torch.testing.assert_close(
+        after, before, atol=1e-5, rtol=0
+    )  # layers that are switched off round otherwise
 
 
 def test_the_hosts_cancel_button_stops_between_steps(pack: Any, host: Host, pipe: DeepGenPipeline) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from deepgen.cli import main
 from deepgen.commands import loading
 from deepgen.serve.errors import ApiError
 from deepgen.serve.keys import ApiKeys
+from lora_cases import write_case
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -40,6 +43,27 @@ def test_a_bad_option_is_refused_before_a_model_is_loaded(
     monkeypatch.setattr(loading, "load_pipeline", lambda options: pytest.fail("the model was loaded"))
     assert main(["serve", "tiny", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["nan", "one_factor_missing"])
+def test_a_damaged_adapter_is_refused_before_a_model_is_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_pipeline", lambda options: pytest.fail("the model was loaded"))
+    path = write_case(f"{name}.safetensors", tmp_path)
+    assert main(["serve", "tiny", "--adapter", f"style={path}"]) == 1
+    assert re.fullmatch(rf"deepgen: error: LoRA style: {path}: [^\n]+\n", capsys.readouterr().err)
+
+
+def test_an_adapter_of_another_model_ends_the_start_with_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = {f"blocks.0.to_q.lora_{side}.weight": torch.ones(2, 2) + (side == "B") for side in "AB"}
+    save_file(state, tmp_path / "other.safetensors")
+    asked = ["serve", "tiny", "--port", "0", "--workers", "0", "--adapter", str(tmp_path)]
+    assert main(asked) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert re.match(r"deepgen: error: LoRA other: .* 2 of its 2 keys have no place.*blocks\.0\.to_q", last)
 
 
 def test_keys_are_read_and_told_apart(tmp_path: Path) -> None:

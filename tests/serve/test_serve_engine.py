@@ -298,9 +298,13 @@ def test_loras_are_loaded_by_name_and_never_share_a_forward(
         engine.submit(DrawRequest(prompt="a cat", lora="three"))
 
 
-def test_a_damaged_lora_fails_its_request_and_no_other(make_engine: Make, tmp_path: Path) -> None:
-    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
-    engine = make_engine(loras=read_loras([f"bad={tmp_path / 'bad.safetensors'}"]))
+def test_a_lora_that_is_damaged_later_fails_its_request_and_no_other(
+    make_engine: Make, fresh_pipe: DeepGenPipeline, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    write_lora(fresh_pipe, path, 0)
+    engine = make_engine(loras=read_loras([f"bad={path}"]))
+    path.write_bytes(b"no weights")
     with pytest.raises(WorkerFailed):
         engine.submit(DrawRequest(prompt="a", lora="bad")).result(30)
     engine.submit(DrawRequest(prompt="a")).result(30)
@@ -313,6 +317,7 @@ def test_a_damaged_lora_fails_its_request_and_no_other(make_engine: Make, tmp_pa
         (["/nowhere"], "holds no LoRA"),
         (["a.b={path}"], "without dots"),
         (["a={path}", "a={path}"], "name of its own"),
+        (["a={path}"], "LoRA a: .*a.safetensors .* does not start with a safetensors header"),
     ],
 )
 def test_bad_loras_are_refused_at_the_start(tmp_path: Path, given: list[str], message: str) -> None:

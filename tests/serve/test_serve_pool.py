@@ -7,13 +7,17 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import ModelOptions
+from deepgen.models.tensors import CheckpointError
 from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.jobs import (
     Cancelled,
@@ -177,6 +181,17 @@ def test_a_model_that_cannot_be_loaded_is_told() -> None:
     load = partial(load_pipeline, ModelOptions(model="/nowhere/at/all", device="cpu"))
     with pytest.raises(ValueError, match="nowhere"):
         Pool(load)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_does_not_fit_ends_the_start_with_its_own_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {f"blocks.0.to_q.lora_{side}.weight": torch.ones(2, 2) + (side == "B") for side in "AB"}
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"LoRA other: .* 2 of its 2 keys have no place"):
+        Pool(LOAD, EngineConfig(loras={"other": str(tmp_path / "other.safetensors")}))
+    assert "could not start" not in caplog.text  # the error is told once
 
 
 @pytest.mark.slow

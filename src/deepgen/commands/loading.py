@@ -63,9 +63,14 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     if options.verify:
         settings["verify"] = True
 
-    pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
+    lora = None
     if options.lora is not None:
-        pipe.load_lora_weights(options.lora)
+        from deepgen.models.lora_files import read_lora
+
+        lora = read_lora(options.lora)  # before the model: a bad file is told at once
+    pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
+    if lora is not None:
+        pipe.load_lora_weights(lora, strict=not options.lora_partial)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
     _place(pipe, device, placement.offload)
     pipe.guidance_batching = options.guidance_batching

@@ -52,7 +52,9 @@ class ModelOptions:
     guidance_batching: GuidanceBatching = "auto"
     """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
-    """LoRA weights to apply: a file, a folder or a Hub name."""
+    """LoRA weights to apply, of any common trainer: a safetensors file, a folder or a Hub name."""
+    lora_partial: bool = False
+    """Apply what fits of a LoRA that fits in part, and say what is left out, instead of refusing it."""
     verify: bool = False
     """Before loading, compare the model's files with their known sha256 (SHA256SUMS, or the Hub's)."""
     compile: bool = False

@@ -156,12 +156,14 @@ class PipelineModel:
 def _load_deepgen(name: str, config: ModelConfig) -> Model:
     import torch
 
+    from deepgen.models.lora_files import read_lora
     from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
     device, dtype = _place(config)
+    lora = None if config.lora is None else read_lora(config.lora)  # a bad file is told before the model
     pipe = DeepGenPipeline.from_pretrained(name, torch_dtype=dtype)
-    if config.lora is not None:
-        pipe.load_lora_weights(config.lora)
+    if lora is not None:
+        pipe.load_lora_weights(lora)
     pipe.to(device)
     if name == "tiny":
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work

@@ -206,7 +206,7 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
     path = folder / "adapter_config.json"
     config = read_object(path)
     alpha, rank = config.get("lora_alpha"), config.get("r")
-    if type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
+    if type(rank) is not int or not isinstance(alpha, int | float) or isinstance(alpha, bool) or rank < 1:
         raise CheckpointError(f"{path} needs lora_alpha and r as numbers, it has {alpha!r} and {rank!r}")
     tensors = {names.vlm_name(name): tensor for name, tensor in open_files(weight_files(folder)).items()}
     return pairs(tensors), alpha / rank

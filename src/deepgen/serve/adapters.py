@@ -6,11 +6,15 @@ weights of all that were used stay in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepgen.lora import PARTS
+from deepgen.models.lora_files import read_lora
+from deepgen.models.lora_keys import PARTS
+from deepgen.models.lora_settings import LoraError
+from deepgen.models.tensors import CheckpointError
 from deepgen.pipeline import DeepGenPipeline
 
 SUFFIX = ".safetensors"
@@ -22,6 +26,9 @@ class LoraShelf:
     Args:
         pipe: gets the adapters.
         paths: name -> file or folder.
+
+    Raises:
+        LoraError: one of them cannot be used with this model; all are checked here, before any request.
     """
 
     def __init__(self, pipe: DeepGenPipeline, paths: Mapping[str, str]) -> None:
@@ -30,6 +37,9 @@ class LoraShelf:
         self._own = {part: list(_active(getattr(pipe, part))) for part in PARTS}
         self._loaded: dict[str, list[str]] = {}  # name -> the parts it changes
         self._in_use: str | None = None
+        for name, path in self._paths.items():
+            with _named(name):
+                pipe.check_lora_weights(path)
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +86,7 @@ def read_loras(given: Sequence[str]) -> dict[str, str]:
 
     Raises:
         ValueError: a path is not there, a folder holds no adapter, or a name is used twice.
+        LoraError: one of them is no LoRA, or damaged; whether it fits is asked when the model is there.
     """
     found: dict[str, str] = {}
     for entry in given:
@@ -93,7 +104,19 @@ def read_loras(given: Sequence[str]) -> dict[str, str]:
             if not key or "." in key or key in found:
                 raise ValueError(f"LoRA {key!r}: give it a name of its own, without dots (NAME=PATH)")
             found[key] = str(file)
+    for name, path in found.items():
+        with _named(name):
+            read_lora(path)
     return found
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Which adapter an error is about."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise LoraError(f"LoRA {name}: {error}") from None
 
 
 def _active(module: Any) -> list[str]:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepgen.arguments import make_generators
+from deepgen.models.tensors import CheckpointError
 from deepgen.serve.engine import EngineConfig, seconds_until
 from deepgen.serve.jobs import (
     Draining,
@@ -105,6 +106,8 @@ class Pool:
             self.close()
             if failed.error is None:
                 raise RuntimeError(f"a worker died while it loaded the model: {ending(failed)}")
+            if failed.error.is_of_file:
+                raise CheckpointError(failed.error.message)
             raise (ValueError if failed.error.is_expected else RuntimeError)(failed.error.message)
         self._supervisor = threading.Thread(target=self._supervise, name="deepgen-pool", daemon=True)
         self._supervisor.start()
@@ -347,7 +350,8 @@ class Pool:
                 self._stir()
         elif isinstance(message, StartFailed):
             worker.error = message
-            logger.error("worker %d could not start: %s", worker.place, message.message)
+            if worker.num_starts > 1:  # the first start's error is raised by the pool itself
+                logger.error("worker %d could not start: %s", worker.place, message.message)
 
     def _accept(self, worker: WorkerHandle, message: Accepted) -> None:
         with self._changed:

@@ -53,10 +53,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """From the worker, its last word: no model; an expected error is the fault of the options."""
+    """From the worker, its last word: no model; an expected error is the fault of options or of a file."""
 
     message: str
     is_expected: bool
+    is_of_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def work(
         except OSError:  # the server is gone, and with it whoever waited
             os._exit(0)
 
+    from deepgen.models.tensors import CheckpointError
     from deepgen.serve.engine import Engine
 
     try:
@@ -132,7 +134,8 @@ def work(
         pipe.set_progress_bar_config(disable=True)
         engine = Engine(pipe, config, lambda name, value: send(Measured(name, value)))
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        send(StartFailed(str(error), is_expected=True))
+        is_of_file = isinstance(error, CheckpointError)
+        send(StartFailed(str(error), is_expected=True, is_of_file=is_of_file))
         return
     except Exception as error:  # whatever it is, it ends the start, and the server tells it
         logger.exception("the model could not be loaded")
