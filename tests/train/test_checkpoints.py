@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepgen.models.sums import SUMS, read_sums
 from deepgen.train import checkpoints as module
-from deepgen.train.checkpoints import CheckpointWriter, checkpoints, latest_checkpoint, read_checkpoint_folder
+from deepgen.train.checkpoints import (
+    CheckpointWriter,
+    check_checkpoint,
+    checkpoints,
+    latest_checkpoint,
+    read_checkpoint_folder,
+)
 from deepgen.train.state import Snapshot
 
 
@@ -67,3 +74,30 @@ def test_what_a_killed_process_left_unfinished_is_not_a_checkpoint_and_is_cleare
         latest_checkpoint(tmp_path)
     CheckpointWriter(tmp_path).close()
     assert not unfinished.exists()
+
+
+def test_a_checkpoint_lists_its_sums_and_a_damaged_one_is_refused_by_the_name_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.save(snapshot(1))
+    writer.close()
+    folder = latest_checkpoint(tmp_path)
+    names = {path.name for path in folder.iterdir()} - {SUMS}
+    assert (
+        set(read_sums(folder)) == names == {f"{part}.safetensors" for part in module._PARTS} | {"state.json"}
+    )
+    check_checkpoint(folder)
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"\x01")
+    assert read_checkpoint_folder(folder).step == 1  # it opens without complaint
+    with pytest.raises(ValueError, match=r"step-00000001/model\.safetensors was changed or damaged: its"):
+        check_checkpoint(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is listed in SHA256SUMS and missing"):
+        check_checkpoint(folder)
+    file.write_bytes(whole)
+    (folder / SUMS).unlink()
+    check_checkpoint(folder)
+    assert "has no SHA256SUMS" in caplog.text

@@ -9,6 +9,8 @@ import pytest
 import torch
 from small_runs import small
 
+from deepgen.models.sums import SUMS, read_sums
+from deepgen.models.verify import verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.recipes import export, recipe, recipe_of, run
 from deepgen.train.export import Trained
@@ -122,6 +124,8 @@ def test_an_export_in_the_originals_layout_holds_connector_dit_and_lora(alpha, m
     run("sft", tmp_path / "run", overrides=small(mixture, **FAST, **changes))
     export(tmp_path / "run", tmp_path / "native", what="native")
     export(tmp_path / "run", tmp_path / "folder", what="folder")
+    assert verify(tmp_path / "native" / "model.safetensors").hashes == {"model.safetensors": SUMS}
+    assert len(verify(tmp_path / "folder").hashes) == len(read_sums(TINY_DIR))
     parts = {"vlm": str(TINY_DIR), "vae": str(TINY_DIR)}
     native = DeepGenPipeline.from_pretrained(tmp_path / "native", dtype=torch.float32, lora="merge", **parts)
     folder = load(tmp_path / "folder")

@@ -14,9 +14,11 @@ import pytest
 import torch
 from launched_runs import assert_equal, finish, kill, losses, start, weights
 
+from deepgen.models.sums import SUMS, read_sums
 from deepgen.recipes import export, recipe
 from deepgen.train.checkpoints import (
     CheckpointWriter,
+    check_checkpoint,
     checkpoints,
     latest_checkpoint,
     read_checkpoint_folder,
@@ -145,6 +147,9 @@ def assert_same(ours: Snapshot, theirs: Snapshot) -> None:
 def test_a_divided_checkpoint_is_read_whole_and_in_other_pieces(world_size: int, tmp_path: Path) -> None:
     write(tmp_path, world_size)
     folder = latest_checkpoint(tmp_path)
+    assert set(read_sums(folder)) == {path.name for path in folder.iterdir()} - {SUMS}
+    for rank in range(world_size):
+        check_checkpoint(folder, Alone(rank, world_size))
     assert_same(read_checkpoint_folder(folder), replace(divided(0, 1), pieces={}))
     for other in (2, 3, 8):
         for rank in range(other):
@@ -164,6 +169,8 @@ def test_a_whole_checkpoint_is_read_in_pieces(tmp_path: Path) -> None:
 
 def assert_no_pickles(folder: Path) -> None:
     for file in folder.iterdir():
+        if file.name == SUMS:
+            continue
         content = file.read_bytes()
         if file.suffix == ".json":
             json.loads(content)
@@ -286,3 +293,16 @@ def test_a_divided_run_killed_at_random_moments_ends_bit_by_bit_like_an_unbroken
         killed += 1
     finish(mixture, broken, resume=True, **options)
     assert_equal(tmp_path / "unbroken", broken)
+
+
+def test_a_damaged_file_is_refused_by_every_process_that_resumes(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    folder = latest_checkpoint(tmp_path)
+    file = folder / "model-00002-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    raised = 0
+    for rank in range(2):
+        with pytest.raises(ValueError, match=r"damaged") as error:
+            check_checkpoint(folder, Alone(rank, 2, answers=(True,)))
+        raised += file.name in str(error.value)
+    assert raised == 1  # each looks at its share

@@ -105,3 +105,11 @@ def test_normalizing_latents_keeps_reconstructions():
         assert torch.allclose(vae.decode(latents).sample, before, atol=1e-4)
     assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
     assert vae.config.scaling_factor == pytest.approx(1 / float(latents.std()))
+
+
+def test_resuming_from_a_damaged_checkpoint_names_the_file(tmp_path, vae_dir):
+    run("tiny-vae", tmp_path, overrides=small("tiny-vae", 1, vae_dir))
+    file = latest_checkpoint(tmp_path) / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors was changed or damaged"):
+        run("tiny-vae", tmp_path, resume=True, overrides=small("tiny-vae", 1, vae_dir))

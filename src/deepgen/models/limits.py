@@ -29,7 +29,7 @@ _WIDTHS = (
 )
 _LAYERS = ("num_hidden_layers", "num_layers", "depth", "vlm_num_layers", "tap_stride", "layers_per_block")
 _HEADS = ("num_attention_heads", "num_key_value_heads", "num_heads")
-# Key -> (least, most) of a whole number, or of each in a list.
+# Key -> (least, most) of a whole number, or of each in a list where `_LISTS` names it.
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(_WIDTHS, (1, LARGEST_WIDTH)),
     **dict.fromkeys(_LAYERS, (1, MOST_LAYERS)),
@@ -49,6 +49,7 @@ FLOATS = (
     *("scaling_factor", "shift_factor", "rms_norm_eps", "layer_norm_eps", "shift", "rope_theta"),
     *("guidance_scale", "edit_guidance_scale", "initializer_range"),
 )
+_LISTS = ("block_out_channels", "dual_attention_layers", "fullatt_block_indexes")
 _LENGTHS = {"block_out_channels": MOST_STAGES, "down_block_types": MOST_STAGES, "up_block_types": MOST_STAGES}
 # Part -> (where its config says how many, what in its tensors' names counts them).
 _SHOWN: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
@@ -117,6 +118,8 @@ def _values(config: Mapping[str, Any], origin: object) -> Iterator[tuple[str, st
                 for name, inner in value.items()
             ]
         elif isinstance(value, list | tuple):
+            if key in COUNTS and key not in _LISTS:
+                raise CheckpointError(f"{origin}: {place} is a list, expected a whole number")
             if len(value) > (most := _LENGTHS.get(key, MOST_VALUES)):
                 raise CheckpointError(f"{origin}: {place} has {len(value)} entries, at most {most} are read")
             waiting += [(place, key, inner, depth + 1) for inner in value]

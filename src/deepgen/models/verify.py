@@ -148,16 +148,22 @@ def _check_small_files(folder: Path, report: VerifyReport) -> None:
                 read_object(file)
     if (folder / "scheduler").is_dir():
         with report.findings("scheduler"):
-            read_object(folder / "scheduler" / "scheduler_config.json")
+            _require_class(folder / "scheduler" / "scheduler_config.json", "_class_name")
     if (folder / "tokenizer").is_dir():
         with report.findings("tokenizer"):
             _check_tokenizer(folder / "tokenizer")
 
 
+def _require_class(path: Path, key: str) -> None:
+    """A config that says nothing would silently become the library's defaults."""
+    if not isinstance(read_object(path).get(key), str):
+        raise CheckpointError(f"{path} has no {key}, which every writer of such a config writes")
+
+
 def _check_tokenizer(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    read_object(folder / "tokenizer_config.json")
+    _require_class(folder / "tokenizer_config.json", "tokenizer_class")
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if not tokenizer("a red circle")["input_ids"]:
         raise CheckpointError(f"{folder} knows no words: its vocabulary is missing or empty")
