@@ -75,7 +75,7 @@ class Serve(ModelOptions):
     trace: bool = False
     """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs `pip install deepgen[trace]`."""
     metadata: bool = True
-    """Write prompt, seed and settings into PNG files."""
+    """Write prompt, seed and settings into the files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
     """Sign every picture with this certificate (its chain after it); needs `pip install deepgen[c2pa]`."""
     c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None
