@@ -255,3 +255,30 @@ def test_the_servers_refusal_names_the_field(url: str) -> None:
     assert (failed.value.status, failed.value.param) == (400, "size")
     # The server's own name, or the one that a proxy before it, such as Ray's, gave to both of them.
     assert re.fullmatch(r"req-[0-9a-f]{24}|[0-9a-f-]{36}", failed.value.request_id or "")
+
+
+def test_a_picture_is_not_saved_under_the_name_of_another_format(tmp_path: Path) -> None:
+    for kind, content in (("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF\0\0\0\0WEBP")):
+        picture = Picture(content, 1, "64x64")
+        for suffix in ("png", "jpg", "jpeg", "webp", "bin"):
+            path = tmp_path / f"{kind}.{suffix}"
+            if suffix == "bin" or kind == {"jpg": "jpeg"}.get(suffix, suffix):
+                assert picture.save(path).read_bytes() == content
+                continue
+            with pytest.raises(ValueError, match=f"the picture came as {kind}; name it .{kind}, or ask with"):
+                picture.save(path)
+            assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn", "notice"),
+    [
+        ("400x300", "96x96", "drawn at 96x96, enlarged to 400x300"),
+        ("90x70", "96x96", ""),
+        ("64x64", "64x64", ""),
+        ("64x64", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_picture_says_whether_it_was_drawn_smaller(size: str, drawn: str, notice: str) -> None:
+    assert Picture(b"", 1, size, drawn_size=drawn).notice == notice

@@ -167,7 +167,7 @@ class DeepGenEdit:
                 "instruction": ("STRING", {"multiline": True, "default": "make the circle blue"}),
                 **_sampling(),
             },
-            "optional": {"image_2": ("IMAGE",), "image_3": ("IMAGE",), **_optional()},
+            "optional": {"image_2": ("IMAGE",), "image_3": ("IMAGE",), "mask": ("MASK",), **_optional()},
         }
 
     def edit(
@@ -182,12 +182,22 @@ class DeepGenEdit:
         height: int,
         image_2: Tensor | None = None,
         image_3: Tensor | None = None,
+        mask: Tensor | None = None,
         negative_prompt: str = "",
     ) -> tuple[Tensor]:
-        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked."""
+        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked.
+
+        `mask`, (B or 1, H, W), is 1 where the picture may change, as everywhere in ComfyUI.
+        """
         more = [_picture(other[0]) for other in (image_2, image_3) if other is not None]
         references = [[_picture(one), *more] for one in image]
         asked = _asked(seed, steps, guidance, width, height, negative_prompt)
+        if mask is not None:
+            if len(mask) > 1 and not (mask == mask[:1]).all():
+                raise ValueError(
+                    f"one mask for all pictures of a batch, got {len(mask)}; edit them one by one"
+                )
+            asked["mask"] = _transparent(mask[0])
         return (_draw(model, [instruction] * len(references), references, **asked),)
 
 
@@ -237,6 +247,16 @@ def _picture(image: Tensor) -> Tensor:
     if image.ndim != 3 or image.shape[-1] < 3:
         raise ValueError(f"expected a picture (H, W, 3), got a tensor of shape {tuple(image.shape)}")
     return image[..., :3].clamp(0, 1).permute(2, 0, 1).contiguous()
+
+
+def _transparent(mask: Tensor) -> Any:
+    """A mask (H, W) as the pipeline reads it: a picture that is transparent where the mask is 1."""
+    from PIL import Image
+
+    alpha = ((1 - mask.clamp(0, 1)) * 255).round().byte().cpu().numpy()
+    picture = Image.new("RGBA", (alpha.shape[1], alpha.shape[0]))
+    picture.putalpha(Image.fromarray(alpha))
+    return picture
 
 
 def _on_step(num_steps: int) -> Callable[..., dict[str, Any]]:

@@ -94,7 +94,7 @@ def test_convert_takes_one_source_and_its_result_is_one(folder, capsys) -> None:
         (["inspect", "DIR/edit.json", "--source", "edit", "--only", "x"], "are for mixtures"),
         (["inspect", "DIR/mixture.yaml", "--only", "x"], "known: edits, scenes"),
         (["inspect", "DIR/mixture.yaml", "--source", "edit"], "is a mixture"),
-        (["inspect", "DIR/mixture.yaml", "-o", "a.jpg"], "the sheet is a PNG; try a.png"),
+        (["inspect", "DIR/mixture.yaml", "-o", "a.gif"], ".gif is none of them; try a.png"),
         (["inspect", "DIR/mixture.yaml", "-n", "0"], "at least 1"),
         (["stats", "DIR/mixture.yaml", "--sample", "0"], "at least 1"),
         (["stats", "stage1"], "`root` is empty"),

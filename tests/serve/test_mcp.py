@@ -146,6 +146,14 @@ def test_files_are_read_and_written_only_where_it_is_allowed(client: Client, tmp
             record = read_record(path)
             assert record is not None
             assert record.seed == 1
+        mask = Image.new("RGBA", (64, 64), "red")
+        mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
+        mask.save(inside / "mask.png")
+        asked = {"prompt": "blue", "images": ["a.png"], "mask": "mask.png", "seed": 1}
+        (made,) = pictures_of(await agent.call_tool("edit_image", asked))
+        assert made.convert("RGB").getpixel((40, 5)) == (255, 0, 0)
+        asked["mask"] = "gone.png"
+        assert (await agent.call_tool("edit_image", asked)).is_error
         for name in (str(outside / "a.png"), "../out/a.png", "link.png", "/etc/passwd", "none.png"):
             result = await agent.call_tool("edit_image", {"prompt": "blue", "images": [name]})
             assert result.is_error

@@ -84,7 +84,7 @@ def edits(
     address = "data:image/png;base64," + base64.b64encode(content).decode()
     fields: dict[str, Any] = {"prompt": PROMPT, "seed": 1, "num_inference_steps": STEPS}
 
-    output = pipe(PROMPT, image="s.png", seed=1, num_inference_steps=STEPS)
+    output: Any = pipe(PROMPT, image="s.png", seed=1, num_inference_steps=STEPS)
     height, width = output.drawn_sizes[0]
     yield "pipeline", output.images[0].size, f"{width}x{height}"
 
@@ -165,6 +165,22 @@ def test_comfyui_gives_the_size_of_its_input(pipe: DeepGenPipeline, monkeypatch:
         assert made.shape == image.shape
 
 
+def test_comfyui_s_mask_means_what_a_transparent_one_means(
+    pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = comfyui(monkeypatch)
+    picture, mask = masked()
+    image = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+    marks = 1 - torch.from_numpy(np.asarray(mask.getchannel("A"), np.float32) / 255)[None]
+    edit = nodes.DeepGenEdit().edit
+    (made,) = edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=marks)
+    alone: Any = pipe(PROMPT, image=picture, mask=mask, seed=1, num_inference_steps=STEPS, output_type="np")
+    torch.testing.assert_close(made, torch.from_numpy(alone.images), atol=1e-3, rtol=0)
+    two = torch.cat([marks, 1 - marks])
+    with pytest.raises(ValueError, match="one mask for all pictures of a batch, got 2"):
+        edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=two)
+
+
 def comfyui(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The nodes beside a stand-in for their host."""
     management = SimpleNamespace(throw_exception_if_processing_interrupted=lambda: None)
@@ -230,7 +246,9 @@ def test_the_server_s_steps_and_the_pipeline_s_keep_the_same(
     picture, mask = masked()
     asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "preset": preset}
     sides = {} if size is None else {"width": size[0], "height": size[1]}
-    alone = pipe([PROMPT, PROMPT], image=[picture, picture], mask=mask, **{**asked, "seed": [7, 1]}, **sides)
+    alone: Any = pipe(
+        [PROMPT, PROMPT], image=[picture, picture], mask=mask, **{**asked, "seed": [7, 1]}, **sides
+    )
     served = client.edit(PROMPT, picture, mask=mask, size=size and "64x32", **asked)[0].image
     assert np.abs(np.asarray(served, int) - np.asarray(alone.images[1], int)).max() <= 1
 
@@ -259,7 +277,7 @@ def test_every_solver_keeps_what_a_mask_does_not_free(solver: str, pipe: DeepGen
         seen.append(tensors["latents"][0][:, outside])
         return {}
 
-    drawn = pipe(
+    drawn: Any = pipe(
         PROMPT,
         image=picture,
         mask=mask,

@@ -131,6 +131,32 @@ def test_a_png_remembers_how_it_was_made(client: Any, tmp_path: Any) -> None:
     assert (record.prompt, record.seed, record.steps) == ("a stár", 2, 2)
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_files_of_other_formats_remember_it_too(kind: Any, client: Any, tmp_path: Any) -> None:
+    answer = client.images.generate(prompt="a stár", output_format=kind, extra_body={"seed": 2})
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(base64.b64decode(answer.data[0].b64_json))
+    record = read_record(path)
+    assert record is not None
+    assert (record.prompt, record.seed, record.steps) == ("a stár", 2, 2)
+
+
+def test_a_format_that_cannot_hold_the_picture_is_refused(client: Any) -> None:
+    wide = png(Image.new("RGB", (16400, 32)))
+    with pytest.raises(openai.BadRequestError, match="16400x32 is too large for a webp file") as refused:
+        client.images.edit(image=wide, prompt="red", output_format="webp")
+    assert refused.value.param == "output_format"
+
+
+def test_a_misspelt_field_or_name_is_answered_with_the_nearest(client: Any) -> None:
+    for body, message in (
+        ({"guidence_scale": 2}, "unknown field 'guidence_scale'; did you mean guidance_scale"),
+        ({"preset": "balance"}, "unknown preset 'balance'; did you mean balanced"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.images.generate(prompt="a", extra_body=body)
+
+
 def test_a_preset_is_asked_for_by_name_and_remembered(
     client: Any, pipe: DeepGenPipeline, tmp_path: Any
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.commands.options import Device
-from deepgen.commands.outputs import check_folder
+from deepgen.commands.outputs import check_file_name, check_folder
 from deepgen.commands.reporting import print_report
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Place:
 class Inspect(Place):
     """Draw a sheet of random samples: references, target and text of each."""
 
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.png")] = Path("sheet.png")
-    """The picture to write; an existing one is replaced."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("sheet.png")
+    """The picture to write: .png, .jpg or .webp; an existing one is replaced."""
     num_samples: Annotated[int, arg(aliases=["-n"])] = 16
     """How many samples."""
     seed: int = 0
@@ -92,13 +92,10 @@ class Inspect(Place):
     def run(self) -> int:
         """Exit code 0 once the sheet is written."""
         from deepgen.data.mixture import Mixture
-        from deepgen.data.png import save_png
+        from deepgen.data.picture_files import save_picture
         from deepgen.data.sheet import contact_sheet, make_card
 
-        if self.output.suffix.lower() != ".png":
-            raise ValueError(
-                f"--output {self.output}: the sheet is a PNG; try {self.output.with_suffix('.png')}"
-            )
+        check_file_name(self.output)
         if self.num_samples < 1:
             raise ValueError(f"--num-samples must be at least 1, got {self.num_samples}")
         check_folder(self.output.parent)
@@ -109,7 +106,7 @@ class Inspect(Place):
         for card in cards:
             what = card.error or f"{', '.join(card.sizes)}  {card.text!r}"
             print(f"{card.draw.task:8}  {card.draw.source}:{card.draw.index}  {what}")
-        save_png(contact_sheet(cards, self.font), self.output)
+        save_picture(contact_sheet(cards, self.font), self.output)
         if self.font is None and any(letter > LAST_LATIN for card in cards for letter in card.text):
             print(
                 "some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf"

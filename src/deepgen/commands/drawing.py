@@ -37,7 +37,7 @@ def draw(
     """
     from deepgen.data.images import open_image
     from deepgen.data.masks import check_mask, open_mask
-    from deepgen.data.picture_files import check_fits, save_picture
+    from deepgen.data.picture_files import kind_of, misfit, save_picture
     from deepgen.data.png import image_grid
 
     options.check()
@@ -48,7 +48,9 @@ def draw(
     opened = [open_image(path) for path in references]
     if mask is not None:
         check_mask(open_mask(mask), opened[0])
-    check_fits(options.output, _size(options, opened), _kept_text(options, prompt))
+    words = _kept_text(options, prompt, references)
+    if reason := misfit(kind_of(options.output), _size(options, opened), words):
+        raise ValueError(f"--output {options.output}: {reason}")
     check_output(options.output, options.num_images, _pixels(options, opened))
     processes = _processes(options)
     check_sizes(options, opened)
@@ -206,6 +208,6 @@ def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:
     return ASSUMED_PIXELS if size is None else size[0] * size[1]
 
 
-def _kept_text(options: PictureOptions, prompt: str) -> str:
+def _kept_text(options: PictureOptions, prompt: str, references: Sequence[str]) -> str:
     """What a picture's record holds of the user's words."""
-    return prompt + (options.negative or "") if options.metadata else ""
+    return " ".join([prompt, options.negative or "", *references]) if options.metadata else ""

@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from deepgen.commands.edit import in_order
-from deepgen.commands.suggestions import suggestion, suggestion_or_all
+from deepgen.suggestions import suggestion, suggestion_or_all
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _OPTION = re.compile(r"--?[A-Za-z]")

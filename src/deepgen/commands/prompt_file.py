@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from deepgen.commands.loading import load_pipeline, read_sizes
 from deepgen.commands.options import PictureOptions, Preset, check_text, parse_size
 from deepgen.commands.outputs import check_file_name, check_folder
-from deepgen.commands.suggestions import suggestion_or_all
+from deepgen.suggestions import suggestion_or_all
 
 if TYPE_CHECKING:
     from deepgen.data.png import PictureRecord

@@ -74,7 +74,7 @@ class Serve(NamedModelOptions):
     trace: bool = False
     """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
     metadata: bool = True
-    """Write prompt, seed and settings into PNG files."""
+    """Write prompt, seed and settings into the files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
     """Sign every picture with this certificate (its chain after it); needs the extra `c2pa`."""
     c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None

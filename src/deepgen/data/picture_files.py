@@ -6,6 +6,7 @@ that a picture is the same file whoever asked for it.
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ Kind = Literal["png", "jpeg", "webp"]
 KINDS: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 LONGEST_SIDE: dict[Kind, int] = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383}  # of the formats' encoders
 MOST_EXIF = 65533 - 2  # bytes: a JPEG file keeps it in one segment, whose length has 16 bits
+_OTHER_FIELDS = 3000  # bytes of a record without the user's words
 DEFAULT_QUALITY = 95  # JPEG and WebP
 _FINE_QUALITY = 90  # from here on a JPEG file keeps its colours at full resolution
 
@@ -33,25 +35,30 @@ def kind_of(path: Path, name: str = "--output") -> Kind:
     return kind
 
 
-def check_fits(path: Path, size: tuple[int, int] | None, text: str = "") -> None:
-    """ValueError where the format of `path` cannot hold the picture or its record.
+def misfit(kind: Kind, size: tuple[int, int] | None, text: str = "") -> str:
+    """Why a file of that kind cannot hold a picture or its record; nothing where it can.
 
     Args:
-        path: of the file.
+        kind: of the file.
         size: (height, width) of the picture, pixels; None where it is not known.
         text: what the record holds of the user's words.
     """
-    kind = kind_of(path)
     if size is not None and max(size) > LONGEST_SIDE[kind]:
-        raise ValueError(
-            f"{path}: {size[1]}x{size[0]} is too large for a {kind} file, whose sides end at "
-            f"{LONGEST_SIDE[kind]} pixels; try {path.stem}.png"
+        return (
+            f"{size[1]}x{size[0]} is too large for a {kind} file, whose sides end at {LONGEST_SIDE[kind]} "
+            "pixels; use png"
         )
-    if kind == "jpeg" and 2 * len(text.encode("utf-16-be")) > MOST_EXIF:  # half of it may be escapes
-        raise ValueError(
-            f"{path}: a prompt of {len(text)} characters is too long to be kept in a JPEG file; write a .png "
-            "or .webp, or leave it out with --no-metadata"
+    if kind == "jpeg" and len(_comment(text)) + _OTHER_FIELDS > MOST_EXIF:
+        return (
+            f"a prompt of {len(text)} characters is too long to be kept in a JPEG file; use png or webp, or "
+            "leave the metadata out"
         )
+    return ""
+
+
+def _comment(text: str) -> bytes:
+    """The text as EXIF data holds it."""
+    return json.dumps(text, ensure_ascii=False).encode("utf-16-be")
 
 
 def encode_picture(
@@ -79,11 +86,8 @@ def encode_picture(
         info = text_entries(record) if record else None
         image.save(content, "PNG", pnginfo=info, compress_level=compress_level)
         return content.getvalue()
-    if max(image.size) > LONGEST_SIDE[kind]:
-        raise ValueError(
-            f"{image.width}x{image.height} is too large for a {kind} file, whose sides end at "
-            f"{LONGEST_SIDE[kind]} pixels; use png"
-        )
+    if reason := misfit(kind, (image.height, image.width)):
+        raise ValueError(reason)
     exif = exif_of(record) if record else b""
     if kind == "webp":
         if image.mode not in ("RGB", "RGBA"):

@@ -17,7 +17,6 @@ import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from deepgen.models.containment import LARGEST_TEXT, check_folder, require_insid
 from deepgen.models.gguf_header import describe_gguf
 from deepgen.models.published import NOT_WEIGHTS
 from deepgen.models.tensors import CheckpointError, read_header
+from deepgen.suggestions import suggestion
 
 Kind = Literal["deepgen", "diffusers-published", "native-file", "deepspeed-dir", "rl-dir"]
 
@@ -102,7 +102,7 @@ def resolve(
     if not _HUB_ID.match(name) or name.startswith("."):
         parent = path.absolute().parent
         there = _listing(parent) if parent.is_dir() else "that folder does not exist either"
-        meant = "; did you mean tiny?" if get_close_matches(name, ["tiny"]) else ""
+        meant = suggestion(name, ["tiny"])
         raise FileNotFoundError(f"no such file or folder: {path.absolute()}; in {parent}: {there}{meant}")
     return _download(name, hub or HubOptions(), allow, ignore)
 

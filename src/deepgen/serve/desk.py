@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from deepgen.data.picture_files import misfit
 from deepgen.picture_sizes import SizeRules
 from deepgen.serve.answers import Answer, event_lines
 from deepgen.serve.config import ServeConfig
@@ -67,6 +68,10 @@ class Desk:
             raise invalid(
                 str(error), first if first in ("size", "mask", "prompt", "lora") else None
             ) from error
+        words = f"{fields.prompt} {fields.negative_prompt}" if self.config.metadata else ""
+        if reason := misfit(fields.output_format, job.facts.size, words):
+            job.cancel()
+            raise invalid(f"output_format: {reason}", "output_format")
         request.state.job = job.id
         return job, events
 

@@ -15,6 +15,7 @@ from typing import Any
 from deepgen.data.picture_files import Kind
 from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.serve.errors import invalid
+from deepgen.suggestions import suggestion
 
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100
@@ -166,7 +167,8 @@ class _Reader:
     def choice(self, name: str, known: tuple[str, ...]) -> str | None:
         value = self.text(name, 64)
         if value is not None and value not in known:
-            raise invalid(f"unknown {name} {value!r}; known: {', '.join(known)}", name)
+            near = suggestion(value, known)
+            raise invalid(f"unknown {name} {value!r}{near}; known: {', '.join(known)}", name)
         return value
 
     def integer(self, name: str, low: int, high: int) -> int | None:
@@ -202,7 +204,8 @@ class _Reader:
         unknown = sorted(set(map(str, self._given)) - self._seen)
         if unknown:
             name = unknown[0][:64]
-            message = f"unknown field {name!r}; known: {', '.join(sorted(self._seen))}"
+            known = sorted(self._seen)
+            message = f"unknown field {name!r}{suggestion(name, known)}; known: {', '.join(known)}"
             raise invalid(message, name, "unknown_parameter")
 
     def _parse(self, name: str, make: Callable[[Any], Any], pattern: str, kind: str) -> Any:
