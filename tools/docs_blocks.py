@@ -9,6 +9,7 @@ A block runs as it stands unless an HTML comment directly above its fence says o
     <!-- run: two steps -->              trainings stop after two steps
     <!-- run: checkout -->               the folder holds the checkout's tools, examples and benchmarks
     <!-- run: needs PACKAGE -->          not run where that package is not installed
+    <!-- run: slow -->                   left to `make docs` and `make test-slow`
     <!-- run: exit 1 -->                 its commands may end with this code
     <!-- run: write FILE -->             the block, of whatever language, is the content of that file
 
@@ -44,7 +45,7 @@ class Block:
         needs: packages without which it is not run.
         exit: code that its commands may end with, beside 0.
         write: the file whose content it is.
-        has_small_weights, has_two_steps, has_checkout: see the file's comment.
+        is_slow, has_small_weights, has_two_steps, has_checkout: see the file's comment.
     """
 
     page: Path
@@ -57,6 +58,7 @@ class Block:
     needs: tuple[str, ...] = ()
     exit: int = 0
     write: str = ""
+    is_slow: bool = False
     has_small_weights: bool = False
     has_two_steps: bool = False
     has_checkout: bool = False
@@ -99,7 +101,9 @@ def _read_block(page: Path, line: int, language: str, code: str, comments: str) 
     for comment in _COMMENT.findall(comments):
         for words in filter(None, (part.strip() for part in comment.split(";"))):
             verb, _, rest = words.partition(" ")
-            if words in ("small weights", "two steps", "checkout"):
+            if words == "slow":
+                said["is_slow"] = True
+            elif words in ("small weights", "two steps", "checkout"):
                 said[f"has_{words.replace(' ', '_')}"] = True
             elif verb in ("skip", "write") and rest:
                 said[verb] = rest

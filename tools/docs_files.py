@@ -138,7 +138,9 @@ def stage(root: Path, name: str) -> None:
         else:
             key = options.get("caption_key", "caption")
             for color in COLORS:
-                (place / f"{color}.json").write_text(json.dumps({key: f"a {color} circle"}))
+                caption = root / options.get("caption_dir", place) / f"{color}.json"
+                caption.parent.mkdir(parents=True, exist_ok=True)
+                caption.write_text(json.dumps({key: f"a {color} circle"}))
             rows = [{"image": f"{color}.png", "annotation": f"{color}.json"} for color in COLORS]
         file = path if path.suffix == ".json" else path / "rows.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -188,12 +190,16 @@ def small_model(folder: Path) -> Path:
     """
     import torch
 
-    from deepgen import DeepGenPipeline, DeepGenTransformer2DModel
+    from deepgen import DeepGenPipeline, DeepGenTransformer2DModel, DeepGenVLM
 
     torch.manual_seed(0)
     pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
     config = {**pipe.transformer.config, "patch_size": 2, "pos_embed_max_size": 128}
     transformer = DeepGenTransformer2DModel.from_config(config)
+    depth = pipe.connector.config["vlm_num_layers"]  # `tiny` leaves out the layers above its deepest tap
+    pipe.vlm.config.text_config.num_hidden_layers = depth
+    pipe.vlm.config.text_config.layer_types = ["full_attention"] * depth
+    pipe.register_modules(vlm=DeepGenVLM(pipe.vlm.config))
     for part in (pipe.vlm, pipe.connector, pipe.vae):
         for parameter in part.parameters():
             parameter.data.normal_(std=0.02)

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +97,8 @@ class Session:
         result = Result(block=block, status="ran")
         try:
             for name, kind in block.files.items():
-                make(kind, self.folder / name, self._small)
+                with _silence():
+                    make(kind, self.folder / name, self._small)
             if block.has_checkout:
                 for name in CHECKOUT:
                     if not (self.folder / name).exists():
@@ -139,13 +140,14 @@ class Session:
             return
         if block.has_two_steps and "train" in words and not {"export", "plot", "--plan"} & set(words):
             words += TWO_STEPS
+            line = shlex.join(words)
         words = [self._addressed(word) for word in words]
         if is_server(words):
             self._serve(words, block)
-        elif words[0] == "deepgen":
+        elif words[0] == "deepgen" and not set("|<>&;$`") & set(line):
             self._call([sys.executable, "-m", "deepgen", *words[1:]], block)
         else:
-            self._call(["bash", "-e", "-c", shlex.join(words)], block)
+            self._call(["bash", "-e", "-o", "pipefail", "-c", self._addressed(line)], block)
 
     def _addressed(self, text: str) -> str:
         """The address pages know, as the server on its free port."""
@@ -203,11 +205,19 @@ class Session:
 
     def _small(self) -> Path:
         folder = self._common / "small"
-        return folder if folder.is_dir() else small_model(folder)
+        with _silence():
+            return folder if folder.is_dir() else small_model(folder)
 
     def _small_cache(self) -> Path:
         cache = self._common / "hub"
         return cache if cache.is_dir() else hub_cache(cache, self._small())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What libraries say while inputs are made is of no interest here."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        yield
 
 
 def is_server(words: Sequence[str]) -> bool:
@@ -322,12 +332,22 @@ def _in_child(arguments: list[str], environment: dict[str, str], folder: Path, o
     return code
 
 
-@contextmanager
-def session(*, preloaded: bool = False) -> Iterator[Session]:
-    """A session in an empty folder that is removed afterwards."""
+def run_page(
+    page: Path, *, into: Path | None = None, preloaded: bool = False, fast: bool = False
+) -> Iterator[Result]:
+    """Run a page in an empty folder, which is removed afterwards.
+
+    Args:
+        page: a Markdown file.
+        into: use and keep this folder instead; it must not exist yet.
+        preloaded: see `Session`.
+        fast: leave out the blocks marked as slow.
+    """
+    blocks = [block for block in read_blocks(page) if not (fast and block.is_slow)]
     with tempfile.TemporaryDirectory(prefix="deepgen-docs-") as place:
-        (Path(place) / "page").mkdir()
-        yield Session(Path(place) / "page", Path(place), preloaded=preloaded)
+        folder = into or Path(place) / "page"
+        folder.mkdir(parents=True)
+        yield from Session(folder, Path(place), preloaded=preloaded).run(blocks)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -350,21 +370,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and docs/")
     parser.add_argument("--preloaded", action="store_true", help="fork commands from one process: quicker")
+    parser.add_argument("--fast", action="store_true", help="leave out blocks that are marked as slow")
+    parser.add_argument("--into", type=Path, help="a new folder for the files of one page, which is kept")
     options = parser.parse_args()
     results = []
     for page in [page.resolve() for page in options.pages] or PAGES:
-        blocks = read_blocks(page)
-        with session(preloaded=options.preloaded) as running:
-            for result in running.run(blocks):
-                results.append(result)
-                print(
-                    f"{result.status:11} {result.block} {result.block.language}, {result.seconds:.1f} s",
-                    flush=True,
-                )
-                for note in result.notes:
-                    print(f"            {note}")
-                if result.output:
-                    print(f"  {result.output}", flush=True)
+        for result in run_page(page, into=options.into, preloaded=options.preloaded, fast=options.fast):
+            results.append(result)
+            print(
+                f"{result.status:11} {result.block} {result.block.language}, {result.seconds:.1f} s",
+                flush=True,
+            )
+            for note in result.notes:
+                print(f"            {note}")
+            if result.output:
+                print(f"  {result.output}", flush=True)
     print(summary(results))
     return int(any(result.status == "failed" for result in results))
 
