@@ -6,7 +6,7 @@
 # make parity-bench scorer cases through the real scoring code: make parity-bench CASES=folder
 # make bench       speed, memory and quality; BENCH="--size tiny" in seconds, for other options benchmarks/bench.py --help
 # make bench-train speed of a training step, against the original's path
-# make docs        check that links, examples and commands in the documentation are sound
+# make docs        run every block of README.md and docs/ and check links; says how many ran, and what was substituted
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,3 +56,4 @@ bench-train: $(STAMP)
 
 docs: $(STAMP)
 	$(PY) -m pytest tests/test_docs.py
+	$(PY) tools/run_docs.py $(PAGES)

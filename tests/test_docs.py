@@ -1,4 +1,7 @@
-"""The documentation holds: links lead somewhere, Python examples compile and import, commands parse."""
+"""The documentation holds: its blocks run as a user would run them, links lead somewhere, commands parse.
+
+`tools/run_docs.py` runs the blocks; here those of the README and, among the slow tests, all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,21 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import tyro
+from PIL import Image
 
 from deepgen.cli import Command
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+RUN_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNNER = ROOT / "tools" / "run_docs.py"
 
 
 def fences(page: Path, language: str) -> list[str]:
@@ -55,3 +64,141 @@ def test_make_targets_exist(page: Path) -> None:
     asked = re.findall(r"`make ([a-z-]+)", page.read_text())
     asked += re.findall(r"^make ([a-z-]+)", "\n".join(fences(page, "bash")), flags=re.MULTILINE)
     assert set(asked) <= targets
+
+
+# --- running
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/run_docs.py, which is no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("run_docs")
+
+
+def run(*arguments: str | Path) -> str:
+    """What the runner says; fails where a block did."""
+    command = [sys.executable, str(RUNNER), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    return done.stdout
+
+
+def is_colored(path: Path, channel: int) -> bool:
+    """Whether a picture of 96 x 96 on white has, in its middle, a shape of one colour: 0 red, 2 blue."""
+    image = Image.open(path).convert("RGB")
+    assert image.size == (96, 96)
+    middle = [image.getpixel((x, y)) for x in range(96) for y in range(96)]
+    strong = [p for p in middle if p[channel] > 120 and sum(p) - p[channel] < 200]
+    return len(strong) > 200
+
+
+def test_what_the_readme_shows_runs_in_an_empty_folder_and_draws_and_edits(tmp_path: Path) -> None:
+    said = run("--preloaded", "--fast", "--into", tmp_path / "page", ROOT / "README.md")
+    assert "0 failed" in said
+    drawn, edited = tmp_path / "page" / "circle.png", tmp_path / "page" / "blue.png"
+    assert is_colored(drawn, 0)
+    assert not is_colored(drawn, 2)
+    assert is_colored(edited, 2)
+    assert not is_colored(edited, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_a_page_runs(page: Path) -> None:
+    run(page)
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_page_says_how_its_blocks_run_in_known_words(page: Path, runner: ModuleType) -> None:
+    text = page.read_text()
+    blocks = runner.read_blocks(page)
+    assert sum(block.language in ("python", "bash") for block in blocks) == len(
+        re.findall(r"^```(?:python|bash)$", text, flags=re.MULTILINE)
+    )
+    assert not re.findall(r"^```\ndeepgen |^    deepgen ", text, flags=re.MULTILINE), "in no block that runs"
+    for block in blocks:
+        assert not block.skip or len(block.skip.split()) > 3, f"{block} is skipped without a reason"
+
+
+PAGE = """
+```bash
+pip install 'something[extra]'
+make demo
+echo one > one.txt; test -z "$DEEPGEN_MODEL"
+```
+
+```python
+assert open("one.txt").read() == "one\\n"
+import deepgen
+```
+
+<!-- run: exit 3; needs deepgen -->
+<!-- run: replace exit 4 -> exit 3; replace exit 5 -> -->
+```bash
+bash -c 'exit 4'
+echo exit 5
+```
+
+<!-- run: needs no_such_package -->
+```python
+import no_such_package
+```
+
+<!-- run: skip it would take all night -->
+```bash
+sleep 100000
+```
+
+<!-- run: write folder/hello.txt -->
+```text
+hello
+```
+
+```bash
+cat folder/hello.txt  # and no more
+cat missing.txt
+```
+
+```python
+raise ValueError("a reason")
+```
+"""
+
+
+def test_the_runner_says_what_ran_what_was_substituted_and_what_failed(
+    runner: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "page.md").write_text(PAGE)
+    results = list(runner.run_page(tmp_path / "page.md"))
+    expected = ["substituted", "ran", "substituted", "skipped", "skipped", "ran", "failed", "failed"]
+    assert [result.status for result in results] == expected
+    assert "left out `pip ...`" in results[0].notes[0]
+    assert "missing.txt" in results[6].output
+    assert "a reason" in results[7].output
+    said = runner.summary(results)
+    assert "8 blocks: 2 ran as they stand, 2 with something substituted, 2 were skipped, 2 failed" in said
+    assert "no_such_package is not installed" in said
+    assert "it would take all night" in said
+
+
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [
+        ("quickly", "unknown words 'quickly'"),
+        ("skip", "unknown words 'skip'"),
+        ("replace x -> y", "replaces 'x', which the block does not hold"),
+    ],
+)
+def test_a_comment_that_means_nothing_is_an_error(
+    comment: str, words: str, runner: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "page.md").write_text(f"<!-- run: {comment} -->\n```bash\necho one\n```\n")
+    with pytest.raises(ValueError, match=words):
+        runner.read_blocks(tmp_path / "page.md")
+
+
+def test_a_comment_above_no_block_is_an_error(runner: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("<!-- run: skip for good reason -->\n\n```bash\necho one\n```\n")
+    with pytest.raises(ValueError, match="stand above no block"):
+        runner.read_blocks(tmp_path / "page.md")
