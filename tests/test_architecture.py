@@ -18,7 +18,7 @@ LEVELS = (
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
     ("arguments", "picture_sizes"),
-    ("pipeline",),
+    ("pipeline", "planning"),
     ("rl", "eval", "client"),
     ("train", "serve"),
     ("recipes",),

@@ -9,6 +9,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.commands.drawing import draw
 from deepgen.commands.options import PictureOptions
+from deepgen.commands.planned import show_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,9 @@ class Edit(PictureOptions):
 
     def run(self) -> int:
         """Exit code 0 once every picture is saved."""
+        if self.plan:
+            show_plan(self, self.image, is_edit=True)
+            return 0
         if not self.image:
             raise ValueError(
                 "nothing to edit: name the picture with --image FILE, or draw one with `deepgen generate`"
