@@ -105,6 +105,7 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["--version"],
         ["--help"],
         ["generate", "--help"],
+        ["download", "--help"],
         ["train", "--help"],
         ["data", "inspect", "--help"],
         ["rewards", "serve", "--help"],

@@ -46,7 +46,7 @@ def _row(models: dict[str, Any], name: str, known: dict[Any, DrawingPlan]) -> li
             key = (memory, chosen.has_own_memory, size, preset)
             if key not in known:
                 options = PictureOptions(size=size, preset=preset)
-                config = drawing_config(options, models, memory, references=0, is_edit=False)
+                config = drawing_config(options, models, memory)
                 known[key] = plan_drawing(models, config, chosen)
             plans.append(replace(known[key], card=chosen))
     needs = f"{plans[-1].needed.device / GB:.1f}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from deepgen.cli import main
 from deepgen.commands import planned
@@ -116,8 +117,12 @@ def test_what_is_asked_for_is_what_is_planned(tmp_path, capsys) -> None:
     assert "picture: 1024x768, preset balanced: 17 calls of the DiT, 0 with both branches" in said
     assert "16 bits, layer by layer on the device" in said
     assert "3 pictures:" in said
-    assert main(["edit", "x", "--image", "a.png", "--image", "b.png", *arguments]) == 0
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (1200, 800)).save(photo)
+    assert main(["edit", "x", "--image", str(photo), "--image", str(photo), *arguments]) == 0
     assert "picture: 1024x768, 2 given" in capsys.readouterr().out
+    assert main(["edit", "x", "--image", str(photo), "--plan", "--card", "h100"]) == 0
+    assert "picture: 512x352, 1 given" in capsys.readouterr().out  # the photo's shape, as it is drawn
     needs = []
     for option in ([], ["--transformer-gguf", str(gguf)]):
         assert main(["generate", "--plan", "--card", "h100", *option]) == 0
@@ -152,6 +157,7 @@ def test_a_hub_name_is_not_looked_up(capsys) -> None:
         (["--plan", "--card", "m2", "--offload", "model"], "m2 has one memory"),
         (["--plan", "--card", "h100", "--memory", "8", "--quantize", "int8"], "not both"),
         (["--plan", "--card", "m1-8gb"], "this model needs at least 9.1 GB"),
+        (["--plan", "--card", "h100", "--size", "500x500"], "try 496x496"),
         (["--plan", "--device", "cuda"], "name the card that is meant with --card"),
     ],
 )

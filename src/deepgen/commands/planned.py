@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from deepgen.commands.options import PictureOptions
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from deepgen.models.memory import MemoryPlan
     from deepgen.planning.cards import Card
+    from deepgen.planning.drawing import DrawingConfig
 
 NOMINAL = "deepgen-1.0"  # what is planned where no weights are at hand
 
@@ -21,6 +24,7 @@ def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edi
     Raises:
         ValueError: an unknown card, a card of this machine that is not listed, or no way to fit.
     """
+    from deepgen.data.images import open_image
     from deepgen.models.memory import meta_models
     from deepgen.planning.cards import card
     from deepgen.planning.drawing import plan_drawing
@@ -28,9 +32,10 @@ def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edi
     options.check()
     chosen = card(options.card) if options.card else this_card(options.device)
     name, note = planned_model(options.model)
+    opened = [open_image(path) for path in references]
     models = meta_models(name)
     memory, why = _memory(options, models, chosen)
-    config = drawing_config(options, models, memory, _count(references, is_edit), is_edit)
+    config = drawing_config(options, models, memory, opened, is_edit)
     plan = plan_drawing(models, config, chosen)
     given = f", {config.references} given" if config.references else ""
     calls = f"{config.num_calls} calls of the DiT, {config.num_guided} with both branches of guidance"
@@ -88,9 +93,17 @@ def this_card(device: str) -> Card:
 
 
 def drawing_config(
-    options: PictureOptions, models: Mapping[str, Any], memory: MemoryPlan, references: int, is_edit: bool
-) -> Any:
-    """What is drawn, with the published defaults where nothing was said."""
+    options: PictureOptions,
+    models: Mapping[str, Any],
+    memory: MemoryPlan,
+    references: Sequence[Image] = (),
+    is_edit: bool = False,
+) -> DrawingConfig:
+    """What is drawn, with the published defaults where nothing was said; an edit without pictures has one.
+
+    Raises:
+        ValueError: the model cannot draw such a size.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from deepgen.commands.drawing import settings_of
@@ -101,7 +114,7 @@ def drawing_config(
 
     nominal = architecture(NOMINAL)
     settings = settings_of(options, nominal.defaults, is_edit)
-    height, width = (settings[side] or nominal.defaults[side] for side in ("height", "width"))
+    height, width = _drawn_size(models, settings, references)
     preset = get_preset(options.solver_preset)
     solver = make_scheduler(options.scheduler, FlowMatchEulerDiscreteScheduler(**nominal.scheduler))
     _, timesteps = preset.prepare(solver, settings["num_inference_steps"], "cpu", height * width // 256)
@@ -111,7 +124,7 @@ def drawing_config(
     return DrawingConfig(
         height=height,
         width=width,
-        references=references,
+        references=max(1, len(references)) if is_edit else 0,
         prompt_tokens=40 if is_edit else 80,
         num_calls=len(timesteps),
         num_guided=sum(preset.guided(timesteps)) if is_guided else 0,
@@ -120,6 +133,24 @@ def drawing_config(
         moving=options.offload if asks and options.offload != "none" else memory.offload,
         gguf_bytes=gguf.stat().st_size if gguf is not None else 0,
     )
+
+
+def _drawn_size(
+    models: Mapping[str, Any], settings: Mapping[str, Any], references: Sequence[Image]
+) -> tuple[int, int]:
+    from deepgen.models.config import architecture
+    from deepgen.picture_sizes import SizeRules
+
+    vae, dit, usual = models["vae"].config, models["transformer"].config, architecture(NOMINAL).defaults
+    unit = dit.patch_size * 2 ** (len(vae.block_out_channels) - 1)
+    rules = SizeRules(
+        unit=unit,
+        longest=unit * dit.pos_embed_max_size,
+        height=usual["height"],
+        width=usual["width"],
+    )
+    (size,), _ = rules.drawn([references] if references else None, 1, settings["height"], settings["width"])
+    return size
 
 
 def _memory(
@@ -152,7 +183,3 @@ def _remedy(models: Mapping[str, Any], card: Card) -> str:
 
     plan = choose(models, int(card.memory_gb * GB), can_offload=card.has_own_memory)
     return f"--memory auto ({plan}), or a smaller --size"
-
-
-def _count(references: Sequence[str], is_edit: bool) -> int:
-    return max(1, len(references)) if is_edit else 0
