@@ -46,7 +46,7 @@ def test_shortened_models_keep_six_taps_and_count_less() -> None:
     from harness.models import _counted, part_flops, shortened
 
     from deepgen.models.config import DEEPGEN_1_0, tap_indices
-    from deepgen.train.flops import Sample
+    from deepgen.planning.flops import Sample
 
     for by in (2, 4, 8, 12):
         connector = shortened(DEEPGEN_1_0, by).connector

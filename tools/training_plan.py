@@ -9,8 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from deepgen.planning.cards import card
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.cards import card
 from deepgen.train.plan import Counts, Plan, PlanConfig, plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_plan.md"

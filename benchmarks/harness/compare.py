@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from deepgen.train.flops import Sample
+from deepgen.planning.flops import Sample
 from harness import inputs
 from harness.machine import now, seconds
 from harness.models import Subject

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepgen.models import cpu_attention
 from deepgen.models.allocation import kept_memory
-from deepgen.train.flops import Sample, positions
+from deepgen.planning.flops import Sample, positions
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
 from harness.parts import caller

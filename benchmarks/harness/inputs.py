@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.pixels import to_pixels
-from deepgen.train.flops import Sample, positions
+from deepgen.planning.flops import Sample, positions
 from harness.models import Subject
 
 PROMPT = "a red circle left of a blue square and a green star on a white background"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deepgen.train.flops import Sample
+from deepgen.planning.flops import Sample
 from harness import inputs
 from harness.machine import peak_bytes, resident_bytes
 from harness.models import Subject

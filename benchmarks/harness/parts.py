@@ -12,7 +12,7 @@ from deepgen.models import cpu_attention
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
 from deepgen.models.trajectory import Trajectory
-from deepgen.train.flops import Sample, positions
+from deepgen.planning.flops import Sample, positions
 from harness import inputs
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planned import stage, tiny
 
+from deepgen.planning.flops import Positions, Sample, positions
 from deepgen.train.activations import Arithmetic, sample_activations, saved_bytes
-from deepgen.train.flops import Positions, Sample, positions
+from planned import stage, tiny
 
 FLOAT32 = Arithmetic(compute=torch.float32, trained=torch.float32, is_cuda=False)
 MIXED = Arithmetic(compute=torch.bfloat16, trained=torch.float32, is_cuda=False)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deepgen.train.cards import CARDS, card_of_device
+from deepgen.planning.cards import CARDS, card_of_device
 from deepgen.train.log import RunLog
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
@@ -63,13 +63,17 @@ def test_the_log_says_which_share_of_a_known_cards_peak_was_reached(tmp_path: Pa
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("NVIDIA L40S", "l40s"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "rtx-4070-ti-super"),
+        ("NVIDIA GeForce RTX 4060 Ti", "rtx-4060-ti"),
+        ("AMD Radeon RX 7900 XTX", "rx-7900-xtx"),
     ],
 )
 def test_a_drivers_name_finds_its_card(device: str, name: str) -> None:
     assert card_of_device(device) == CARDS[name]
 
 
-@pytest.mark.parametrize("device", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe", "Tesla T4"])
+@pytest.mark.parametrize("device", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe", "Quadro M4000"])
 def test_a_card_with_another_peak_is_not_taken_for_a_listed_one(device: str) -> None:
     assert card_of_device(device) is None
 

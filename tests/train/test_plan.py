@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planned import STAGE_1, STAGE_2, frozen, stage
 
 from deepgen.models.config import DEEPGEN_TINY
+from deepgen.planning.cards import CARDS, Card, card
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.cards import CARDS, Card, card
 from deepgen.train.plan import Counts, PlanConfig, _models, _weights, plan, plan_of_recipe
 from deepgen.train.stages.sft import SFTConfig
+from planned import STAGE_1, STAGE_2, frozen, stage
 
 GB = 1e9
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_the_first_remedy_that_is_enough_is_named() -> None:
 
 
 def test_what_no_switch_can_help_is_said() -> None:
-    result = plan(TINY, Card(name="toy", memory_gb=0.001, tflops=1.0))
+    result = plan(TINY, Card(name="toy", memory_gb=0.001, tflops=1.0, bandwidth=1.0))
     assert result.remedies == ()
     assert "take a larger card" in str(result)
 

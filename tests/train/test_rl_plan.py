@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+from deepgen.planning.cards import CARDS
 from deepgen.recipes import plan_run
 from deepgen.recipes.rl import rl, rl_published, rl_tiny
-from deepgen.train.cards import CARDS
 from deepgen.train.plan import plan
 from deepgen.train.rl_plan import RLPlan, plan_rl
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.commands.drawing import draw
 from deepgen.commands.options import PictureOptions
+from deepgen.commands.planned import show_plan
 
 # Of files that people mean as pictures, whether or not they can be read here.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -32,6 +33,9 @@ class Edit(PictureOptions):
     def run(self) -> int:
         """Exit code 0 once every picture is saved."""
         references = (*self.pictures, *self.image)
+        if self.plan:
+            show_plan(self, references, is_edit=True)
+            return 0
         _check_words(self.prompt, references)
         draw(self, self.prompt, references, self.mask)
         return 0

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from deepgen.commands.drawing import draw
 from deepgen.commands.options import PictureOptions
+from deepgen.commands.planned import show_plan
 from deepgen.commands.prompt_file import draw_file
 
 
@@ -31,6 +32,9 @@ class Generate(PictureOptions):
 
     def run(self) -> int:
         """Exit code 0 once every picture is saved, 1 where rows of a file could not be drawn."""
+        if self.plan:
+            show_plan(self)
+            return 0
         if self.file is None:
             if self.format != "png":
                 raise ValueError(

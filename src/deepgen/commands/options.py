@@ -133,6 +133,10 @@ class PictureOptions(ModelOptions):
     """How many pictures."""
     metadata: bool = True
     """Write prompt, seed and settings into the picture."""
+    plan: bool = False
+    """Print the memory and the seconds a picture of the 5B model would take, and draw nothing."""
+    card: Annotated[str | None, arg(metavar="NAME")] = None
+    """For --plan: an accelerator, such as rtx-4060 or m2-max-32gb. Default: this machine's."""
 
     @property
     def solver_preset(self) -> str:
@@ -149,6 +153,8 @@ class PictureOptions(ModelOptions):
         self.height_and_width()
         check_steps(self.steps)
         check_guidance(self.guidance)
+        if self.card is not None and not self.plan:
+            raise ValueError(f"--card {self.card} is for --plan; --device says where to draw")
         if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"

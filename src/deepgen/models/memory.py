@@ -24,7 +24,6 @@ Placement = Literal["none", "model", "group"]
 
 GB = 10**9
 BUDGETS = (24, 16, 12, 8, 6)  # GB, of the cards people have
-SIDE = 1024  # pixels a side; smaller pictures need less
 TILE = 512  # pixels a side of what a tiled VAE decodes at once
 QUANTIZED_PARTS = ("vlm", "transformer")
 # A byte a weight and a float32 scale a row; half a byte and one float32 scale for 64 weights.
@@ -56,6 +55,25 @@ class MemoryPlan:
             "group": "layer by layer on the device",
         }[self.offload]
         return f"{stored}, {placed}{', tiled VAE' if self.has_tiles else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What is drawn, as far as memory depends on it; the default is what plans are made for.
+
+    Attributes:
+        height, width: in pixels; smaller pictures need less.
+        references: pictures of that size that are given to an edit.
+        rows: of the DiT's batch: 2 where both branches of guidance run together.
+    """
+
+    height: int = 1024
+    width: int = 1024
+    references: int = 0
+    rows: int = 2
+
+
+USUAL = Picture()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +121,26 @@ def choose(models: Mapping[str, nn.Module], budget: int, *, can_offload: bool = 
     )
 
 
-def need(models: Mapping[str, nn.Module], plan: MemoryPlan, *, value_bytes: int = 2) -> Need:
-    """What a plan needs for one guided picture of 1024 x 1024 pixels; a CPU computes in 4 bytes a value."""
-    weights = {name: part_bytes(name, model, plan.quantize) for name, model in models.items()}
-    running = {name: value_bytes * working_values(name, model, plan) for name, model in models.items()}
+def need(
+    models: Mapping[str, nn.Module],
+    plan: MemoryPlan,
+    *,
+    value_bytes: int = 2,
+    picture: Picture = USUAL,
+    stored: Mapping[str, int] | None = None,
+) -> Need:
+    """What a plan needs for one picture; a CPU computes in 4 bytes a value.
+
+    `stored` holds the bytes of parts that are known already, or come from elsewhere, such as a GGUF file.
+    """
+    known = stored or {}
+    weights = {
+        name: known[name] if name in known else part_bytes(name, model, plan.quantize)
+        for name, model in models.items()
+    }
+    running = {
+        name: value_bytes * working_values(name, model, plan, picture) for name, model in models.items()
+    }
     total = sum(weights.values())
     if plan.offload == "none":
         return Need(device=total + max(running.values()) + DEVICE_RESERVE, host=0)
@@ -136,8 +170,8 @@ def part_bytes(name: str, model: nn.Module, quantize: Quantization) -> int:
     return int(BYTES_PER_WEIGHT[quantize] * narrow) + scales + 2 * (elements - narrow)
 
 
-def working_values(name: str, model: Any, plan: MemoryPlan) -> int:
-    """Numbers a part computes with besides its weights, for one guided picture of SIDE pixels.
+def working_values(name: str, model: Any, plan: MemoryPlan, picture: Picture = USUAL) -> int:
+    """Numbers a part computes with besides its weights, for one picture.
 
     The VAE's highest need is its widest map at full resolution, of which a convolution holds its input, its
     output and a copy. The DiT and the VLM hold the widest layer's output for both branches' tokens and a few
@@ -145,14 +179,20 @@ def working_values(name: str, model: Any, plan: MemoryPlan) -> int:
     """
     config = model.config
     if name == "vae":
-        side, widths = TILE if plan.has_tiles else SIDE, config["block_out_channels"]
-        return 3 * side * side * (widths[1] if len(widths) > 1 else widths[0])
+        sides = (picture.height, picture.width)
+        height, width = (min(side, TILE) if plan.has_tiles else side for side in sides)
+        widths = config["block_out_channels"]
+        return 3 * height * width * (widths[1] if len(widths) > 1 else widths[0])
     if name == "transformer":
         patch = 8 * config["patch_size"]
-        return dit_values(model, 2 * ((SIDE // patch) ** 2 + 1024)) + _widened(model, plan)
+        tokens = (picture.height // patch) * (picture.width // patch) * (1 + picture.references)
+        return dit_values(model, picture.rows * (tokens + 1024)) + _widened(model, plan)
     if name == "vlm":
         text = config.text_config
-        return 2 * 1200 * (2 * text.intermediate_size + 6 * text.hidden_size) + _widened(model, plan)
+        tokens = 1200 + picture.references * (picture.height // 32) * (picture.width // 32)
+        return picture.rows * tokens * (2 * text.intermediate_size + 6 * text.hidden_size) + _widened(
+            model, plan
+        )
     return 0  # the connector works on a few hundred tokens
 
 

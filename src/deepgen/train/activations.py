@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from transformers.cache_utils import DynamicCache
 
-from deepgen.train.flops import Positions, is_trained
+from deepgen.planning.flops import Positions, is_trained
 
 # Tensors of the first level's size that a block of the VAE holds at once: input, normed, activated, output.
 _VAE_COPIES = 4

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from deepgen.train.cards import card_of_device
+from deepgen.planning.cards import card_of_device
 from deepgen.train.parallel import Processes
 from deepgen.train.trackers import make_trackers
 

@@ -24,10 +24,10 @@ from torch import nn
 
 from deepgen.models.config import DEEPGEN_1_0, Architecture
 from deepgen.models.parts import WEIGHTED, build, named_config
+from deepgen.planning.cards import CARDS, Card, card
+from deepgen.planning.flops import Sample, Work, is_trained, positions, sample_flops
 from deepgen.train.activations import Arithmetic, Kept, sample_activations, vae_working_bytes
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
-from deepgen.train.cards import CARDS, Card, card
-from deepgen.train.flops import Sample, Work, is_trained, positions, sample_flops
 from deepgen.train.sharding import Sharding
 
 __all__ = ["CARDS", "Counts", "Plan", "PlanConfig", "card", "plan", "plan_of_recipe"]

@@ -15,9 +15,9 @@ import torch
 
 from deepgen.arguments import usual_guidance
 from deepgen.models.config import Architecture
+from deepgen.planning.cards import Card
+from deepgen.planning.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
 from deepgen.train.activations import vae_working_bytes
-from deepgen.train.cards import Card
-from deepgen.train.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
 from deepgen.train.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
 from deepgen.train.stages.rl import RLConfig
 

@@ -29,10 +29,10 @@ from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.planning.flops import Sample, sample_flops
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.train.benchmarks import BenchmarksConfig, benchmark_observers
 from deepgen.train.cache import latent_moments, open_cache
-from deepgen.train.flops import Sample, sample_flops
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
 from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatch

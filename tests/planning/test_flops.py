@@ -7,20 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from planned import stage, tiny
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from deepgen.train.flops import (
+from deepgen.planning.flops import (
     Positions,
     Sample,
     bridge,
     dit,
     language_model,
     positions,
+    positions_of,
     sample_flops,
+    vae_decoder,
     vae_encoder,
     vision_tower,
 )
+from planned import frozen, stage, tiny
 
 CAPTION, EDIT = Sample(prompt_tokens=80), Sample(prompt_tokens=40, references=1)
 aten = torch.ops.aten
@@ -113,6 +115,22 @@ def test_the_vision_tower_and_the_vae_are_what_torch_counts() -> None:
         assert vision_tower(vlm, p).forward == pytest.approx(measured, rel=0.02)
         measured = counted(lambda: vae.encode(torch.zeros(1, 3, 96, 96)))
     assert vae_encoder(vae, 96).forward == pytest.approx(measured, rel=0.001)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (64, 160)])
+def test_the_vaes_decoder_is_what_torch_counts(height: int, width: int) -> None:
+    vae: Any = tiny("vae")
+    with torch.no_grad():
+        measured = counted(lambda: vae.decode(torch.zeros(1, 4, height // 8, width // 8)))
+    assert vae_decoder(vae, height, width) == pytest.approx(measured, rel=0.001)
+
+
+def test_a_wide_picture_has_the_positions_of_its_area() -> None:
+    models = frozen("deepgen-1.0")
+    square, wide = (
+        positions_of(models, *size, prompt_tokens=80, references=1) for size in ((512, 512), (256, 1024))
+    )
+    assert square == wide == positions(models, Sample(references=1))
 
 
 # --- spec/training.md, section 2: TFLOP of one sample of the published model

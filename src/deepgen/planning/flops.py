@@ -22,9 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from deepgen.models.vlm import PIXELS_PER_TOKEN, VISION_SCALE
 
@@ -58,19 +56,29 @@ class Positions:
 
 
 def positions(models: Mapping[str, Any], sample: Sample) -> Positions:
-    """Of a sample of these models. Vision tokens of a reference stand between a start and an end token."""
+    """Of a square sample of these models."""
+    side = sample.image_size
+    return positions_of(models, side, side, prompt_tokens=sample.prompt_tokens, references=sample.references)
+
+
+def positions_of(
+    models: Mapping[str, Any], height: int, width: int, *, prompt_tokens: int, references: int
+) -> Positions:
+    """Of a picture and references of its size. A reference's vision tokens stand between a start and an end
+    token.
+    """
     vae, transformer, vision = models["vae"], models["transformer"], models["vlm"].visual.config
-    latent = sample.image_size // 2 ** (len(vae.config.block_out_channels) - 1)
-    one = (latent // transformer.config.patch_size) ** 2
-    tokens = (sample.image_size // PIXELS_PER_TOKEN) ** 2
-    patches = (int(sample.image_size * VISION_SCALE) // vision.patch_size) ** 2
+    pixels = transformer.config.patch_size * 2 ** (len(vae.config.block_out_channels) - 1)
+    one = (height // pixels) * (width // pixels)
+    tokens = (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
+    rows, columns = (int(side * VISION_SCALE) // vision.patch_size for side in (height, width))
     return Positions(
-        image=one * (1 + sample.references),
+        image=one * (1 + references),
         image_of_one=one,
-        prompt=sample.prompt_tokens + sample.references * (tokens + 2),
+        prompt=prompt_tokens + references * (tokens + 2),
         think=models["connector"].think_tokens.weight.shape[0],
-        patches=patches * sample.references,
-        references=sample.references,
+        patches=rows * columns * references,
+        references=references,
     )
 
 
@@ -129,8 +137,12 @@ def is_trained(module: nn.Module) -> bool:
 # --- the parts
 
 
-def vae_encoder(vae: Any, image_size: int) -> Work:
-    """Convolutions at the resolution of their level, and the attention of the middle block; never trained."""
+def vae_encoder(vae: Any, height: int, width: int | None = None) -> Work:
+    """Convolutions at the resolution of their level, and the attention of the middle block; never trained.
+
+    A picture without a width is square.
+    """
+    across = height if width is None else width
     last = len(vae.config.block_out_channels) - 1
 
     def pixels(name: str) -> int:
@@ -138,18 +150,28 @@ def vae_encoder(vae: Any, image_size: int) -> Work:
         if name.startswith(("decoder", "post_quant")):
             return 0
         level = last if found is None else int(found[1]) + bool(found[2])
-        return (image_size // 2 ** (0 if name == "encoder.conv_in" else level)) ** 2
+        scale = 2 ** (0 if name == "encoder.conv_in" else level)
+        return (height // scale) * (across // scale)
 
-    tokens, width = pixels("encoder.mid_block"), vae.config.block_out_channels[-1]
-    return _linears(vae, pixels, False) + _attention(4 * tokens**2 * width, False)
+    tokens, channels = pixels("encoder.mid_block"), vae.config.block_out_channels[-1]
+    return _linears(vae, pixels, False) + _attention(4 * tokens**2 * channels, False)
 
 
-def vae_decoder(vae: Any, image_size: int) -> float:
-    """Of decoding one square picture, counted by torch on the meta device; never trained."""
-    latent = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        vae.decode(torch.zeros(1, vae.config.latent_channels, latent, latent, dtype=vae.dtype))
-    return float(counter.get_total_flops())
+def vae_decoder(vae: Any, height: int, width: int | None = None) -> float:
+    """Of decoding one picture; without a width it is square. The mirror image of the encoder."""
+    across = height if width is None else width
+    last = len(vae.config.block_out_channels) - 1
+
+    def pixels(name: str) -> int:
+        found = re.match(r"decoder\.up_blocks\.(\d+)\.(upsamplers)?", name)
+        if name.startswith(("encoder", "quant_conv")):
+            return 0
+        level = last if found is None else last - int(found[1]) - bool(found[2])
+        scale = 2 ** (0 if name == "decoder.conv_out" else level)
+        return (height // scale) * (across // scale)
+
+    tokens, channels = pixels("decoder.mid_block"), vae.config.block_out_channels[-1]
+    return _linears(vae, pixels, False).forward + 4.0 * tokens**2 * channels
 
 
 def vision_tower(vlm: Any, p: Positions) -> Work:

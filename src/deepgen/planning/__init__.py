@@ -1,0 +1,1 @@
+"""What work costs before it is done: accelerators, arithmetic, time and memory of drawing a picture."""
