@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deepgen.cli import main
-from deepgen.commands import drawing
+from deepgen.commands import drawing, edit
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 
@@ -66,25 +66,19 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=" ".join,
 )
 def test_pictures_are_taken_in_the_order_in_which_they_were_typed(
-    words: list[str], pictures: list[str], calls: list[Any], monkeypatch: pytest.MonkeyPatch
+    words: list[str], pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr(
-        drawing,
-        "record_of",
-        lambda *given, references, **more: opened.extend(references) or _record(given, more),
-    )
+    asked: list[Any] = []
+    monkeypatch.setattr(edit, "draw", lambda options, *given: asked.append(given))
     assert main(["edit", *words]) == 0
-    assert [prompt for prompt, _ in calls] == ["red"]
-    assert opened == pictures
-    assert len(calls[0][1]["image"]) == len(pictures)
+    assert asked == [("red", tuple(pictures), None)]
 
 
-_made = drawing.record_of
-
-
-def _record(given: Any, more: Any) -> Any:
-    return _made(*given, references=(), **more)
+def test_several_pictures_reach_the_model(calls: list[Any]) -> None:
+    assert main(["edit", "red", "b.jpg", "--image", "a.png"]) == 0
+    ((prompt, options),) = calls
+    assert (prompt, [image.size for image in options["image"]]) == ("red", [(64, 64), (64, 32)])
+    assert read_record(Path("out.png")).references == ("b.jpg", "a.png")
 
 
 @pytest.mark.usefixtures("nothing_loads")

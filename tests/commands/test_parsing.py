@@ -10,32 +10,25 @@ from deepgen.cli import main
 
 SLIPS = [
     ("generate x --step 3", "unknown option --step; did you mean --steps?"),
-    ("generate x --num-image 3", "unknown option --num-image; did you mean --num-images?"),
     ("generate x --num_image 3", "unknown option --num_image; did you mean --num-images?"),
     ("generate x --guidence 3", "unknown option --guidence; did you mean --guidance?"),
-    ("generate x --guidence=3", "did you mean --guidance?"),
     ("generate x --no-metdata", "unknown option --no-metdata; did you mean --no-metadata?"),
     ("edit x --maks a.png", "unknown option --maks; did you mean --mask?"),
-    ("edit --imgae a.png", "unknown option --imgae; did you mean --image?"),
     ("serve tiny --prt 8", "unknown option --prt; did you mean --port?"),
     ("data inspect a --sorce b", "unknown option --sorce; did you mean --source?"),
     ("generate x --colour", "unknown option --colour; see deepgen generate --help"),
-    ("generate x --seed -1 --colour", "unknown option --colour"),
     ("generate x --image a.png", "deepgen generate has no option --image; deepgen edit has"),
     ("genrate x", "there is no command 'genrate'; did you mean generate?"),
     ("draw", "there is no command 'draw'; known: generate, edit, "),
     ("eval rnu geneval", "there is no command 'rnu'; did you mean run?"),
-    ("data inspct x", "there is no command 'inspct'; did you mean inspect?"),
     ("--hlep", "unknown option --hlep; did you mean --help?"),
     ("", "deepgen needs a command: generate, edit, "),
     ("data", "deepgen data needs a command: inspect, "),
     ("generate x --preset balance", "--preset 'balance' is unknown; did you mean balanced?"),
     ("generate x --scheduler magic", "--scheduler 'magic' is unknown; known: euler, heun, dpm++, unipc"),
     ("generate x --steps many", "--steps 'many' is no whole number"),
-    ("generate x --guidance many", "--guidance 'many' is no number"),
     ("generate x -n many", "'many' is no whole number"),
     ("generate x --steps", "--steps needs a value"),
-    ("edit", "deepgen edit needs TEXT; see deepgen edit --help"),
     ("convert", "deepgen convert needs SOURCE, TARGET; see"),
     ("generate a red star", "more words than it takes: 'a red star'; put a text of several words in quotes"),
 ]
@@ -62,7 +55,7 @@ def test_a_prompt_without_its_command_says_which(capsys: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["edit"], ["data"], ["eval", "run"]])
+@pytest.mark.parametrize("command", [[], ["edit"], ["eval", "run"]])
 def test_help_is_printed_as_before(command: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
