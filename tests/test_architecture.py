@@ -14,10 +14,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
-    ("_version",),
+    ("_version", "diffusers_registration"),
     ("types", "config", "shapes"),
     ("models", "diffusion", "data", "rewards", "lora"),
-    ("arguments", "picture_sizes"),
+    ("arguments", "picture_sizes", "denoising", "saved_pipeline"),
     ("pipeline",),
     ("rl", "eval", "client"),
     ("train", "serve"),
