@@ -123,9 +123,9 @@ class DeepGenPipeline(DenoisingMixin, DeepGenLoraLoaderMixin, SavedPipelineMixin
                 native `.pt` or `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any
                 of these.
             **kwargs: as for diffusers (`torch_dtype`, `variant`, `device_map`, `quantization_config`, ...).
-                Where the source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge",
-                "adapter", "ignore"). `transformer_gguf`: a GGUF file with the DiT's weights, instead of the
-                source's own.
+                Where the source lacks base parts: `vlm`, `transformer`, `vae` (folders or hub ids) and
+                `lora` ("merge", "adapter", "ignore"). `transformer_gguf`: a GGUF file with the DiT's weights,
+                instead of the source's own.
 
         Raises:
             FileNotFoundError: nothing was found there; the message says what was looked for.
