@@ -96,7 +96,7 @@ def test_our_own_loading_runs_no_code_of_a_folder(folder: Path) -> None:
     (folder / "deepgen_pipeline.py").write_text("raise SystemExit('code of the folder ran')")
     for load in (DeepGenPipeline.from_pretrained, DiffusionPipeline.from_pretrained):
         assert type(load(folder)) is DeepGenPipeline
-        assert type(load(str(folder), dtype=torch.float32)) is DeepGenPipeline
+        assert type(load(str(folder), dtype=torch.float32, trust_remote_code=True)) is DeepGenPipeline
 
 
 def test_diffusers_learns_of_us_when_it_is_imported_later(tmp_path: Path, monkeypatch) -> None:

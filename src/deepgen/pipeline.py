@@ -144,6 +144,7 @@ class DeepGenPipeline(DenoisingMixin, DeepGenLoraLoaderMixin, SavedPipelineMixin
         layout = detect(source, HubOptions(**hub))
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         variant = kwargs.get("variant")
+        kwargs.pop("trust_remote_code", None)  # code of a folder is never run, so there is none to trust
         placed = {}
         if (device := single_device(kwargs.get("device_map"))) is not None:
             placed["device_map"] = device
