@@ -3,6 +3,7 @@
 # make test        the fast tests; `make test-slow` runs the others
 # make check       lint, format and types
 # make parity      compare with recorded tensors of the original: make parity GOLDENS=folder
+# make peers       diffusers' own tests over our pipeline and models: make peers DIFFUSERS=checkout
 # make parity-bench scorer cases through the real scoring code: make parity-bench CASES=folder
 # make bench       speed, memory and quality; BENCH="--size tiny" in seconds, for other options benchmarks/bench.py --help
 # make bench-train speed of a training step, against the original's path
@@ -15,7 +16,7 @@ CASES ?= tests/eval/cases
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow check parity parity-bench bench bench-train docs
+.PHONY: setup demo test test-slow check parity peers parity-bench bench bench-train docs
 setup: $(STAMP)
 
 # PyTorch first and by itself: it is the one large download, and a failure there should say so.
@@ -44,6 +45,10 @@ check: $(STAMP)
 
 parity: $(STAMP)
 	$(PY) tools/parity.py $(GOLDENS)
+
+peers: $(STAMP)
+	@test -n "$(DIFFUSERS)" || { echo "say where diffusers lies: make peers DIFFUSERS=folder" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(PY) tools/peers.py $(DIFFUSERS)
 
 parity-bench: $(STAMP)
 	$(PY) tools/parity_bench.py $(CASES)

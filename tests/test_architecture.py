@@ -14,10 +14,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
-    ("_version", "extras"),
+    ("_version", "extras", "diffusers_registration"),
     ("types", "config", "shapes", "suggestions"),
     ("models", "diffusion", "data", "rewards"),
-    ("arguments", "picture_sizes", "masking", "lora"),
+    ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
+    ("denoising",),
     ("pipeline", "planning"),
     ("rl", "eval", "client"),
     ("train", "serve"),

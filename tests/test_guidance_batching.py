@@ -40,7 +40,7 @@ def test_auto_splits_where_both_branches_do_not_fit_what_is_free(
 ) -> None:
     rows = rows_of_calls(pipe)
     pipe("a cat", seed=1, num_inference_steps=1, output_type="latent")
-    monkeypatch.setattr("deepgen.pipeline.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("deepgen.denoising.free_bytes", lambda _: 1000)
     pipe("a cat", seed=1, num_inference_steps=1, output_type="latent")
     pipe.guidance_batching = "batched"
     pipe("a cat", seed=1, num_inference_steps=1, output_type="latent")

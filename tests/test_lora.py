@@ -22,7 +22,7 @@ from torch import Tensor
 from deepgen.cli import main
 from deepgen.models.lora_files import read_lora
 from deepgen.models.lora_settings import LoraError
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from lora_cases import CASES, write_case
 
 State = dict[str, Tensor]
@@ -146,7 +146,7 @@ def test_a_damaged_file_of_a_user_is_one_line_and_exit_code_1(
         "generate",
         "a star",
         "--model",
-        str(tmp_path),
+        str(TINY_DIR),
         "--lora",
         str(path),
         "-o",

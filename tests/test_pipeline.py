@@ -214,7 +214,7 @@ def test_interrupt_stops_after_the_current_step_and_keeps_what_is_there(pipe: De
 
     def stop(pipe: DeepGenPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
         steps.append(step)
-        pipe.interrupt()
+        pipe.stop()
         return {}
 
     images = pipe("a cat", num_inference_steps=5, callback_on_step_end=stop).images
@@ -227,7 +227,7 @@ def test_interrupt_stops_after_the_current_step_and_keeps_what_is_there(pipe: De
 
 def test_interrupt_leaves_out_the_sizes_it_had_not_begun(pipe: DeepGenPipeline) -> None:
     def stop(pipe: DeepGenPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
-        pipe.interrupt()
+        pipe.stop()
         return {}
 
     sources = [Image.new("RGB", (64, 32)), Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))]

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from deepgen._version import __version__
+from deepgen.diffusers_registration import register as _register_with_diffusers
 
 _HOMES = {
     "Client": "deepgen.client",
@@ -41,3 +42,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'deepgen' has no attribute {name!r}")
+
+
+_register_with_diffusers()

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -34,33 +34,27 @@ from deepgen.arguments import (
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
-from deepgen.diffusion.guidance import Guidance
-from deepgen.diffusion.presets import PRESETS, Preset, get_preset
-from deepgen.diffusion.schedule import check_guidance, check_num_steps
+from deepgen.denoising import DenoisingMixin, GuidanceBatching
+from deepgen.diffusion.presets import get_preset
+from deepgen.diffusion.schedule import check_guidance, check_num_steps, check_sigmas
 from deepgen.lora import DeepGenLoraLoaderMixin
-from deepgen.masking import KeptLatents, KeptPixels
+from deepgen.masking import KeptPixels
 from deepgen.models import vae as latent_space
+from deepgen.models.adapter_scale import read_scale, scaled
 from deepgen.models.allocation import kept_memory
-from deepgen.models.branches import Branches, Rows
 from deepgen.models.condition_cache import ConditionCache, fingerprint
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.memory import dit_values, free_bytes
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
 from deepgen.models.saving import TrustedFilesMixin
-from deepgen.models.trajectory import may_keep
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
 from deepgen.picture_sizes import SizeRules
+from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
 
-if TYPE_CHECKING:
-    from deepgen.models.parallel import GuidanceExchange, Parallel
-
 Padding = Literal["pair", "batch"]
-GuidanceBatching = Literal["auto", "batched", "split"]
 
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
-_CACHE_CONTEXTS: dict[Rows, str] = {"both": "guided", "negative": "negative", "positive": "positive"}
 FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
@@ -80,7 +74,9 @@ class DeepGenPipelineOutput(BaseOutput):
     drawn_sizes: list[tuple[int, int]] | None = None
 
 
-class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeline):
+class DeepGenPipeline(
+    TrustedFilesMixin, DenoisingMixin, DeepGenLoraLoaderMixin, SavedPipelineMixin, DiffusionPipeline
+):
     """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv
     2602.12205).
 
@@ -91,12 +87,11 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
     """
 
     model_cpu_offload_seq = "vlm->connector->transformer->vae"
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "pooled_prompt_embeds"]
 
     vlm: DeepGenVLM
     connector: StackedChannelBridge
     transformer: DeepGenTransformer2DModel
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     scheduler: FlowMatchEulerDiscreteScheduler
     tokenizer: PreTrainedTokenizerBase
 
@@ -105,11 +100,11 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
         vlm: DeepGenVLM,
         connector: StackedChannelBridge,
         transformer: DeepGenTransformer2DModel,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderTiny,
         scheduler: FlowMatchEulerDiscreteScheduler,
         tokenizer: PreTrainedTokenizerBase,
         defaults: dict[str, Any] | None = None,
-        max_prompt_tokens: int = 1024,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -120,11 +115,11 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             scheduler=scheduler,
             tokenizer=tokenizer,
         )
-        self.register_to_config(defaults=defaults or FALLBACK_DEFAULTS, max_prompt_tokens=max_prompt_tokens)
-        self._interrupt = False
+        given = {"defaults": defaults or None, "max_prompt_tokens": max_prompt_tokens}
+        usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": 1024}
+        self.register_to_config(**inherited(connector, given, usual))
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
-        self._exchange: GuidanceExchange | None = None
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -136,12 +131,12 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             pretrained_model_name_or_path: `"tiny"`, a folder of ours, the published diffusers folder, a
                 native `.pt` or `.safetensors` file, a DeepSpeed or RL checkpoint folder, or a hub id of any
                 of these.
-            **kwargs: as for diffusers (`device_map`, `quantization_config`, ...). `dtype`, or `torch_dtype`:
-                the number format of all parts, as `torch.bfloat16` or "bfloat16", or a dictionary by part
-                with "default" for the others. Without it, or with "auto", they are loaded as stored; where
-                they are stored in several formats, all in the one that most weights have, so that a model
-                takes about as much memory as its files. Where the source lacks base parts: `vlm`,
-                `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
+            **kwargs: as for diffusers (`variant`, `device_map`, `quantization_config`, ...). `dtype`, or
+                `torch_dtype`: the number format of all parts, as `torch.bfloat16` or "bfloat16", or a
+                dictionary by part with "default" for the others. Without it, or with "auto", they are loaded
+                as stored; where they are stored in several formats, all in the one that most weights have, so
+                that a model takes about as much memory as its files. Where the source lacks base parts:
+                `vlm`, `transformer`, `vae` (folders or hub ids) and `lora` ("merge", "adapter", "ignore").
                 `transformer_gguf`: a GGUF file with the DiT's weights, instead of the source's own.
                 `verify=True`: first compare every file of the source with its known sha256 (SHA256SUMS, the
                 Hub's, the published), which reads all of it once more; files of base models are not compared.
@@ -169,6 +164,8 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
 
             require_unchanged(source, HubOptions(**hub))
         layout = detect(source, HubOptions(**hub))
+        variant = kwargs.get("variant")
+        kwargs.pop("trust_remote_code", None)  # code of a folder is never run, so there is none to trust
         placed = {}
         if (device := single_device(kwargs.get("device_map"))) is not None:
             placed["device_map"] = device
@@ -181,8 +178,10 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             dtype = part_dtypes(dtype, read_checkpoint(layout, shapes_only=True).parts)
             kwargs["transformer"] = load_transformer(layout, Path(gguf), dtype["transformer"])
         if layout.kind != "deepgen" or "lora" in kwargs or gguf is not None:
+            if variant is not None:
+                raise ValueError("variant is for folders that save_pretrained wrote, without lora or GGUF")
             return cls(**load_components(layout, torch_dtype=dtype, **placed, **kwargs))
-        checkpoint = read_checkpoint(layout)
+        checkpoint = read_checkpoint(layout, variant=variant)
         given = {name: kwargs[name] for name in ("vlm", "connector", "transformer", "vae") if name in kwargs}
         dtypes = part_dtypes(dtype, checkpoint.parts, given)
         if layout.path != TINY_DIR:
@@ -204,7 +203,7 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return latent_space.scale_factor(self.vae)
 
     @property
     def size_unit(self) -> int:
@@ -237,6 +236,7 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
         *,
         guided: bool = True,
         padding: Padding = "pair",
+        lora_scale: float = 1.0,
     ) -> tuple[Condition, Condition | None]:
         """Conditions of prompts and of their negatives.
 
@@ -254,6 +254,7 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             pixels: per prompt, its references, (3, H, W) in [-1, 1] with sides that are multiples of 32.
             guided: also return the negatives' conditions.
             padding: `"pair"` or `"batch"`.
+            lora_scale: strength of the LoRAs of VLM and connector, over what `set_adapters` said.
 
         Returns:
             Positive and negative condition of n rows; the negative is None unless `guided`.
@@ -279,16 +280,17 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             groups[length].append(index)
 
         encoded, order = [], []
-        for length, members in groups.items():
-            opposites = [count + i for i in members] if guided else []
-            if pixels is None:
-                encoded.append(self._encode_tokens(tokens.select(members, length), None))
-                if opposites:
-                    encoded.append(self._encode_negatives(tokens.select(opposites, length)))
-            else:  # both branches see the references, which are read once
-                shown = [pixels[row % count] for row in (*members, *opposites)]
-                encoded.append(self._encode_tokens(tokens.select([*members, *opposites], length), shown))
-            order += [*members, *opposites]
+        with scaled([self.vlm, self.connector], lora_scale):
+            for length, members in groups.items():
+                opposites = [count + i for i in members] if guided else []
+                if pixels is None:
+                    encoded.append(self._encode_tokens(tokens.select(members, length), None))
+                    if opposites:
+                        encoded.append(self._encode_negatives(tokens.select(opposites, length)))
+                else:  # both branches see the references, which are read once
+                    shown = [pixels[row % count] for row in (*members, *opposites)]
+                    encoded.append(self._encode_tokens(tokens.select([*members, *opposites], length), shown))
+                order += [*members, *opposites]
         everything = Condition.cat(encoded).select([order.index(row) for row in range(len(order))])
         if not guided:
             return everything, None
@@ -399,160 +401,6 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             samples.append(latents)
         return samples
 
-    # --- sampling -------------------------------------------------------------------------------------------
-
-    def denoise(
-        self,
-        latents: Tensor,
-        positive: Condition,
-        negative: Condition | None = None,
-        reference_latents: Sequence[Sequence[Tensor]] | None = None,
-        *,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 4.0,
-        preset: Preset = PRESETS["exact"],
-        guidance_batching: GuidanceBatching = "auto",
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        kept: Sequence[KeptLatents] | None = None,
-    ) -> Tensor:
-        """Follow the flow from noise to clean latents, (B, C, h, w) both.
-
-        Args:
-            latents: noise.
-            positive: condition of every sample.
-            negative: condition of the unguided branch; None runs one branch only.
-            reference_latents: per sample, its references.
-            num_inference_steps: solver steps.
-            guidance_scale: weight of the positive branch over the negative.
-            preset: solver, spacing of its steps, and where the negative branch may rest.
-            guidance_batching: "batched" runs both branches in one call of the DiT, "split" one after the
-                other, in about half the working memory; "auto" splits where both do not fit into the memory
-                that is free as the run begins.
-            callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
-                tensors it returns replace the loop's.
-            callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
-            kept: of each sample, what a mask keeps of its source.
-        """
-        if self._exchange is not None and negative is None:
-            raise ValueError("guidance is divided among processes and this call has none; guide it above 1")
-        if guidance_batching not in ("auto", "batched", "split"):
-            raise ValueError(f"unknown guidance_batching {guidance_batching!r}; known: auto, batched, split")
-        patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
-        scheduler, timesteps = preset.prepare(self.scheduler, num_inference_steps, latents.device, patches)
-        guidance = None if negative is None else Guidance(guidance_scale)
-        has_both, dtype, noise = preset.guided(timesteps), latents.dtype, latents
-        if preset.solver is not None:
-            latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
-        condition = positive if negative is None else Condition.cat([negative, positive])
-        condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
-        is_split = negative is not None and (
-            guidance_batching == "split"
-            or (guidance_batching == "auto" and not self._fits(latents, condition, reference_latents))
-        )
-        branches = Branches(
-            condition,
-            reference_latents,
-            count=1 if negative is None else 2,
-            timesteps=timesteps if may_keep(self.transformer) else None,
-        )
-
-        with self._kept_memory(), self.progress_bar(total=len(timesteps)) as progress:
-            for step, timestep in enumerate(timesteps):
-                if self._interrupt:
-                    break
-                rests = guidance is not None and not has_both[step]
-                velocity = self._velocity(latents, timestep, branches, step, rests, is_split)
-                if guidance is not None:
-                    velocity = guidance.extend(velocity) if rests else guidance(velocity)
-                if preset.solver is not None:
-                    velocity = velocity.float()
-                latents = scheduler.step(velocity, scheduler.timesteps[step], latents, return_dict=False)[0]
-                if kept is not None:
-                    sigma, rows = scheduler.sigmas[step + 1], zip(kept, latents, noise, strict=True)
-                    latents = torch.stack([one.keep(after, before, sigma) for one, after, before in rows])
-                if callback_on_step_end is not None:
-                    known = {"latents": latents, **branches.embeds}
-                    given = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    known.update(callback_on_step_end(self, step, timestep, given) or {})
-                    latents = known["latents"]
-                    branches.replace(known["prompt_embeds"], known["pooled_prompt_embeds"])
-                progress.update()
-        self._reset_caches()
-        return latents if preset.solver is None else latents.to(dtype)
-
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        branches: Branches,
-        step: int,
-        rests: bool,
-        is_split: bool,
-    ) -> Tensor:
-        """Velocities of all rows at a step, or of the positive ones where the negative branch rests."""
-        exchange = None if rests else self._exchange
-        passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
-        if rests or is_split:
-            passes = ("positive",) if rests else ("negative", "positive")
-        if exchange is not None:
-            passes = (exchange.rows,)
-        velocities = []
-        for rows in passes:
-            noisy = torch.cat([latents] * (branches.count if rows == "both" else 1))
-            with self.transformer.cache_context(_CACHE_CONTEXTS[rows]):
-                velocities += self.transformer(
-                    hidden_states=noisy.to(branches.embeds["prompt_embeds"].dtype),
-                    timestep=timestep.expand(len(noisy)),
-                    return_dict=False,
-                    **branches.inputs(step, rows),
-                )
-        velocity = torch.cat(velocities)
-        return velocity if exchange is None else exchange(velocity)
-
-    def _fits(
-        self, latents: Tensor, condition: Condition, references: Sequence[Sequence[Tensor]] | None
-    ) -> bool:
-        """Whether what the DiT computes with for both branches fits into the memory that is free."""
-        pictures = [latents[0], *(max(references, key=len) if references else [])]
-        patches = sum(x.shape[-2] * x.shape[-1] for x in pictures) // self.transformer.config.patch_size**2
-        values = dit_values(self.transformer, len(condition) * (patches + condition.prompt_embeds.shape[1]))
-        return values * condition.prompt_embeds.element_size() <= free_bytes(latents.device.type)
-
-    def _reset_caches(self) -> None:
-        """Forget what caching hooks kept of this trajectory."""
-        if self.transformer.is_cache_enabled:
-            self.transformer._reset_stateful_cache()
-
-    def divide(self, how: Parallel) -> None:
-        """Draw every picture from now on with all processes `torchrun` started, each of which makes the same
-        calls with the same seeds and ends with the same pictures.
-
-        Args:
-            how: "guidance" gives its two branches to two processes; "context" divides the DiT's tokens among
-                all; "both" does both, with four or more.
-
-        Raises:
-            ValueError: the number of processes does not fit, or the pictures are divided already.
-        """
-        from deepgen.models.parallel import divide
-
-        if self.is_divided:
-            raise ValueError("pictures are divided already; how cannot be changed in the same process")
-        self._exchange = divide(self.transformer, how)
-
-    @property
-    def is_divided(self) -> bool:
-        """Whether several processes draw a picture together."""
-        return self._exchange is not None or self.transformer._parallel_config is not None
-
-    def interrupt(self) -> None:
-        """Stop after the current step; the call returns the pictures it has begun, with their seeds.
-
-        Safe from a callback or another thread.
-        """
-        self._interrupt = True
-
     # --- the call -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -580,6 +428,8 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
         restore_size: bool = True,
         padding: Padding = "pair",
         reference_posterior: latent_space.Posterior = "sample",
+        sigmas: Sequence[float] | None = None,
+        joint_attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         mask: ImageSource | None = None,
@@ -612,6 +462,9 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
             restore_size: bring an edit back to the exact size of its source, where no size was asked for.
             padding: see `encode_prompt`.
             reference_posterior: "sample" as the original does, or "mode".
+            sigmas: noise levels of the steps before the scheduler's shift, falling, in (0, 1], instead of
+                `num_inference_steps`; with preset "exact".
+            joint_attention_kwargs: `{"scale": s}` draws with all LoRAs at s times their strength.
             callback_on_step_end: see `denoise`.
             callback_on_step_end_tensor_inputs: see `denoise`.
             mask: a picture (path, bytes or PIL image) as large as each prompt's first reference, and
@@ -623,13 +476,17 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
         self._interrupt = False
         chosen = get_preset(preset)
         steps = num_inference_steps
+        if sigmas is not None:
+            steps = check_sigmas(sigmas, steps)
         if steps is None:
             steps = chosen.num_steps or self.defaults["num_inference_steps"]
         if guidance_scale is None:
             guidance_scale = usual_guidance(self.defaults, is_edit=image is not None)
         check_num_steps(steps)
         check_guidance(guidance_scale)
-        self._check_arguments(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        lora_scale = read_scale(joint_attention_kwargs)
+        callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        self._check_arguments(num_images_per_prompt, output_type, callback_inputs)
 
         # n prompts with their references; sample k belongs to prompt k // num_images_per_prompt.
         prompts = read_prompts(prompt, prompt_embeds)
@@ -651,7 +508,7 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
         guided = guidance_scale > 1
         if prompts is not None:
             positive, negative = self.encode_prompt(
-                prompts, negative_prompt or "", pixels, guided=guided, padding=padding
+                prompts, negative_prompt or "", pixels, guided=guided, padding=padding, lora_scale=lora_scale
             )
         else:
             positive, negative = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds), None
@@ -680,9 +537,11 @@ class DeepGenPipeline(TrustedFilesMixin, DeepGenLoraLoaderMixin, DiffusionPipeli
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 preset=chosen,
+                sigmas=sigmas,
                 guidance_batching=guidance_batching or self.guidance_batching,
+                joint_attention_kwargs=joint_attention_kwargs,
                 callback_on_step_end=callback_on_step_end,
-                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+                callback_on_step_end_tensor_inputs=callback_inputs,
                 kept=kept and [kept[row] for row in rows],
             )
             pictures = self._decode(clean, output_type, [back[row] for row in rows])

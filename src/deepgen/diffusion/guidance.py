@@ -27,6 +27,11 @@ class Guidance:
         self.guidance_scale = guidance_scale
         self._difference: Tensor | None = None  # (B, ...)
 
+    @property
+    def has_difference(self) -> bool:
+        """Whether both branches have run, so that the negative one may rest."""
+        return self._difference is not None
+
     def __call__(self, velocity: Tensor) -> Tensor:
         """Guided velocity from rows [negative, positive]: (2 B, ...) to (B, ...)."""
         negative, positive = velocity.chunk(2)

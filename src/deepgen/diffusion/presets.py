@@ -13,6 +13,7 @@ neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,12 @@ class Preset:
     guided_above: float = 0.0
 
     def prepare(
-        self, scheduler: Any, num_steps: int, device: torch.device | str | None, num_tokens: int
+        self,
+        scheduler: Any,
+        num_steps: int,
+        device: torch.device | str | None,
+        num_tokens: int,
+        sigmas: Sequence[float] | None = None,
     ) -> tuple[Any, Tensor]:
         """The scheduler that follows this preset, ready for so many steps, and 1000 * sigma of every model
         call, (num_calls,) float32.
@@ -55,10 +61,11 @@ class Preset:
             num_steps: solver steps.
             device: where the timesteps are wanted.
             num_tokens: DiT tokens of the target, see `set_timesteps`.
+            sigmas: noise levels (num_steps,) before the scheduler's shift, instead of its own spacing.
 
         Raises:
             ValueError: the preset chooses the solver, and the pipeline's was already replaced, or its
-                schedule shifts dynamically.
+                schedule shifts dynamically; or the preset spaces the steps and sigmas are given.
         """
         if self.solver is not None:
             if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
@@ -67,8 +74,12 @@ class Preset:
                     f"{type(scheduler).__name__}; leave out --scheduler, or use preset 'exact'"
                 )
             scheduler = make_scheduler(self.solver, scheduler)
-        sigmas = None if self.spacing is None else spaced(num_steps, *self.spacing)
-        return scheduler, set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=sigmas)
+        spacing = None if sigmas is None else np.array(sigmas, dtype=np.float32)
+        if self.spacing is not None:
+            if sigmas is not None:
+                raise ValueError(f"preset {self.name!r} spaces its steps itself; use 'exact' with sigmas")
+            spacing = spaced(num_steps, *self.spacing)
+        return scheduler, set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=spacing)
 
     def guided(self, timesteps: Tensor) -> list[bool]:
         """Whether the negative branch runs, of each model call's 1000 * sigma, (num_calls,)."""

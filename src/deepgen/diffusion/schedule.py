@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ def set_timesteps(
         sigmas: noise levels (num_steps,) before the shift, instead of the scheduler's own spacing.
 
     Raises:
-        ValueError: the scheduler does not work on flow sigmas.
+        ValueError: the scheduler does not work on flow sigmas, or takes none that are given.
     """
     config = scheduler.config
     if "Flow" not in type(scheduler).__name__ and not config.get("use_flow_sigmas", False):
@@ -42,6 +44,8 @@ def set_timesteps(
             "use FlowMatchEuler, FlowMatchHeun, or DPM-Solver++/UniPC with use_flow_sigmas=True"
         )
     kwargs: dict[str, Any] = {} if sigmas is None else {"sigmas": sigmas}
+    if sigmas is not None and "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"{type(scheduler).__name__} spaces its steps itself and takes no sigmas")
     if (
         config.get("use_dynamic_shifting", False)
         and "mu" in inspect.signature(scheduler.set_timesteps).parameters
@@ -82,3 +86,16 @@ def check_guidance(guidance_scale: float) -> None:
         raise ValueError(
             f"guidance_scale must be a finite number, 0 or more, got {guidance_scale!r}; 1 switches it off"
         )
+
+
+def check_sigmas(sigmas: Sequence[float], num_inference_steps: int | None) -> int:
+    """The number of steps that noise levels make; ValueError unless they fall and lie in (0, 1]."""
+    levels = [float(sigma) for sigma in sigmas]
+    is_falling = all(before > after for before, after in pairwise(levels))
+    if not levels or not is_falling or not all(0 < sigma <= 1 for sigma in levels):
+        raise ValueError(f"sigmas must fall and lie above 0 and up to 1, got {levels}")
+    if num_inference_steps is not None and num_inference_steps != len(levels):
+        raise ValueError(
+            f"{len(levels)} sigmas are as many steps, and num_inference_steps is {num_inference_steps}"
+        )
+    return len(levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from deepgen.models.trajectory import Trajectory
@@ -69,13 +70,45 @@ class Branches:
             }
         return self._alone[rows]
 
-    def replace(self, prompt_embeds: Tensor, pooled_prompt_embeds: Tensor) -> None:
-        """Go on with another condition, where it is another one."""
+    def replace(self, prompt_embeds: Tensor, pooled_prompt_embeds: Tensor) -> bool:
+        """Go on with another condition, where it is another one; whether it was.
+
+        Given the positive rows alone, the run goes on without the negative ones. diffusers' own callbacks
+        hand back the last row, which is the positive one of a single sample; of several samples it stands for
+        all positive rows, as these callbacks mean it.
+
+        Raises:
+            ValueError: neither as many rows as before nor as many as there are samples.
+        """
         old = self.embeds
         if prompt_embeds is old["prompt_embeds"] and pooled_prompt_embeds is old["pooled_prompt_embeds"]:
-            return
-        self._both |= {"encoder_hidden_states": prompt_embeds, "pooled_projections": pooled_prompt_embeds}
+            return False
+        new = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
+        rows = len(old["prompt_embeds"])
+        samples = rows // self.count
+        known = f"{rows} (negative, then positive) or {samples} (positive)" if self.count == 2 else str(rows)
+        if any(len(value) != rows for value in new.values()):
+            new = {name: self._positive(name, value, samples) for name, value in new.items()}
+            for name, value in new.items():
+                if len(value) != samples:
+                    raise ValueError(f"a callback returned {name} of {len(value)} rows, expected {known}")
+            if self.count == 2:
+                self._both, self.count = self._of("positive"), 1
+        self._both = {
+            **self._both,
+            "encoder_hidden_states": new["prompt_embeds"],
+            "pooled_projections": new["pooled_prompt_embeds"],
+        }
         self._alone = {}
+        return True
+
+    def _positive(self, name: str, value: Tensor, samples: int) -> Tensor:
+        """The positive rows of what a callback returned."""
+        old = self.embeds[name]
+        if len(value) == len(old):
+            return value[-samples:]
+        is_last_row = len(value) == 1 and value.shape == old[-1:].shape and torch.equal(value, old[-1:])
+        return old[-samples:] if is_last_row else value
 
     def _trajectory(self) -> Trajectory | None:
         return None if self._timesteps is None else Trajectory(self._timesteps)

@@ -101,15 +101,23 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    layout: Layout, connector_config: Mapping[str, Any] | None = None, *, shapes_only: bool = False
+    layout: Layout,
+    connector_config: Mapping[str, Any] | None = None,
+    *,
+    shapes_only: bool = False,
+    variant: str | None = None,
 ) -> Checkpoint:
     """The parts the files hold. Parts left to base models are absent; a native VLM has no config yet.
 
     With `shapes_only` a connector whose number of heads nothing tells is not an error: no shape depends on
-    it. Raises CheckpointError or FileNotFoundError for files that cannot be opened.
+    it. Of a folder, `variant` names the files, as in diffusers. Raises CheckpointError or FileNotFoundError
+    for files that cannot be opened.
     """
-    reader = _read_native if layout.is_native else _read_folder
-    checkpoint = reader(layout, dict(connector_config or {}), 1 if shapes_only else None)
+    spare_heads = 1 if shapes_only else None
+    if layout.is_native:
+        checkpoint = _read_native(layout, dict(connector_config or {}), spare_heads)
+    else:
+        checkpoint = _read_folder(layout, dict(connector_config or {}), spare_heads, variant)
     for part in checkpoint.parts.values():
         if part.config is not None:
             check_layers(part.name, part.config, part.tensors, part.origin)
@@ -138,9 +146,11 @@ def compare(part: Part, report: LoadReport) -> None:
     report.used[part.name] = len(part.tensors)
 
 
-def open_part(name: str, folder: Path, report: LoadReport, *, is_base: bool = False) -> Part:
+def open_part(
+    name: str, folder: Path, report: LoadReport, *, is_base: bool = False, variant: str | None = None
+) -> Part:
     """One part from a folder of its own, config and weights."""
-    tensors = translate(name, open_files(weight_files(folder)), report)
+    tensors = translate(name, open_files(weight_files(folder, variant)), report)
     return Part(name, tensors, read_config(name, folder), str(folder), is_base)
 
 
@@ -167,7 +177,9 @@ def translate(part: str, tensors: Mapping[str, LazyTensor], report: LoadReport) 
 # --- folders
 
 
-def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
+def _read_folder(
+    layout: Layout, connector_config: dict[str, Any], spare_heads: int | None, variant: str | None
+) -> Checkpoint:
     folder, report, hints = layout.path, LoadReport(), connector_config
     index = read_object(folder / "model_index.json")
     check_config(
@@ -189,7 +201,7 @@ def _read_folder(layout: Layout, connector_config: dict[str, Any], spare_heads: 
             config = sizes.connector_config(tensors, depth, hints, spare_heads)
             parts[name] = Part(name, tensors, config, str(folder / name))
         else:
-            parts[name] = open_part(name, folder / name, report)
+            parts[name] = open_part(name, folder / name, report, variant=variant)
     checkpoint = Checkpoint(layout, parts, {}, report, defaults=index.get("defaults") or {})
     if (folder / ADAPTER_DIR).is_dir():
         checkpoint.lora, checkpoint.lora_scale = _read_adapter(folder / ADAPTER_DIR)

@@ -12,16 +12,27 @@ out as it would alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from deepgen.models.attention import BridgeAttention
 from deepgen.models.config import Variant, tap_indices
 
 # B batch, L positions (prompt and think tokens), Q think tokens, T taps, V VLM width, D connector width
+
+
+@dataclass
+class StackedChannelBridgeOutput(BaseOutput):
+    """Condition of the DiT: (B, L, joint_attention_dim) and (B, pooled_projection_dim)."""
+
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
 
 
 class ThinkTokens(nn.Module):
@@ -128,12 +139,15 @@ class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return None
         return tap_indices(self.config.vlm_num_layers, self.config.tap_stride)
 
-    def forward(self, vlm_states: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, vlm_states: Tensor, mask: Tensor | None = None, return_dict: bool = False
+    ) -> tuple[Tensor, Tensor] | StackedChannelBridgeOutput:
         """Condition of the DiT from the stacked taps.
 
         Args:
             vlm_states: (B, L, T * V), taps stacked on channels, deepest first.
             mask: boolean (B, L), True at real positions, to hide pads; None shows every position.
+            return_dict: wrap the result as diffusers does; a plain tuple otherwise.
 
         Returns:
             prompt_embeds (B, L, joint_attention_dim) and pooled_prompt_embeds (B, pooled_projection_dim).
@@ -151,4 +165,5 @@ class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
             weights = mask / mask.sum(dim=1, keepdim=True)  # (B, L), float32
             mean = torch.einsum("bl,bld->bd", weights.to(hidden_states.dtype), hidden_states)
         pooled = self.pooled_projector(mean)  # (B, P)
-        return self.context_projector(hidden_states), pooled  # (B, L, C)
+        context = self.context_projector(hidden_states)  # (B, L, C)
+        return StackedChannelBridgeOutput(context, pooled) if return_dict else (context, pooled)

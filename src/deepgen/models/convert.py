@@ -20,12 +20,12 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from deepgen.models import names, writer
+from deepgen.models import names, remote_code, writer
 from deepgen.models.bases import complete
 from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, read_checkpoint
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.lora import DEFAULT_SCALE, adapter_config, adapter_tensors
-from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, part_class
+from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_of
 from deepgen.models.sums import read_sums, write_sums
 from deepgen.models.tensors import LazyTensor
 from deepgen.models.weights import LoraMode, adapt
@@ -213,6 +213,7 @@ def _write_deepgen(
             writer.write_file(path, adapter_tensors(checkpoint.lora), dtype=dtype, progress=progress)
         )
     _write_json(folder / "model_index.json", _model_index(checkpoint, type(tokenizer).__name__))
+    remote_code.write(folder)
     return files
 
 
@@ -229,9 +230,12 @@ def _save_config(part: Part, folder: Path, dtype: torch.dtype | None) -> None:
 def _model_index(checkpoint: Checkpoint, tokenizer: str) -> dict[str, Any]:
     import diffusers
 
-    index: dict[str, Any] = {"_class_name": "DeepGenPipeline", "_diffusers_version": diffusers.__version__}
+    index: dict[str, Any] = {
+        "_class_name": remote_code.CLASS_NAME,
+        "_diffusers_version": diffusers.__version__,
+    }
     for name in WEIGHTED:
-        found = part_class(name)
+        found = class_of(name, checkpoint.parts[name].config)
         library = found.__module__.split(".")[0]
         index[name] = [found.__module__ if library == "deepgen" else library, found.__name__]
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]

@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
+from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
 from deepgen.models.trajectory import Trajectory
 
 __all__ = [
@@ -107,6 +108,15 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
                 for name in ("to_qkv", "to_added_qkv"):
                     module._modules.pop(name, None)
 
+    def enable_cache(self, config: Any) -> None:
+        """As diffusers' own, for the techniques that fit this model (`models/caches.py`).
+
+        Raises:
+            ValueError: another technique, one is at work already, or the config lacks what it needs.
+        """
+        check_config(config)
+        super().enable_cache(config)
+
     @apply_lora_scale("joint_attention_kwargs")
     def forward(
         self,
@@ -138,6 +148,10 @@ class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
             Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
         """
         samples = [[target] for target in hidden_states]
+        if FASTER_CACHE in own_hooks(self):
+            # Where it leaves out the negative rows, which come first, it does not know of these arguments.
+            pooled_projections = pooled_projections[-len(samples) :]
+            reference_latents = None if reference_latents is None else reference_latents[-len(samples) :]
         if reference_latents is not None:
             if len(reference_latents) != len(samples):
                 raise ValueError(f"{len(samples)} samples but reference_latents for {len(reference_latents)}")

@@ -39,6 +39,7 @@ LOOKED_FOR = (
 _PUBLISHED_PARTS = ("transformer", "vae", "connector")
 _DEEPGEN_PARTS = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenizer")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_VARIANT = re.compile(rf"(?:{'|'.join(WEIGHT_NAMES)})\.(\w+)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
 _ZIP_PART = re.compile(r"\.zip\.part-\w+$|\.z\d\d$")
 
 
@@ -155,14 +156,23 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
+def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     """The files that hold one part's weights: a single file, or the shards its index names.
 
-    Raises FileNotFoundError listing the names tried, or the shards that are missing.
+    With a variant, as in diffusers, `model.fp16.safetensors` goes before `model.safetensors`; a part that has
+    none is in the plain file. Raises FileNotFoundError listing the names tried, or the shards that are
+    missing.
     """
     tried = []
-    for name in (f"{stem}{suffix}" for suffix in (".safetensors", ".bin") for stem in WEIGHT_NAMES):
-        single, index = folder / name, folder / f"{name}.index.json"
+    endings = [
+        (suffix, stem, kind)
+        for suffix in (".safetensors", ".bin")
+        for stem in WEIGHT_NAMES
+        for kind in ([f".{variant}", ""] if variant else [""])
+    ]
+    for suffix, stem, kind in sorted(endings, key=lambda ending: not ending[2]):
+        name = f"{stem}{kind}{suffix}"
+        single, index = folder / name, folder / f"{stem}{suffix}.index{kind}.json"
         tried.append(name)
         if index.is_file():
             content = read_json(index)
@@ -174,9 +184,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             return tuple(require_inside(folder / shard, folder) for shard in shards)
         if single.is_file():
             return (require_inside(single, folder),)
+    variants = sorted({found[1] for file in folder.glob("*.*") if (found := _VARIANT.fullmatch(file.name))})
+    hint = f"; these are variants, ask for one of them: variant={variants[0]!r}" if variants else ""
     raise FileNotFoundError(
         f"no weights in {folder}: looked for {', '.join(tried)} and their .index.json; "
-        f"found {_listing(folder)}"
+        f"found {_listing(folder)}{hint}"
     )
 
 

@@ -58,6 +58,15 @@ def part_class(name: str) -> Any:
     return AutoencoderKL
 
 
+def class_of(name: str, config: Any) -> Any:
+    """The class of a part with this config: a VAE may also be an `AutoencoderTiny`."""
+    if name == "vae" and "encoder_block_out_channels" in config:
+        from diffusers import AutoencoderTiny
+
+        return AutoencoderTiny
+    return part_class(name)
+
+
 def read_config(name: str, folder: Path) -> Any:
     """The config of a part's folder: transformers' object for the VLM, a plain dictionary otherwise.
 
@@ -101,7 +110,7 @@ def build(
         if name == "vlm":
             options = {"attn_implementation": attn_implementation} if attn_implementation else {}
             return part_class(name)._from_config(config, dtype=dtype or torch.float32, **options)
-        return part_class(name).from_config(config)
+        return class_of(name, config).from_config(config)
 
 
 def materialize(

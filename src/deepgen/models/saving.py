@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deepgen.models import remote_code
 from deepgen.models.containment import check_folder
 from deepgen.models.sums import write_sums
 
@@ -27,7 +28,7 @@ class TrustedFilesMixin:
 
     def _write_sums(self, folder: str | os.PathLike) -> None:
         parts: Any = self.components  # pyright: ignore[reportAttributeAccessIssue]
-        write_sums(Path(folder), ["model_index.json", *parts])
+        write_sums(Path(folder), ["model_index.json", f"{remote_code.MODULE}.py", *parts])
 
     def save_lora_weights(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As the LoRA methods', and adds the file to the folder's SHA256SUMS."""

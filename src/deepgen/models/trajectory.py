@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deepgen.models.blocks import JointBlock
+from deepgen.models.caches import own_hooks
 
 # T steps, B rows, D width
 
@@ -89,9 +90,7 @@ def _is_same(kept: Tensor | None, given: Tensor) -> bool:
 def _is_plain(block: Any) -> bool:
     if not isinstance(block, JointBlock) or block._forward_pre_hooks:
         return False
-    return not any(
-        hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in block.modules()
-    )
+    return not any(hasattr(module, "_hf_hook") or own_hooks(module) for module in block.modules())
 
 
 def may_keep(transformer: Any) -> bool:

@@ -1,25 +1,43 @@
-"""Pixels to latents and back, in the DiT's scale: z = (posterior - shift) * scale."""
+"""Pixels to latents and back, in the DiT's scale: z = (posterior - shift) * scale.
+
+`AutoencoderTiny` has no posterior: what it encodes to is taken for one without spread.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 Posterior = Literal["sample", "mode"]
+VAE = AutoencoderKL | AutoencoderTiny
 
 
-def encode(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
+def scale_factor(vae: VAE) -> int:
+    """Pixels per latent, along one side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def shift(vae: VAE) -> float:
+    """What is subtracted before scaling; a null in the config, as older VAEs have it, is none."""
+    return vae.config.get("shift_factor") or 0.0
+
+
+def encode(vae: VAE, pixels: Tensor) -> DiagonalGaussianDistribution:
     """Posterior of images (B, 3, H, W) in [-1, 1], over the VAE's own (B, C, H / 8, W / 8) latents."""
-    return vae.encode(pixels.to(vae.dtype)).latent_dist
+    encoded = vae.encode(pixels.to(vae.dtype))
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist
+    mean_and_log_variance = torch.cat([encoded.latents, torch.zeros_like(encoded.latents)], dim=1)
+    return DiagonalGaussianDistribution(mean_and_log_variance, deterministic=True)
 
 
 def draw(
-    vae: AutoencoderKL,
+    vae: VAE,
     distribution: DiagonalGaussianDistribution,
     posterior: Posterior = "sample",
     generator: torch.Generator | None = None,
@@ -35,10 +53,10 @@ def draw(
     if posterior == "sample":
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=torch.float32)
         latents = latents + distribution.std * noise.to(latents.dtype)
-    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return (latents - shift(vae)) * vae.config.scaling_factor
 
 
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode(vae: VAE, latents: Tensor) -> Tensor:
     """Pixels (B, 3, 8 h, 8 w), nominally in [-1, 1] and not clamped, of scaled latents (B, C, h, w)."""
-    latents = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor + shift(vae)
     return vae.decode(latents, return_dict=False)[0]

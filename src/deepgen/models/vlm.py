@@ -8,6 +8,7 @@ six states are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,15 @@ class DeepGenVLM(Qwen2_5_VLModel):
         super().__init__(config)
         for block in self.visual.blocks:
             block.attn.__class__ = WindowAttention  # the same weights, as they were initialised
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> DeepGenVLM:
+        """As transformers', except for `dtype=None`, which diffusers says for a pipeline's parts where it is
+        asked for none: float32 then, as its own models have it, so that all parts are alike.
+        """
+        if "dtype" in kwargs and kwargs["dtype"] is None:
+            kwargs["dtype"] = torch.float32
+        return super().from_pretrained(*args, **kwargs)
 
     def forward(  # type: ignore[override]
         self,

@@ -24,6 +24,7 @@ from deepgen.data.loader import micro_batches
 from deepgen.data.mixture import Mixture, open_mixture, single_source
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
+from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
@@ -277,7 +278,7 @@ class SupervisedStage:
         shape = mean.shape[1:]
         noise = torch.stack([normal(self.config.seed, f"posterior of {purpose}", n, shape) for n in samples])
         drawn = mean + deviation * noise.to(mean.device)
-        return (drawn - self.pipe.vae.config.shift_factor) * self.pipe.vae.config.scaling_factor
+        return (drawn - latent_space.shift(self.pipe.vae)) * self.pipe.vae.config.scaling_factor
 
     # --- loss -----------------------------------------------------------------------------------------------
 
