@@ -206,10 +206,11 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
     path = folder / "adapter_config.json"
     config = read_object(path)
     alpha, rank = config.get("lora_alpha"), config.get("r")
-    if type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1 or not is_number:
         raise CheckpointError(f"{path} needs lora_alpha and r as numbers, it has {alpha!r} and {rank!r}")
     tensors = {names.vlm_name(name): tensor for name, tensor in open_files(weight_files(folder)).items()}
-    return pairs(tensors), alpha / rank
+    return pairs(tensors), float(alpha) / rank
 
 
 # --- native files
