@@ -19,6 +19,7 @@ from deepgen.models.info import info
 from deepgen.models.layouts import weight_files
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.verify import verify
+from deepgen.models.vlm import DeepGenVLM
 from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 
@@ -27,6 +28,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
     "our reader": load_components,
     "our reader, by dtype": lambda folder: DeepGenPipeline.from_pretrained(folder, dtype=torch.float32),
     "diffusers' and transformers' readers": DeepGenPipeline.from_pretrained,
+    "a part by its class": lambda folder: DeepGenVLM.from_pretrained(folder, subfolder="vlm"),
     "convert": lambda folder: convert(folder, folder.parent / "converted", progress=False),
     "info": info,
     "base models": lambda folder: load_components(

@@ -221,7 +221,7 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
     if type(rank) is not int or not isinstance(alpha, int | float) or isinstance(alpha, bool) or rank < 1:
         raise CheckpointError(f"{path} needs lora_alpha and r as numbers, it has {alpha!r} and {rank!r}")
     tensors = {names.vlm_name(name): tensor for name, tensor in open_files(weight_files(folder)).items()}
-    return pairs(tensors), alpha / rank
+    return pairs(tensors), float(alpha) / rank
 
 
 # --- native files

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from deepgen.models.attention import BridgeAttention
 from deepgen.models.config import Variant, tap_indices
+from deepgen.models.containment import OwnFolderMixin
 
 # B batch, L positions (prompt and think tokens), Q think tokens, T taps, V VLM width, D connector width
 
@@ -79,7 +80,7 @@ class BridgeMLP(nn.Module):
         return self.fc2(self.act(self.fc1(hidden_states)))
 
 
-class StackedChannelBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class StackedChannelBridge(OwnFolderMixin, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Think tokens, taps, projectors and encoder of DeepGen.
 
     `variant="scb"` reads the hidden states `tap_indices(vlm_num_layers, tap_stride)`; `"last_hidden"` reads

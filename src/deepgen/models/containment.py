@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -70,6 +71,20 @@ def check_folder(folder: Path) -> None:
                 require_inside(path, folder)
             for name in _named_in(path):
                 require_inside(place / require_plain(name, path), folder)
+
+
+class OwnFolderMixin:
+    """Before a library's model class: `from_pretrained` looks at the folder first, whoever calls it.
+
+    `DiffusionPipeline.from_pretrained` comes to our parts without coming to our pipeline's own loader.
+    """
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; CheckpointError where the folder names or links files elsewhere."""
+        if isinstance(source, str | PathLike) and Path(source).is_dir():
+            check_folder(Path(source))
+        return super().from_pretrained(source, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _repository(root: Path) -> Path:

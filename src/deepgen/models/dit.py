@@ -30,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
 from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
+from deepgen.models.containment import OwnFolderMixin
 from deepgen.models.trajectory import Trajectory
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 # B batch, C latent channels, h w latent size, S image tokens, L context tokens, D width
 
 
-class DeepGenTransformer2DModel(SD3Transformer2DModel, CacheMixin):
+class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixin):
     """SD3.5's transformer that also reads reference latents. Loads any SD3Transformer2DModel folder
     unchanged.
     """

@@ -22,6 +22,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
+from deepgen.models.containment import OwnFolderMixin
 from deepgen.models.windows import WindowAttention
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
@@ -113,7 +114,7 @@ def multimodal_positions(
 register_checkpoint_conversion_mapping("DeepGenVLM", get_checkpoint_conversion_mapping("Qwen2_5_VLModel"))
 
 
-class DeepGenVLM(Qwen2_5_VLModel):
+class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
     """Qwen2.5-VL's body with a forward that returns tapped hidden states. Loads Qwen's own folders."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
