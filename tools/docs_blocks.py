@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 LANGUAGES = ("python", "bash")
 _BLOCK = re.compile(
     r"(?P<comments>(?:^<!-- run: [^\n]*-->\n)*)^```(?P<language>\w+)\n(?P<code>.*?)^```",
@@ -64,7 +65,8 @@ class Block:
     has_checkout: bool = False
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        page = self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page.name
+        return f"{page}:{self.line}"
 
     @property
     def substituted(self) -> list[str]:

@@ -33,8 +33,7 @@ def make(kind: str, target: Path, small: Callable[[], Path]) -> None:
         "edits": edits,
         "tars": tars,
         "parquet": parquet,
-        "stage1": lambda path: stage(path, "stage1"),
-        "stage2": lambda path: stage(path, "stage2"),
+        "stages": stages,
         "keys": lambda path: path.write_text("me:0123456789abcdef\n"),
         "sign": sign,
         "certificate": certificate,
@@ -118,8 +117,13 @@ def parquet(path: Path) -> None:
     files.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def stage(root: Path, name: str) -> None:
-    """Four rows of every source of one of the original's mixtures, in its layout."""
+def stages(root: Path) -> None:
+    """What both of the original's mixtures read: four rows of every source, in its layout."""
+    for name in ("stage1", "stage2"):
+        _stage(root, name)
+
+
+def _stage(root: Path, name: str) -> None:
     import yaml
 
     mixture = yaml.safe_load((ROOT / f"src/deepgen/recipes/mixtures/{name}.yaml").read_text())

@@ -74,3 +74,11 @@ def test_a_server_calls_its_model_by_its_own_name(tmp_path: Path, monkeypatch) -
     assert short_name("../model.pt") == "model"
     assert parsed("serve", "tiny").public_name == "tiny"
     assert parsed("serve", "tiny", "--name", "shapes").public_name == "shapes"
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-batch", "--max-waiting", "--max-images", "--max-steps", "--max-pixels"]
+)
+def test_a_server_that_would_draw_nothing_is_refused_before_its_model_is_loaded(option: str, capsys) -> None:
+    assert main(["serve", "/nowhere", option, "0"]) == 2
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err

@@ -96,6 +96,12 @@ class Serve(NamedModelOptions):
         self.check_model()
         if self.scheduler != "euler":
             raise ValueError(f"--scheduler {self.scheduler}: serving knows euler only; leave it out")
+        for name in ("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("timeout", "drain"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must be 0 or more seconds, got {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
