@@ -20,11 +20,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deepgen.models import names
-from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint
+from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, open_native, read_checkpoint
 from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, resolve, weight_files
 from deepgen.models.parts import WEIGHTED
 from deepgen.models.published import PUBLISHED
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
+from deepgen.models.zero_partitions import zero_files
 
 Severity = Literal["error", "warning"]
 SUMS = "SHA256SUMS"
@@ -136,6 +137,8 @@ def _relative(file: Path, layout: Layout) -> str:
 
 def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, LazyTensor]]:
     opened = {}
+    if layout.zero_dir is not None:
+        return _open_joined(layout, report)
     for file in _files(layout, report):
         report.files += 1
         report.nbytes += file.stat().st_size
@@ -145,6 +148,20 @@ def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, Lazy
         except CheckpointError as error:
             report.problems.append(Problem("error", _relative(file, layout), str(error)))
     return opened
+
+
+def _open_joined(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, LazyTensor]]:
+    """The files of a DeepSpeed run, whose tensors lie across them: all are told under the first."""
+    files = layout.files if layout.kind == "deepspeed-dir" else (*layout.files, *zero_files(layout.zero_dir))
+    report.files = len(files)
+    report.nbytes = sum(file.stat().st_size for file in files)
+    try:
+        tensors = open_native(layout)[0]
+    except (CheckpointError, OSError) as error:
+        report.problems.append(Problem("error", str(layout.zero_dir), str(error)))
+        return {}
+    report.tensors = len(tensors)
+    return {files[0]: tensors, **{file: {} for file in files[1:]}}
 
 
 def _files(layout: Layout, report: VerifyReport) -> Iterator[Path]:
@@ -165,7 +182,11 @@ def _files(layout: Layout, report: VerifyReport) -> Iterator[Path]:
 def _scan_file(file: str, tensors: dict[str, LazyTensor], report: VerifyReport, bar: Any) -> None:
     tail = 0  # zero bytes the file ends with, as far as read; zeros by design do not count
     for name, tensor in tensors.items():
-        value = tensor.read()
+        try:
+            value = tensor.read()
+        except (CheckpointError, OSError) as error:
+            report.problems.append(Problem("error", file, str(error), name))
+            continue
         bar.update(tensor.nbytes)
         if value.is_floating_point() and not _all_finite(value):
             report.problems.append(Problem("error", file, "has values that are NaN or infinite", name))
