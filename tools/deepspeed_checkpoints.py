@@ -3,9 +3,9 @@
     python -m venv /tmp/ds && /tmp/ds/bin/pip install torch safetensors deepspeed==0.17.5 mmengine==0.10.7
     /tmp/ds/bin/python tools/deepspeed_checkpoints.py tests/goldens/deepspeed.tar.xz
 
-Each folder is a short CPU run on gloo with bfloat16 weights, float32 master weights and plain SGD, which keeps
-the files small. `NAME.safetensors` beside a folder holds the float32 weights of that run, asked from DeepSpeed
-with `safe_get_full_fp32_param`, so what we rebuild is compared with DeepSpeed's own answer.
+Each folder is a short CPU run on gloo with bfloat16 weights, float32 master weights and plain SGD, which
+keeps the files small. `NAME.safetensors` beside a folder holds the float32 weights of that run, asked from
+DeepSpeed with `safe_get_full_fp32_param`, so what we rebuild is compared with DeepSpeed's own answer.
 
     zero1-ranks1 ... zero3-ranks3   a small module: two groups, odd sizes, a frozen and a shared parameter
     sft/iter_6.pth                  ZeRO-2, two ranks: connector, DiT and VLM LoRA of a tiny DeepGen
@@ -126,7 +126,13 @@ def master_weights(engine):
     state = {}
     for name, value in engine.module.named_parameters():
         if value.requires_grad:
-            state[name] = safe_get_full_fp32_param(value).detach().clone().reshape(tuple(getattr(value, "ds_shape", value.shape))).contiguous()
+            state[name] = (
+                safe_get_full_fp32_param(value)
+                .detach()
+                .clone()
+                .reshape(tuple(getattr(value, "ds_shape", value.shape)))
+                .contiguous()
+            )
     return state
 
 
@@ -159,9 +165,14 @@ def deepgen_shapes(stage):
     for name, value in load_file(GOLDENS / "lora_weights.safetensors").items():
         if stage != "pretrain" and not re.search(r"(layers|blocks)\.[1-9]", name):
             shapes[name] = tuple(value.shape)
-    shapes |= {name: shape for name, shape in dit_shapes(context, pooled).items()}
-    layer = {f"self_attn.{side}_proj": (width, width) for side in "q k v out".split()}
-    layer |= {"layer_norm1": (width,), "layer_norm2": (width,), "mlp.fc1": (30, width), "mlp.fc2": (width, 30)}
+    shapes |= dit_shapes(context, pooled)
+    layer = {f"self_attn.{side}_proj": (width, width) for side in ("q", "k", "v", "out")}
+    layer |= {
+        "layer_norm1": (width,),
+        "layer_norm2": (width,),
+        "mlp.fc1": (30, width),
+        "mlp.fc2": (width, 30),
+    }
     for name, shape in layer.items():
         shapes[f"connector.layers.0.{name}.weight"] = shape
         shapes[f"connector.layers.0.{name}.bias"] = shape[:1]
@@ -277,7 +288,8 @@ def main(target):
                 env = {**os.environ, "MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in world.items()}}
                 command = [sys.executable, __file__, "--worker", name, str(folder)]
                 workers.append(subprocess.Popen(command, env=env))
-            if any([worker.wait() for worker in workers]):
+            codes = [worker.wait() for worker in workers]
+            if any(codes):
                 raise SystemExit(f"{name} failed")
             print(name, "done", flush=True)
         for script in folder.rglob("zero_to_fp32.py"):

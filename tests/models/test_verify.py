@@ -152,7 +152,6 @@ def test_the_table_of_published_files_is_used_where_their_sizes_match(published,
     assert "the published revision 85c2ed2 says" in problem.message
 
 
-def test_an_unsafe_pickle_is_reported(tmp_path, native):
+def test_objects_beside_the_weights_are_no_fault(tmp_path, native):
     torch.save({**native, "path": Path("x")}, tmp_path / "model.pt")
-    (problem,) = errors(verify(tmp_path / "model.pt"))
-    assert "could run code" in problem.message
+    assert verify(tmp_path / "model.pt").problems == []

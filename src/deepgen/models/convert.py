@@ -74,8 +74,8 @@ def convert(
         destination: a folder that does not exist or is empty; for "native" also a name ending in
             `.safetensors`.
         layout: "deepgen", a folder `DeepGenPipeline.from_pretrained` and diffusers load; "native", the flat
-            state dict of the original. A VLM or VAE is left out, as the original does, where it is known to be
-            the plain base model; any other is written too, under `lmm.` and `vae.`.
+            state dict of the original. A VLM or VAE is left out, as the original does, where it is known to
+            be the plain base model; any other is written too, under `lmm.` and `vae.`.
         dtype: cast floating point tensors; None keeps each as stored.
         lora: of the VLM: merged into its weights, written as a peft adapter (native: as the original's LoRA
             keys), or left out.
@@ -255,7 +255,7 @@ def _keep_native(
     bases: Mapping[str, str | Path | None],
     hub: HubOptions | None,
 ) -> None:
-    """Leave out base models that are known to be plain, and nothing else. LoRA stays as keys unless ignored."""
+    """Leave out base models known to be plain, and nothing else. LoRA stays as keys unless ignored."""
     if lora not in ("merge", "adapter", "ignore"):
         raise ValueError(f"unknown lora mode {lora!r}; known: merge, adapter, ignore")
     checkpoint.lora_scale = checkpoint.lora_scale if scale is None else scale
@@ -268,7 +268,7 @@ def _keep_native(
         if source is None:
             size = sum(tensor.nbytes for tensor in checkpoint.parts[name].tensors.values())
             checkpoint.report.notes.append(
-                f"the {name} is not known to be a plain base model, so it is written too ({size / 1e9:.2f} GB)"
+                f"the {name} is not known to be a plain base model, so it is written too: {size / 1e9:.2f} GB"
             )
             continue
         del checkpoint.parts[name]
@@ -288,7 +288,7 @@ def _base_sums(checkpoint: Checkpoint, folder: Path, files: Sequence[writer.Writ
 
 
 def _plain_base(checkpoint: Checkpoint, name: str) -> str | None:
-    """The base model a part of our folder is known to be: `bases.json` says so and the files are unchanged."""
+    """The base model a part of our folder is: `bases.json` says so and the files are unchanged."""
     folder, recorded = checkpoint.layout.folder, checkpoint.layout.folder / BASES
     entry = read_json(recorded).get(name) if recorded.is_file() and not checkpoint.layout.is_native else None
     if not entry or not entry.get("files"):

@@ -121,7 +121,7 @@ def adapter_tensors(lora: Mapping[str, Pair]) -> dict[str, LazyTensor]:
 
 
 def native_tensors(lora: Mapping[str, Pair], scale: float = DEFAULT_SCALE) -> dict[str, LazyTensor]:
-    """The tensors by the original's names. It multiplies by 2.0 whatever the file says, so B takes the rest."""
+    """The tensors by the original's names. It always multiplies by 2.0, so B takes the rest."""
     tensors = {}
     for module, pair in lora.items():
         for side, tensor in (("A", pair.a), ("B", pair.b)):

@@ -31,7 +31,7 @@ class RunSettings:
 
 
 def differing_fact(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> tuple[str, Any, Any] | None:
-    """The first number or text in which the optimizer states of two ranks differ: its path and both values."""
+    """The first number or text in which two ranks' optimizer states differ: its path and both values."""
     first, second = dict(_facts(one)), dict(_facts(other))
     for path, value in first.items():
         if second.get(path, value) != value and not (value != value and second[path] != second[path]):
@@ -86,15 +86,15 @@ def _settings(model: Mapping[Any, Any]) -> RunSettings:
         str(key): value for key, value in (mapping(model.get("connector")) or {}).items() if _is_count(value)
     }
     rank, alpha = model.get("lora_rank"), model.get("lora_alpha")
-    has_scale = _is_count(rank) and isinstance(alpha, int | float) and alpha > 0
+    scale = None
+    if isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and alpha > 0:
+        scale = alpha / rank
     bases = {}
     for part, key in (("vlm", "lmm"), ("transformer", "transformer"), ("vae", "vae")):
         source = (mapping(model.get(key)) or {}).get("pretrained_model_name_or_path")
         if isinstance(source, str):
             bases[part] = source
-    return RunSettings(
-        connector, rank if has_scale else None, float(alpha) / rank if has_scale else None, bases
-    )
+    return RunSettings(connector, None if scale is None else rank, scale, bases)
 
 
 def _is_count(value: Any) -> bool:

@@ -112,7 +112,8 @@ def _read(tensor: LazyTensor, is_pinned: bool) -> Tensor:
 def open_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one safetensors or torch file, by name, in file order.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated file, a Git LFS pointer or a file without tensors.
+    Raises FileNotFoundError, or CheckpointError for a truncated file, a Git LFS pointer or one without
+    tensors.
     """
     path = Path(path)
     if not path.is_file():

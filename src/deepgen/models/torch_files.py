@@ -1,8 +1,8 @@
 """Torch files: what is in them and where its numbers lie, without running code and without loading.
 
-A file of torch since 1.6 is a zip with a pickle (`data.pkl`) and one uncompressed member for each storage; before,
-it was five pickles and then the storages one after the other. Both are opened as the pickled value in which every
-tensor is a `StoredTensor`, which knows its place in the file.
+A file of torch since 1.6 is a zip with a pickle (`data.pkl`) and one uncompressed member for each storage;
+before, it was five pickles and then the storages one after the other. Both are opened as the pickled value in
+which every tensor is a `StoredTensor`, which knows its place in the file.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def open_tree(path: Path) -> Any:
 
 
 def state_of(tree: Any, path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a state dict: the saved value itself, or what is under `module`, `state_dict` or `model`.
+    """The tensors of a state dict: the saved value, or what is under `module`, `state_dict` or `model`.
 
     Raises CheckpointError that says what is there instead.
     """

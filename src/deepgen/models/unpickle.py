@@ -1,14 +1,14 @@
 """Pickles read as data: nothing is imported and nothing that a pickle names is called.
 
-Python's own unpickler calls what the file says, so that opening a stranger's file can run a stranger's code. Here
-the pickle's instructions are carried out by a small interpreter that knows plain containers and the few names
-torch writes for a tensor. Every other name becomes an `Inert` object, which keeps what it is given and does
-nothing. Configurations, histories and enumerations of any library therefore open without that library, and what
-they say can still be looked up as data.
+Python's own unpickler calls what the file says, so that opening a stranger's file can run a stranger's code.
+Here the pickle's instructions are carried out by a small interpreter that knows plain containers and the few
+names torch writes for a tensor. Every other name becomes an `Inert` object, which keeps what it is given and
+does nothing. Configurations, histories and enumerations of any library therefore open without that library,
+and what they say can still be looked up as data.
 
 The format is described in Python's pickletools, which also splits the file into instructions. Memory is
-bounded by the length of the pickle: memo entries are kept by number, and lengths are checked against the bytes
-that are there.
+bounded by the length of the pickle: memo entries are kept by number, and lengths are checked against the
+bytes that are there.
 """
 
 from __future__ import annotations
@@ -255,7 +255,8 @@ def _call(function: Any, args: Any) -> Any:
     """What a pickled call gives: a tensor or container for a known name, an inert object otherwise."""
     args = args if isinstance(args, tuple) else (args,)
     if isinstance(function, _Known):
-        if all(not isinstance(value, Inert) for value in args[:4]):
+        is_wrapper = function.call is _rebuild_from_type  # one argument is a class, which stays inert
+        if is_wrapper or not any(isinstance(value, Inert) for value in args[:4]):
             return function.call(*args)
         return Inert(function.name, args)
     name = function.name if isinstance(function, Inert) else "an object that is no function"
@@ -279,7 +280,7 @@ def _persistent(key: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """A value as a dictionary's key: hashing a nested tuple can take for ever, so only flat ones are hashed."""
+    """A value as a dictionary's key. Hashing a nested tuple can take for ever: only flat ones are hashed."""
     plain = (str, bytes, int, float, bool, type(None), Inert, torch.dtype)
     if isinstance(value, plain):
         return value
@@ -421,8 +422,12 @@ def _get(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
 _STEPS: dict[str, Callable[[list[Any], dict[int, Any], Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "READONLY_BUFFER"), _nothing),
     **dict.fromkeys(
-        "INT LONG LONG1 LONG4 BININT BININT1 BININT2 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
-        "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split(),
+        (
+            *("INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
+            *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+            *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+            *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        ),
         _push,
     ),
     "NONE": _constant(None),

@@ -1,15 +1,15 @@
 """Weights of a DeepSpeed folder, joined from the pieces its ranks wrote.
 
-DeepSpeed's ZeRO divides what an optimizer keeps among the ranks of a run. The float32 weights of everything trained
-lie in `*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt`, one file a rank; `param_shapes` in the model states says
-which parameters, in which order:
+DeepSpeed's ZeRO divides what an optimizer keeps among the ranks of a run. The float32 weights of everything
+trained lie in `*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt`, one file a rank; `param_shapes` in the model
+states says which parameters, in which order:
 
     ZeRO-1, 2   each group of parameters is one flat row, cut into one piece a rank; padding at its end
     ZeRO-3      each parameter is cut by itself, into equal pieces whose last is padded
 
-The 16-bit copies under `module` are rounded, and of a LoRA in the VLM there are none: the original leaves every
-name with `lmm.` out of them. So the float32 weights are what a folder is read for, and where a copy exists it
-must agree with them, which shows files of different runs in one folder.
+The 16-bit copies under `module` are rounded, and of a LoRA in the VLM there are none: the original leaves
+every name with `lmm.` out of them. So the float32 weights are what a folder is read for, and where a copy
+exists it must agree with them, which shows files of different runs in one folder.
 
 Nothing is joined before it is asked for: a tensor knows its pieces and reads them.
 """
@@ -38,7 +38,9 @@ MODEL_STATES = "mp_rank_00_model_states.pt"
 OPTIMIZER_FILE = re.compile(r"^((?:bf16_|fp16_)?zero_pp_rank_)(\d+)_mp_rank_00_optim_states\.pt$")
 RANK_STATES_FILE = re.compile(r"^((?:bf16_|fp16_)?zero_pp_rank_)(\d+)_mp_rank_00_model_states\.pt$")
 ALIGNMENT = 2  # DeepSpeed pads a flat row to a multiple of this and the number of ranks
-SHOWN = 3
+SHOWN = 3  # weights that an error names
+SHOWN_FILES = 16
+MOST_RANKS = 2**20
 _BLOCK = 1 << 22  # numbers compared at a time
 
 
@@ -74,7 +76,7 @@ class _Run:
 
 
 def shapes_of(states: Mapping[Any, Any]) -> list[dict[str, tuple[int, ...]]]:
-    """`param_shapes`: name -> shape of what was trained, by group of the optimizer, in the order of the rows."""
+    """`param_shapes`: name -> shape of what was trained, by optimizer group, in the order of the rows."""
     recorded = states.get("param_shapes")
     groups = [mapping(group) for group in (recorded if isinstance(recorded, list) else [recorded])]
     return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups if group]
@@ -106,14 +108,12 @@ def open_zero(folder: Path, copies: Mapping[str, LazyTensor] | None = None) -> Z
     if not ranks:
         return _without_partitions(folder, states[0], copies, needed, world, prefix)
     if absent := [rank for rank in range(world) if rank not in ranks]:
-        names = ", ".join(f"{prefix}{rank}_mp_rank_00_optim_states.pt" for rank in absent)
+        names = _listed([f"{prefix}{rank}_mp_rank_00_optim_states.pt" for rank in absent])
         raise CheckpointError(
-            f"{folder} is incomplete: it lacks {names} of {world} ranks, so {len(needed)} trained weights such as "
-            f"{', '.join(needed[:SHOWN])} cannot be joined; copy the missing files from where the run was saved"
-        )
-    if len(states) not in (1, world):
-        raise CheckpointError(
-            f"{folder} is incomplete: it holds the model states of {len(states)} ranks, the run had {world}"
+            f"{folder} is incomplete: it lacks {names} of {world} ranks, so {len(needed)} trained weights "
+            "such as "
+            f"{', '.join(needed[:SHOWN])} cannot be joined; copy the missing files from where the run was "
+            "saved"
         )
     run = _Run(folder, states, [_optimizer(ranks[rank]) for rank in range(world)])
     _refuse_mixture(run, [ranks[rank] for rank in range(world)])
@@ -134,15 +134,28 @@ def open_zero(folder: Path, copies: Mapping[str, LazyTensor] | None = None) -> Z
 
 def _open_states(folder: Path) -> list[Mapping[Any, Any]]:
     whole = folder / MODEL_STATES
+    if whole.is_file():
+        return [_dictionary(whole)]
     found = {int(m[2]): f for f in folder.iterdir() if (m := RANK_STATES_FILE.match(f.name))}
-    if not whole.is_file() and not found:
+    if not found:
         raise CheckpointError(f"{folder} is incomplete: it lacks {MODEL_STATES}")
-    if not whole.is_file() and (gap := [rank for rank in range(max(found)) if rank not in found]):
-        name = found[max(found)].name
-        names = ", ".join(name.replace(f"rank_{max(found)}_", f"rank_{rank}_", 1) for rank in gap)
-        raise CheckpointError(f"{folder} is incomplete: it lacks {names}")
-    files = [whole] if whole.is_file() else [found[rank] for rank in sorted(found)]
-    return [_dictionary(file) for file in files]
+    last = max(found)
+    first = _dictionary(found[min(found)])
+    world = _recorded_world(first) or last + 1
+    if absent := [rank for rank in range(world) if rank not in found]:
+        names = [found[last].name.replace(f"rank_{last}_", f"rank_{rank}_", 1) for rank in absent]
+        raise CheckpointError(f"{folder} is incomplete: of {world} ranks it lacks {_listed(names)}")
+    return [_dictionary(found[rank]) for rank in sorted(found)]
+
+
+def _recorded_world(states: Mapping[Any, Any]) -> int | None:
+    world = states.get("dp_world_size")
+    return world if type(world) is int and 0 < world < MOST_RANKS else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(names[:SHOWN_FILES]) + more
 
 
 def _optimizer_files(folder: Path) -> tuple[dict[int, Path], str]:
@@ -156,10 +169,7 @@ def _optimizer_files(folder: Path) -> tuple[dict[int, Path], str]:
 
 
 def _world_size(states: Mapping[Any, Any], ranks: Mapping[int, Path], folder: Path) -> int:
-    recorded = states.get("dp_world_size")
-    world = recorded if isinstance(recorded, int) and recorded > 0 else max(ranks, default=0) + 1
-    if world > 2**20:
-        raise CheckpointError(f"{folder}: a run of {world} ranks is not believable")
+    world = _recorded_world(states) or max(ranks, default=0) + 1
     if beyond := [file.name for rank, file in ranks.items() if rank >= world]:
         raise CheckpointError(
             f"{folder} mixes two runs: its model states are of {world} ranks, and there is {beyond[0]}"
@@ -199,11 +209,12 @@ def _without_partitions(
     world: int,
     prefix: str,
 ) -> ZeroFolder:
-    """A folder of model states alone, which is whole only if every trained weight has its 16-bit copy there."""
+    """A folder of model states alone: whole only if every trained weight has its 16-bit copy there."""
     held = {strip_wrappers(name) for name, tensor in copies.items() if tensor.numel}
     if lost := [name for name in needed if strip_wrappers(name) not in held]:
         raise CheckpointError(
-            f"{folder} is incomplete: {len(lost)} trained weights such as {', '.join(lost[:SHOWN])} are only in "
+            f"{folder} is incomplete: {len(lost)} trained weights such as {', '.join(lost[:SHOWN])} are "
+            "only in "
             f"{prefix}0_mp_rank_00_optim_states.pt"
             + (f" to {prefix}{world - 1}_mp_rank_00_optim_states.pt" if world > 1 else "")
             + ", which are not there; copy them from where the run was saved"
@@ -227,7 +238,8 @@ def _joined(run: _Run, copies: Mapping[str, LazyTensor]) -> dict[str, LazyTensor
     else:
         keys = ", ".join(map(str, list(run.ranks[0])[:12]))
         raise CheckpointError(
-            f"the optimizer states of {run.folder} hold neither single_partition_of_fp32_groups (ZeRO-1, 2) nor "
+            f"the optimizer states of {run.folder} hold neither single_partition_of_fp32_groups (ZeRO-1, "
+            "2) nor "
             f"fp32_flat_groups (ZeRO-3) for every rank; they hold {keys}"
         )
     result = {}
@@ -271,7 +283,8 @@ def _pieces_of_rows(run: _Run) -> dict[str, list[Piece]]:
     by_rank = [_rows(rank, "single_partition_of_fp32_groups", run) for rank in run.ranks]
     if any(len(rows) != len(run.groups) for rows in by_rank):
         raise CheckpointError(
-            f"{run.folder} mixes files of two runs: param_shapes has {len(run.groups)} groups, the ranks hold "
+            f"{run.folder} mixes files of two runs: param_shapes has {len(run.groups)} groups, the ranks "
+            "hold "
             f"{sorted({len(rows) for rows in by_rank})}"
         )
     pieces = {}
@@ -349,7 +362,8 @@ def _read(
         raise CheckpointError(f"{folder} holds {start} of the {flat.numel()} numbers of {name}")
     if copy is not None and not _agree(flat, copy.read().reshape(-1)):
         raise CheckpointError(
-            f"{folder} mixes files of two runs: {name} in {', '.join({p.row.path.name for p in pieces})} is not what "
+            f"{folder} mixes files of two runs: {name} in {', '.join({p.row.path.name for p in pieces})} "
+            "is not what "
             f"{copy.origin} holds of it"
         )
     return flat.reshape(shape)
@@ -401,7 +415,8 @@ def _refuse_wrong_rank(run: _Run, rank: int, file: Path, states: Mapping[Any, An
         if found and None not in found.values() and found != expected:
             name = next(name for name in [*found, *expected] if found.get(name) != expected.get(name))
             raise CheckpointError(
-                f"{run.folder} mixes files: {file.name} is not of rank {rank} of this run, by where it keeps {name}"
+                f"{run.folder} mixes files: {file.name} is not of rank {rank} of this run, by where it "
+                f"keeps {name}"
             )
 
 
@@ -412,7 +427,7 @@ def _address(value: Any) -> tuple[int, int] | None:
 
 
 def _sample(run: _Run, masters: Mapping[str, LazyTensor]) -> None:
-    """Read the smallest weight of each rank that has a copy, so that a mixture is found before loading starts."""
+    """Read the smallest weight of each rank that has a copy: a mixture is found before loading starts."""
     smallest: dict[Path, LazyTensor] = {}
     for tensor in masters.values():
         parts = tensor.read.args[3] if isinstance(tensor.read, partial) else ()
