@@ -163,7 +163,7 @@ def test_objects_of_any_class_become_inert_and_keep_what_they_were_given(protoco
 
 
 def test_every_instruction_leaves_an_inert_object_usable():
-    # INST, OBJ, extension codes, outside buffers and persistent ids, written by hand: no module writes them all
+    # written by hand: no library writes INST, OBJ, extension codes, outside buffers and persistent ids all
     assert load(b"(S'a'\nios\nsystem\n.").name == "os.system"
     assert load(b"(cos\nsystem\nS'a'\no.").args == ("a",)
     for code in (b"\x82\x01.", b"\x83\x01\x00.", b"\x84\x01\x00\x00\x00."):

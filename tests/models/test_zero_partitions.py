@@ -100,7 +100,7 @@ def test_a_rank_of_a_run_of_another_size_is_refused(deepspeed_folders, tmp_path)
     for taken in ("zero2-ranks3", "zero3-ranks2"):
         folder = shutil.copytree(deepspeed_folders / "zero2-ranks2", tmp_path / taken)
         shutil.copy(deepspeed_folders / taken / name, folder / name)
-        with pytest.raises(CheckpointError, match="mixes|neither"):
+        with pytest.raises(CheckpointError, match=r"mixes|neither"):
             open_zero(folder)
     folder = shutil.copytree(deepspeed_folders / "zero2-ranks2", tmp_path / "more")
     third = name.replace("rank_1_", "rank_2_", 1)
@@ -122,7 +122,7 @@ def test_a_foreign_file_in_a_rank_s_place_is_named(deepspeed_folders, tmp_path):
     folder = shutil.copytree(deepspeed_folders / "zero2-ranks2", tmp_path / "run")
     file = folder / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
     torch.save({"a": torch.ones(2)}, file)
-    with pytest.raises(CheckpointError, match=f"{file.name} holds no optimizer_state_dict"):
+    with pytest.raises(CheckpointError, match=rf"{file.name} holds no optimizer_state_dict"):
         open_zero(folder)
 
 
