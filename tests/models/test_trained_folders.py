@@ -130,12 +130,15 @@ def test_a_missing_rank_is_refused_by_name_at_every_door(sft, bases, tmp_path, c
     for opened in (
         lambda: DeepGenPipeline.from_pretrained(sft, **bases),
         lambda: convert(sft, tmp_path / "out", **bases, progress=False),
-        lambda: info(sft),
+        lambda: read_checkpoint(detect(sft)),
     ):
         with pytest.raises(CheckpointError, match=f"incomplete: it lacks {RANK_1} of 2 ranks"):
             opened()
     (problem,) = verify(sft).problems
     assert RANK_1 in problem.message
+    described = info(sft)  # says what is there, and first what is not
+    assert RANK_1 in described.notes[0]
+    assert {part.name for part in described.parts} == {"connector", "transformer"}
     assert main(["verify", str(sft)]) == 1
     assert main(["generate", "--model", str(sft), "a red circle", "--output", str(tmp_path / "x.png")]) > 0
     assert RANK_1 in capsys.readouterr().err

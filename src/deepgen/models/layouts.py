@@ -171,13 +171,12 @@ def _detect_folder(path: Path, source: str) -> Layout:
         if "model_type" in config and not is_deepgen:
             raise CheckpointError(f"{path} is a language model by itself; pass it as the base VLM, with vlm=")
         return Layout("rl-dir", path, source, weights, _zero_dir(path))
+    if (step := _zero_dir(path)) is not None:  # before single files: a trainer keeps others beside it
+        return _detect_folder(step, source)
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in NATIVE_SUFFIXES)
     if len(files) == 1:
         return Layout("native-file", files[0], source, (files[0],))
     _refuse_split_zip(path)
-    latest = path / "latest"
-    if latest.is_file() and (path / latest.read_text().strip()).is_dir():
-        return _detect_folder(path / latest.read_text().strip(), source)
     inner = sorted(str(child.relative_to(path)) for child in _candidates(path))
     hint = f"; choose one of: {', '.join(inner)}" if inner else ""
     if len(files) > 1:
@@ -229,7 +228,7 @@ def _detect_deepspeed(path: Path, source: str) -> Layout:
 
 
 def _zero_dir(path: Path) -> Path | None:
-    """The folder beside `model.safetensors` to which DeepSpeed wrote, by `latest` or as the only one."""
+    """The folder inside, to which DeepSpeed wrote: the one that `latest` names, or the only one."""
     latest = path / "latest"
     if latest.is_file():
         named = path / latest.read_text(encoding="utf-8", errors="replace").strip()

@@ -44,6 +44,10 @@ MOST_RANKS = 2**20
 _BLOCK = 1 << 22  # numbers compared at a time
 
 
+class IncompleteRunError(CheckpointError):
+    """Files of a run are not there, so that weights it trained cannot be had."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """`count` numbers of a parameter: from `first` on in a flat row of one rank's file."""
@@ -109,7 +113,7 @@ def open_zero(folder: Path, copies: Mapping[str, LazyTensor] | None = None) -> Z
         return _without_partitions(folder, states[0], copies, needed, world, prefix)
     if absent := [rank for rank in range(world) if rank not in ranks]:
         names = _listed([f"{prefix}{rank}_mp_rank_00_optim_states.pt" for rank in absent])
-        raise CheckpointError(
+        raise IncompleteRunError(
             f"{folder} is incomplete: it lacks {names} of {world} ranks, so {len(needed)} trained weights "
             "such as "
             f"{', '.join(needed[:SHOWN])} cannot be joined; copy the missing files from where the run was "
@@ -138,13 +142,13 @@ def _open_states(folder: Path) -> list[Mapping[Any, Any]]:
         return [_dictionary(whole)]
     found = {int(m[2]): f for f in folder.iterdir() if (m := RANK_STATES_FILE.match(f.name))}
     if not found:
-        raise CheckpointError(f"{folder} is incomplete: it lacks {MODEL_STATES}")
+        raise IncompleteRunError(f"{folder} is incomplete: it lacks {MODEL_STATES}")
     last = max(found)
     first = _dictionary(found[min(found)])
     world = _recorded_world(first) or last + 1
     if absent := [rank for rank in range(world) if rank not in found]:
         names = [found[last].name.replace(f"rank_{last}_", f"rank_{rank}_", 1) for rank in absent]
-        raise CheckpointError(f"{folder} is incomplete: of {world} ranks it lacks {_listed(names)}")
+        raise IncompleteRunError(f"{folder} is incomplete: of {world} ranks it lacks {_listed(names)}")
     return [_dictionary(found[rank]) for rank in sorted(found)]
 
 
@@ -212,7 +216,7 @@ def _without_partitions(
     """A folder of model states alone: whole only if every trained weight has its 16-bit copy there."""
     held = {strip_wrappers(name) for name, tensor in copies.items() if tensor.numel}
     if lost := [name for name in needed if strip_wrappers(name) not in held]:
-        raise CheckpointError(
+        raise IncompleteRunError(
             f"{folder} is incomplete: {len(lost)} trained weights such as {', '.join(lost[:SHOWN])} are "
             "only in "
             f"{prefix}0_mp_rank_00_optim_states.pt"
