@@ -1,8 +1,8 @@
 """A checkpoint folder of the original's own trainer: its tensors, and what the original draws with them.
 
-The recorded pictures were drawn with the float16 tensors of `expected.safetensors`. Measured: with the float32
-weights of the folder the latents, of up to 18.8, differ by 1.2e-2, with the rounded ones by 3e-5. So what
-was trained is rounded to float16 here too, before drawing.
+The recorded pictures were drawn with the float16 tensors of `expected.safetensors`. Measured: with the
+float32 weights of the folder the latents, of up to 18.8, differ by 1.2e-2, with the rounded ones by
+3e-5. So what was trained is rounded to float16 here too, before drawing.
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ def test_the_folder_is_whole_and_described(sft):
     assert any("LoRA on" in note for note in report.notes)
     described = info(sft)
     assert "LoRA of rank 2 for the VLM" in described.notes
+    assert "vlm: from a base model; the run started from /data/base/qwen" in described.notes
     assert {part.name for part in described.parts} == {"connector", "transformer", "vlm_lora"}
     assert all(part.dtypes.keys() == {"float32"} for part in described.parts if part.name != "transformer")
 

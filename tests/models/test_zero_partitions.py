@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,40 @@ def test_a_folder_without_any_partition_needs_its_copies(deepspeed_folders, tmp_
         CheckpointError, match=r"incomplete: 32 trained weights such as lmm\..* are only in bf16"
     ):
         open_zero(folder)
+
+
+class Evil:
+    """Runs code where pickles are obeyed."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_no_file_of_a_folder_runs_code(tmp_path):
+    marker, weight = tmp_path / "executed", torch.randn(3, 5)
+    evil = {"plain": Evil(marker), "nested": [{"config": (Evil(marker),)}], Evil(marker): 1}
+    states = {
+        "module": {"a": weight.bfloat16()},
+        "param_shapes": [{"a": weight.shape}],
+        "dp_world_size": 2,
+        **evil,
+    }
+    folder = tmp_path / "iter_1.pth"
+    folder.mkdir()
+    torch.save(states, folder / "mp_rank_00_model_states.pt")
+    for rank, row in enumerate(weight.reshape(-1).split(8)):
+        optimizer = {"single_partition_of_fp32_groups": [row.clone()], "zero_stage": Evil(marker), **evil}
+        name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": optimizer, "ds_config": evil}, folder / name)
+    opened = open_zero(folder)
+    assert torch.equal(opened.tensors["a"].read(), weight)
+    assert run_settings(opened.states).bases == {}
+    assert not marker.exists()
+    torch.load(folder / "mp_rank_00_model_states.pt", weights_only=False)
+    assert marker.exists()
 
 
 def mixed(deepspeed_folders: Path, tmp_path: Path, rank: int) -> Path:

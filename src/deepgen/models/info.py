@@ -122,6 +122,8 @@ def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
         part = checkpoint.parts.get(name)
         if part is None or part.config is None:
             source = f"the one of {named.name} is assumed" if named else "which one is not known"
+            if (started := checkpoint.settings.bases.get(name)) is not None:
+                source = f"the run started from {started}"
             result.notes.append(f"{name}: from a base model; {source}")
         config = (
             part.config
