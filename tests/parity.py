@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
+from parity_deepspeed import run_deepspeed
 from parity_rl import check_advantages, check_nft, check_policy_losses, check_rollout, check_sde
 
 FORMULA = (1e-5, 0.0)
@@ -571,8 +573,11 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not (Path(arguments[0]) / "manifest.json").is_file():
         print("usage: make parity GOLDENS=<folder with manifest.json>", file=sys.stderr)
         return 2
-    failed = 0
-    for section in run(Path(arguments[0])):
+    failed, folder = 0, Path(arguments[0])
+    sections = run(folder)
+    if (folder / "deepspeed" / "sft").is_dir():
+        sections = chain(sections, run_deepspeed(folder / "deepspeed"))
+    for section in sections:
         verdict = "ok" if not section.failed else "FAILED"
         print(
             f"{section.name:<12} {section.compared:>4} compared  largest error {section.worst:.2e}  {verdict}"

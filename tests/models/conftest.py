@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ def bases() -> dict[str, Any]:
 def options() -> dict[str, Any]:
     """What a native checkpoint of this size needs to be loaded."""
     return {**BASES, "connector_config": HEADS}
+
+
+@pytest.fixture(scope="session")
+def deepspeed_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints that DeepSpeed wrote; see tools/deepspeed_checkpoints.py. To be copied, not changed."""
+    folder = tmp_path_factory.mktemp("written-by-deepspeed")
+    with tarfile.open(GOLDENS / "deepspeed.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "deepspeed"
 
 
 @pytest.fixture

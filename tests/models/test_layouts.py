@@ -117,11 +117,12 @@ def test_a_joined_archive_is_refused_with_what_it_holds(tmp_path):
         detect(tmp_path / "half.zip")
 
 
-def test_zero_3_and_model_parallel_checkpoints_are_refused(tmp_path):
+def test_zero_3_is_recognised_and_model_parallel_checkpoints_are_refused(tmp_path):
     for rank in range(2):
         (tmp_path / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt").touch()
-    with pytest.raises(CheckpointError, match=r"ZeRO-3.*zero_to_fp32\.py"):
-        detect(tmp_path)
+        (tmp_path / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    layout = detect(tmp_path)
+    assert (layout.kind, layout.zero_dir, len(layout.files)) == ("deepspeed-dir", tmp_path, 4)
     other = tmp_path / "other"
     other.mkdir()
     for rank in range(2):

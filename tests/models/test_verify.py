@@ -202,7 +202,6 @@ def test_the_table_holds_every_published_file_of_weights():
     assert len({file.sha256 for file in PUBLISHED.values()}) == 5
 
 
-def test_an_unsafe_pickle_is_reported(tmp_path, native):
+def test_objects_beside_the_weights_are_no_fault(tmp_path, native):
     torch.save({**native, "path": Path("x")}, tmp_path / "model.pt")
-    (problem,) = errors(verify(tmp_path / "model.pt"))
-    assert "could run code" in problem.message
+    assert verify(tmp_path / "model.pt").problems == []

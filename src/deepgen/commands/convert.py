@@ -23,7 +23,7 @@ class Convert:
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Another way to name SOURCE; TARGET is then all that is left to say."""
     layout: Literal["deepgen", "native"] = "deepgen"
-    """deepgen: a folder that loads as it is. native: the original's flat file, without VLM and VAE."""
+    """deepgen: a folder that loads as it is. native: the original's flat file."""
     gguf: Literal["none", "q8_0", "q5_0", "q4_0"] = "none"
     """Write one part as a GGUF file of 8, 5 or 4 bits a weight; needs the extra `quant`."""
     part: Literal["transformer", "vlm", "connector"] = "transformer"
@@ -38,6 +38,8 @@ class Convert:
     """The DiT, where the checkpoint has none."""
     vae: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """The VAE, where the checkpoint has none."""
+    connector_heads: Annotated[int | None, arg(metavar="INT")] = None
+    """Attention heads of the connector, where neither the checkpoint nor a config.json beside it says."""
 
     def run(self) -> int:
         """Exit code 0 once the target is complete."""
@@ -46,6 +48,7 @@ class Convert:
             return self._write_gguf(source, target)
         from deepgen.models.convert import convert
 
+        heads = {"num_attention_heads": self.connector_heads} if self.connector_heads is not None else None
         done = convert(
             locate(source),
             target,
@@ -55,6 +58,7 @@ class Convert:
             vlm=self.vlm,
             transformer=self.transformer,
             vae=self.vae,
+            connector_config=heads,
         )
         print(
             f"{done.destination}  {len(done.files)} files, {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepgen.picture_sizes import SizeRules
     from deepgen.pipeline import DeepGenPipeline
 
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
 
 TINY_NOTICE = """\
@@ -63,6 +64,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     if options.verify:
         settings["verify"] = True
 
+    settings |= base_models(options)
     lora = None
     if options.lora is not None:
         from deepgen.models.lora_files import read_lora
@@ -88,6 +90,27 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     seconds = time.perf_counter() - started
     print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
     return pipe
+
+
+def base_models(options: ModelOptions) -> dict[str, Any]:
+    """The options that complete a checkpoint, as `from_pretrained` takes them.
+
+    Raises:
+        ValueError: the model is complete, so that they would change nothing.
+    """
+    named = {"vlm": options.vlm, "transformer": options.transformer, "vae": options.vae}
+    settings: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if options.connector_heads is not None:
+        settings["connector_config"] = {"num_attention_heads": options.connector_heads}
+    if settings:
+        from deepgen.models.layouts import detect
+
+        if detect(locate(options.model)).kind == "deepgen":
+            given = (
+                "--connector-heads" if options.connector_heads is not None else f"--{next(iter(settings))}"
+            )
+            raise ValueError(f"{options.model} holds its own parts, so {given} has no use; leave it out")
+    return settings
 
 
 @dataclass(frozen=True)
@@ -176,7 +199,8 @@ def is_large(model: str) -> bool:
     if path.is_file():
         return path.stat().st_size > LARGE_MODEL_BYTES
     if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*.safetensors")) > LARGE_MODEL_BYTES
+        files = (file for file in path.rglob("*") if file.suffix in WEIGHT_SUFFIXES)
+        return sum(file.stat().st_size for file in files) > LARGE_MODEL_BYTES
     return True
 
 

@@ -35,6 +35,14 @@ class ModelOptions:
 
     model: Annotated[str, arg(metavar="NAME|PATH")] = field(default_factory=default_model)
     """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
+    vlm: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The base VLM of a checkpoint that holds none; default Qwen/Qwen2.5-VL-3B-Instruct."""
+    transformer: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The base DiT of a checkpoint that holds none; a folder of an SD3 pipeline will do."""
+    vae: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """The base VAE of a checkpoint that holds none; a folder of an SD3 pipeline will do."""
+    connector_heads: Annotated[int | None, arg(metavar="INT")] = None
+    """Attention heads of the connector, where neither the checkpoint nor a config.json beside it says."""
     scheduler: Scheduler = "euler"
     """The solver that walks from noise to the picture."""
     dtype: Dtype = "auto"

@@ -44,6 +44,8 @@ def complete(
             stored.config = read_config(name, folder)
             continue
         parts[name] = open_part(name, folder, report, is_base=True)
+        if name in checkpoint.buffers:
+            parts[name].tensors = {**parts[name].tensors, **checkpoint.buffers[name]}
         report.bases[name] = str(source)
         if name == "vlm" and not checkpoint.lora:
             report.notes.append(

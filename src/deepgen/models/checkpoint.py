@@ -16,11 +16,14 @@ from deepgen.models.config import ARCHITECTURES, Architecture
 from deepgen.models.containment import require_inside
 from deepgen.models.layouts import Layout, read_json, read_object, weight_files
 from deepgen.models.limits import check_config, check_layers
-from deepgen.models.lora import DEFAULT_SCALE, Pair, pairs
+from deepgen.models.lora import DEFAULT_SCALE, Pair, native_tensors, pairs
 from deepgen.models.parts import WEIGHTED, Part, build, is_quantized, read_config
+from deepgen.models.run_facts import RunSettings, run_settings
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_files
+from deepgen.models.zero_partitions import open_zero
 
 ADAPTER_DIR = "vlm_lora"
+POSITION_TABLE = "pos_embed.pos_embed"  # the DiT's only buffer: stored even where its weights are not
 SHOWN = 20  # keys of one kind that an error spells out
 
 
@@ -62,6 +65,9 @@ class Checkpoint:
     scheduler: Path | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
     hints: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, Mapping[str, LazyTensor]] = field(default_factory=dict)  # of parts left to base models
+    carried: dict[str, LazyTensor] = field(default_factory=dict)  # native names of what has no part here
+    settings: RunSettings = field(default_factory=RunSettings)  # what the training run says of itself
 
     def check(self) -> None:
         """Compare every part with the model of its config; CheckpointError that lists what does not fit."""
@@ -228,9 +234,11 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Pair], float]:
 
 
 def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: int | None) -> Checkpoint:
-    found, unknown = names.split(open_files(layout.files))
-    report = LoadReport(unexpected=unknown)
+    tensors, settings, notes = open_native(layout)
+    found, unknown = names.split(tensors)
+    report, carried = LoadReport(unexpected=unknown, notes=notes), {}
     if averages := found.pop("ema", {}):
+        carried |= {f"ema.{name}": tensor for name, tensor in averages.items()}
         report.ignored |= {tensor.name: names.UNUSED_EMA for tensor in averages.values()}
         report.notes.append(f"{len(averages)} tensors under ema. are not used: {names.UNUSED_EMA}")
     if "connector" not in found:
@@ -240,10 +248,12 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
             f"projector_1, meta_queries); its tensors are {shown}, ..."
         )
     beside = _config_beside(layout)
-    hints = (beside.get("connector") or {}) | connector_config
+    hints = _recorded_heads(settings, found["connector"]) | (beside.get("connector") or {}) | connector_config
+    buffers = _buffers_alone(found)
     lora = pairs(found.pop("vlm_lora", {}))
     for name in [name for name in found.get("vlm", {}) if name.startswith("lm_head.")]:
-        report.ignored[found["vlm"].pop(name).name] = names.UNUSED_HEAD
+        carried[names.native_name("vlm", name)] = head = found["vlm"].pop(name)
+        report.ignored[head.name] = names.UNUSED_HEAD
     parts = {}
     for name in ("connector", "transformer", "vae", "vlm"):
         if tensors := found.get(name):
@@ -253,9 +263,56 @@ def _read_native(layout: Layout, connector_config: dict[str, Any], spare_heads: 
         parts["transformer"].config = sizes.transformer_config(
             parts["transformer"].tensors, beside.get("transformer")
         )
-    if head := lora.pop("lm_head", None):
-        report.ignored |= {tensor.name: names.UNUSED_HEAD for tensor in (head.a, head.b)}
-    return Checkpoint(layout, parts, lora, report, hints=hints, defaults=beside.get("defaults") or {})
+    if pair := lora.pop("lm_head", None):
+        carried |= native_tensors({"lm_head": pair})
+        report.ignored |= {tensor.name: names.UNUSED_HEAD for tensor in (pair.a, pair.b)}
+    return Checkpoint(
+        layout,
+        parts,
+        lora,
+        report,
+        _recorded_scale(settings, beside, lora),
+        hints=hints,
+        defaults=beside.get("defaults") or {},
+        buffers=buffers,
+        carried=carried,
+        settings=settings,
+    )
+
+
+def open_native(layout: Layout) -> tuple[dict[str, LazyTensor], RunSettings, list[str]]:
+    """The tensors of a native layout by the names in its files, what its run says of itself, and notes."""
+    if layout.zero_dir is None:
+        return open_files(layout.files), RunSettings(), []
+    copies = open_files(layout.files) if layout.kind == "rl-dir" else None
+    opened = open_zero(layout.zero_dir, copies)
+    return opened.tensors, run_settings(opened.states), opened.notes
+
+
+def _recorded_heads(settings: RunSettings, connector: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """The connector's number of heads as the run recorded it, if it recorded this connector."""
+    recorded, projector = settings.connector, connector.get("tap_projector.weight")
+    if "num_attention_heads" not in recorded or projector is None:
+        return {}
+    if recorded.get("hidden_size", projector.shape[0]) != projector.shape[0]:
+        return {}
+    return {"num_attention_heads": recorded["num_attention_heads"]}
+
+
+def _recorded_scale(settings: RunSettings, beside: Mapping[str, Any], lora: Mapping[str, Pair]) -> float:
+    """Alpha / rank: of `config.json` beside the file, of the run's own settings, or as published."""
+    if isinstance(scale := beside.get("lora_scale"), int | float):
+        return float(scale)
+    if settings.lora_scale is not None and all(pair.rank == settings.lora_rank for pair in lora.values()):
+        return settings.lora_scale
+    return DEFAULT_SCALE
+
+
+def _buffers_alone(found: dict[str, dict[str, LazyTensor]]) -> dict[str, Mapping[str, LazyTensor]]:
+    """Take out a DiT of which only its position table is stored: the rest was frozen and left out."""
+    if set(found.get("transformer", {})) == {POSITION_TABLE}:
+        return {"transformer": found.pop("transformer")}
+    return {}
 
 
 def _config_beside(layout: Layout) -> dict[str, Any]:

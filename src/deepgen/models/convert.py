@@ -7,11 +7,12 @@ written, and written beside the destination under another name, so a destination
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,10 @@ import torch
 from tqdm import tqdm
 
 from deepgen.models import names, remote_code, writer
-from deepgen.models.bases import complete
-from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, read_checkpoint
-from deepgen.models.layouts import HubOptions, detect
-from deepgen.models.lora import DEFAULT_SCALE, adapter_config, adapter_tensors
+from deepgen.models.bases import base_folder, complete
+from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, open_part, read_checkpoint
+from deepgen.models.layouts import HubOptions, detect, read_json, weight_files
+from deepgen.models.lora import adapter_config, adapter_tensors, merge, native_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_of
 from deepgen.models.sums import read_sums, write_sums
 from deepgen.models.tensors import LazyTensor
@@ -33,7 +34,8 @@ from deepgen.models.weights import LoraMode, adapt
 logger = logging.getLogger(__name__)
 
 Target = Literal["deepgen", "native"]
-NATIVE_PARTS = ("transformer", "connector")  # what the original writes; VLM and VAE are its base models'
+NATIVE_PARTS = ("transformer", "connector")  # of which the original has no plain base model at hand
+BASES = "bases.json"  # which parts of a folder are plain base models, by the hashes of their files
 
 
 @dataclass
@@ -72,14 +74,15 @@ def convert(
         destination: a folder that does not exist or is empty; for "native" also a name ending in
             `.safetensors`.
         layout: "deepgen", a folder `DeepGenPipeline.from_pretrained` and diffusers load; "native", the flat
-            state dict of the original, without the base models' VLM and VAE, as the original writes it.
+            state dict of the original. A VLM or VAE is left out, as the original does, where it is known to
+            be the plain base model; any other is written too, under `lmm.` and `vae.`.
         dtype: cast floating point tensors; None keeps each as stored.
         lora: of the VLM: merged into its weights, written as a peft adapter (native: as the original's LoRA
             keys), or left out.
         lora_scale: alpha / rank of a checkpoint that does not say; 2.0 by default.
         shard_size: largest file, as "4GB".
         vlm: base models for what the source lacks, folders or hub ids; likewise `transformer`, `vae`,
-            `tokenizer` and `scheduler`.
+            `tokenizer` and `scheduler`. For "native", the base a VLM or VAE equal to it may be left to.
         transformer: see `vlm`.
         vae: see `vlm`.
         tokenizer: see `vlm`.
@@ -116,13 +119,16 @@ def convert(
         )
         adapt(checkpoint, lora, lora_scale)
     else:
-        _keep_native(checkpoint, lora)
+        _keep_native(checkpoint, lora, lora_scale, {"vlm": vlm, "vae": vae}, hub)
     checkpoint.check()
     for note in checkpoint.report.notes:
         logger.warning(note)
 
-    total = sum(writer.written_bytes(part.tensors, kind) for part in checkpoint.parts.values())
-    total += sum(pair.a.nbytes + pair.b.nbytes for pair in checkpoint.lora.values())
+    if layout == "native":
+        total = writer.written_bytes(native_state(checkpoint), kind)
+    else:
+        total = sum(writer.written_bytes(part.tensors, kind) for part in checkpoint.parts.values())
+        total += sum(pair.a.nbytes + pair.b.nbytes for pair in checkpoint.lora.values())
     result = Conversion(destination, report=checkpoint.report)
     with (
         _beside(destination, total) as folder,
@@ -140,7 +146,7 @@ def convert(
         write_sums(folder, known=known)
         result.files = list(known)
         result.nbytes = sum(file.nbytes for file in files)
-        result.tensors = sum(checkpoint.report.used.values()) + 2 * len(checkpoint.lora)
+        result.tensors = sum(file.tensors for file in files)
     return result
 
 
@@ -212,6 +218,7 @@ def _write_deepgen(
         files.append(
             writer.write_file(path, adapter_tensors(checkpoint.lora), dtype=dtype, progress=progress)
         )
+    _write_json(folder / BASES, _base_sums(checkpoint, folder, files))
     _write_json(folder / "model_index.json", _model_index(checkpoint, type(tokenizer).__name__))
     remote_code.write(folder)
     return files
@@ -248,41 +255,105 @@ def _model_index(checkpoint: Checkpoint, tokenizer: str) -> dict[str, Any]:
 # --- native
 
 
-def _keep_native(checkpoint: Checkpoint, lora: LoraMode) -> None:
-    """Only what a native file holds. Without a VLM to merge into, LoRA stays as keys unless ignored."""
-    left_out = [name for name in checkpoint.parts if name not in NATIVE_PARTS]
-    for name in left_out:
-        del checkpoint.parts[name]
-    if left_out:
-        checkpoint.report.notes.append(
-            f"a native file holds no {' or '.join(left_out)}: load it with the same base models, "
-            "and keep the source if its VLM was fine-tuned"
-        )
-    if checkpoint.lora and checkpoint.lora_scale != DEFAULT_SCALE:
-        checkpoint.report.notes.append(
-            "a native file does not store the scale of its LoRA: "
-            f"load it with lora_scale={checkpoint.lora_scale}"
-        )
+def _keep_native(
+    checkpoint: Checkpoint,
+    lora: LoraMode,
+    scale: float | None,
+    bases: Mapping[str, str | Path | None],
+    hub: HubOptions | None,
+) -> None:
+    """Leave out base models known to be plain, and nothing else. LoRA stays as keys unless ignored."""
+    if lora not in ("merge", "adapter", "ignore"):
+        raise ValueError(f"unknown lora mode {lora!r}; known: merge, adapter, ignore")
+    checkpoint.lora_scale = checkpoint.lora_scale if scale is None else scale
+    if checkpoint.lora and "vlm" in checkpoint.parts:
+        merge(checkpoint.parts["vlm"].tensors, checkpoint.lora)  # checks that every pair fits
     if lora == "ignore":
         checkpoint.lora = {}
+    for name in [name for name in checkpoint.parts if name not in NATIVE_PARTS]:
+        source = _plain_base(checkpoint, name) or _equal_base(checkpoint.parts[name], bases.get(name), hub)
+        if source is None:
+            size = sum(tensor.nbytes for tensor in checkpoint.parts[name].tensors.values())
+            checkpoint.report.notes.append(
+                f"the {name} is not known to be a plain base model, so it is written too: {size / 1e9:.2f} GB"
+            )
+            continue
+        del checkpoint.parts[name]
+        checkpoint.report.notes.append(f"the {name} is the plain {source} and left out: load with {name}= it")
+
+
+def _base_sums(checkpoint: Checkpoint, folder: Path, files: Sequence[writer.Written]) -> dict[str, Any]:
+    """For each part that is an unchanged base model: where it came from, and the hashes of its files."""
+    return {
+        name: {
+            "source": checkpoint.report.bases.get(name, part.origin),
+            "files": {file.path.name: file.sha256 for file in files if file.path.parent == folder / name},
+        }
+        for name, part in checkpoint.parts.items()
+        if part.is_base and name not in NATIVE_PARTS
+    }
+
+
+def _plain_base(checkpoint: Checkpoint, name: str) -> str | None:
+    """The base model a part of our folder is: `bases.json` says so and the files are unchanged."""
+    folder, recorded = checkpoint.layout.folder, checkpoint.layout.folder / BASES
+    entry = read_json(recorded).get(name) if recorded.is_file() and not checkpoint.layout.is_native else None
+    if not entry or not entry.get("files"):
+        return None
+    files = {file.name: file for file in weight_files(folder / name)}
+    if set(files) != set(entry["files"]):
+        return None
+    is_unchanged = all(_sha256(file) == entry["files"][name] for name, file in files.items())
+    return str(entry.get("source", "base model")) if is_unchanged else None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _equal_base(part: Part, source: str | Path | None, hub: HubOptions | None) -> str | None:
+    """The base model given by the caller, if every tensor of the part is in it, bit for bit."""
+    if source is None:
+        return None
+    base = open_part(part.name, base_folder(part.name, source, hub), LoadReport()).tensors
+    if set(base) != set(part.tensors):
+        return None
+    is_equal = all(torch.equal(tensor.read(), base[name].read()) for name, tensor in part.tensors.items())
+    return str(source) if is_equal else None
 
 
 def _write_native(
     checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, limit: int, progress: writer.Progress
 ) -> list[writer.Written]:
-    tensors: dict[str, LazyTensor] = {}
-    for part in checkpoint.parts.values():
-        tensors |= {names.native_name(part.name, name): tensor for name, tensor in part.tensors.items()}
-    for module, pair in checkpoint.lora.items():
-        for side, tensor in (("A", pair.a), ("B", pair.b)):
-            leaf = f"lora_embedding_{side}.default" if pair.is_embedding else f"lora_{side}.default.weight"
-            tensors[names.native_name("vlm", f"{module}.{leaf}")] = tensor
-    configs = {name: part.config for name, part in checkpoint.parts.items()}
+    configs = {name: part.config for name, part in checkpoint.parts.items() if name in NATIVE_PARTS}
     _write_json(
         folder / "config.json",
         {"_class_name": "DeepGen-1.0", **configs, "defaults": checkpoint.pipeline_defaults()},
     )
-    return writer.write_shards(folder, "model", tensors, dtype=dtype, shard_size=limit, progress=progress)
+    return writer.write_shards(
+        folder, "model", native_state(checkpoint), dtype=dtype, shard_size=limit, progress=progress
+    )
+
+
+def native_state(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    """Everything a checkpoint holds, by the original's names."""
+    tensors: dict[str, LazyTensor] = {}
+    for part, held in (*_held(checkpoint), *checkpoint.buffers.items()):
+        for name, tensor in held.items():
+            module, _, leaf = name.rpartition(".")
+            # peft's name of a weight under a LoRA, under which the original looks for it
+            is_wrapped = part == "vlm" and module in checkpoint.lora
+            tensors[names.native_name(part, f"{module}.base_layer.{leaf}" if is_wrapped else name)] = tensor
+    return tensors | native_tensors(checkpoint.lora, checkpoint.lora_scale) | checkpoint.carried
+
+
+def _held(checkpoint: Checkpoint) -> Iterator[tuple[str, Mapping[str, LazyTensor]]]:
+    for name, part in checkpoint.parts.items():
+        yield name, part.tensors
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

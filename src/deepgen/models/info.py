@@ -8,7 +8,7 @@ section 3).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deepgen.models.checkpoint import Checkpoint, read_checkpoint
 from deepgen.models.config import ARCHITECTURES, Architecture
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.parts import WEIGHTED, Part, build, named_config
+from deepgen.models.zero_partitions import IncompleteRunError
 
 LORA_RANK = 64  # of the published SFT, on every linear and embedding of the VLM
 # nf4: half a byte, and one float32 scale per block of 64 weights
@@ -90,7 +91,13 @@ def info(
         raise FileNotFoundError(
             f"{error}; {str(source)!r} is no named architecture either: {known}"
         ) from error
-    return _of_checkpoint(read_checkpoint(layout, connector_config, shapes_only=True))
+    try:
+        return _of_checkpoint(read_checkpoint(layout, connector_config, shapes_only=True))
+    except IncompleteRunError as error:
+        present = replace(layout, kind="native-file", files=layout.files[:1], zero_dir=None)
+        result = _of_checkpoint(read_checkpoint(present, connector_config, shapes_only=True))
+        result.kind, result.notes = layout.kind, [str(error), *result.notes]
+        return result
 
 
 def _of_architecture(architecture: Architecture) -> ModelInfo:
@@ -115,6 +122,8 @@ def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
         part = checkpoint.parts.get(name)
         if part is None or part.config is None:
             source = f"the one of {named.name} is assumed" if named else "which one is not known"
+            if (started := checkpoint.settings.bases.get(name)) is not None:
+                source = f"the run started from {started}"
             result.notes.append(f"{name}: from a base model; {source}")
         config = (
             part.config

@@ -4,8 +4,9 @@ weights.
     deepgen              our folder: model_index.json that registers vlm and connector
     diffusers-published  the released folder: model_index.json with a list for a class, vlm and connector
     beside it native-file          one .pt, .pth, .bin or .safetensors file, or a folder that holds one
-    deepspeed-dir        iter_N.pth/ or global_stepN/ with mp_rank_00_model_states.pt rl-dir
-    checkpoint-N/ with model.safetensors, one file or shards with an index
+    deepspeed-dir        iter_N.pth/ or global_stepN/ with mp_rank_00_model_states.pt and a file for each rank
+    rl-dir               checkpoint-N/ with model.safetensors, one file or shards with an index; global_stepN/
+                         beside it holds the float32 weights
 
 What is none of these raises an error that says what was looked for, where, and what was there.
 """
@@ -40,6 +41,7 @@ _PUBLISHED_PARTS = ("transformer", "vae", "connector")
 _DEEPGEN_PARTS = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenizer")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _VARIANT = re.compile(rf"(?:{'|'.join(WEIGHT_NAMES)})\.(\w+)(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+_MODEL_RANK = re.compile(r"mp_rank_(\d+)_(?:model|optim)_states\.pt$")
 _ZIP_PART = re.compile(r"\.zip\.part-\w+$|\.z\d\d$")
 
 
@@ -51,6 +53,7 @@ class Layout:
     path: Path
     source: str  # what was asked for
     files: tuple[Path, ...] = ()
+    zero_dir: Path | None = None  # the folder with DeepSpeed's pieces of the weights
 
     @property
     def folder(self) -> Path:
@@ -195,7 +198,7 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
 def _detect_folder(path: Path, source: str) -> Layout:
     if (path / "model_index.json").is_file():
         return _detect_pipeline(path, source)
-    if any(path.glob("*mp_rank_*_model_states.pt")):
+    if any(path.glob("*mp_rank_*_states.pt")):
         return _detect_deepspeed(path, source)
     if any((path / name).is_file() for name in ("model.safetensors.index.json", "model.safetensors")):
         weights = weight_files(path)
@@ -203,16 +206,13 @@ def _detect_folder(path: Path, source: str) -> Layout:
         is_deepgen = any("meta_queries" in name for file in weights for name in read_header(file)[0])
         if "model_type" in config and not is_deepgen:
             raise CheckpointError(f"{path} is a language model by itself; pass it as the base VLM, with vlm=")
-        return Layout("rl-dir", path, source, weights)
+        return Layout("rl-dir", path, source, weights, _zero_dir(path))
+    if (step := _zero_dir(path)) is not None:  # before single files: a trainer keeps others beside it
+        return _detect_folder(step, source)
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in NATIVE_SUFFIXES)
     if len(files) == 1:
         return Layout("native-file", files[0], source, (files[0],))
     _refuse_split_zip(path)
-    if (latest := path / "latest").is_file():
-        newest = require_inside(path / require_plain(latest.read_text().strip(), latest), path)
-        if newest.is_dir():
-            check_folder(newest)
-            return _detect_folder(newest, source)
     if not files and (parts := sorted(path.glob("*.gguf"))):
         raise CheckpointError(describe_gguf(parts[0]))
     inner = sorted(str(child.relative_to(path)) for child in _candidates(path))
@@ -255,20 +255,30 @@ def _detect_pipeline(path: Path, source: str) -> Layout:
 
 
 def _detect_deepspeed(path: Path, source: str) -> Layout:
-    states = sorted(file.name for file in path.glob("*mp_rank_*_model_states.pt"))
-    if states == ["mp_rank_00_model_states.pt"]:
-        return Layout("deepspeed-dir", path, source, (path / states[0],))
-    if any(name.startswith(("zero_pp_rank", "bf16_zero_pp_rank")) for name in states):
+    ranks = {match[1] for file in path.iterdir() if (match := _MODEL_RANK.search(file.name))}
+    if others := sorted(ranks - {"00"}):
         raise CheckpointError(
-            f"{path} is a ZeRO-3 checkpoint: its weights are cut into {len(states)} pieces, which only "
-            "DeepSpeed joins. "
-            f"Run DeepSpeed's script on it, `python zero_to_fp32.py {path.parent} model.pt -t {path.name}`, "
-            "and open model.pt"
+            f"{path} was saved with model parallelism (mp_rank_{', mp_rank_'.join(others)}); "
+            "only mp_rank_00 is supported"
         )
-    raise CheckpointError(
-        f"{path} was saved with model parallelism ({', '.join(states)}); "
-        "only mp_rank_00_model_states.pt is supported"
-    )
+    files = sorted(path.glob("*mp_rank_00_*_states.pt"), key=lambda file: ("optim" in file.name, file.name))
+    return Layout("deepspeed-dir", path, source, tuple(files), path)
+
+
+def _zero_dir(path: Path) -> Path | None:
+    """The folder inside, to which DeepSpeed wrote: the one that `latest` names, or the only one."""
+    latest = path / "latest"
+    if latest.is_file():
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        named = require_inside(path / require_plain(name, latest), path)
+        if named.is_dir() and named.parent == path:
+            check_folder(named)
+            return named
+    found = [child for child in path.glob("global_step*") if any(child.glob("*_states.pt"))]
+    if len(found) > 1:
+        names = ", ".join(sorted(child.name for child in found))
+        raise CheckpointError(f"{path} holds {names} and no file `latest` that names one; remove the others")
+    return found[0] if found else None
 
 
 def _detect_file(path: Path, source: str) -> Layout:
@@ -283,7 +293,7 @@ def _detect_file(path: Path, source: str) -> Layout:
     if path.name == "model_index.json":
         return _detect_folder(path.parent, source)
     if path.name == "mp_rank_00_model_states.pt":
-        return Layout("deepspeed-dir", path.parent, source, (path,))
+        return _detect_deepspeed(path.parent, source)
     if path.suffix.lower() == ".gguf":
         raise CheckpointError(describe_gguf(path))
     if path.suffix not in NATIVE_SUFFIXES:

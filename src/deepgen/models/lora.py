@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepgen.models.names import lora_name
+from deepgen.models.names import lora_name, native_name
 from deepgen.models.tensors import CheckpointError, LazyTensor
 
 DEFAULT_SCALE = 2.0
@@ -118,6 +118,22 @@ def adapter_tensors(lora: Mapping[str, Pair]) -> dict[str, LazyTensor]:
             leaf = f"lora_embedding_{side}" if pair.is_embedding else f"lora_{side}.weight"
             tensors[f"base_model.model.{module}.{leaf}"] = tensor
     return tensors
+
+
+def native_tensors(lora: Mapping[str, Pair], scale: float = DEFAULT_SCALE) -> dict[str, LazyTensor]:
+    """The tensors by the original's names. It always multiplies by 2.0, so B takes the rest."""
+    tensors = {}
+    for module, pair in lora.items():
+        for side, tensor in (("A", pair.a), ("B", pair.b)):
+            leaf = f"lora_embedding_{side}.default" if pair.is_embedding else f"lora_{side}.default.weight"
+            if side == "B" and scale != DEFAULT_SCALE:
+                tensor = replace(tensor, read=partial(_read_scaled, tensor, scale / DEFAULT_SCALE))
+            tensors[native_name("vlm", f"{module}.{leaf}")] = tensor
+    return tensors
+
+
+def _read_scaled(tensor: LazyTensor, factor: float) -> Tensor:
+    return (tensor.read().float() * factor).to(tensor.dtype)
 
 
 def attach(vlm: Any, lora: Mapping[str, Pair], scale: float, dtype: torch.dtype | None) -> None:

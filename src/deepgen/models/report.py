@@ -59,8 +59,8 @@ class VerifyReport:
         return file.relative_to(self.folder).as_posix() if is_inside else str(file)
 
     @contextmanager
-    def findings(self, file: str) -> Iterator[None]:
-        """Whatever a broken file makes a reader raise becomes a finding.
+    def findings(self, file: str, tensor: str | None = None) -> Iterator[None]:
+        """Whatever a broken file makes a reader raise becomes a finding, of one tensor if it is named.
 
         Any exception: the libraries that read these files raise classes without a common base, and one file
         that none of us thought of must not hide what is known of the others.
@@ -70,7 +70,8 @@ class VerifyReport:
         except Exception as error:
             reason = " ".join(str(error).split()) or "no reason given"
             is_plain = isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError)
-            self.error(file, reason if is_plain else f"cannot be read: {type(error).__name__}: {reason}")
+            message = reason if is_plain else f"cannot be read: {type(error).__name__}: {reason}"
+            self.error(file, message, tensor)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for json."""

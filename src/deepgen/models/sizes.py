@@ -76,7 +76,9 @@ def connector_config(
     if heads is None:
         raise CheckpointError(
             "the number of attention heads of this connector cannot be read off its tensors "
-            f"(width {sizes['hidden_size']}); pass connector_config={{'num_attention_heads': N}}"
+            f"(width {sizes['hidden_size']}); say it with --connector-heads N, in Python with "
+            "connector_config={'num_attention_heads': N}, or in config.json beside the file: "
+            '{"connector": {"num_attention_heads": N}}'
         )
     return {
         **sizes,

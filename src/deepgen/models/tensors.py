@@ -2,16 +2,13 @@
 
 A file is opened as a dictionary of `LazyTensor`: name, shape and dtype come from its header, the numbers only
 from `read()`, which seeks and copies. Nothing is memory mapped, so what has been read and dropped does not
-count against the process, and a 5B model can be walked through in the memory of its largest tensor. Pickles
-are opened with `weights_only=True`; what needs more is refused.
+count against the process, and a 5B model can be walked through in the memory of its largest tensor. Torch
+files are read as data, by `unpickle.py`: what they name is neither imported nor called.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,33 +16,28 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deepgen.models.errors import CheckpointError as CheckpointError
-from deepgen.models.safetensors_header import SAFETENSORS_DTYPES as SAFETENSORS_DTYPES
-from deepgen.models.safetensors_header import read_entries
-from deepgen.models.safetensors_header import read_header as read_header
+from deepgen.models.errors import CheckpointError
+from deepgen.models.safetensors_header import SAFETENSORS_DTYPES, read_entries, read_header
+from deepgen.models.spans import as_bytes, read_span
+from deepgen.models.torch_files import StoredTensor, open_tree, state_of
+
+__all__ = [
+    "SAFETENSORS_DTYPES",
+    "CheckpointError",
+    "LazyTensor",
+    "as_bytes",
+    "open_file",
+    "open_files",
+    "read_ahead",
+    "read_header",
+]
 
 READERS = 4  # threads at most
 READ_AHEAD = 2**28  # bytes that are read and not yet taken
-WRAPPERS = ("module", "state_dict", "model")
-
-# What mmengine and DeepSpeed store next to the weights. It is replaced by a value that does nothing, never
-# imported.
-BOOKKEEPING = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,8 @@ def _read(tensor: LazyTensor, is_pinned: bool) -> Tensor:
 def open_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one safetensors or torch file, by name, in file order.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated file, a Git LFS pointer or an unsafe pickle.
+    Raises FileNotFoundError, or CheckpointError for a truncated file, a Git LFS pointer or one without
+    tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -137,115 +130,25 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
             entry.shape,
             entry.dtype,
             str(path),
-            partial(_read_span, path, entry.first, entry.shape, entry.dtype),
+            partial(read_span, path, entry.first, entry.shape, entry.dtype),
             entry.first,
         )
         for name, entry in read_entries(path).items()
     }
 
 
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
-
-
-def _read_span(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    tensor = torch.empty(shape, dtype=dtype)
-    if tensor.numel():
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            view = as_bytes(tensor)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise CheckpointError(f"{path} ended while reading; it changed or is truncated")
-                view = view[count:]
-    return tensor
-
-
 # --- torch
-
-
-class _Bookkeeping:
-    """Takes the place of a bookkeeping object: swallows what the pickle hands it."""
-
-    def __new__(cls, *args: Any) -> _Bookkeeping:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def open_torch(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a torch file, unwrapped from `module`, `state_dict` or `model`.
 
-    Raises CheckpointError when the pickle needs more than `weights_only=True` allows.
+    Raises CheckpointError for a file that is broken or holds no dictionary of tensors.
     """
-    state = unwrap(_load(path))
-    if not all(_is_located(value) for value in state.values()):
-        state = unwrap(_load(path, into_memory=True))
-    tensors = {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            continue  # epoch counters and the like
-        read = partial(_read_strided, path, value) if value.is_meta else value.clone
-        tensors[name] = LazyTensor(name, tuple(value.shape), value.dtype, str(path), read)
-    if not tensors:
-        known = ", ".join(map(str, list(state)[:10]))
-        raise CheckpointError(f"{path} holds no tensors; its entries are: {known or 'none'}")
-    return tensors
+    state = state_of(open_tree(path), path)
+    return {name: lazy_torch(name, tensor) for name, tensor in state.items()}
 
 
-def unwrap(state: Any) -> Mapping[str, Any]:
-    """The dictionary of tensors inside what was saved: itself, or one level down."""
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"expected a dictionary of tensors, the file holds a {type(state).__name__}")
-    for key in WRAPPERS:
-        inner = state.get(key)
-        if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
-            return inner
-    return state
-
-
-def _is_located(value: Any) -> bool:
-    """Whether it is known where in the file this tensor lies; older versions of torch do not say."""
-    return not (isinstance(value, Tensor) and value.is_meta) or hasattr(
-        value.untyped_storage(), "_checkpoint_offset"
-    )
-
-
-def _load(path: Path, into_memory: bool = False) -> Any:
-    # Only zip files know their offsets: what torch before 1.6 wrote comes into memory whole.
-    place = "cpu" if into_memory or not zipfile.is_zipfile(path) else "meta"
-    load = partial(torch.load, path, weights_only=True, map_location=place)
-    stand_ins = [(type("Inert", (_Bookkeeping,), {}), name) for name in BOOKKEEPING]
-    try:
-        with torch.serialization.safe_globals(stand_ins):  # pyright: ignore[reportArgumentType]
-            return load()
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it needs {found.group(1)}" if found else str(error).strip().splitlines()[-1]
-        raise CheckpointError(
-            f"{path} is a pickle that asks for more than tensors ({reason}); loading it could run code, "
-            "so it was not loaded."
-            " If you trust its author, rewrite it on a throw-away machine:"
-            f" torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'clean.pt')"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or not a torch file: "
-            f"{(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from None
-
-
-def _read_strided(path: Path, value: Tensor) -> Tensor:
-    storage: Any = value.untyped_storage()
-    start = storage._checkpoint_offset + value.storage_offset() * value.dtype.itemsize
-    if value.is_contiguous():
-        return _read_span(path, start, tuple(value.shape), value.dtype)
-    span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-    flat = _read_span(path, start, (span,), value.dtype)
-    return flat.as_strided(value.shape, value.stride()).contiguous()
+def lazy_torch(name: str, tensor: StoredTensor) -> LazyTensor:
+    """A tensor of a torch file by any name."""
+    return LazyTensor(name, tensor.shape, tensor.dtype, str(tensor.path), tensor.read)

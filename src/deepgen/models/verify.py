@@ -18,13 +18,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deepgen.models import names
-from deepgen.models.checkpoint import ADAPTER_DIR, SHOWN, LoadReport, compare, read_checkpoint, translate
+from deepgen.models.checkpoint import (
+    ADAPTER_DIR,
+    SHOWN,
+    LoadReport,
+    compare,
+    open_native,
+    read_checkpoint,
+    translate,
+)
 from deepgen.models.hashes import check_hashes
 from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, read_object, resolve, weight_files
 from deepgen.models.parts import WEIGHTED, Part, read_config
 from deepgen.models.report import Problem as Problem
 from deepgen.models.report import VerifyReport
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
+from deepgen.models.zero_partitions import zero_files
 from deepgen.models.zeros import ZeroRun, ZeroSearch, is_zero
 
 # Zero when training starts, by design: the output projectors of a new connector and the B factor of a new
@@ -120,6 +129,8 @@ def require_unchanged(path: str | Path, hub: HubOptions | None = None, progress:
 
 def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, LazyTensor]]:
     opened = {}
+    if layout.zero_dir is not None:
+        return _open_joined(layout, report)
     for file in _files(layout, report):
         report.files += 1
         with report.findings(report.name_of(file)):
@@ -127,6 +138,18 @@ def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, Lazy
             opened[file] = open_file(file)
             report.tensors += len(opened[file])
     return opened
+
+
+def _open_joined(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, LazyTensor]]:
+    """The files of a DeepSpeed run, whose tensors lie across them: all are told under the first."""
+    files = layout.files if layout.kind == "deepspeed-dir" else (*layout.files, *zero_files(layout.zero_dir))
+    report.files = len(files)
+    report.nbytes = sum(file.stat().st_size for file in files)
+    with report.findings(str(layout.zero_dir)):
+        tensors = open_native(layout)[0]
+        report.tensors = len(tensors)
+        return {files[0]: tensors, **{file: {} for file in files[1:]}}
+    return {}
 
 
 def _files(layout: Layout, report: VerifyReport) -> list[Path]:
@@ -184,8 +207,12 @@ def _scan_file(file: Path, tensors: Mapping[str, LazyTensor], report: VerifyRepo
     name, search, found = report.name_of(file), ZeroSearch(file.stat().st_size), 0
     kinds = {tensor.name: tensor for tensor in tensors.values()}
     for key, tensor in tensors.items():
-        value = tensor.read()
+        value = None
+        with report.findings(name, key):
+            value = tensor.read()
         bar.update(tensor.nbytes)
+        if value is None:
+            continue
         if value.is_floating_point() and not _all_finite(value):
             report.error(name, "has values that are NaN or infinite", key)
         is_bias, is_new = key.endswith("bias"), _ZERO_AT_START.search(key) is not None

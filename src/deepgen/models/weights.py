@@ -69,7 +69,8 @@ def load_components(
 
     Raises:
         FileNotFoundError: the source or a base model is not there; says what was looked for and where.
-        CheckpointError: broken files, missing, foreign or misshapen keys, an unsafe pickle.
+        CheckpointError: broken files, missing, foreign or misshapen keys, ranks of a DeepSpeed run that are
+            not there.
     """
     _refuse_placement(device_map, quantization_config)
     check_dtype(torch_dtype)
@@ -132,7 +133,7 @@ def adapt(checkpoint: Checkpoint, mode: LoraMode, scale: float | None) -> None:
         part.tensors, checkpoint.lora, checkpoint.lora_scale
     )  # also checks that every pair fits
     if mode == "merge":
-        checkpoint.parts["vlm"] = Part(part.name, merged, part.config, part.origin, part.is_base)
+        checkpoint.parts["vlm"] = Part(part.name, merged, part.config, part.origin)  # no base any more
         checkpoint.lora = {}
     elif mode == "ignore":
         for pair in checkpoint.lora.values():

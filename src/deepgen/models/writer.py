@@ -31,6 +31,7 @@ class Written:
     path: Path
     nbytes: int
     sha256: str
+    tensors: int = 0
 
 
 def parse_size(text: str | int) -> int:
@@ -122,7 +123,7 @@ def write_file(
             emit(
                 _read(tensors[name], dtype)
             )  # passed straight on, so that it is gone before the next is read
-    return Written(path, path.stat().st_size, digest.hexdigest())
+    return Written(path, path.stat().st_size, digest.hexdigest(), len(order))
 
 
 def _read(tensor: LazyTensor, dtype: torch.dtype | None) -> memoryview:
