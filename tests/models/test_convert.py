@@ -119,7 +119,7 @@ def test_files_are_listed_with_their_hashes(ours):
     result = subprocess.run(
         ["sha256sum", "-c", "SHA256SUMS"], cwd=ours, capture_output=True, text=True, check=True
     )
-    assert result.stdout.count(": OK") == 12  # configs, scheduler and tokenizer too
+    assert result.stdout.count(": OK") == 14  # configs, scheduler and tokenizer too
 
 
 def test_lora_becomes_an_adapter_transformers_loads(native, lora, options, tmp_path):

@@ -13,7 +13,7 @@ from deepgen.models.layouts import detect
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.verify import verify
 
-FILES = Path(__file__).parent / "gguf"
+FILES = Path(__file__).parent / "gguf_samples"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import HEADS
 from deepgen.models.convert import convert
-from deepgen.models.published import REVISION
+from deepgen.models.published import PUBLISHED_REVISION
 from deepgen.models.sums import SUMS, read_sums, write_sums
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.verify import require_unchanged, verify
@@ -183,4 +183,4 @@ def test_what_is_uploaded_carries_its_sums(
 
 
 def test_the_pinned_revision_is_a_commit() -> None:
-    assert len(REVISION) == 40
+    assert len(PUBLISHED_REVISION) == 40

@@ -51,7 +51,7 @@ def test_a_whole_folder_has_no_errors(ours):
     report = verify(ours)
     assert report.ok
     assert report.problems == []
-    assert (report.files, len(report.hashes)) == (4, 12)
+    assert (report.files, len(report.hashes)) == (4, 14)
     assert json.loads(json.dumps(report.to_dict()))["ok"]
     assert "0 errors" in str(report)
 
