@@ -16,6 +16,7 @@ from small_runs import small
 from deepgen.diffusion.noise_levels import sample_density
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.fresh import fresh_connector
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
 from deepgen.train.adapters import LoraSettings
@@ -24,7 +25,7 @@ from deepgen.train.noise_levels import density
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import stratified
-from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage, fresh_connector
+from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage
 
 
 def build(mixture: Path, name: str = "alignment", **options: Any) -> SupervisedStage:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from deepgen.models.vlm import PIXELS_PER_TOKEN
+
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 CHAT = "<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
@@ -49,6 +51,12 @@ def editing_prompt(instruction: str, num_image_tokens: Sequence[int]) -> str:
     """Chat turn that shows the references, of so many vision tokens each, and gives the instruction."""
     references = "".join(VISION_START + IMAGE_TOKEN * n + VISION_END for n in num_image_tokens)
     return CHAT.format(content=f"{references}\n{instruction}")
+
+
+def image_tokens(pixels: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+    """Per prompt, the vision tokens of each of its references, (3, H, W)."""
+    unit = PIXELS_PER_TOKEN
+    return [[(x.shape[-2] // unit) * (x.shape[-1] // unit) for x in row] for row in pixels]
 
 
 def shorten(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> str:
