@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
     ("_version",),
-    ("types", "config", "shapes"),
+    ("types", "config", "shapes", "prompt_text"),
     ("models", "diffusion", "data", "rewards", "lora"),
     ("arguments", "picture_sizes"),
     ("pipeline",),

@@ -78,12 +78,14 @@ class Picture:
         seed: draws it again, alone.
         size: `WIDTHxHEIGHT`.
         index: which of the request's pictures, from 0.
+        warnings: what the server says beside it, such as that a prompt was cut.
     """
 
     content: bytes = field(repr=False)
     seed: int | None
     size: str
     index: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def image(self) -> Image.Image:
@@ -367,7 +369,13 @@ def _as_png(image: Any) -> bytes:
 
 def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
     return [
-        Picture(base64.b64decode(entry["b64_json"]), entry.get("seed"), answer.get("size", ""), index)
+        Picture(
+            base64.b64decode(entry["b64_json"]),
+            entry.get("seed"),
+            answer.get("size", ""),
+            index,
+            tuple(answer.get("warnings") or ()),
+        )
         for index, entry in enumerate(answer["data"])
     ]
 
@@ -387,7 +395,8 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     index = data.get("index", 0)
     if kind == "completed":
         content = base64.b64decode(data["b64_json"])
-        return Picture(content, data.get("seed"), data.get("size", ""), index)
+        warnings = tuple(data.get("warnings") or ())
+        return Picture(content, data.get("seed"), data.get("size", ""), index, warnings)
     if kind == "partial_image":
         return Preview(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
     if kind == "progress" and "waiting" in data:

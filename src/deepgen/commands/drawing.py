@@ -10,13 +10,16 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import PictureOptions, check_text
 from deepgen.commands.outputs import check_output, grid_path, picture_paths
+from deepgen.prompt_text import PromptCut, PromptCutWarning, check_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
 
 
-def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -> None:
+def draw(options: PictureOptions, prompt: str | None, references: Sequence[str] = ()) -> None:
     """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about.
 
     Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
@@ -35,10 +38,9 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
     from deepgen.data.png import image_grid, save_png
 
     options.check()
+    prompt = check_prompt(prompt)
     check_text("the prompt", prompt)
     check_text("--negative", options.negative)
-    if not prompt.strip():
-        raise ValueError("the prompt is empty; say what to draw, or how to change the picture")
     opened = [open_image(path) for path in references]
     check_output(options.output, options.num_images, _pixels(options, opened))
 
@@ -57,7 +59,11 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
             pipe.set_progress_bar_config(
                 desc=path.name, leave=False, disable=None
             )  # None: only on a terminal
-            image = pipe(prompt, image=opened or None, seed=seed, **settings).images[0]
+            with quiet_cuts():
+                result = pipe(prompt, image=opened or None, seed=seed, **settings)
+            image, cuts = result.images[0], said_cuts(result.prompt_cuts)
+            if cuts and not drawn and is_main:
+                print(f"deepgen: {cuts}", file=sys.stderr)
             record = record_of(
                 options,
                 settings,
@@ -66,6 +72,7 @@ def draw(options: PictureOptions, prompt: str, references: Sequence[str] = ()) -
                 references=references,
                 width=image.width,
                 height=image.height,
+                prompt_cut=cuts,
             )
             drawn.append(image)
             seconds = time.perf_counter() - started
@@ -135,6 +142,7 @@ def record_of(
     references: Sequence[str],
     width: int,
     height: int,
+    prompt_cut: str | None = None,
 ) -> PictureRecord:
     """How a picture is made, for the picture itself."""
     from deepgen.data.png import PictureRecord
@@ -152,7 +160,21 @@ def record_of(
         preset=options.solver_preset,
         model=options.model,
         references=tuple(Path(reference).name for reference in references),
+        prompt_cut=prompt_cut,
     )
+
+
+def said_cuts(cuts: Sequence[PromptCut] | None) -> str | None:
+    """What was left out of prompts that were too long, in one line; None where nothing was."""
+    return "; ".join(map(str, cuts or ())) or None
+
+
+@contextmanager
+def quiet_cuts() -> Iterator[None]:
+    """Without Python's warning of a cut prompt, where the command says it in a line of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptCutWarning)
+        yield
 
 
 def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:

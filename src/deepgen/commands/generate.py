@@ -17,8 +17,8 @@ from deepgen.commands.prompt_file import draw_file
 class Generate(PictureOptions):
     """Draw pictures from a description."""
 
-    prompt: Positional[Annotated[str, arg(metavar="TEXT")]] = ""
-    """What to draw."""
+    prompt: Positional[Annotated[str | None, arg(metavar="TEXT")]] = None
+    """What to draw; "" draws from no words at all."""
     file: Annotated[Path | None, arg(metavar="FILE.jsonl")] = None
     """Instead of TEXT: a prompt, references, seed, size and name a line; --output is then a folder."""
 
@@ -34,6 +34,6 @@ class Generate(PictureOptions):
             return 0
         if self.parallel != "none":
             raise ValueError("--file divides its rows among the processes; leave out --parallel")
-        if self.prompt or self.num_images != 1:
+        if self.prompt is not None or self.num_images != 1:
             raise ValueError("--file brings its own prompts, one picture a line; leave out TEXT and -n")
         return draw_file(self, self.file)

@@ -41,6 +41,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     if options.model == "tiny" or not sys.stderr.isatty():
         _hide_loading_bars()
 
+    options.check_prompt_limit()
     device = choose_device(options.device)
     if options.transformer_gguf is not None and (options.quantize, options.memory) != ("none", "none"):
         raise ValueError(
@@ -60,6 +61,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         settings["device_map"] = device  # read straight onto it
 
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
+    if options.max_prompt_tokens is not None:
+        pipe.max_prompt_tokens = options.max_prompt_tokens
     if options.lora is not None:
         pipe.load_lora_weights(options.lora)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)

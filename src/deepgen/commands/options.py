@@ -48,10 +48,17 @@ class ModelOptions:
     """Choose offload, quantize and VAE tiles for so many GB; auto: for the memory that is free."""
     guidance_batching: GuidanceBatching = "auto"
     """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
+    max_prompt_tokens: Annotated[int | None, arg(metavar="INT")] = None
+    """Read so many tokens of a prompt at most. Default: the model's own limit, or all its VLM can read."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """LoRA weights to apply: a file, a folder or a Hub name."""
     compile: bool = False
     """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
+
+    def check_prompt_limit(self) -> None:
+        """ValueError for a limit that leaves nothing to read."""
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise ValueError(f"--max-prompt-tokens must be at least 1, got {self.max_prompt_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +99,7 @@ class PictureOptions(ModelOptions):
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
+        self.check_prompt_limit()
         if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import PictureOptions, check_text, parse_size
 from deepgen.commands.outputs import check_folder
+from deepgen.prompt_text import check_prompt
 
 if TYPE_CHECKING:
     from deepgen.data.png import PictureRecord
@@ -89,8 +90,7 @@ def _read_row(text: str, number: int, first_seed: int, folder: Path) -> PromptFi
     for key, value in given.items():
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise ValueError(f"{key} must be {kinds[key].__name__}, got {value!r}")
-    if not given.get("prompt", "").strip():
-        raise ValueError("the prompt is missing or empty")
+    check_prompt(given.get("prompt"))
     for key in ("prompt", "negative", "name"):
         check_text(key, given.get(key))
     parse_size(given.get("size"), "size")
@@ -130,6 +130,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     """Draw one process's share; what could not be drawn is said and returned."""
     if not rows:
         return []
+    from deepgen.commands.drawing import quiet_cuts, said_cuts
     from deepgen.data.images import open_image
     from deepgen.data.png import save_png
 
@@ -144,13 +145,17 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
             continue
         try:
             references = [open_image(reference) for reference in row.references]
-            image = pipe(row.prompt, image=references or None, seed=row.seed, **settings).images[0]
+            with quiet_cuts():
+                result = pipe(row.prompt, image=references or None, seed=row.seed, **settings)
         except ValueError as error:
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
+        image, cuts = result.images[0], said_cuts(result.prompt_cuts)
+        if cuts:
+            print(f"deepgen: {path}, line {row.line}: {cuts}", file=sys.stderr)
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = replace(record, width=image.width, height=image.height)
+        made = replace(record, width=image.width, height=image.height, prompt_cut=cuts)
         save_png(image, target, made if options.metadata else None)
         print(f"{target}  {image.width}x{image.height}, seed {row.seed}", flush=True)
     return failures
@@ -197,7 +202,8 @@ def _is_drawn(path: Path, record: PictureRecord | None) -> bool:
         return True
     if found is None or (record.width and (record.width, record.height) != (width, height)):
         return False
-    return replace(record, width=width, height=height, version=found.version) == found
+    same = {"width": width, "height": height, "version": found.version, "prompt_cut": found.prompt_cut}
+    return replace(record, **same) == found
 
 
 def _say(problems: list[str]) -> None:

@@ -36,6 +36,7 @@ class PictureRecord:
     preset: str | None = None
     model: str
     references: tuple[str, ...] = ()  # names of the pictures given to an edit
+    prompt_cut: str | None = None  # what of the prompts was too long to be read
     version: str = __version__
 
 

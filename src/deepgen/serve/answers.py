@@ -36,7 +36,14 @@ class Answer:
         }
         if self.fields.safety_identifier:
             known["safety_identifier"] = self.fields.safety_identifier
+        if self.warnings:
+            known["warnings"] = self.warnings
         return known
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the client should know beside its pictures: prompts that were cut."""
+        return [str(cut) for cut in self.job.facts.prompt_cuts]
 
     def usage(self, num_pictures: int) -> dict[str, Any]:
         """Tokens read and drawn, in the client's words."""
@@ -71,6 +78,7 @@ class Answer:
                 scheduler=get_preset(facts.preset).solver or "euler",
                 preset=facts.preset,
                 model=self.config.model_name,
+                prompt_cut="; ".join(self.warnings) or None,
             )
         kind = self.fields.output_format
         content = write_picture(picture.image, kind, self.fields.output_compression, record)

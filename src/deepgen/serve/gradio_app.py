@@ -93,12 +93,13 @@ def draw(
     """(pictures with captions, what is said) after each event; previews stand in until their picture is done.
 
     Raises:
-        ValueError: the prompt is empty.
+        ValueError: the box for the prompt is empty, which is no prompt given on purpose.
         ClientError: the server refused or failed.
     """
     if not (prompt or "").strip():
         raise ValueError("Say what to draw, or what should change.")
     places: dict[int, tuple[Image.Image, str]] = {}
+    warnings: tuple[str, ...] = ()
     events = client.stream(
         prompt,
         [picture for picture, _ in images] if images else None,
@@ -119,8 +120,9 @@ def draw(
             places[event.index] = (event.image, "preview")
         elif isinstance(event, Picture):
             places[event.index] = (event.image, f"seed {event.seed}")
+            warnings = event.warnings
         yield [places[index] for index in sorted(places)], said
-    yield [places[index] for index in sorted(places)], "Done"
+    yield [places[index] for index in sorted(places)], ". ".join(["Done", *warnings])
 
 
 def size_of(shape: str, model: dict[str, Any]) -> str | None:

@@ -125,7 +125,8 @@ class Painter:
                 self._drawn.popitem(last=False)
         path = self._folders.save(name, picture.content)
         said = f"{name}: {picture.size}, seed {picture.seed}"
-        return said if path is None else f"{said}, saved as {path}"
+        said = said if path is None else f"{said}, saved as {path}"
+        return "\n".join([said, *picture.warnings])
 
 
 def check_installed() -> None:

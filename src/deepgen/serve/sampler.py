@@ -47,6 +47,7 @@ class Plan:
     """A request with every choice made, before a model has run.
 
     Attributes:
+        prompt: as much of it as is read; the negative one likewise.
         size: (height, width) that is drawn.
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
@@ -210,7 +211,11 @@ class Sampler:
             source = (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source
         with self._counting:
-            num_text_tokens = len(self._tokenizer(request.prompt).input_ids)
+            (prompt,), cuts = self.pipe.fit_prompts([request.prompt], pixels, tokenizer=self._tokenizer)
+            (negative,), more = self.pipe.fit_prompts(
+                [request.negative_prompt], pixels, "negative_prompt", self._tokenizer
+            )
+            num_text_tokens = len(self._tokenizer(prompt).input_ids)
         unit = self.pipe.size_unit
         facts = JobFacts(
             size=final_size or sizes[0],
@@ -223,10 +228,11 @@ class Sampler:
                 for x in (pixels[0] if pixels else [])
             ),
             num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+            prompt_cuts=(*cuts, *(more if guidance_scale > 1 else ())),
         )
         return Plan(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
+            prompt=prompt,
+            negative_prompt=negative,
             size=sizes[0],
             final_size=final_size,
             pixels=[] if pixels is None else pixels[0],
