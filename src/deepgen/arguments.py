@@ -24,7 +24,9 @@ def read_prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | Non
         raise ValueError("give either prompt or prompt_embeds")
     if prompt is None:
         return None
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return [check_prompt(prompt, "prompt")]
+    prompts = list(prompt)
     if not prompts:
         raise ValueError("prompt is an empty list")
     return [check_prompt(text, f"prompt {index}") for index, text in enumerate(prompts)]

@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLModel
 
 import deepgen.models.fresh as fresh
 from base_models import write_qwen, write_sd3
+from deepgen.cli import main
 from deepgen.models.bases import BASE_PIPELINE, BASE_VLM
 from deepgen.models.config import DEEPGEN_1_0
 from deepgen.models.fresh import BaseModels, fitted_connector, load_fresh
@@ -84,6 +85,17 @@ def test_stage_2_begins_from_a_native_file_completed_by_bases(mixture, bases, tm
     run("sft", tmp_path / "run2", overrides=changes)
     export(tmp_path / "run2", tmp_path / "folder", what="folder")
     assert draw(tmp_path / "folder").isfinite().all()
+
+
+def test_a_cache_is_made_from_base_models_for_a_run_that_begins_with_them(mixture, bases, tmp_path) -> None:
+    options = ["--vlm", bases["vlm"], "--transformer", bases["transformer"], "--num-workers", "0"]
+    cache = tmp_path / "cache"
+    made = ["data", "cache", str(mixture), "--model", "none", *options, "--device", "cpu", "-o", str(cache)]
+    assert main(made) == 0
+    run("alignment", tmp_path / "run", overrides=from_bases(mixture, bases, cache=str(cache), num_steps="1"))
+    run("alignment", tmp_path / "plain", overrides=from_bases(mixture, bases, num_steps="1"))
+    losses = [json.loads((tmp_path / name / "log.jsonl").read_text())["loss"] for name in ("run", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_model_that_holds_a_part_is_not_given_it_again(mixture, bases, tmp_path) -> None:

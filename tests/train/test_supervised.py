@@ -140,6 +140,22 @@ def test_the_useful_lora_targets_are_those_that_receive_gradient(mixture) -> Non
     assert received == useful
 
 
+@pytest.mark.parametrize("padding", ["hidden", "visible"])
+def test_a_long_caption_keeps_its_last_positions_as_in_the_original(mixture, padding: str) -> None:
+    """Spec of the original's forward, section 3: M = max_length + references * their largest + think tokens."""
+    stage = build(mixture, max_prompt_tokens=9, padding=padding)
+    whole = build(mixture, max_prompt_tokens=None, padding=padding)
+    think = stage.pipe.connector.config.num_think_tokens
+    for cut, kept in zip(stage.batches(0), whole.batches(0), strict=True):
+        limit = 9 if cut.pixels is None else 9 + (96 // 32) ** 2
+        assert kept.max_positions is None
+        assert cut.max_positions == limit + think
+        assert torch.equal(cut.tokens.input_ids, kept.tokens.input_ids)
+        assert stage.objective.condition(cut)[0].shape[1] == limit + think
+        assert stage.loss(cut).metrics["prompts cut"][0] == sum(n > limit for n in cut.tokens.lengths)
+        assert "prompts cut" not in whole.loss(kept).metrics
+
+
 @pytest.mark.parametrize("name", ["alignment", "sft", "lora"])
 def test_each_recipe_trains_two_steps_and_resumes_to_four_bit_exactly(name, mixture, tmp_path) -> None:
     run(name, tmp_path / "halves", overrides=small(mixture))

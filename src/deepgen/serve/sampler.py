@@ -21,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.arguments import read_prompts, usual_guidance
+from deepgen.arguments import usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output, to_pixels
 from deepgen.diffusion.guidance import Guidance
 from deepgen.diffusion.losses import interpolate
@@ -30,6 +30,7 @@ from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.prompt_text import check_prompt
 from deepgen.serve.adapters import LoraShelf
 from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
@@ -192,7 +193,7 @@ class Sampler:
 
     def plan(self, request: DrawRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
-        read_prompts(request.prompt, None)
+        check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
         defaults = self.pipe.defaults
         preset = self._preset if request.preset is None else get_preset(request.preset)
