@@ -250,7 +250,7 @@ def test_an_overlong_prompt_is_cut_and_says_what_was_left_out(pipe: DeepGenPipel
     with pytest.warns(PromptCutWarning, match="max_prompt_tokens is 8: only its first") as warned:
         result = pipe(prompt, seed=1, output_type="pt")
     assert len(warned) == 1
-    (cut,) = result.prompt_cuts or ()
+    (cut,) = result.prompt_cuts
     assert cut.kept + cut.left_out == prompt
     assert cut.num_tokens == count(pipe, prompt)
     assert 0 < cut.num_kept <= 8
@@ -289,7 +289,7 @@ def test_a_cut_falls_between_characters_and_a_negative_prompt_is_cut_too(pipe: D
     prompt = "一只戴着红色围巾的狐狸坐在雪地里"  # bytes of a character are several tokens here
     with pytest.warns(PromptCutWarning):
         result = pipe("cat", negative_prompt=prompt)
-    (cut,) = result.prompt_cuts or ()
+    (cut,) = result.prompt_cuts
     assert (cut.name, cut.kept + cut.left_out) == ("negative_prompt", prompt)
     assert 1 <= len(cut.kept) <= 7
     assert pipe("cat", negative_prompt=prompt, guidance_scale=1.0).prompt_cuts == []  # it is not read

@@ -12,7 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,7 +82,7 @@ class DeepGenPipelineOutput(BaseOutput):
 
     images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
     seeds: list[int] | None = None
-    prompt_cuts: list[PromptCut] | None = None
+    prompt_cuts: list[PromptCut] = field(default_factory=list)
 
 
 class DeepGenPipeline(DeepGenLoraLoaderMixin, DiffusionPipeline):

@@ -287,7 +287,7 @@ def test_what_was_cut_of_a_prompt_is_in_every_answer(
 ) -> None:
     prompt = "a red circle on a tree"
     pipe.max_prompt_tokens = 6
-    (cut,) = pipe(prompt, seed=2).prompt_cuts or ()
+    (cut,) = pipe(prompt, seed=2).prompt_cuts
     answer = client.images.generate(prompt=prompt, extra_body={"seed": 2})
     assert answer.warnings == [str(cut)]
     assert is_near(opened(answer.data[0].b64_json), pipe(cut.kept, seed=2).images[0])

@@ -142,7 +142,7 @@ def test_the_useful_lora_targets_are_those_that_receive_gradient(mixture) -> Non
 
 @pytest.mark.parametrize("padding", ["hidden", "visible"])
 def test_a_long_caption_keeps_its_last_positions_as_in_the_original(mixture, padding: str) -> None:
-    """Spec of the original's forward, section 3: M = max_length + references * their largest + think tokens."""
+    """Spec of the original's forward: max_length + references * their largest + think tokens are kept."""
     stage = build(mixture, max_prompt_tokens=9, padding=padding)
     whole = build(mixture, max_prompt_tokens=None, padding=padding)
     think = stage.pipe.connector.config.num_think_tokens

@@ -164,9 +164,9 @@ def record_of(
     )
 
 
-def said_cuts(cuts: Sequence[PromptCut] | None) -> str | None:
+def said_cuts(cuts: Sequence[PromptCut]) -> str | None:
     """What was left out of prompts that were too long, in one line; None where nothing was."""
-    return "; ".join(map(str, cuts or ())) or None
+    return "; ".join(map(str, cuts)) or None
 
 
 @contextmanager
