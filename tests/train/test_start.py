@@ -227,6 +227,10 @@ WRONG = {
         {"transformer": lambda path, bases: bases["vlm"]},
         "transformer .* is a qwen2_5_vl, and DeepGen takes an SD3 transformer there",
     ),
+    "nothing": (
+        {"vlm": lambda path, bases: path / "nowhere"},
+        "vlm: no such file or folder: .*nowhere",
+    ),
     "no tokenizer": (
         {"vlm": lambda path, bases: without_tokenizer(path)},
         "no tokenizer in ",

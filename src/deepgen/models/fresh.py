@@ -246,7 +246,10 @@ def check_base(name: str, source: str, hub: HubOptions | None = None) -> None:
 
 
 def _config_folder(name: str, source: str, hub: HubOptions | None) -> Path:
-    path = resolve(source, hub, allow=["*.json", "*.txt"])
+    try:
+        path = resolve(source, hub, allow=["*.json", "*.txt"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: {error}") from error
     if path.is_dir():
         for folder in (path / name, path):
             if (folder / "config.json").is_file():
