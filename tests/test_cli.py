@@ -22,6 +22,7 @@ from deepgen.data.png import read_record
 from deepgen.diffusion.solvers import NAMES, make_scheduler
 from deepgen.models.precision import is_widened as is_widened_layer
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.prompt_text import PromptCut
 
 
 class FakePipeline:
@@ -31,6 +32,7 @@ class FakePipeline:
         self.defaults = {"num_inference_steps": 16, "guidance_scale": 2.5, "edit_guidance_scale": 1.5}
         self.calls: list[dict[str, Any]] = []
         self.fails_at: tuple[int, BaseException] | None = None
+        self.cuts: list[PromptCut] = []
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """As diffusers has it."""
@@ -41,7 +43,7 @@ class FakePipeline:
         self.calls.append({"prompt": prompt, **arguments})
         size = (arguments["width"] or 96, arguments["height"] or 96)
         picture = Image.new("RGB", size, (arguments["seed"] % 256,) * 3)
-        return SimpleNamespace(images=[picture], drawn_sizes=[size[::-1]])
+        return SimpleNamespace(images=[picture], drawn_sizes=[size[::-1]], prompt_cuts=self.cuts)
 
 
 @pytest.fixture
@@ -158,10 +160,40 @@ def test_ctrl_c_keeps_the_finished_pictures_and_exits_with_130(fake: FakePipelin
     assert "2 of 4 pictures are kept" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("prompt", ["", "  "])
+@pytest.mark.parametrize("command", [["generate"], ["edit", "--image", "a.png"]])
+def test_an_empty_prompt_given_on_purpose_draws(fake: FakePipeline, command: list[str], prompt: str) -> None:
+    Image.new("RGB", (32, 32)).save("a.png")
+    assert main([command[0], prompt, *command[1:]]) == 0
+    assert fake.calls[0]["prompt"] == prompt
+
+
+def test_what_was_cut_of_a_prompt_is_said_once_and_kept_in_the_picture(fake: FakePipeline, capsys) -> None:
+    fake.cuts = [
+        PromptCut(
+            name="prompt",
+            num_tokens=9,
+            num_kept=2,
+            limit="max_prompt_tokens",
+            limit_tokens=2,
+            kept="a red",
+            left_out=" star on a tree",
+        )
+    ]
+    assert main(["generate", "a red star on a tree", "-n", "2"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("deepgen: prompt has 9 tokens and max_prompt_tokens is 2: only its first 2 tokens") == 1
+    record = read_record(Path("out-1.png"))
+    assert record is not None
+    assert record.prompt == "a red star on a tree"
+    assert record.prompt_cut == str(fake.cuts[0])
+
+
 # --- refusals ---
 
 REFUSED = [
-    (["generate", "   "], "the prompt is empty"),
+    (["generate"], "the prompt is missing"),
+    (["generate", "x", "--max-prompt-tokens", "0"], "--max-prompt-tokens must be at least 1"),
     (["generate", "bad \udcff bytes"], "the prompt is not valid text at character 4"),
     (["generate", "x", "--negative", "\udcff"], "--negative is not valid text"),
     (["generate", "x", "--size", "512"], "--size '512' is not WIDTHxHEIGHT in pixels, such as 96x96"),
@@ -272,8 +304,8 @@ def test_bugs_and_debugging_keep_their_traceback(fake: FakePipeline, monkeypatch
     with pytest.raises(RuntimeError, match="shapes"):
         main(["generate", "x"])
     monkeypatch.setenv("DEEPGEN_DEBUG", "1")
-    with pytest.raises(ValueError, match="prompt is empty"):
-        main(["generate", " "])
+    with pytest.raises(ValueError, match="prompt is missing"):
+        main(["generate"])
 
 
 # --- the model ---

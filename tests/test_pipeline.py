@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from deepgen.models.prompts import generation_prompt, tokenize
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.prompt_text import PromptCutWarning
 
 PROMPTS = [
     "a red apple",
@@ -236,13 +240,90 @@ def test_interrupt_leaves_out_the_sizes_it_had_not_begun(pipe: DeepGenPipeline) 
     assert [image.size for image in result.images] == [(64, 32), (64, 32)]
 
 
-def test_an_overlong_prompt_is_cut_and_says_how_much_was_kept(pipe: DeepGenPipeline) -> None:
-    pipe.register_to_config(max_prompt_tokens=8)
-    with pytest.warns(UserWarning, match="the first 8 were kept"):
-        pipe("a very long prompt " * 20)
+def count(pipe: DeepGenPipeline, text: str) -> int:
+    return len(pipe.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_an_overlong_prompt_is_cut_and_says_what_was_left_out(pipe: DeepGenPipeline) -> None:
+    pipe.max_prompt_tokens = 8
+    prompt = "a very long prompt " * 20
+    with pytest.warns(PromptCutWarning, match="max_prompt_tokens is 8: only its first") as warned:
+        result = pipe(prompt, seed=1, output_type="pt")
+    assert len(warned) == 1
+    (cut,) = result.prompt_cuts
+    assert cut.kept + cut.left_out == prompt
+    assert cut.num_tokens == count(pipe, prompt)
+    assert 0 < cut.num_kept <= 8
+    assert torch.equal(result.images[0], pipe(cut.kept, seed=1, output_type="pt").images[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        pipe("cat")
+        assert pipe("cat").prompt_cuts == []
+
+
+def test_a_prompt_is_read_whole_up_to_the_context_of_the_vlm(pipe: DeepGenPipeline) -> None:
+    """The original never cuts; beyond the context, template and think tokens count."""
+    assert pipe.max_prompt_tokens is None
+    prompt = "a very long prompt " * 40
+    whole = len(pipe._tokenize([prompt], None).input_ids[0]) + pipe.connector.config.num_think_tokens
+    pipe.vlm.config.text_config.max_position_embeddings = whole
+    assert pipe.fit_prompts([prompt]) == ([prompt], [])
+    pipe.vlm.config.text_config.max_position_embeddings = whole - 1
+    (text,), (cut,) = pipe.fit_prompts([prompt])
+    assert (cut.limit, text, cut.is_lower_bound) == ("context", cut.kept, False)
+    assert pipe._tokenize([text], None).lengths[0] + pipe.connector.config.num_think_tokens < whole
+    assert "the VLM's context has room for" in str(cut)
+
+
+def test_image_tokens_leave_less_of_the_context(pipe: DeepGenPipeline) -> None:
+    pixels = [[torch.zeros(3, 64, 96)] * 2]  # 6 tokens each
+    pipe.vlm.config.text_config.max_position_embeddings = 60
+    texts = [pipe.fit_prompts(["word " * 50], shown)[0][0] for shown in (None, pixels)]
+    assert len(texts[1]) < len(texts[0])
+    assert pipe._tokenize(texts[1:], pixels).lengths[0] <= 60 - pipe.connector.config.num_think_tokens
+    with pytest.raises(ValueError, match="the references take 120 tokens, and the VLM's context holds 60"):
+        pipe.fit_prompts(["word"], [[torch.zeros(3, 64, 96)] * 20])
+
+
+def test_a_cut_falls_between_characters_and_a_negative_prompt_is_cut_too(pipe: DeepGenPipeline) -> None:
+    pipe.max_prompt_tokens = 7
+    prompt = "一只戴着红色围巾的狐狸坐在雪地里"  # bytes of a character are several tokens here
+    with pytest.warns(PromptCutWarning):
+        result = pipe("cat", negative_prompt=prompt)
+    (cut,) = result.prompt_cuts
+    assert (cut.name, cut.kept + cut.left_out) == ("negative_prompt", prompt)
+    assert 1 <= len(cut.kept) <= 7
+    assert pipe("cat", negative_prompt=prompt, guidance_scale=1.0).prompt_cuts == []  # it is not read
+
+
+def test_an_absurdly_long_prompt_is_not_tokenised_whole(pipe: DeepGenPipeline) -> None:
+    started = time.perf_counter()
+    (text,), (cut,) = pipe.fit_prompts(["a red star " * 5_000_000])
+    assert time.perf_counter() - started < 10
+    assert cut.is_lower_bound
+    assert len(text) + len(cut.left_out) == 55_000_000
+    assert "prompt has over " in str(cut)
+
+
+def test_a_long_prompt_that_does_not_fit_the_memory_is_refused(pipe: DeepGenPipeline, monkeypatch) -> None:
+    pipe.vlm.config.text_config.max_position_embeddings = 10**6
+    monkeypatch.setattr("deepgen.pipeline.free_bytes", lambda device: 10**7)
+    with pytest.raises(MemoryError, match=r"tokens of prompt takes about .* GB beside the model"):
+        pipe("a red star " * 5000)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True, "8"])
+def test_a_limit_that_is_none_is_refused(pipe: DeepGenPipeline, limit: Any) -> None:
+    with pytest.raises(ValueError, match="max_prompt_tokens must be a whole number of at least 1, or None"):
+        pipe.max_prompt_tokens = limit
+
+
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_an_empty_prompt_draws_what_the_template_alone_says(pipe: DeepGenPipeline, prompt: str) -> None:
+    result = pipe(prompt, seed=1, output_type="pt")
+    assert result.images[0].isfinite().all()
+    expected = tokenize(pipe.tokenizer, [generation_prompt(prompt)])
+    assert torch.equal(pipe._tokenize([prompt], None).input_ids, expected.input_ids)
+    assert pipe(prompt, image=BLACK, seed=1).images[0].size == (64, 64)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
@@ -250,7 +331,7 @@ def test_an_overlong_prompt_is_cut_and_says_how_much_was_kept(pipe: DeepGenPipel
 BLACK = Image.new("RGB", (64, 64))
 
 REFUSED = {
-    "empty prompt": (dict(prompt="  "), "prompt 0 is empty"),
+    "missing among several": (dict(prompt=["a", None]), "prompt 1 is missing"),
     "no prompt": (dict(), "either prompt or prompt_embeds"),
     "empty list": (dict(prompt=[]), "prompt is an empty list"),
     "number": (dict(prompt=[3]), "prompt 0 is int"),

@@ -18,7 +18,7 @@ BEGIN, END = "<!-- tools/training_plan.py -->\n", "<!-- end -->"
 
 _LORA = LoraSettings()
 _SMALL = LoraSettings(rank=16, alpha=16, dropout=0.0)
-_STAGE_2 = PlanConfig(trains_transformer=True, vlm_lora=_LORA, edit_share=1 / 3, has_ema=True)
+_STAGE_2 = PlanConfig(trains_transformer=True, vlm_lora=_LORA, edit_share=1 / 3)
 _SHARDED = replace(_STAGE_2, num_processes=8, sharding="fsdp")
 MODES = {
     "DiT LoRA of rank 16": PlanConfig(trains_connector=False, transformer_lora=_SMALL),
@@ -26,8 +26,8 @@ MODES = {
         trains_connector=False, transformer_lora=_LORA, vlm_lora=_LORA, edit_share=1 / 3
     ),
     "the same and the connector": PlanConfig(transformer_lora=_LORA, vlm_lora=_LORA, edit_share=1 / 3),
-    "stage 1": PlanConfig(has_ema=True),
-    "stage 2, 8-bit moments, no average": replace(_STAGE_2, is_8bit=True, has_ema=False),
+    "stage 1": PlanConfig(),
+    "stage 2, 8-bit moments": replace(_STAGE_2, is_8bit=True),
     "stage 2": _STAGE_2,
     "stage 2, FSDP on 8": _SHARDED,
     "stage 2, FSDP on 8, frozen too": replace(_SHARDED, shards_frozen=True),

@@ -14,24 +14,22 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.images import open_image
+from deepgen.prompt_text import check_prompt
 from deepgen.types import Condition
 
 
 def read_prompts(prompt: str | Sequence[str] | None, prompt_embeds: Tensor | None) -> list[str] | None:
-    """The prompts as a list; None where embeddings are given instead."""
+    """The prompts as a list, empty texts as they are; None where embeddings are given instead."""
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("give either prompt or prompt_embeds")
     if prompt is None:
         return None
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return [check_prompt(prompt, "prompt")]
+    prompts = list(prompt)
     if not prompts:
         raise ValueError("prompt is an empty list")
-    for index, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise ValueError(f"prompt {index} is {type(text).__name__}, expected a string")
-        if not text.strip():
-            raise ValueError(f"prompt {index} is empty; say what to draw, or how to change the picture")
-    return prompts
+    return [check_prompt(text, f"prompt {index}") for index, text in enumerate(prompts)]
 
 
 def read_references(image: Any, count: int) -> list[list[Image.Image]] | None:

@@ -81,6 +81,7 @@ class Picture:
         index: which of the request's pictures, from 0.
         drawn_size: `WIDTHxHEIGHT` the model drew, from which an edit is brought to the size of its source;
             empty where the server does not say.
+        warnings: what the server says beside it, such as that a prompt was cut.
     """
 
     content: bytes = field(repr=False)
@@ -88,6 +89,7 @@ class Picture:
     size: str
     index: int = 0
     drawn_size: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def notice(self) -> str:
@@ -398,6 +400,7 @@ def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
             answer.get("size", ""),
             index,
             answer.get("drawn_size", ""),
+            tuple(answer.get("warnings") or ()),
         )
         for index, entry in enumerate(answer["data"])
     ]
@@ -418,7 +421,14 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     index = data.get("index", 0)
     if kind == "completed":
         content = base64.b64decode(data["b64_json"])
-        return Picture(content, data.get("seed"), data.get("size", ""), index, data.get("drawn_size", ""))
+        return Picture(
+            content,
+            data.get("seed"),
+            data.get("size", ""),
+            index,
+            data.get("drawn_size", ""),
+            tuple(data.get("warnings") or ()),
+        )
     if kind == "partial_image":
         return Preview(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
     if kind == "progress" and "waiting" in data:

@@ -8,10 +8,11 @@ source.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,16 +46,27 @@ from deepgen.models.allocation import kept_memory
 from deepgen.models.condition_cache import ConditionCache, fingerprint
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.memory import free_bytes
+from deepgen.models.prompts import (
+    PromptLimits,
+    Tokens,
+    editing_prompt,
+    fit_prompt,
+    generation_prompt,
+    image_tokens,
+    tokenize,
+)
 from deepgen.models.saving import TrustedFilesMixin
-from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM
+from deepgen.models.vlm import DeepGenVLM
 from deepgen.picture_sizes import SizeRules
+from deepgen.prompt_text import PromptCut, PromptCutWarning
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
 
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
+_LONG_PROMPT = 8192  # tokens, from which on it is asked whether reading them fits
 FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
@@ -66,12 +78,14 @@ class DeepGenPipelineOutput(BaseOutput):
     used).
 
     `drawn_sizes` are the (height, width) in pixels at which the model drew each: an edit of a large picture
-    is drawn smaller and enlarged to the size of its source.
+    is drawn smaller and enlarged to the size of its source. `prompt_cuts` says what was left
+    out of each prompt that was too long to be read whole.
     """
 
     images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
     seeds: list[int] | None = None
     drawn_sizes: list[tuple[int, int]] | None = None
+    prompt_cuts: list[PromptCut] = field(default_factory=list)
 
 
 class DeepGenPipeline(
@@ -222,6 +236,21 @@ class DeepGenPipeline(
         """The model's own height, width, num_inference_steps and guidance_scale."""
         return {**FALLBACK_DEFAULTS, **self.config.defaults}
 
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """How many tokens of a prompt are read; None: what the VLM's context holds. What is left out of a
+        longer one is told (`PromptCut`). May be set, and is saved with the pipeline.
+        """
+        return self.config.max_prompt_tokens
+
+    @max_prompt_tokens.setter
+    def max_prompt_tokens(self, limit: int | None) -> None:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise ValueError(
+                f"max_prompt_tokens must be a whole number of at least 1, or None, got {limit!r}"
+            )
+        self.register_to_config(max_prompt_tokens=limit)
+
     def check_size(self, height: int, width: int) -> None:
         """ValueError unless the model can draw this size."""
         self.sizes.check(height, width)
@@ -318,23 +347,56 @@ class DeepGenPipeline(
         return Condition.cat(conditions).select(places)
 
     def _tokenize(self, prompts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Tokens:
-        """Tokens of prompts in their template; overlong user text is cut, with a warning."""
-        limit = self.config.max_prompt_tokens
-        prompts = [shorten(self.tokenizer, prompt, limit) for prompt in prompts]
+        """Tokens of prompts in their template; what is too long is cut, with a warning."""
+        prompts, cuts = self.fit_prompts(prompts, pixels)
+        for cut in cuts:
+            warnings.warn(str(cut), PromptCutWarning, stacklevel=3)
         if pixels is None:
             return tokenize(self.tokenizer, [generation_prompt(prompt) for prompt in prompts])
-        counts = [
-            [(x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN) for x in row]
-            for row in pixels
-        ]
+        counts = image_tokens(pixels)
         texts = [editing_prompt(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
         return tokenize(self.tokenizer, texts)
+
+    def fit_prompts(
+        self,
+        prompts: Sequence[str],
+        pixels: Sequence[Sequence[Tensor]] | None = None,
+        name: str = "prompt",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> tuple[list[str], list[PromptCut]]:
+        """Prompts as they will be read: whole, or their beginnings where they are longer than
+        `max_prompt_tokens` or than the VLM's context, which template, references and think tokens share.
+
+        Args:
+            prompts: without their template.
+            pixels: per prompt, its references, see `encode_prompt`.
+            name: of the argument, for what is told.
+            tokenizer: a copy to count with, from another thread; default the pipeline's.
+
+        Returns:
+            The prompts, and what was left out of those that were too long.
+        """
+        limits = PromptLimits(
+            context=self.vlm.config.text_config.max_position_embeddings,
+            num_think_tokens=self.connector.config.num_think_tokens,
+            max_prompt_tokens=self.max_prompt_tokens,
+        )
+        counts = [None] * len(prompts) if pixels is None else image_tokens(pixels)
+        fitted, cuts = [], []
+        for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+            called = name if len(prompts) == 1 else f"{name} {index}"
+            text, cut = fit_prompt(tokenizer or self.tokenizer, prompt, limits, count, called)
+            fitted.append(text)
+            if cut is not None:
+                cuts.append(cut)
+        return fitted, cuts
 
     def _encode_tokens(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]] | None) -> Condition:
         """One VLM pass and one connector pass over equally padded rows; images shared by rows are read
         once.
         """
         device = self._execution_device
+        self._check_room(tokens)
         images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
         places = {key: index for index, key in enumerate(images)}
         think_tokens = self.connector.think_tokens().to(device)
@@ -348,6 +410,27 @@ class DeepGenPipeline(
                 image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
             )
             return Condition(*self.connector(states.to(think_tokens.dtype)))  # parts may differ
+
+    def _check_room(self, tokens: Tokens) -> None:
+        """MemoryError where reading a very long prompt needs more memory than is free.
+
+        Where a system lends memory it does not have, the process would be killed without a word instead.
+        """
+        rows, length = tokens.input_ids.shape
+        length += self.connector.config.num_think_tokens
+        if length < _LONG_PROMPT:
+            return
+        text, taps = self.vlm.config.text_config, len(self.connector.taps or (0,))
+        wide = 2 * text.hidden_size * (taps + 2) + 3 * text.intermediate_size
+        needed = rows * length * wide * self.vlm.dtype.itemsize
+        if min(tokens.lengths) < tokens.input_ids.shape[1]:
+            needed += 3 * rows * length**2  # what hides pads, as it is made: one byte for each pair of tokens
+        free = free_bytes(self._execution_device.type)
+        if needed > free:
+            raise MemoryError(
+                f"reading {length:,} tokens of prompt takes about {needed / 1e9:.1f} GB beside the model, "
+                f"and {free / 1e9:.1f} GB are free; shorten the prompt, or set max_prompt_tokens"
+            )
 
     def _kept_memory(self) -> AbstractContextManager[None]:
         """Freed memory is used again while a part runs, on a CPU and without gradient."""
@@ -505,10 +588,15 @@ class DeepGenPipeline(
         if latents is not None:
             self._check_latents(latents, len(generators), groups)
 
-        guided = guidance_scale > 1
+        guided, cuts = guidance_scale > 1, []
         if prompts is not None:
+            prompts, cuts = self.fit_prompts(prompts, pixels)
+            negatives, more = self._fit_negatives(negative_prompt, pixels, count)
+            cuts += more if guided else []
+            for cut in cuts:
+                warnings.warn(str(cut), PromptCutWarning, stacklevel=3)
             positive, negative = self.encode_prompt(
-                prompts, negative_prompt or "", pixels, guided=guided, padding=padding, lora_scale=lora_scale
+                prompts, negatives, pixels, guided=guided, padding=padding, lora_scale=lora_scale
             )
         else:
             positive, negative = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds), None
@@ -557,7 +645,21 @@ class DeepGenPipeline(
         drawn_sizes = [sizes[sample // num_images_per_prompt] for sample in order]
         if not return_dict:
             return (images,)
-        return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes)
+        return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes, prompt_cuts=cuts)
+
+    def _fit_negatives(
+        self, given: str | Sequence[str] | None, pixels: Sequence[Sequence[Tensor]] | None, count: int
+    ) -> tuple[str | list[str], list[PromptCut]]:
+        """Negative prompts as they will be read; one serves for all prompts, with references of each."""
+        if not given:
+            return "", []
+        if pixels is None and isinstance(given, str):
+            (text,), cuts = self.fit_prompts([given], name="negative_prompt")
+            return text, cuts
+        texts = [given] * count if isinstance(given, str) else list(given)
+        if len(texts) != count:
+            return texts, []  # refused where they are encoded
+        return self.fit_prompts(texts, pixels, "negative_prompt")
 
     def _decode(
         self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]

@@ -87,7 +87,7 @@ def test_bad_rows_are_named_with_their_line_and_the_others_are_drawn(drawn: list
     rows = [
         {"prompt": "a cat"},
         "{broken",
-        {"prompt": " "},
+        {"seed": 1},
         {"prompt": "x", "sede": 1},
         {"prompt": "x", "seed": "1"},
         {"prompt": "x", "references": ["nowhere.png"]},
@@ -101,7 +101,7 @@ def test_bad_rows_are_named_with_their_line_and_the_others_are_drawn(drawn: list
     said = capsys.readouterr().err
     for line, reason in (
         (2, "not JSON"),
-        (3, "the prompt is missing or empty"),
+        (3, "the prompt is missing"),
         (4, "unknown field 'sede'; did you mean seed?"),
         (5, "seed must be int, got '1'"),
         (6, "no such picture: nowhere.png"),
@@ -255,7 +255,7 @@ def test_a_file_and_a_prompt_exclude_each_other(capsys) -> None:
 
 def test_generate_without_a_prompt_or_a_file_asks_for_one(capsys) -> None:
     assert main(["generate"]) == 2
-    assert "the prompt is empty; say what to draw" in capsys.readouterr().err
+    assert "the prompt is missing; say what to draw" in capsys.readouterr().err
 
 
 @pytest.mark.slow

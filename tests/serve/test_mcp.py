@@ -164,6 +164,18 @@ def test_files_are_read_and_written_only_where_it_is_allowed(client: Client, tmp
         Folders(save_to=tmp_path / "none")
 
 
+def test_an_agent_hears_what_was_cut_of_its_prompt(client: Client, pipe: DeepGenPipeline) -> None:
+    pipe.max_prompt_tokens = 6
+
+    async def work(agent: Any) -> None:
+        drawn = await agent.call_tool("generate_image", {"prompt": "a red circle on a tree", "seed": 3})
+        assert "prompt has " in drawn.content[1].text
+        assert "max_prompt_tokens is 6: only its first" in drawn.content[1].text
+        assert len(pictures_of(await agent.call_tool("generate_image", {"prompt": ""}))) == 1
+
+    talk(Painter(lambda: client), work)
+
+
 def test_a_painter_whose_agent_left_stops_the_server(client: Client) -> None:
     left = threading.Event()
 

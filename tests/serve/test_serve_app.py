@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from deepgen.client import Client, Picture
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serve.app import ServeConfig, make_app
@@ -272,7 +274,7 @@ def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenP
         [3],
         [{"role": "user"}],
         [{"role": "assistant", "content": "a"}],
-        [{"role": "user", "content": " "}],
+        [{"role": "user", "content": None}],
         [{"role": "user", "content": "a\0"}, {"role": "user", "content": "a"}],
         [{"role": "user", "content": 3}],
         [{"role": "user", "content": [{"type": "audio"}]}],
@@ -282,6 +284,56 @@ def test_a_chat_draws_and_then_edits_its_last_answer(client: Any, pipe: DeepGenP
 )
 def test_a_bad_chat_is_refused(server: Running, messages: Any) -> None:
     check_refusal(server.http.post("/v1/chat/completions", json={"messages": messages}))
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_given_on_purpose_draws(client: Any, pipe: DeepGenPipeline, prompt: str) -> None:
+    answer = client.images.generate(prompt=prompt, extra_body={"seed": 2})
+    assert is_near(opened(answer.data[0].b64_json), pipe(prompt, seed=2).images[0])
+    messages = [{"role": "user", "content": prompt}]
+    chat = client.chat.completions.create(model="any", messages=messages, seed=2)
+    (image,) = chat.choices[0].message.images
+    assert is_near(opened(image["image_url"]["url"].partition(",")[2]), pipe(prompt, seed=2).images[0])
+
+
+def test_an_edit_may_have_no_words(client: Any, pipe: DeepGenPipeline, picture: Image.Image) -> None:
+    answer = client.images.edit(prompt="", image=png(picture), extra_body={"seed": 2})
+    assert is_near(opened(answer.data[0].b64_json), pipe("", image=picture, seed=2).images[0])
+
+
+@pytest.fixture
+def six_tokens(server: Running) -> Iterator[None]:
+    server.engine.sampler.pipe.max_prompt_tokens = 6
+    yield
+    server.engine.sampler.pipe.max_prompt_tokens = None
+
+
+@pytest.mark.usefixtures("six_tokens")
+def test_what_was_cut_of_a_prompt_is_in_every_answer(
+    server: Running, client: Any, pipe: DeepGenPipeline, tmp_path: Path
+) -> None:
+    prompt = "a red circle on a tree"
+    pipe.max_prompt_tokens = 6
+    (cut,) = pipe(prompt, seed=2).prompt_cuts
+    answer = client.images.generate(prompt=prompt, extra_body={"seed": 2})
+    assert answer.warnings == [str(cut)]
+    assert is_near(opened(answer.data[0].b64_json), pipe(cut.kept, seed=2).images[0])
+    (tmp_path / "a.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
+    record = read_record(tmp_path / "a.png")
+    assert record is not None
+    assert (record.prompt, record.prompt_cut) == (prompt, str(cut))
+
+    events = list(client.images.generate(prompt=prompt, stream=True))
+    assert events[-1].warnings == [str(cut)]
+    messages = [{"role": "user", "content": prompt}]
+    chat = client.chat.completions.create(model="any", messages=messages)
+    assert chat.choices[0].message.content == str(cut)
+    chunks = list(client.chat.completions.create(model="any", messages=messages, stream=True))
+    assert chunks[0].choices[0].delta.content == str(cut)
+    ours = Client(server.url, KEY)
+    assert ours.generate(prompt)[0].warnings == (str(cut),)
+    assert [event.warnings for event in ours.stream(prompt) if isinstance(event, Picture)] == [(str(cut),)]
+    assert ours.generate("a")[0].warnings == ()
 
 
 def test_models_are_listed_and_found(client: Any) -> None:
@@ -513,8 +565,6 @@ def test_no_request_is_drawn_in_more_steps_than_the_server_allows() -> None:
 BAD_FIELDS: list[dict[str, Any]] = [
     {},
     {"prompt": None},
-    {"prompt": ""},
-    {"prompt": " \n"},
     {"prompt": 3},
     {"prompt": ["a"]},
     {"prompt": "x" * 401},

@@ -16,6 +16,7 @@ from small_runs import small
 from deepgen.diffusion.noise_levels import sample_density
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.fresh import fresh_connector
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
 from deepgen.train.adapters import LoraSettings
@@ -24,7 +25,7 @@ from deepgen.train.noise_levels import density
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import stratified
-from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage, fresh_connector
+from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage
 
 
 def build(mixture: Path, name: str = "alignment", **options: Any) -> SupervisedStage:
@@ -137,6 +138,22 @@ def test_the_useful_lora_targets_are_those_that_receive_gradient(mixture) -> Non
     received = {name for name in gradients(stage) if "lora" in name and "embed_tokens" not in name}
     assert any("visual" in name for name in every)
     assert received == useful
+
+
+@pytest.mark.parametrize("padding", ["hidden", "visible"])
+def test_a_long_caption_keeps_its_last_positions_as_in_the_original(mixture, padding: str) -> None:
+    """Spec of the original's forward: max_length + references * their largest + think tokens are kept."""
+    stage = build(mixture, max_prompt_tokens=9, padding=padding)
+    whole = build(mixture, max_prompt_tokens=None, padding=padding)
+    think = stage.pipe.connector.config.num_think_tokens
+    for cut, kept in zip(stage.batches(0), whole.batches(0), strict=True):
+        limit = 9 if cut.pixels is None else 9 + (96 // 32) ** 2
+        assert kept.max_positions is None
+        assert cut.max_positions == limit + think
+        assert torch.equal(cut.tokens.input_ids, kept.tokens.input_ids)
+        assert stage.objective.condition(cut)[0].shape[1] == limit + think
+        assert stage.loss(cut).metrics["prompts cut"][0] == sum(n > limit for n in cut.tokens.lengths)
+        assert "prompts cut" not in whole.loss(kept).metrics
 
 
 @pytest.mark.parametrize("name", ["alignment", "sft", "lora"])

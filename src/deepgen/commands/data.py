@@ -171,7 +171,13 @@ class CacheData(Place):
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """The cache: a new folder, or one to go on with."""
     model: Annotated[str, arg(metavar="NAME|PATH")] = "tiny"
-    """Whose VAE and vision tower: what the training will start from."""
+    """Whose VAE and vision tower: what the training will start from; `none`: base models."""
+    vlm: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """A base VLM, as --set vlm= of the training; with --model none by default the published one."""
+    transformer: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """An SD3 pipeline, as --set transformer=; its VAE is taken."""
+    vae: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """A base VAE, where it is not the pipeline's."""
     features: bool = True
     """Keep the vision tower's features of references too."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -228,12 +234,20 @@ class CacheData(Place):
 
         from deepgen.commands.loading import choose_device
         from deepgen.data.mixture import Mixture
-        from deepgen.pipeline import DeepGenPipeline
+        from deepgen.train.start import Start
         from deepgen.train.supervised import SupervisedConfig, own_image_rule
 
         device = torch.device(choose_device(self.device))
         dtype = SupervisedConfig(precision=self.precision).dtype(device)
-        pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=dtype)
+        is_fresh = self.model == "none"
+        start = Start(
+            model=None if is_fresh else self.model,
+            vlm=self.vlm,
+            transformer=self.transformer,
+            vae=self.vae,
+            new_connector=is_fresh,
+        )
+        pipe = start.load(dtype)
         pipe.vae.eval().to(device)
         pipe.vlm.visual.eval().to(device)
         if _mixture_path(self.data) is None:

@@ -10,7 +10,9 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from deepgen.commands.loading import load_pipeline, read_sizes
 from deepgen.commands.options import PictureOptions, check_text
 from deepgen.commands.outputs import check_output, grid_path, picture_paths
+from deepgen.prompt_text import PromptCutWarning, check_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +31,7 @@ ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model
 
 
 def draw(
-    options: PictureOptions, prompt: str, references: Sequence[str] = (), mask: str | None = None
+    options: PictureOptions, prompt: str | None, references: Sequence[str] = (), mask: str | None = None
 ) -> None:
     """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about; with a
     mask, only what it gives free of the first one changes.
@@ -41,10 +44,9 @@ def draw(
     from deepgen.data.png import image_grid
 
     options.check()
+    prompt = check_prompt(prompt)
     check_text("the prompt", prompt)
     check_text("--negative", options.negative)
-    if not prompt.strip():
-        raise ValueError("the prompt is empty; say what to draw, or how to change the picture")
     opened = [open_image(path) for path in references]
     if mask is not None:
         check_mask(open_mask(mask), opened[0])
@@ -69,13 +71,15 @@ def draw(
             pipe.set_progress_bar_config(
                 desc=path.name, leave=False, disable=None
             )  # None: only on a terminal
-            output = pipe(prompt, image=opened or None, seed=seed, **masked, **settings)
+            with quiet_cuts():
+                output = pipe(prompt, image=opened or None, seed=seed, **masked, **settings)
             image = output.images[0]
             record = made_of(
                 record_of(options, settings, prompt=prompt, seed=seed, references=references, mask=mask),
-                image,
-                output.drawn_sizes[0],
+                output,
             )
+            if record.prompt_cut and not drawn and is_main:
+                print(f"deepgen: {record.prompt_cut}", file=sys.stderr)
             drawn.append(image)
             seconds = f"{time.perf_counter() - started:.1f} s"
             if is_main:
@@ -172,8 +176,11 @@ def record_of(
     )
 
 
-def made_of(record: PictureRecord, image: Image, drawn_size: tuple[int, int]) -> PictureRecord:
-    """The record of a picture that was made, with its size and the (height, width) that was drawn."""
+def made_of(record: PictureRecord, output: Any) -> PictureRecord:
+    """The record of the one picture in a pipeline's output: its size, the size that was drawn, and what was
+    left out of its prompts.
+    """
+    image, drawn_size = output.images[0], output.drawn_sizes[0]
     is_resized = drawn_size != (image.height, image.width)
     return replace(
         record,
@@ -181,6 +188,7 @@ def made_of(record: PictureRecord, image: Image, drawn_size: tuple[int, int]) ->
         height=image.height,
         drawn_width=drawn_size[1] if is_resized else None,
         drawn_height=drawn_size[0] if is_resized else None,
+        prompt_cut="; ".join(map(str, output.prompt_cuts)) or None,
     )
 
 
@@ -200,6 +208,14 @@ def _size(options: PictureOptions, references: Sequence[Image]) -> tuple[int, in
     if asked is None and references:
         return references[0].height, references[0].width
     return asked
+
+
+@contextmanager
+def quiet_cuts() -> Iterator[None]:
+    """Without Python's warning of a cut prompt, where the command says it in a line of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptCutWarning)
+        yield
 
 
 def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:

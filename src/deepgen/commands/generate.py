@@ -18,8 +18,8 @@ from deepgen.commands.prompt_file import draw_file
 class Generate(PictureOptions):
     """Draw pictures from a description."""
 
-    prompt: Positional[Annotated[str, arg(metavar="TEXT")]] = ""
-    """What to draw."""
+    prompt: Positional[Annotated[str | None, arg(metavar="TEXT")]] = None
+    """What to draw; "" draws from no words at all."""
     file: Annotated[Path | None, arg(metavar="FILE")] = None
     """Instead of TEXT: a .txt file with a prompt a line, or a .jsonl file; --output is then a folder."""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -44,6 +44,6 @@ class Generate(PictureOptions):
             return 0
         if self.parallel != "none":
             raise ValueError("--file divides its rows among the processes; leave out --parallel")
-        if self.prompt:
+        if self.prompt is not None:
             raise ValueError("--file brings its own prompts; leave out TEXT")
         return draw_file(self, self.file, f".{self.format}")

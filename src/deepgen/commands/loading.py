@@ -44,6 +44,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     if options.model == "tiny" or not sys.stderr.isatty():
         _hide_loading_bars()
 
+    options.check_prompt_limit()
     device = choose_device(options.device)
     if options.transformer_gguf is not None and (options.quantize, options.memory) != ("none", "none"):
         raise ValueError(
@@ -71,6 +72,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
 
         lora = read_lora(options.lora)  # before the model: a bad file is told at once
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
+    if options.max_prompt_tokens is not None:
+        pipe.max_prompt_tokens = options.max_prompt_tokens
     if lora is not None:
         pipe.load_lora_weights(lora, strict=not options.lora_partial)
     pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)

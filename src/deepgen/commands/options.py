@@ -59,6 +59,8 @@ class ModelOptions:
     """Choose offload, quantize and VAE tiles for so many GB; auto: for the memory that is free."""
     guidance_batching: GuidanceBatching = "auto"
     """Both branches of guidance in one pass, or one by one in less memory. auto: one pass where it fits."""
+    max_prompt_tokens: Annotated[int | None, arg(metavar="INT")] = None
+    """Read so many tokens of a prompt at most. Default: the model's own limit, or all its VLM can read."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """LoRA weights to apply, of any common trainer: a safetensors file, a folder or a Hub name."""
     lora_partial: bool = False
@@ -67,6 +69,11 @@ class ModelOptions:
     """Before loading, compare the model's files with their known sha256 (SHA256SUMS, or the Hub's)."""
     compile: bool = False
     """Compile the DiT's blocks; the first picture waits for it, in later runs it is read from disk."""
+
+    def check_prompt_limit(self) -> None:
+        """ValueError for a limit that leaves nothing to read."""
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise ValueError(f"--max-prompt-tokens must be at least 1, got {self.max_prompt_tokens}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,7 @@ class PictureOptions(ModelOptions):
         check_guidance(self.guidance)
         if self.card is not None and not self.plan:
             raise ValueError(f"--card {self.card} is for --plan; --device says where to draw")
+        self.check_prompt_limit()
         if self.solver_preset != "exact" and self.scheduler != "euler":
             raise ValueError(
                 f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from deepgen.commands.loading import load_pipeline, read_sizes
 from deepgen.commands.options import PictureOptions, Preset, check_text, parse_size
 from deepgen.commands.outputs import check_file_name, check_folder
+from deepgen.prompt_text import check_prompt
 from deepgen.suggestions import suggestion_or_all
 
 if TYPE_CHECKING:
@@ -164,8 +165,7 @@ def _read_json(line: str) -> dict[str, Any] | None:
     for key, value in given.items():
         if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
             raise ValueError(f"{key} must be {_KINDS[key][-1].__name__}, got {value!r}")
-    if not given.get("prompt", "").strip():
-        raise ValueError("the prompt is missing or empty")
+    check_prompt(given.get("prompt"))
     for key in ("prompt", "negative", "name"):
         check_text(key, given.get(key))
     if "preset" in given and given["preset"] not in get_args(Preset):
@@ -227,7 +227,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     """Draw one process's share; what could not be drawn is said and returned."""
     if not rows:
         return []
-    from deepgen.commands.drawing import about, made_of, record_of, settings_of
+    from deepgen.commands.drawing import about, made_of, quiet_cuts, record_of, settings_of
     from deepgen.data.images import open_image
     from deepgen.data.picture_files import save_picture
 
@@ -250,14 +250,17 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
             if row.mask is not None:
                 settings["mask"] = row.mask
             references = [open_image(reference) for reference in row.references]
-            output = pipe(row.prompt, image=references or None, seed=row.seed, **settings)
-            made = made_of(record, output.images[0], output.drawn_sizes[0])
+            with quiet_cuts():
+                output = pipe(row.prompt, image=references or None, seed=row.seed, **settings)
+            made = made_of(record, output)
             target.parent.mkdir(parents=True, exist_ok=True)
             save_picture(output.images[0], target, made if options.metadata else None, options.quality)
         except ValueError as error:
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
+        if made.prompt_cut:
+            print(f"deepgen: {path}, line {row.line}: {made.prompt_cut}", file=sys.stderr)
         print(f"{target}  {about(made)}", flush=True)
     return failures
 
@@ -301,7 +304,7 @@ def _is_drawn(path: Path, record: PictureRecord | None) -> bool:
         return True
     if found is None or (record.width and (record.width, record.height) != (width, height)):
         return False
-    made = {"width": width, "height": height, "version": found.version}
+    made = {"width": width, "height": height, "version": found.version, "prompt_cut": found.prompt_cut}
     made |= {"drawn_width": found.drawn_width, "drawn_height": found.drawn_height}
     return replace(record, **made) == found
 

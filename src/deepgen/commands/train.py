@@ -30,9 +30,9 @@ class Train:
     rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
     """For reinforcement learning on a file that is no mix: what its pictures are worth."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
-    """What to start from; default the recipe's."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
-    """Change a field of the recipe, such as optim.lr=1e-4; repeat the option for several."""
+    """What to start from; default the recipe's. `none`: base models, --set vlm=... transformer=... vae=..."""
+    set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="FIELD=VALUE")] = ()
+    """Change fields of the recipe, such as optim.lr=1e-4; several at once, or with the option repeated."""
     dry_run: bool = False
     """Two steps from data to checkpoint, in OUTPUT/dry-run, to see that everything is there."""
     plan: bool = False
@@ -110,8 +110,9 @@ class Train:
         return self.run_dir
 
 
-def _overrides(assignments: tuple[str, ...]) -> dict[str, str]:
+def _overrides(groups: tuple[tuple[str, ...], ...]) -> dict[str, str]:
     """`field=value` pairs as a dictionary."""
+    assignments = [assignment for group in groups for assignment in group]
     wrong = [assignment for assignment in assignments if "=" not in assignment]
     if wrong:
         raise ValueError(f"--set {wrong[0]!r} is not FIELD=VALUE; try --set steps=100")

@@ -48,6 +48,7 @@ class PictureRecord:
     mask: str | None = None  # the name of its mask
     drawn_width: int | None = None
     drawn_height: int | None = None
+    prompt_cut: str | None = None  # what of the prompts was too long to be read
     version: str = __version__
 
 

@@ -62,11 +62,11 @@ def complete(
         checkpoint.tokenizer = checkpoint.tokenizer or base_folder("tokenizer", tokenizer or vlm, hub)
     if "scheduler" not in skip:
         sources = [scheduler] if scheduler else [transformer, vae, BASE_PIPELINE]
-        checkpoint.scheduler = checkpoint.scheduler or _scheduler_folder(sources, hub)
+        checkpoint.scheduler = checkpoint.scheduler or scheduler_folder(sources, hub)
     return checkpoint
 
 
-def _scheduler_folder(sources: Sequence[str | Path | None], hub: HubOptions | None) -> Path:
+def scheduler_folder(sources: Sequence[str | Path | None], hub: HubOptions | None) -> Path:
     """Of the first source that has one: base models may be whole pipelines or single parts."""
     faults = []
     for source in filter(None, sources):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.train.loop import TrainConfig, train
 from deepgen.train.overrides import override
+from deepgen.train.run_folder import read_run
+
+# What a run began with: read from its folder, whatever its recipe says today.
+_ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
 if TYPE_CHECKING:
     from deepgen.train.plan import Plan
@@ -28,9 +31,13 @@ def run(
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
     """
     output_dir = Path(output_dir)
+    from deepgen.train.start import Start
+
     config = override(recipe(recipe_name), overrides or {})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(f"{recipe_name} -> {output_dir}\n{config}")
+    if isinstance(start := getattr(config, "start", None), Start):
+        print(f"starts from: {start}")
     train(
         config,
         output_dir,
@@ -50,14 +57,26 @@ def recipe(name: str) -> TrainConfig:
 
 
 def recipe_of(run_dir: Path) -> TrainConfig:
-    """The config a run was started with, from its folder."""
+    """The config a run was started with, from its folder.
+
+    What it began from is taken from its config.json, so that a recipe which has changed since changes no
+    run.
+    """
     file = run_dir / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{run_dir} is no run of `deepgen train`: there is no config.json in it")
-    about = json.loads(file.read_text()).get("about") or {}
+    written = read_run(run_dir)
+    about = written.get("about") or {}
     if "recipe" not in about:
         raise ValueError(f"{file} does not say which recipe it is of; it was started from Python")
-    return override(recipe(about["recipe"]), about["overrides"])
+    config = recipe(about["recipe"])
+    known = [name for name in _ORIGIN if name in written and hasattr(config, name)]
+    return override(config, {**about["overrides"], **{name: _as_text(written[name]) for name in known}})
+
+
+def _as_text(value: Any) -> str:
+    """A value of a config.json as `--set` takes it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def export(
@@ -99,16 +118,15 @@ def plan_run(
     num_cards: int = 1,
     price: float | None = None,
 ) -> Plan | RLPlan:
-    """What a recipe would need on such cards; opens neither model nor data nor prompts.
+    """What a recipe would need on such cards; opens neither weights nor data nor prompts.
 
-    Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it; the picture size
-    and the share of edits are the mixture file's.
+    Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it, or follow from the
+    configs of other base models; the picture size and the share of edits are the mixture file's.
 
     Raises:
         ValueError: the recipe trains a part of the tiny model, or the card is unknown.
     """
     from deepgen.data.mixture_file import read_outline
-    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
     from deepgen.train.plan import card, plan, plan_of_recipe
     from deepgen.train.rl_plan import plan_rl
     from deepgen.train.stages.rl import RLConfig
@@ -117,7 +135,7 @@ def plan_run(
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
-    architecture = DEEPGEN_TINY if config.model == "tiny" else DEEPGEN_1_0
+    architecture = config.start.architecture()
     if isinstance(config, RLConfig):
         return plan_rl(config, architecture, card(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}

@@ -15,13 +15,19 @@ _MIXTURES = Path(__file__).parent / "mixtures"
 
 
 def alignment() -> TrainConfig:
-    """Stage 1 as published, with a fresh connector between the parts of `model`; set `data_root`."""
-    return AlignmentConfig(model=PUBLISHED, new_connector=True, data=_MIXTURES / "stage1.yaml")
+    """Stage 1 as published: a fresh connector between plain Qwen2.5-VL and UniPic2; set `data_root`.
+
+    `vlm`, `transformer` and `vae` name other base models, `model` one that has all parts.
+    """
+    return AlignmentConfig(model=None, new_connector=True, ema_decay=None, data=_MIXTURES / "stage1.yaml")
 
 
 def sft() -> TrainConfig:
-    """Stage 2 as published; set `data_root`, and `model` to the export of stage 1."""
-    return SFTConfig(model=PUBLISHED, data=_MIXTURES / "stage2.yaml")
+    """Stage 2 as published; set `data_root`, and `model` to the export of stage 1.
+
+    A `model` in the original's layout leaves parts out; `vlm`, `transformer` and `vae` name them.
+    """
+    return SFTConfig(model=PUBLISHED, ema_decay=None, data=_MIXTURES / "stage2.yaml")
 
 
 def sft_24gb() -> TrainConfig:

@@ -39,12 +39,24 @@ class Answer:
         }
         if self.fields.safety_identifier:
             known["safety_identifier"] = self.fields.safety_identifier
+        if self.warnings:
+            known["warnings"] = self.warnings
         return known
 
     @property
     def notice(self) -> str:
         """What is said of pictures that were drawn smaller than they are; nothing of others."""
         return enlarged_from(self.job.facts.drawn_size, self.job.facts.size)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the client should know beside its pictures: prompts that were cut."""
+        return [str(cut) for cut in self.job.facts.prompt_cuts]
+
+    @property
+    def remarks(self) -> str:
+        """Everything that is said beside the pictures, a line each."""
+        return "\n".join(filter(None, [self.notice, *self.warnings]))
 
     def usage(self, num_pictures: int) -> dict[str, Any]:
         """Tokens read and drawn, in the client's words."""
@@ -82,6 +94,7 @@ class Answer:
                 model=self.config.model_name,
                 drawn_width=facts.drawn_size[1] if is_resized else None,
                 drawn_height=facts.drawn_size[0] if is_resized else None,
+                prompt_cut="; ".join(self.warnings) or None,
             )
         kind = self.fields.output_format
         content = write_picture(picture.image, kind, self.fields.output_compression, record)

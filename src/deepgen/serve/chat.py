@@ -30,11 +30,13 @@ def read_chat(
     if not isinstance(messages, list) or not messages:
         raise invalid("messages must be a list that says what to draw", "messages")
     parts = [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    asked = [index for index, (role, text, _) in enumerate(parts) if role == "user" and text.strip()]
-    if not asked:
+    texts = [(index, text) for index, (role, text, _) in enumerate(parts) if role == "user"]
+    said = [(index, text) for index, text in texts if text is not None]
+    if not said:
         raise invalid("no message of the user says what to draw", "messages")
-    prompt = parts[asked[-1]][1]
-    addresses = [place for role, _, pictures in parts[asked[-1] :] if role == "user" for place in pictures]
+    # The last words; where every text is empty, an empty prompt was given.
+    last, prompt = next(((index, text) for index, text in reversed(said) if text.strip()), said[-1])
+    addresses = [place for role, _, pictures in parts[last:] if role == "user" for place in pictures]
     if not addresses:
         answers = (pictures for role, _, pictures in reversed(parts) if role == "assistant")
         addresses = next(answers, [])
@@ -42,13 +44,13 @@ def read_chat(
     return {**fields, "prompt": prompt}, [read_address(url, param, fetch) for url, param in addresses]
 
 
-def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, str]]]:
-    """(role, text, addresses of pictures with the names of their fields)."""
+def _read_message(message: Any, param: str) -> tuple[str, str | None, list[tuple[Any, str]]]:
+    """(role, text or None where there is none, addresses of pictures with the names of their fields)."""
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise invalid(f"{param} must be an object with a role and content", param)
     content = message.get("content")
     if content is None or isinstance(content, str):
-        content = [{"type": "text", "text": content or ""}]
+        content = [] if content is None else [{"type": "text", "text": content}]
     more = message.get("images") or []
     if not isinstance(content, list) or not isinstance(more, list):
         raise invalid(f"{param}: content must be text or a list of parts", f"{param}.content", "invalid_type")
@@ -63,7 +65,7 @@ def _read_message(message: Any, param: str) -> tuple[str, str, list[tuple[Any, s
             addresses.append((part["image_url"].get("url"), place))
         else:
             raise invalid(f"{place} must be a text or an image_url", place)
-    return message["role"], "\n".join(text for text in texts if text), addresses
+    return message["role"], "\n".join(text for text in texts if text) if texts else None, addresses
 
 
 def reply(

@@ -40,7 +40,7 @@ class ChatRoutes:
             return f"data:image/{fields.output_format};base64,{to_base64(answer.file(picture))}"
 
         async def stream() -> AsyncIterator[str]:
-            yield data_line(chunk(*about, content=answer.notice))
+            yield data_line(chunk(*about, content=answer.remarks))
             async for event in self._desk.events(answer, events):
                 if isinstance(event, str):
                     yield event
@@ -60,4 +60,4 @@ class ChatRoutes:
             return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
         drawn = await self._desk.collect(request, job, events)
         images = await run_in_threadpool(lambda: [address(picture) for picture in drawn])
-        return JSONResponse(reply(*about, images, answer.usage(len(drawn)), answer.notice))
+        return JSONResponse(reply(*about, images, answer.usage(len(drawn)), answer.remarks))

@@ -14,6 +14,7 @@ from typing import Any
 
 from deepgen.data.picture_files import Kind
 from deepgen.diffusion.presets import NAMES as PRESETS
+from deepgen.prompt_text import check_prompt
 from deepgen.serve.errors import invalid
 from deepgen.suggestions import suggestion
 
@@ -107,10 +108,10 @@ def read_fields(
         if text is not None:
             raise invalid("this route takes no prompt; use /v1/images/edits", "prompt", "unknown_parameter")
         text = prompt
-    if text is None:
-        raise invalid("prompt is missing; say what to draw", "prompt", "missing_required_parameter")
-    if not text.strip():
-        raise invalid("prompt is empty; say what to draw", "prompt")
+    try:
+        text = check_prompt(text, "prompt")
+    except ValueError as error:
+        raise invalid(str(error), "prompt", "missing_required_parameter") from error
     if reader.choice("background", ("auto", "opaque", "transparent")) == "transparent":
         raise invalid("background: this model draws no transparent pictures; use opaque", "background")
     scale, alias = (

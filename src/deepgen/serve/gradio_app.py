@@ -94,12 +94,13 @@ def draw(
     """(pictures with captions, what is said) after each event; previews stand in until their picture is done.
 
     Raises:
-        ValueError: the prompt is empty.
+        ValueError: the box for the prompt is empty, which is no prompt given on purpose.
         ClientError: the server refused or failed.
     """
     if not (prompt or "").strip():
         raise ValueError("Say what to draw, or what should change.")
     places: dict[int, tuple[Image.Image, str]] = {}
+    warnings: tuple[str, ...] = ()
     events = client.stream(
         prompt,
         [picture for picture, _ in images] if images else None,
@@ -121,8 +122,9 @@ def draw(
         elif isinstance(event, Picture):
             said_of_it = [f"seed {event.seed}", *([event.notice] if event.notice else [])]
             places[event.index] = (event.image, ", ".join(said_of_it))
+            warnings = event.warnings
         yield [places[index] for index in sorted(places)], said
-    yield [places[index] for index in sorted(places)], "Done"
+    yield [places[index] for index in sorted(places)], ". ".join(["Done", *warnings])
 
 
 def size_of(shape: str, model: dict[str, Any]) -> str | None:

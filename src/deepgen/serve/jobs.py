@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from deepgen.diffusion.presets import get_preset
+from deepgen.prompt_text import PromptCut
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ class JobFacts:
         num_text_tokens: of the prompt, without its template.
         num_reference_tokens: what the VLM reads of all references.
         num_picture_tokens: what the DiT draws for one picture.
+        prompt_cuts: what was left out of prompts that were too long.
     """
 
     size: tuple[int, int]
@@ -241,6 +243,7 @@ class JobFacts:
     num_text_tokens: int
     num_reference_tokens: int
     num_picture_tokens: int
+    prompt_cuts: tuple[PromptCut, ...] = ()
 
 
 class Job:

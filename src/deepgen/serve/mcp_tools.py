@@ -131,7 +131,8 @@ class Painter:
         path = self._folders.save(name, picture.content)
         said = f"{name}: {picture.size}, seed {picture.seed}"
         said += f", {picture.notice}" if picture.notice else ""
-        return said if path is None else f"{said}, saved as {path}"
+        said = said if path is None else f"{said}, saved as {path}"
+        return "\n".join([said, *picture.warnings])
 
 
 def check_installed() -> None:

@@ -20,9 +20,8 @@ from deepgen.serve.fields import (
     Limits,
 )
 
-# Text is free of null characters; a prompt says something.
+# Text is free of null characters; an empty prompt is one that was given on purpose.
 _TEXT = {"type": "string", "pattern": r"^[^\x00]*$"}
-_PROMPT = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}
 _IN_A_FORM = ["string", "number", "boolean"]  # a text that looks like a number is a text all the same
 # The formats are our own: what a pattern cannot say of a size and of a picture's bytes.
 _SIZE = {"type": "string", "format": "picture-size", "pattern": "^(auto|[0-9]{1,5}x[0-9]{1,5})$"}
@@ -36,7 +35,7 @@ _ADDRESS_IS = "data:image/png;base64,... of a whole picture; other addresses whe
 def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
     draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
-    prompt = {**_PROMPT, "maxLength": limits.max_prompt}
+    prompt = {**_TEXT, "maxLength": limits.max_prompt}
     reference, mask_reference = (
         {
             "type": "object",
@@ -167,13 +166,13 @@ def _chat(draw: dict[str, Any]) -> dict[str, Any]:
         "required": ["role", "content"],
         "properties": {
             "role": {"type": "string", "enum": list(ROLES)},
-            "content": {"anyOf": [{**_TEXT, "minLength": 1}, parts]},
+            "content": {"anyOf": [_TEXT, parts]},
         },
     }
     properties = {name: draw[name] for name in PICTURE_FIELDS if name in draw}
     words = {"type": "object", "required": ["type", "text"]}
-    words["properties"] = {"type": {"const": "text"}, "text": _PROMPT}
-    says = {"anyOf": [_PROMPT, {"type": "array", "contains": words}]}
+    words["properties"] = {"type": {"const": "text"}, "text": _TEXT}
+    says = {"anyOf": [_TEXT, {"type": "array", "contains": words}]}
     asks = {"type": "object", "required": ["role", "content"]}
     asks["properties"] = {"role": {"const": "user"}, "content": says}
     messages = {"type": "array", "items": message, "minItems": 1, "contains": asks}
@@ -258,5 +257,6 @@ def _images() -> dict[str, Any]:
             "background": {"type": "string"},
             "output_format": {"type": "string"},
             "usage": {"type": "object"},
+            "warnings": {"type": "array", "items": {"type": "string"}},
         },
     }

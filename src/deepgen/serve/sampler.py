@@ -21,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.arguments import read_prompts, usual_guidance
+from deepgen.arguments import usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output
 from deepgen.diffusion.guidance import Guidance
 from deepgen.diffusion.presets import Preset, get_preset
@@ -30,6 +30,7 @@ from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.prompt_text import check_prompt
 from deepgen.serve.adapters import LoraShelf
 from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
@@ -47,6 +48,7 @@ class Plan:
     """A request with every choice made, before a model has run.
 
     Attributes:
+        prompt: as much of it as is read; the negative one likewise.
         size: (height, width) that is drawn.
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
@@ -190,7 +192,7 @@ class Sampler:
 
     def plan(self, request: DrawRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
-        read_prompts(request.prompt, None)
+        check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
         defaults = self.pipe.defaults
         preset = self._preset if request.preset is None else get_preset(request.preset)
@@ -209,7 +211,11 @@ class Sampler:
             source = (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source
         with self._counting:
-            num_text_tokens = len(self._tokenizer(request.prompt).input_ids)
+            (prompt,), cuts = self.pipe.fit_prompts([request.prompt], pixels, tokenizer=self._tokenizer)
+            (negative,), more = self.pipe.fit_prompts(
+                [request.negative_prompt], pixels, "negative_prompt", self._tokenizer
+            )
+            num_text_tokens = len(self._tokenizer(prompt).input_ids)
         unit = self.pipe.size_unit
         facts = JobFacts(
             size=final_size or sizes[0],
@@ -223,10 +229,11 @@ class Sampler:
                 for x in (pixels[0] if pixels else [])
             ),
             num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+            prompt_cuts=(*cuts, *(more if guidance_scale > 1 else ())),
         )
         return Plan(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
+            prompt=prompt,
+            negative_prompt=negative,
             size=sizes[0],
             final_size=final_size,
             pixels=[] if pixels is None else pixels[0],

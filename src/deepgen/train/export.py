@@ -20,7 +20,7 @@ from deepgen.models.names import lora_name, native_name
 from deepgen.models.sums import write_sums
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.checkpoints import check_checkpoint, latest_checkpoint, read_checkpoint_folder
-from deepgen.train.supervised import SupervisedConfig, fresh_connector, prepare_parts
+from deepgen.train.supervised import SupervisedConfig, prepare_parts
 
 Weights = Literal["ema", "raw"]
 MAX_STRENGTH = 2
@@ -67,9 +67,7 @@ class Trained:
         check_checkpoint(newest)
         snapshot = read_checkpoint_folder(newest)
         values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
-        pipe = DeepGenPipeline.from_pretrained(config.model)
-        if config.connector_options:  # its sizes are not the model's
-            pipe.register_modules(connector=fresh_connector(pipe.connector, config.connector_options))
+        pipe = config.start.load()
         objective = prepare_parts(config, pipe)
         parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         if parameters.keys() != values.keys():
@@ -86,7 +84,7 @@ class Trained:
     @property
     def stored_dtype(self) -> torch.dtype:
         """The number format of the model the run began with, in which an export is written."""
-        return DeepGenPipeline.from_pretrained(self.config.model).transformer.dtype
+        return self.config.start.stored_dtype()
 
 
 def export_folder(trained: Trained, output_dir: Path) -> None:
@@ -115,7 +113,8 @@ def export_native(trained: Trained, output_dir: Path) -> None:
     """Write a run in the original's layout: connector, DiT and the VLM's LoRA, in one flat file.
 
     Adapters of the DiT are merged. Such a file does not store the scale of its LoRA, so B is scaled to the
-    original's alpha / rank of 2. VLM and VAE are not in it; load it with `vlm=` and `vae=` of `config.model`.
+    original's alpha / rank of 2. VLM and VAE are not in it; load it with `vlm=` and `vae=`, those
+    the run began with.
 
     Raises:
         FileExistsError: there is such a file already.

@@ -23,7 +23,7 @@ from deepgen.train.checkpoints import (
 from deepgen.train.log import RunLog
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
-from deepgen.train.run_folder import open_run
+from deepgen.train.run_folder import add_to_record, open_run
 from deepgen.train.sharding import Sharding, Turns, is_sharded
 from deepgen.train.state import TrainState
 
@@ -65,6 +65,13 @@ class TrainConfig:
                 "moments in 8 bits cannot be divided: their scales span rows; "
                 "set optim.is_8bit=false or sharding=none"
             )
+
+    def record(self) -> dict[str, Any]:
+        """What the run's folder should say beside the config, once the stage is built."""
+        return {}
+
+    def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
+        """ValueError where a run whose config.json says this cannot go on with this config."""
 
     def build(self, processes: Processes) -> Stage:
         """The stage this config describes, on this process's device."""
@@ -137,6 +144,8 @@ def train(
     with open_run(output_dir, config, about, resume=resume, is_main=processes.is_main):
         torch.manual_seed(config.seed)
         stage = config.build(processes)
+        if processes.is_main:
+            add_to_record(output_dir, config.record())
         state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay, processes)
         if resume:
             newest = latest_checkpoint(output_dir)

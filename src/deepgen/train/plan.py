@@ -47,6 +47,7 @@ class PlanConfig:
     """
 
     architecture: Architecture = DEEPGEN_1_0
+    starts_from: str = ""  # told in the plan, where it is known
     trains_connector: bool = True
     trains_transformer: bool = False
     vlm_lora: LoraSettings | None = None
@@ -180,6 +181,8 @@ class Plan:
         """What is trained, every row of memory, and whether it fits."""
         trained = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in self.trained.items() if count)
         lines = [f"{self.config.architecture.name} on {self.config.num_processes} x {self.card.name}"]
+        if self.config.starts_from:
+            lines.append(f"starts from: {self.config.starts_from}")
         lines += [f"trained: {trained}", "", "memory of each process"]
         lines += [_row(name, nbytes) for name, nbytes in self.weights.items() if nbytes]
         for task, parts in self.activations.items():
@@ -265,7 +268,7 @@ def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **change
     known = {name: getattr(recipe, name) for name in same}
     known |= {"compute_dtype": compute, "frozen_dtype": frozen, "is_8bit": recipe.optim.is_8bit}
     known |= {"has_ema": recipe.ema_decay is not None, "architecture": architecture}
-    known |= {"has_cached_latents": recipe.cache is not None}
+    known |= {"has_cached_latents": recipe.cache is not None, "starts_from": str(recipe.start)}
     if changes.get("num_processes", 1) > 1:
         known |= {"sharding": recipe.sharding, "shards_frozen": recipe.shards_frozen}
         known |= {"sums_once": recipe.sums_once and recipe.sharding != "none"}

@@ -26,6 +26,7 @@ def open_run(
     Raises:
         FileExistsError: another process trains there, or an earlier run's checkpoints are there and
         `resume` is off.
+        ValueError: `resume` is on and the run was of a config that this one cannot continue.
         FileNotFoundError: `resume` is on and there is no checkpoint.
         OSError: the folder cannot be made or written to.
     """
@@ -37,14 +38,31 @@ def open_run(
         )
     if resume and not found:
         raise FileNotFoundError(f"no step-* checkpoint in {output_dir}; start without --resume")
+    if resume:
+        config.check_resume(read_run(output_dir), output_dir)
     if not is_main:
         yield
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     with _locked(output_dir / ".lock"):
-        written = {"about": dict(about or {}), **asdict(config)}
-        (output_dir / "config.json").write_text(json.dumps(written, indent=1, default=str) + "\n")
+        _write(output_dir, {"about": dict(about or {}), **asdict(config)})
         yield
+
+
+def read_run(output_dir: Path) -> dict[str, Any]:
+    """A run's config.json; empty where there is none."""
+    file = output_dir / "config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def add_to_record(output_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Write more into a run's config.json, such as what is known only once its model is there."""
+    if facts:
+        _write(output_dir, {**read_run(output_dir), **facts})
+
+
+def _write(output_dir: Path, content: Mapping[str, Any]) -> None:
+    (output_dir / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 @contextmanager

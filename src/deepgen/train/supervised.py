@@ -6,7 +6,7 @@ They differ in what they train, which a stage says by its config; everything her
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,9 +25,8 @@ from deepgen.data.mixture import Mixture, open_mixture, single_source
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
-from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.precision import compute_in_float32
-from deepgen.models.prompts import editing_prompt, generation_prompt, shorten, tokenize
+from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, image_tokens, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.planning.flops import Sample, sample_flops
@@ -40,6 +39,7 @@ from deepgen.train.objective import FlowMatchingObjective, Padding, TrainingBatc
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import generator, is_dropped, normal
 from deepgen.train.sharding import is_sharded, shard
+from deepgen.train.start import Start, check_resume
 from deepgen.train.validation import Validation, ValidationConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -73,7 +73,12 @@ class DropoutConfig:
 class SupervisedConfig(TrainConfig):
     """What every supervised stage has."""
 
-    model: str = "tiny"  # what to start from: a name, folder or file, as for `deepgen generate --model`
+    # what to start from: a name, folder or file, as for `deepgen generate --model`; None: base models alone
+    model: str | None = "tiny"
+    # base models: without a `model`, the published ones by default; beside one, those its file leaves out
+    vlm: str | None = None
+    transformer: str | None = None
+    vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
     connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
     data: Path | None = None  # a mixture file, or a folder of pictures with captions
@@ -91,6 +96,7 @@ class SupervisedConfig(TrainConfig):
     levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     padding: Padding = "hidden"
+    max_prompt_tokens: int | None = 1024  # of a caption in its template; longer ones lose their beginning
     # of frozen weights and of arithmetic, on a CPU of frozen weights only; what is trained stays in float32
     precision: Precision = "auto"
     is_checkpointing_activations: bool = False
@@ -106,6 +112,12 @@ class SupervisedConfig(TrainConfig):
             raise ValueError(
                 "global_batch_size and micro_batch_size must be at least 1, num_workers at least 0"
             )
+        if self.model is None and not self.new_connector:
+            raise ValueError(
+                "base models have no connector: set new_connector=true too, or give a model to start from"
+            )
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens must be at least 1, or none, got {self.max_prompt_tokens}")
         if self.connector_options and not self.new_connector:
             raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
         wrong = [option for option in self.connector_options if "=" not in option]
@@ -126,10 +138,29 @@ class SupervisedConfig(TrainConfig):
         if self.cache is not None:
             read_manifest(self.cache)  # before minutes of loading
         mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
-        pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
-        if self.new_connector:
-            pipe.register_modules(connector=fresh_connector(pipe.connector, self.connector_options))
+        pipe = self.start.load(self.dtype(processes.device))
         return SupervisedStage(self, processes, pipe, mixture or _folder(self, data, pipe))
+
+    @property
+    def start(self) -> Start:
+        """What the run begins with."""
+        return Start(
+            model=self.model,
+            vlm=self.vlm,
+            transformer=self.transformer,
+            vae=self.vae,
+            new_connector=self.new_connector,
+            connector_options=self.connector_options,
+            seed=self.seed,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The weights the run began with, by name and fingerprint."""
+        return {"starts_from": self.start.record()}
+
+    def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
+        """Refuse to go on from other weights than those the run began with."""
+        check_resume(self.start, written, output_dir)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Of frozen weights and of arithmetic."""
@@ -229,6 +260,7 @@ class SupervisedStage:
         ]  # sample by sample
         noise = torch.stack([normal(self.config.seed, "noise", n, clean.shape[1:]) for n in batch.samples])
         patch = self.pipe.transformer.config.patch_size
+        tokens = self._tokens(texts, pixels if is_edit else None)
         levels = noise_levels(
             self.config.levels,
             self.pipe.scheduler,
@@ -238,7 +270,7 @@ class SupervisedStage:
             [clean.shape[-2] * clean.shape[-1] // patch**2] * len(texts),
         )
         return TrainingBatch(
-            tokens=self._tokens(texts, pixels if is_edit else None).to(self.device),
+            tokens=tokens.to(self.device),
             clean=clean,
             noise=noise.to(self.device),
             sigma=levels.sigma.to(self.device),
@@ -247,6 +279,7 @@ class SupervisedStage:
             pixels=pixels if is_edit else None,
             references=references if is_edit else None,
             image_features=features if batch.features else None,
+            max_positions=self._max_positions(tokens, pixels),
             samples=batch.samples,
         )
 
@@ -259,18 +292,31 @@ class SupervisedStage:
         everything = draw < dropout.edit_everything
         return everything or draw < dropout.edit_everything + dropout.edit_text, everything
 
-    def _tokens(self, texts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Any:
-        limit = self.pipe.config.max_prompt_tokens
-        texts = [shorten(self.pipe.tokenizer, text, limit) for text in texts]
+    def _tokens(self, texts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Tokens:
+        """Prompts in their template, whole: what is too long is cut by position (`_max_positions`)."""
         if pixels is None:
             return tokenize(self.pipe.tokenizer, [generation_prompt(text) for text in texts])
-        unit = PIXELS_PER_TOKEN
-        counts = [[(x.shape[-2] // unit) * (x.shape[-1] // unit) for x in row] for row in pixels]
         prompts = [
             editing_prompt(text, count) if count else generation_prompt(text)
-            for text, count in zip(texts, counts, strict=True)
+            for text, count in zip(texts, image_tokens(pixels), strict=True)
         ]
         return tokenize(self.pipe.tokenizer, prompts)
+
+    def _max_positions(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]]) -> int | None:
+        """How many positions, think tokens included, a micro-batch keeps; None where nothing is longer.
+
+        The original's rule: the last `max_prompt_tokens` of a templated prompt, and in a batch with
+        references as many more as its largest number of references and its largest reference come to. What is
+        cut is the beginning.
+        """
+        limit = self.config.max_prompt_tokens
+        if limit is None:
+            return None
+        counts = image_tokens(pixels)
+        limit += max(map(len, counts), default=0) * max((n for row in counts for n in row), default=0)
+        if max(tokens.lengths) <= limit:
+            return None
+        return limit + self.pipe.connector.config.num_think_tokens
 
     def _latents(self, moments: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
         """Latents (B, C, h, w) float32, drawn from posteriors (B, 2, C, h, w) with each sample's noise."""
@@ -292,6 +338,10 @@ class SupervisedStage:
             inside = (batch.sigma >= low) & ((batch.sigma < high) | (high == 1.0))
             if inside.any():
                 metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
+        if batch.max_positions is not None:
+            room = batch.max_positions - self.pipe.connector.config.num_think_tokens
+            num_cut = sum(length > room for length in batch.tokens.lengths)
+            metrics["prompts cut"] = (float(num_cut), 1.0)
         return StageLoss(losses.sum() / self.config.global_batch_size, metrics, self.flops(batch))
 
     def flops(self, batch: TrainingBatch) -> float:
@@ -303,7 +353,10 @@ class SupervisedStage:
         side = round(math.sqrt(height * width)) * 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
         references = max(map(len, batch.references)) if batch.references else 0
         features = references * ((side // PIXELS_PER_TOKEN) ** 2 + 2)
-        prompt = max(1, batch.tokens.input_ids.shape[1] - features)
+        length = batch.tokens.input_ids.shape[1]
+        if batch.max_positions is not None:
+            length = min(length, batch.max_positions - self.pipe.connector.config.num_think_tokens)
+        prompt = max(1, length - features)
         sample = Sample(image_size=side, prompt_tokens=prompt, references=references)
         if sample not in self._flops:
             self._flops[sample] = sum(
@@ -324,30 +377,6 @@ class SupervisedStage:
     def autocast(self) -> AbstractContextManager:
         """Arithmetic in the stage's type, while what is trained stays in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def fresh_connector(like: StackedChannelBridge, options: Sequence[str] = ()) -> StackedChannelBridge:
-    """A connector with new weights.
-
-    Args:
-        like: whose sizes it has.
-        options: fields of the config that differ, as `name=value`.
-
-    Raises:
-        ValueError: no such field, or a value of another kind.
-    """
-    config = dict(like.config)
-    for option in options:
-        name, _, value = option.partition("=")
-        if name.startswith("_") or name not in config:
-            known = ", ".join(key for key in config if not key.startswith("_"))
-            raise ValueError(f"a connector has no {name!r}; known: {known}")
-        try:
-            config[name] = type(config[name])(value)
-        except ValueError as error:
-            kind = type(config[name]).__name__
-            raise ValueError(f"{name} of a connector is of type {kind}, got {value!r}") from error
-    return StackedChannelBridge(**{key: value for key, value in config.items() if not key.startswith("_")})
 
 
 def prepare_parts(config: SupervisedConfig, pipe: DeepGenPipeline) -> FlowMatchingObjective:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from deepgen.data.mixture import Mixture, open_mixture
 from deepgen.diffusion.sde import check_sampler
-from deepgen.pipeline import DeepGenPipeline
 from deepgen.rewards.panel import PanelConfig
 from deepgen.rl.advantages import check_advantages
 from deepgen.rl.objective import Objective
@@ -170,7 +169,7 @@ class RLConfig(SupervisedConfig):
             )
         mix, panel = open_judged_prompts(self.prompts, self.rewards, self.panel)
         mixture = self._mixture()
-        pipe = DeepGenPipeline.from_pretrained(self.model, torch_dtype=self.dtype(processes.device))
+        pipe = self.start.load(self.dtype(processes.device))
         return RLStage(self, processes, pipe, mix, panel, mixture)
 
     def _mixture(self) -> Mixture | None:
