@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,17 @@ def test_a_run_goes_from_the_command_line_to_a_page(tmp_path):
     assert len(document["manifest"]["drawing"]["fingerprint"]) == 64
     assert main(["eval", "report", str(output), "-o", str(tmp_path / "page.html"), "--draws", "0"]) == 0
     assert (tmp_path / "page.html").stat().st_size > 2000
+
+
+def test_a_published_size_the_model_cannot_draw_becomes_its_own_and_that_is_said_once(
+    tmp_path: Path, capsys
+) -> None:
+    write_all(tmp_path / "data")
+    options = ["--data", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--model", "tiny"]
+    options += ["--allow-altered-data", "--draw-only", "--samples", "1", "--limit", "1"]
+    assert main(["eval", "run", "geneval", "cvtg2k", "--steps", "1", *options]) == 0
+    said = capsys.readouterr().err
+    assert said.count("tiny cannot draw the published size 512x512; its own 96x96 is drawn instead") == 1
+    manifest = json.loads((tmp_path / "out" / "geneval" / "manifest.json").read_text())
+    assert (manifest["drawing"]["settings"]["height"], manifest["drawing"]["settings"]["width"]) == (96, 96)
+    assert {"height", "width"} <= set(manifest["published_settings"])
