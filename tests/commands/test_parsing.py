@@ -29,7 +29,7 @@ SLIPS = [
     ("generate x --steps many", "--steps 'many' is no whole number"),
     ("generate x -n many", "'many' is no whole number"),
     ("generate x --steps", "--steps needs a value"),
-    ("convert", "deepgen convert needs SOURCE, TARGET; see"),
+    ("convert", "deepgen convert needs SOURCE; see"),
     ("generate a red star", "more words than it takes: 'a red star'; put a text of several words in quotes"),
 ]
 
