@@ -79,7 +79,11 @@ def read_settings(
         LoraError: no valid JSON, or a method that is more than LoRA.
     """
     if beside is not None:
-        return {"": _checked(_parse(beside.read_text(encoding="utf-8"), str(beside)), str(beside))}
+        return {
+            "": _checked(
+                _parse(beside.read_text(encoding="utf-8", errors="replace"), str(beside)), str(beside)
+            )
+        }
     if not text or METADATA_KEY not in text:
         return {}
     where = f"the settings in the header of {origin}"
@@ -95,10 +99,10 @@ def read_settings(
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise LoraError(f"{where} are no valid JSON ({error}); write the adapter again") from None
+    except (ValueError, TypeError) as error:
+        raise LoraError(f"{where}: no valid JSON ({error}); write the adapter again") from None
     if not isinstance(found, dict):
-        raise LoraError(f"{where} hold a {type(found).__name__}, expected PEFT's settings of an adapter")
+        raise LoraError(f"{where}: holds a {type(found).__name__}, expected PEFT's settings of an adapter")
     return found
 
 
