@@ -131,7 +131,7 @@ def _download(name: str, hub: HubOptions, allow: Sequence[str] | None, ignore: S
             f"{name!r} is neither a folder ({Path(name).absolute()} does not exist) nor a model that can be "
             f"had from the hub: looked in the cache {cache} and at {constants.ENDPOINT}, "
             f"revision {hub.revision or 'main'}; {type(error).__name__}: {reason}. "
-            "Download it where there is a network and pass the folder instead"
+            f"Where there is a network, `deepgen download {name} --to FOLDER` fetches it; pass that folder"
         ) from error
     check_folder(Path(folder))
     return Path(folder)
