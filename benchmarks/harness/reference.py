@@ -131,8 +131,11 @@ class ReferencePipeline(DeepGenPipeline):
         guidance_batching: GuidanceBatching = "auto",
         callback_on_step_end: Any = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
+        **others: Any,
     ) -> Tensor:
         """The loop of the specification: every step starts from latents, references and conditions."""
+        if asked := sorted(name for name, value in others.items() if value is not None):
+            raise ValueError(f"the original's path knows no {', '.join(asked)}")
         if preset.name != "exact":
             raise ValueError(f"the original's path knows the preset 'exact' only, got {preset.name!r}")
         if guidance_batching == "split":

@@ -130,7 +130,7 @@ class DeepGenPipeline(
             tokenizer=tokenizer,
         )
         given = {"defaults": defaults or None, "max_prompt_tokens": max_prompt_tokens}
-        usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": 1024}
+        usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": None}
         self.register_to_config(**inherited(connector, given, usual))
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
