@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from deepgen.models.torch_files import StoredTensor
@@ -16,7 +17,9 @@ from deepgen.models.unpickle import Inert, mapping
 
 MOST_FACTS = 20_000
 DEEPEST = 12
+LONGEST_FACT = 200  # characters of a text that is compared, and of a key in its path
 LONGEST_TEXT = 2_000_000  # characters of a configuration
+LARGEST_SETTING = 2**20  # of LoRA: beyond, also infinite, it is no setting
 OF_ONE_RANK = ("param_slice_mappings", "group_paddings")  # differ from rank to rank by design
 
 
@@ -47,22 +50,26 @@ def _facts(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     while waiting and count < MOST_FACTS:
         path, value, depth = waiting.pop()
         count += 1
-        if isinstance(value, str | int | float | bool):
-            yield path, value
+        if isinstance(value, str):
+            yield path, value[:LONGEST_FACT]
+        elif isinstance(value, int | float):
+            if not isinstance(value, int) or value.bit_length() <= 64:
+                yield path, value
         elif isinstance(value, StoredTensor):
             if value.numel == 1:  # the optimizer's step
                 yield path, value.read().reshape(-1)[0].item()
         elif depth < DEEPEST:
-            waiting += [(f"{path}.{key}", item, depth + 1) for key, item in _children(value)][:MOST_FACTS]
+            children = islice(_children(value), max(MOST_FACTS - len(waiting), 0))
+            waiting += [(f"{path}.{str(key)[:LONGEST_FACT]}", item, depth + 1) for key, item in children]
 
 
-def _children(value: Any) -> list[tuple[Any, Any]]:
+def _children(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, Inert):
         kept = {"args": value.args, "state": value.state, "items": value.items}
-        return [(key, item) for key, item in kept.items() if item]
+        return ((key, item) for key, item in kept.items() if item)
     if isinstance(value, dict):
-        return [(key if isinstance(key, str | int) else "?", item) for key, item in value.items()]
-    return list(enumerate(value)) if isinstance(value, list | tuple) else []
+        return ((key if isinstance(key, str | int) else "?", item) for key, item in value.items())
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 # --- settings
@@ -87,7 +94,8 @@ def _settings(model: Mapping[Any, Any]) -> RunSettings:
     }
     rank, alpha = model.get("lora_rank"), model.get("lora_alpha")
     scale = None
-    if isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and alpha > 0:
+    are_sane = all(isinstance(n, int | float) and 0 < n < LARGEST_SETTING for n in (rank, alpha))
+    if are_sane and isinstance(rank, int) and alpha is not None:
         scale = alpha / rank
     bases = {}
     for part, key in (("vlm", "lmm"), ("transformer", "transformer"), ("vae", "vae")):

@@ -12,6 +12,8 @@ import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import EINVAL
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +34,9 @@ from deepgen.models.unpickle import (
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 WRAPPERS = ("module", "state_dict", "model")
+MOST_REPEATS = 16  # how often over tensors may share the numbers of their file
+REPEATS_SLACK = 2**30  # bytes beyond that
+_FAULTS = (ValueError, RuntimeError, EOFError, OverflowError)  # of broken zip archives; PickleError is one
 _LOCAL_HEADER = 30  # bytes before the name of a zip member
 
 
@@ -53,10 +58,7 @@ class StoredTensor:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
     @property
     def is_contiguous(self) -> bool:
@@ -91,12 +93,16 @@ def open_tree(path: Path) -> Any:
         with path.open("rb") as file:
             tree, locate = (_open_zip if zipfile.is_zipfile(file) else _open_legacy)(path, file)
         return _placed(tree, path, locate)
-    except (PickleError, zipfile.BadZipFile, struct.error) as error:
+    except (zipfile.BadZipFile, struct.error, *_FAULTS) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is truncated or not a torch file: {error}"
         ) from None
     except PermissionError:
         raise CheckpointError(f"{path} cannot be read: permission denied") from None
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        raise CheckpointError(f"{path} is no torch file: it points outside of itself") from None
 
 
 def state_of(tree: Any, path: Path) -> dict[str, StoredTensor]:
@@ -130,6 +136,8 @@ Locate = Callable[[StoredStorage], int]
 def _open_zip(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise PickleError("a zip archive with two members of one name, where torch writes one")
         found = [name for name in members if name.endswith("/data.pkl")]
         if len(found) != 1:
             raise PickleError(
@@ -140,7 +148,13 @@ def _open_zip(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
             raise PickleError(
                 f"its pickle takes {members[found[0]].file_size} bytes; the limit is {LARGEST_PICKLE}"
             )
-        order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
+        for name in (found[0], root + "byteorder"):
+            if name in members and not _is_plain(members[name]):
+                raise PickleError("its pickle is compressed, as torch does not; unpack and save it again")
+        order = b"little"
+        if root + "byteorder" in members:
+            with archive.open(root + "byteorder") as member:
+                order = member.read(16)
         if order != b"little":
             raise PickleError(f"its numbers are {order[:10]!r} endian; save it on a little endian machine")
         content = archive.read(found[0])
@@ -150,7 +164,7 @@ def _open_zip(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
         info = members.get(f"{root}data/{storage.key}")
         if info is None:
             raise PickleError(f"it has no storage {storage.key[:40]!r}")
-        if info.compress_type != zipfile.ZIP_STORED:
+        if not _is_plain(info):
             raise PickleError("its storages are compressed, as torch does not; unpack and save it again")
         with path.open("rb") as again:
             again.seek(info.header_offset)
@@ -162,6 +176,12 @@ def _open_zip(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
         return start
 
     return unpickle(io.BytesIO(content), len(content)), locate
+
+
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    is_encrypted = bool(info.flag_bits & 1)
+    is_stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+    return is_stored and not is_encrypted
 
 
 def _open_legacy(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
@@ -181,10 +201,12 @@ def _open_legacy(path: Path, file: BinaryIO) -> tuple[Any, Locate]:
     places: dict[str, tuple[int, int]] = {}  # storage -> (first byte of its data, elements)
     storages = {storage.key: storage for storage in _storages(tree)}
     for key in keys if isinstance(keys, list) else ():
+        if not isinstance(key, str):
+            raise PickleError("its list of storages holds what is no name")
         count, start = struct.unpack("<q", file.read(8))[0], file.tell()
         itemsize = storages[key].dtype.itemsize if key in storages else 0
         if not itemsize or count < 0 or start + count * itemsize > size:
-            raise PickleError(f"storage {str(key)[:40]} is shorter than the {count} numbers it promises")
+            raise PickleError(f"storage {key[:40]} is shorter than the {count} numbers it promises")
         places[key] = (start, count)
         file.seek(start + count * itemsize)
 
@@ -231,11 +253,16 @@ def _placed(tree: Any, path: Path, locate: Locate) -> Any:
     starts: dict[StoredStorage, int] = {}
     seen: set[int] = set()
     waiting = [tree]
+    left = MOST_REPEATS * path.stat().st_size + REPEATS_SLACK
 
     def place(value: Any) -> Any:
+        nonlocal left
         if not isinstance(value, StoredView):
             waiting.append(value)
             return value
+        left -= prod(value.shape) * value.dtype.itemsize
+        if left < 0:
+            raise PickleError(f"its tensors repeat the numbers of the file more than {MOST_REPEATS} times")
         if value.storage not in starts:
             starts[value.storage] = locate(value.storage)
         return StoredTensor(path, value, starts[value.storage])

@@ -7,8 +7,9 @@ does nothing. Configurations, histories and enumerations of any library therefor
 and what they say can still be looked up as data.
 
 The format is described in Python's pickletools, which also splits the file into instructions. Memory is
-bounded by the length of the pickle: memo entries are kept by number, and lengths are checked against the
-bytes that are there.
+bounded by the length of the pickle: memo entries are kept by number, lengths are checked against the bytes
+that are there, and what calls copy is counted, because a pickle can name one long list a million times.
+Dictionaries take only keys that are quick to hash and to compare and of which no file can make many collide.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from typing import Any, BinaryIO
 import torch
 
 LARGEST_PICKLE = 2**28  # bytes; the pickle of a file holds names and shapes, not weights
-MOST_INSTRUCTIONS = 20_000_000
+MOST_INSTRUCTIONS = 4_000_000  # the model states of a 5B run take some hundred thousand
+MOST_COPIED = 4_000_000  # values that calls take out of one container and put into another
+MOST_DIMENSIONS = 64  # of a tensor, as torch
+LONGEST_NAME = 1024  # characters of a module, a class or a dictionary's key
+LONGEST_TUPLE = 3  # of texts and small numbers, as a key
+LARGEST_KEY = 2**60  # a number beyond can be made to hash like any other
 LARGEST_EXPANSION = 2**26  # numbers of a tensor that repeats those of its storage
 _FAULTS = (
     ValueError,
@@ -41,7 +47,7 @@ class PickleError(ValueError):
     """A pickle that is broken, or larger than anything torch writes."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Inert:
     """Stands for an object of a class that is not known here. Equal only to itself, so it can be a key."""
 
@@ -97,6 +103,20 @@ class _Known:
     call: Callable[..., Any]
 
 
+class _Memo(dict[int, Any]):
+    """Values by number, and how many values calls have copied."""
+
+    copied = 0
+
+    def count_copies(self, args: tuple[Any, ...]) -> None:
+        self.copied += len(args) + sum(len(value) for value in args[:4] if isinstance(value, _SIZED))
+        if self.copied > MOST_COPIED:
+            raise PickleError(f"copies more than {MOST_COPIED} values")
+
+
+_SIZED = (str, bytes, bytearray, list, tuple, dict, set)
+
+
 class _Mark:
     pass
 
@@ -115,7 +135,7 @@ def unpickle(stream: BinaryIO, size: int) -> Any:
         PickleError: broken, or more instructions than the weights of any model need.
     """
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo = _Memo()
     last = None
     try:
         for number, (opcode, arg, _) in enumerate(pickletools.genops(_Bounded(stream, size))):  # type: ignore[arg-type]
@@ -162,6 +182,8 @@ def mapping(value: Any) -> Mapping[Any, Any] | None:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
+    if len(shape) > MOST_DIMENSIONS or len(strides) > MOST_DIMENSIONS:
+        raise PickleError(f"describes a tensor of more than {MOST_DIMENSIONS} dimensions")
     shape, strides = tuple(shape), tuple(strides)
     is_whole = isinstance(storage, StoredStorage) and len(shape) == len(strides)
     if not is_whole or not all(_is_count(value) for value in (offset, *shape, *strides)):
@@ -195,9 +217,11 @@ def _first(data: Any, *rest: Any) -> Any:
     return data
 
 
-def _rebuild_from_type(call: Any, kind: Any, args: Any, state: Any) -> Any:
+def _rebuild_from_type(memo: _Memo, call: Any, kind: Any, args: Any, state: Any) -> Any:
     # A subclass of a tensor, or one with attributes: the numbers are what its own rebuilding gives.
-    return _call(call, args) if isinstance(call, _Known) else Inert(str(call), (kind, args, state))
+    if isinstance(call, _Known):
+        return _call(call, args, memo)
+    return Inert(_FROM_TYPE, (call, kind, args, state))
 
 
 def _entries(*args: Any) -> dict[Any, Any]:
@@ -210,13 +234,14 @@ def _keys(values: Any = ()) -> set[Any]:
     return {_key(value) for value in values}
 
 
-_REBUILD = {
+_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    _FROM_TYPE: _rebuild_from_type,
     "torch.Size": lambda values=(): tuple(values),
     "collections.OrderedDict": _entries,
 }
@@ -247,16 +272,19 @@ _KNOWN_TYPES |= {"torch.storage.UntypedStorage": torch.uint8, "torch.UntypedStor
 
 
 def _find(module: Any, name: Any) -> Any:
-    full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "an unnamed object"
+    is_name = all(isinstance(part, str) and len(part) <= LONGEST_NAME for part in (module, name))
+    full = f"{module}.{name}" if is_name else "an unnamed object"
     return _KNOWN.get(full) or _KNOWN_TYPES.get(full) or Inert(full)
 
 
-def _call(function: Any, args: Any) -> Any:
+def _call(function: Any, args: Any, memo: _Memo) -> Any:
     """What a pickled call gives: a tensor or container for a known name, an inert object otherwise."""
     args = args if isinstance(args, tuple) else (args,)
     if isinstance(function, _Known):
-        is_wrapper = function.call is _rebuild_from_type  # one argument is a class, which stays inert
-        if is_wrapper or not any(isinstance(value, Inert) for value in args[:4]):
+        memo.count_copies(args)
+        if function.call is _rebuild_from_type:  # one argument is a class, which stays inert
+            return _rebuild_from_type(memo, *args)
+        if not any(isinstance(value, Inert) for value in args[:4]):
             return function.call(*args)
         return Inert(function.name, args)
     name = function.name if isinstance(function, Inert) else "an object that is no function"
@@ -280,13 +308,21 @@ def _persistent(key: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """A value as a dictionary's key. Hashing a nested tuple can take for ever: only flat ones are hashed."""
-    plain = (str, bytes, int, float, bool, type(None), Inert, torch.dtype)
-    if isinstance(value, plain):
-        return value
-    if type(value) is tuple and len(value) <= 64 and all(isinstance(part, plain) for part in value):
-        return value
-    return Inert("a key", (value,))
+    """A value as a dictionary's key, and an inert one where hashing or comparing it could take for ever."""
+    if isinstance(value, str | bytes):
+        is_plain = len(value) <= LONGEST_NAME
+    elif isinstance(value, int):
+        is_plain = -LARGEST_KEY < value < LARGEST_KEY
+    elif type(value) is tuple:
+        is_plain = len(value) <= LONGEST_TUPLE and all(map(_is_part, value))
+    else:
+        is_plain = isinstance(value, float | type(None) | Inert | torch.dtype)
+    return value if is_plain else Inert("a key", (value,))
+
+
+def _is_part(value: Any) -> bool:
+    # Python hashes -1 and -2 alike, and large numbers can be chosen so that tuples collide.
+    return len(value) <= LONGEST_NAME if isinstance(value, str) else type(value) is int and 0 <= value < 2**16
 
 
 # --- instructions: each takes the stack, the memo and its argument
@@ -301,7 +337,7 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
     raise PickleError("has no mark where one is needed")
 
 
-def _push(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _push(stack: list[Any], memo: _Memo, arg: Any) -> None:
     stack.append(arg)
 
 
@@ -309,11 +345,11 @@ def _constant(value: Any) -> Callable[..., None]:
     return lambda stack, memo, arg: stack.append(value)
 
 
-def _nothing(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _nothing(stack: list[Any], memo: _Memo, arg: Any) -> None:
     pass
 
 
-def _pop(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _pop(stack: list[Any], memo: _Memo, arg: Any) -> None:
     stack.pop()
 
 
@@ -322,7 +358,7 @@ def _gather(make: Callable[[list[Any]], Any]) -> Callable[..., None]:
 
 
 def _tuple_of(count: int) -> Callable[..., None]:
-    def step(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+    def step(stack: list[Any], memo: _Memo, arg: Any) -> None:
         if len(stack) < count:
             raise PickleError("has too few values for a tuple")
         stack[-count:] = [tuple(stack[-count:])]
@@ -356,70 +392,70 @@ def _add_elements(stack: list[Any], values: list[Any]) -> None:
     into.extend(values)
 
 
-def _set_item(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _set_item(stack: list[Any], memo: _Memo, arg: Any) -> None:
     value, key = stack.pop(), stack.pop()
     _set_items(stack, [key, value])
 
 
-def _append(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _append(stack: list[Any], memo: _Memo, arg: Any) -> None:
     value = stack.pop()
     _add_elements(stack, [value])
 
 
-def _build(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _build(stack: list[Any], memo: _Memo, arg: Any) -> None:
     state = stack.pop()
     if isinstance(stack[-1], Inert):
         stack[-1].state = state
     # Attributes of what is known here (an OrderedDict's `_metadata`) say nothing about the weights.
 
 
-def _reduce(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _reduce(stack: list[Any], memo: _Memo, arg: Any) -> None:
     args, function = stack.pop(), stack.pop()
-    stack.append(_call(function, args))
+    stack.append(_call(function, args, memo))
 
 
-def _new_object(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _new_object(stack: list[Any], memo: _Memo, arg: Any) -> None:
     _reduce(stack, memo, arg)
 
 
-def _new_object_with_names(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _new_object_with_names(stack: list[Any], memo: _Memo, arg: Any) -> None:
     names = stack.pop()
     _reduce(stack, memo, arg)
     if isinstance(stack[-1], Inert):
         stack[-1].kwargs = names
 
 
-def _instance(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
-    stack.append(_call(_find(*arg.split(" ", 1)), tuple(_pop_to_mark(stack))))
+def _instance(stack: list[Any], memo: _Memo, arg: Any) -> None:
+    stack.append(_call(_find(*arg.split(" ", 1)), tuple(_pop_to_mark(stack)), memo))
 
 
-def _object(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _object(stack: list[Any], memo: _Memo, arg: Any) -> None:
     function, *args = _pop_to_mark(stack)
-    stack.append(_call(function, tuple(args)))
+    stack.append(_call(function, tuple(args), memo))
 
 
-def _global(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _global(stack: list[Any], memo: _Memo, arg: Any) -> None:
     stack.append(_find(*arg.split(" ", 1)))
 
 
-def _stack_global(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _stack_global(stack: list[Any], memo: _Memo, arg: Any) -> None:
     name, module = stack.pop(), stack.pop()
     stack.append(_find(module, name))
 
 
-def _put(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _put(stack: list[Any], memo: _Memo, arg: Any) -> None:
     memo[int(arg)] = stack[-1]
 
 
-def _memoize(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _memoize(stack: list[Any], memo: _Memo, arg: Any) -> None:
     memo[len(memo)] = stack[-1]
 
 
-def _get(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+def _get(stack: list[Any], memo: _Memo, arg: Any) -> None:
     stack.append(memo[int(arg)])
 
 
-_STEPS: dict[str, Callable[[list[Any], dict[int, Any], Any], None]] = {
+_STEPS: dict[str, Callable[[list[Any], _Memo, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "READONLY_BUFFER"), _nothing),
     **dict.fromkeys(
         (

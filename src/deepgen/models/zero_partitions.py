@@ -17,7 +17,7 @@ Nothing is joined before it is asked for: a tensor knows its pieces and reads th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -32,7 +32,7 @@ from deepgen.models.names import strip_wrappers
 from deepgen.models.run_facts import differing_fact
 from deepgen.models.tensors import LazyTensor, lazy_torch
 from deepgen.models.torch_files import StoredTensor, open_tree
-from deepgen.models.unpickle import Inert, mapping
+from deepgen.models.unpickle import MOST_DIMENSIONS, Inert, mapping
 
 MODEL_STATES = "mp_rank_00_model_states.pt"
 OPTIMIZER_FILE = re.compile(r"^((?:bf16_|fp16_)?zero_pp_rank_)(\d+)_mp_rank_00_optim_states\.pt$")
@@ -41,6 +41,7 @@ ALIGNMENT = 2  # DeepSpeed pads a flat row to a multiple of this and the number 
 SHOWN = 3  # weights that an error names
 SHOWN_FILES = 16
 MOST_RANKS = 2**20
+LARGEST_SIZE = 2**40  # of one dimension
 _BLOCK = 1 << 22  # numbers compared at a time
 
 
@@ -83,7 +84,15 @@ def shapes_of(states: Mapping[Any, Any]) -> list[dict[str, tuple[int, ...]]]:
     """`param_shapes`: name -> shape of what was trained, by optimizer group, in the order of the rows."""
     recorded = states.get("param_shapes")
     groups = [mapping(group) for group in (recorded if isinstance(recorded, list) else [recorded])]
-    return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups if group]
+    return [_shapes(group) for group in groups if group]
+
+
+def _shapes(group: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
+    for name, shape in group.items():
+        is_shape = isinstance(shape, list | tuple) and len(shape) <= MOST_DIMENSIONS
+        if not is_shape or not all(type(size) is int and 0 <= size < LARGEST_SIZE for size in shape):
+            raise CheckpointError(f"the shape the run recorded for {str(name)[:200]} is no list of sizes")
+    return {str(name): tuple(shape) for name, shape in group.items()}
 
 
 def zero_files(folder: Path) -> list[Path]:
@@ -127,7 +136,7 @@ def open_zero(folder: Path, copies: Mapping[str, LazyTensor] | None = None) -> Z
     result = masters | result
     aliases = mapping(states[0].get("shared_params")) or {}
     for alias, source in aliases.items():
-        if source in masters and isinstance(alias, str):
+        if isinstance(source, str) and source in masters and isinstance(alias, str):
             result[alias] = replace(masters[source], name=alias)
     _sample(run, masters)
     return ZeroFolder(result, states[0])
@@ -143,6 +152,7 @@ def _open_states(folder: Path) -> list[Mapping[Any, Any]]:
     found = {int(m[2]): f for f in folder.iterdir() if (m := RANK_STATES_FILE.match(f.name))}
     if not found:
         raise IncompleteRunError(f"{folder} is incomplete: it lacks {MODEL_STATES}")
+    _refuse_absurd_ranks(folder, found)
     last = max(found)
     first = _dictionary(found[min(found)])
     world = _recorded_world(first) or last + 1
@@ -150,6 +160,11 @@ def _open_states(folder: Path) -> list[Mapping[Any, Any]]:
         names = [found[last].name.replace(f"rank_{last}_", f"rank_{rank}_", 1) for rank in absent]
         raise IncompleteRunError(f"{folder} is incomplete: of {world} ranks it lacks {_listed(names)}")
     return [_dictionary(found[rank]) for rank in sorted(found)]
+
+
+def _refuse_absurd_ranks(folder: Path, ranks: Iterable[int]) -> None:
+    if (last := max(ranks, default=0)) >= MOST_RANKS:
+        raise CheckpointError(f"{folder} has a file of rank {last}; the limit is {MOST_RANKS} ranks")
 
 
 def _recorded_world(states: Mapping[Any, Any]) -> int | None:
@@ -167,6 +182,7 @@ def _optimizer_files(folder: Path) -> tuple[dict[int, Path], str]:
     prefixes = sorted({match[1] for match in found.values()})
     if len(prefixes) > 1:
         raise CheckpointError(f"{folder} mixes files of two runs: {prefixes[0]}* and {prefixes[1]}*")
+    _refuse_absurd_ranks(folder, [int(match[2]) for match in found.values()])
     return {int(match[2]): file for file, match in found.items()}, prefixes[
         0
     ] if prefixes else "bf16_zero_pp_rank_"
@@ -329,18 +345,18 @@ def _misfit(run: _Run, held: int, needed: int, what: str) -> CheckpointError:
 
 def _frozen(run: _Run) -> dict[str, LazyTensor]:
     """Weights that were not trained: whole in one file, with ZeRO-3 a fragment a rank."""
-    shapes = mapping(run.states[0].get("frozen_param_shapes")) or {}
+    shapes = _shapes(mapping(run.states[0].get("frozen_param_shapes")) or {})
     fragments = [mapping(states.get("frozen_param_fragments")) or {} for states in run.states]
     result = {}
     for name, shape in shapes.items():
-        shape, rows = tuple(shape), [part[name] for part in fragments if name in part]
+        rows = [part[name] for part in fragments if name in part]
         left, parts = prod(shape), []
         for row in rows:
             if not (isinstance(row, StoredTensor) and row.is_contiguous):
                 raise CheckpointError(f"the frozen weight {name} of {run.folder} is no tensor")
             parts.append(Piece(row, 0, min(row.numel, left)))
             left -= parts[-1].count
-        if left:
+        if left or not rows:
             raise CheckpointError(
                 f"the frozen weight {name} of {run.folder} lacks {left} of {prod(shape)} numbers"
             )
@@ -375,6 +391,8 @@ def _read(
 
 def _agree(master: Tensor, copy: Tensor) -> bool:
     """Whether the copy is the rounded master; one step of the coarser format apart counts as rounding."""
+    if not copy.dtype.is_floating_point:
+        return torch.equal(master, copy)
     limits = torch.finfo(copy.dtype)
     return all(
         torch.allclose(
@@ -402,15 +420,16 @@ def _refuse_mixture(run: _Run, files: Sequence[Path]) -> None:
 def _refuse_wrong_rank(run: _Run, rank: int, file: Path, states: Mapping[Any, Any]) -> None:
     """Compare the list of fragments a rank keeps (ZeRO-1, 2) with what lies on that rank."""
     recorded = states.get("param_slice_mappings")
-    rows = states.get("single_partition_of_fp32_groups")
-    if not isinstance(recorded, list) or not isinstance(rows, list):
+    key = "single_partition_of_fp32_groups"
+    if not isinstance(recorded, list) or not all(key in other for other in run.ranks):
         return
-    if len(recorded) != len(run.groups) or len(rows) != len(run.groups):
+    by_rank = [_rows(other, key, run) for other in run.ranks]
+    if any(len(rows) != len(run.groups) for rows in (recorded, *by_rank)):
         return  # other versions keep other lists; the sizes of the rows are checked in any case
     for number, (group, fragments) in enumerate(zip(run.groups, recorded, strict=True)):
         found = {str(name): _address(value) for name, value in (mapping(fragments) or {}).items()}
-        before = sum(other["single_partition_of_fp32_groups"][number].numel for other in run.ranks[:rank])
-        end, start, expected = before + rows[number].numel, 0, {}
+        before = sum(rows[number].numel for rows in by_rank[:rank])
+        end, start, expected = before + by_rank[rank][number].numel, 0, {}
         for name, shape in group.items():
             first, last = max(start, before), min(start + prod(shape), end)
             if first < last:
