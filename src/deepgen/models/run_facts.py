@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepgen.models.pickle_names import Inert, mapping
 from deepgen.models.torch_files import StoredTensor
-from deepgen.models.unpickle import Inert, mapping
 
 MOST_FACTS = 20_000
 DEEPEST = 12

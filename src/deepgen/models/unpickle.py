@@ -14,16 +14,13 @@ bytes that are there.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
-import torch
+from deepgen.models.pickle_names import Inert, PickleError, apply, as_key, as_keys, find, persistent
 
 LARGEST_PICKLE = 2**28  # bytes; the pickle of a file holds names and shapes, not weights
 MOST_INSTRUCTIONS = 20_000_000
-LARGEST_EXPANSION = 2**26  # numbers of a tensor that repeats those of its storage
 _FAULTS = (
     ValueError,
     TypeError,
@@ -35,66 +32,6 @@ _FAULTS = (
     RecursionError,
     MemoryError,
 )
-
-
-class PickleError(ValueError):
-    """A pickle that is broken, or larger than anything torch writes."""
-
-
-@dataclass(eq=False)
-class Inert:
-    """Stands for an object of a class that is not known here. Equal only to itself, so it can be a key."""
-
-    name: str  # "module.name" as the pickle has it
-    args: tuple[Any, ...] = ()
-    kwargs: Any = None
-    state: Any = None
-    items: dict[Any, Any] = field(default_factory=dict)
-    elements: list[Any] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"  # never what it holds: pickles can nest without end
-
-
-@dataclass(frozen=True)
-class StoredStorage:
-    """The numbers of one or more tensors, by the name the file has for them."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-    first: int = (
-        0  # element of the storage `key` this one starts at; only files of torch before 1.6 have views
-    )
-
-
-@dataclass(frozen=True)
-class StoredView:
-    """A tensor as the pickle describes it: which elements of a storage. Strides are in elements."""
-
-    storage: StoredStorage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.storage.dtype
-
-    @property
-    def span(self) -> int:
-        """Elements from the first to the last one, both counted."""
-        if 0 in self.shape:
-            return 0
-        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A name this interpreter gives a meaning to."""
-
-    name: str
-    call: Callable[..., Any]
 
 
 class _Mark:
@@ -150,145 +87,6 @@ class _Bounded:
         return data
 
 
-def mapping(value: Any) -> Mapping[Any, Any] | None:
-    """What a dictionary holds, be it a plain one or of a class that is not known here; None for the rest."""
-    if isinstance(value, Inert):
-        first = value.args[0] if value.args else None
-        return value.items or (first if isinstance(first, dict) else None)
-    return value if isinstance(value, dict) else None
-
-
-# --- names
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
-    shape, strides = tuple(shape), tuple(strides)
-    is_whole = isinstance(storage, StoredStorage) and len(shape) == len(strides)
-    if not is_whole or not all(_is_count(value) for value in (offset, *shape, *strides)):
-        raise PickleError("describes a tensor without storage, or with sizes that are no counts")
-    view = StoredView(storage, offset, shape, strides)
-    if offset + view.span > storage.numel:
-        raise PickleError(
-            f"describes a tensor of shape {shape} that ends beyond the {storage.numel} numbers of its storage"
-        )
-    if prod(shape) > max(storage.numel, LARGEST_EXPANSION):  # stride 0 repeats numbers without end
-        raise PickleError(f"describes a tensor of shape {shape} made of {storage.numel} numbers")
-    return view
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-def _rebuild_tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
-) -> Any:
-    if not (isinstance(storage, StoredStorage) and isinstance(dtype, torch.dtype)):
-        raise PickleError("describes a tensor without storage or number format")
-    count = storage.numel * storage.dtype.itemsize // dtype.itemsize
-    return _rebuild_tensor(
-        StoredStorage(storage.key, dtype, count, storage.first), offset, shape, strides, grad, hooks
-    )
-
-
-def _first(data: Any, *rest: Any) -> Any:
-    return data
-
-
-def _rebuild_from_type(call: Any, kind: Any, args: Any, state: Any) -> Any:
-    # A subclass of a tensor, or one with attributes: the numbers are what its own rebuilding gives.
-    return _call(call, args) if isinstance(call, _Known) else Inert(str(call), (kind, args, state))
-
-
-def _entries(*args: Any) -> dict[Any, Any]:
-    pairs = args[0] if args else ()
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs
-    return {_key(key): value for key, value in pairs}
-
-
-def _keys(values: Any = ()) -> set[Any]:
-    return {_key(value) for value in values}
-
-
-_REBUILD = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "torch.Size": lambda values=(): tuple(values),
-    "collections.OrderedDict": _entries,
-}
-_BUILTINS = {"set": _keys, "frozenset": _keys, "dict": _entries}
-_KNOWN = {name: _Known(name, call) for name, call in _REBUILD.items()} | {
-    f"{module}.{name}": _Known(name, call)
-    for module in ("builtins", "__builtin__")
-    for name, call in _BUILTINS.items()
-}
-_DTYPES = {f"torch.{value}".removeprefix("torch."): value for value in vars(torch).values()
-           if isinstance(value, torch.dtype)}  # fmt: skip
-_STORAGES = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexFloat": torch.complex64,
-    "ComplexDouble": torch.complex128,
-}
-_KNOWN_TYPES = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()} | _DTYPES
-_KNOWN_TYPES |= {"torch.storage.UntypedStorage": torch.uint8, "torch.UntypedStorage": torch.uint8}
-
-
-def _find(module: Any, name: Any) -> Any:
-    full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "an unnamed object"
-    return _KNOWN.get(full) or _KNOWN_TYPES.get(full) or Inert(full)
-
-
-def _call(function: Any, args: Any) -> Any:
-    """What a pickled call gives: a tensor or container for a known name, an inert object otherwise."""
-    args = args if isinstance(args, tuple) else (args,)
-    if isinstance(function, _Known):
-        is_wrapper = function.call is _rebuild_from_type  # one argument is a class, which stays inert
-        if is_wrapper or not any(isinstance(value, Inert) for value in args[:4]):
-            return function.call(*args)
-        return Inert(function.name, args)
-    name = function.name if isinstance(function, Inert) else "an object that is no function"
-    return Inert(name, args)
-
-
-def _persistent(key: Any) -> Any:
-    """What a torch file keeps outside the pickle: a storage."""
-    if not (isinstance(key, tuple) and len(key) >= 5 and key[0] == "storage"):
-        return Inert("an outside object", (key,))
-    _, dtype, name, _, count, *view = key
-    is_whole = isinstance(dtype, torch.dtype) and isinstance(name, str) and _is_count(count)
-    if not is_whole:
-        return Inert("a storage of unknown type", key)
-    if view and isinstance(view[0], tuple) and len(view[0]) == 3:
-        first, size = view[0][1:]
-        if not (_is_count(first) and _is_count(size) and first + size <= count):
-            raise PickleError(f"has a view beyond storage {name}")
-        return StoredStorage(name, dtype, size, first)
-    return StoredStorage(name, dtype, count)
-
-
-def _key(value: Any) -> Any:
-    """A value as a dictionary's key. Hashing a nested tuple can take for ever: only flat ones are hashed."""
-    plain = (str, bytes, int, float, bool, type(None), Inert, torch.dtype)
-    if isinstance(value, plain):
-        return value
-    if type(value) is tuple and len(value) <= 64 and all(isinstance(part, plain) for part in value):
-        return value
-    return Inert("a key", (value,))
-
-
 # --- instructions: each takes the stack, the memo and its argument
 
 
@@ -333,7 +131,7 @@ def _tuple_of(count: int) -> Callable[..., None]:
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     if len(values) % 2:
         raise PickleError("has a key without a value")
-    return {_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
+    return {as_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
 
 
 def _set_items(stack: list[Any], values: list[Any]) -> None:
@@ -348,7 +146,7 @@ def _set_items(stack: list[Any], values: list[Any]) -> None:
 def _add_elements(stack: list[Any], values: list[Any]) -> None:
     target = stack[-1]
     if isinstance(target, set):
-        target.update(map(_key, values))
+        target.update(map(as_key, values))
         return
     into = target.elements if isinstance(target, Inert) else target
     if not isinstance(into, list):
@@ -366,6 +164,20 @@ def _append(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
     _add_elements(stack, [value])
 
 
+def _set_all(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+    values = _pop_to_mark(stack)
+    _set_items(stack, values)
+
+
+def _append_all(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+    values = _pop_to_mark(stack)
+    _add_elements(stack, values)
+
+
+def _pop_mark(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
+    _pop_to_mark(stack)
+
+
 def _build(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
     state = stack.pop()
     if isinstance(stack[-1], Inert):
@@ -375,11 +187,7 @@ def _build(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
 
 def _reduce(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
     args, function = stack.pop(), stack.pop()
-    stack.append(_call(function, args))
-
-
-def _new_object(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
-    _reduce(stack, memo, arg)
+    stack.append(apply(function, args))
 
 
 def _new_object_with_names(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
@@ -390,21 +198,21 @@ def _new_object_with_names(stack: list[Any], memo: dict[int, Any], arg: Any) -> 
 
 
 def _instance(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
-    stack.append(_call(_find(*arg.split(" ", 1)), tuple(_pop_to_mark(stack))))
+    stack.append(apply(find(*arg.split(" ", 1)), tuple(_pop_to_mark(stack))))
 
 
 def _object(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
     function, *args = _pop_to_mark(stack)
-    stack.append(_call(function, tuple(args)))
+    stack.append(apply(function, tuple(args)))
 
 
 def _global(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
-    stack.append(_find(*arg.split(" ", 1)))
+    stack.append(find(*arg.split(" ", 1)))
 
 
 def _stack_global(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
     name, module = stack.pop(), stack.pop()
-    stack.append(_find(module, name))
+    stack.append(find(module, name))
 
 
 def _put(stack: list[Any], memo: dict[int, Any], arg: Any) -> None:
@@ -441,17 +249,17 @@ _STEPS: dict[str, Callable[[list[Any], dict[int, Any], Any], None]] = {
     "LIST": _gather(list),
     "TUPLE": _gather(tuple),
     "DICT": _gather(_pairs),
-    "FROZENSET": _gather(_keys),
+    "FROZENSET": _gather(as_keys),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),
     "APPEND": _append,
-    "APPENDS": lambda stack, memo, arg: _add_elements_from(stack),
-    "ADDITEMS": lambda stack, memo, arg: _add_elements_from(stack),
+    "APPENDS": _append_all,
+    "ADDITEMS": _append_all,
     "SETITEM": _set_item,
-    "SETITEMS": lambda stack, memo, arg: _set_items_from(stack),
+    "SETITEMS": _set_all,
     "POP": _pop,
-    "POP_MARK": lambda stack, memo, arg: _drop_to_mark(stack),
+    "POP_MARK": _pop_mark,
     "DUP": lambda stack, memo, arg: stack.append(stack[-1]),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
@@ -459,30 +267,16 @@ _STEPS: dict[str, Callable[[list[Any], dict[int, Any], Any], None]] = {
     "BUILD": _build,
     "INST": _instance,
     "OBJ": _object,
-    "NEWOBJ": _new_object,
+    "NEWOBJ": _reduce,
     "NEWOBJ_EX": _new_object_with_names,
     **{
         name: lambda stack, memo, arg: stack.append(Inert(f"extension {arg}"))
         for name in ("EXT1", "EXT2", "EXT4")
     },
     "NEXT_BUFFER": lambda stack, memo, arg: stack.append(Inert("an outside buffer")),
-    "PERSID": lambda stack, memo, arg: stack.append(_persistent(arg)),
-    "BINPERSID": lambda stack, memo, arg: stack.append(_persistent(stack.pop())),
+    "PERSID": lambda stack, memo, arg: stack.append(persistent(arg)),
+    "BINPERSID": lambda stack, memo, arg: stack.append(persistent(stack.pop())),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
     "MEMOIZE": _memoize,
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
 }
-
-
-def _add_elements_from(stack: list[Any]) -> None:
-    values = _pop_to_mark(stack)
-    _add_elements(stack, values)
-
-
-def _set_items_from(stack: list[Any]) -> None:
-    values = _pop_to_mark(stack)
-    _set_items(stack, values)
-
-
-def _drop_to_mark(stack: list[Any]) -> None:
-    _pop_to_mark(stack)

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from deepgen.models.errors import CheckpointError
 from deepgen.models.names import strip_wrappers
+from deepgen.models.pickle_names import Inert, mapping
 from deepgen.models.run_facts import differing_fact
 from deepgen.models.tensors import LazyTensor, lazy_torch
 from deepgen.models.torch_files import StoredTensor, open_tree
-from deepgen.models.unpickle import Inert, mapping
 
 MODEL_STATES = "mp_rank_00_model_states.pt"
 OPTIMIZER_FILE = re.compile(r"^((?:bf16_|fp16_)?zero_pp_rank_)(\d+)_mp_rank_00_optim_states\.pt$")
