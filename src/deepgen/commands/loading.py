@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from deepgen.picture_sizes import SizeRules
     from deepgen.pipeline import DeepGenPipeline
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
 
 TINY_NOTICE = """\
@@ -202,7 +201,9 @@ def is_large(model: str) -> bool:
     if path.is_file():
         return path.stat().st_size > LARGE_MODEL_BYTES
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.suffix in WEIGHT_SUFFIXES)
+        from deepgen.models.layouts import NATIVE_SUFFIXES
+
+        files = (file for file in path.rglob("*") if file.suffix in NATIVE_SUFFIXES)
         return sum(file.stat().st_size for file in files) > LARGE_MODEL_BYTES
     return True
 
