@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize
+from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize, asked_memory
 from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
@@ -130,13 +130,9 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
     Raises:
         ValueError: the memory is chosen twice, or no plan fits it.
     """
-    memory = "auto" if getattr(options, "preset", None) == "auto" else options.memory
+    memory = asked_memory(options)
     if memory == "none":
         return Placement(options.quantize, options.offload)
-    if options.quantize != "none" or options.offload != "none":
-        raise ValueError(
-            f"--memory {memory} chooses --offload and --quantize; give either it or them, not both"
-        )
     from deepgen.models.memory import GB, choose, meta_models
 
     free = free_memory(device) if memory == "auto" else int(memory) * GB

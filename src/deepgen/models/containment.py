@@ -80,7 +80,7 @@ def check_folder(folder: Path) -> None:
 
 
 class OwnFolderMixin:
-    """Before a library's model class: `from_pretrained` looks at the folder first, whoever calls it.
+    """Before a library's model class: its `from_pretrained` first looks at the folder.
 
     `DiffusionPipeline.from_pretrained` comes to our parts without coming to our pipeline's own loader.
     """
@@ -113,7 +113,7 @@ def _places(folder: Path) -> Iterator[Path]:
 def _children(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # no permission, or no folder after all: whoever opens it says so
+    except OSError:  # no permission, or no folder after all: the loader that opens it says so
         return []
 
 

@@ -118,7 +118,7 @@ def _kept(folder: Path, entries: Iterable[str]) -> dict[str, str]:
     new = set(entries)
     try:
         old = read_sums(folder)
-    except CheckpointError:  # somebody's own file of this name, or a damaged list: it is not lost
+    except CheckpointError:  # a file of other content under this name, or a damaged list: kept as .old
         (folder / SUMS).replace(folder / f"{SUMS}.old")
         return {}
     return {

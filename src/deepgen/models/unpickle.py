@@ -1,6 +1,6 @@
 """Pickles read as data: nothing is imported and nothing that a pickle names is called.
 
-Python's own unpickler calls what the file says, so that opening a stranger's file can run a stranger's code.
+Python's own unpickler calls what the file says, so that opening a downloaded file can run code of its author.
 Here the pickle's instructions are carried out by a small interpreter that knows plain containers and the few
 names torch writes for a tensor. Every other name becomes an `Inert` object, which keeps what it is given and
 does nothing. Configurations, histories and enumerations of any library therefore open without that library,
