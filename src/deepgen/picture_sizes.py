@@ -6,7 +6,7 @@ back afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class SizeRules:
         unit: heights and widths are multiples of this.
         longest: side the model has positions for.
         height, width: of what is drawn where nothing is said.
-        most_pixels: of a picture, where somebody limits them; only hints ask for it.
+        most_pixels: of a picture, where the server limits them; only hints ask for it.
     """
 
     unit: int
@@ -147,21 +147,23 @@ def read_size_rules(source: str | Path) -> SizeRules | None:
     checkpoint = read_checkpoint(layout, shapes_only=True)
     if "transformer" not in checkpoint.parts:
         return None
-    return _rules(checkpoint.parts["transformer"].config, {}, checkpoint.pipeline_defaults())
+    return size_rules(checkpoint.parts["transformer"].config, {}, checkpoint.pipeline_defaults())
 
 
 def _rules_of_folder(folder: Path) -> SizeRules | None:
     vae = folder / "vae" / "config.json"
-    return _rules(
+    return size_rules(
         read_json(folder / "transformer" / "config.json"),
         read_json(vae) if vae.is_file() else {},
         read_json(folder / "model_index.json").get("defaults") or {},
     )
 
 
-def _rules(transformer: dict[str, Any], vae: dict[str, Any], defaults: dict[str, Any]) -> SizeRules | None:
-    """As `DeepGenPipeline.sizes`, from what configs say; SD3's VAE, which native files leave out, halves
-    three times.
+def size_rules(
+    transformer: Mapping[str, Any], vae: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> SizeRules | None:
+    """As `DeepGenPipeline.sizes`, from what configs say, or None where they do not; SD3's VAE, which native
+    files leave out, halves three times.
     """
     positions, patch = transformer.get("pos_embed_max_size"), transformer.get("patch_size")
     if not isinstance(positions, int) or not isinstance(patch, int):

@@ -1,7 +1,7 @@
-"""What counts as a prompt, the same at every door, and what is told of one that was cut.
+"""What counts as a prompt, for the command line, the server and the pipeline, and what is said of a cut one.
 
-An empty prompt that was given on purpose draws, as it does in the original: it is what the model was trained
-to paint when it is told nothing. A prompt that is missing is a mistake and is refused. Loads no library, so
+An empty prompt that was given on purpose draws, as it does in the original: the model was also trained
+without a description. A prompt that is missing is a mistake and is refused. Loads no library, so
 that a command line can ask before it loads any.
 """
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from deepgen.models.pickle_names import Inert, PickleError
 from deepgen.models.tensors import CheckpointError, open_file
 from deepgen.models.torch_files import StoredTensor, open_tree
-from deepgen.models.unpickle import Inert, PickleError, unpickle
+from deepgen.models.unpickle import unpickle
 
 
 def load(data: bytes) -> Any:

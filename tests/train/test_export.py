@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_runs import small
 
+from deepgen.models import remote_code
 from deepgen.models.sums import SUMS, read_sums
 from deepgen.models.verify import verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
@@ -125,8 +126,8 @@ def test_an_export_in_the_originals_layout_holds_connector_dit_and_lora(alpha, m
     export(tmp_path / "run", tmp_path / "native", what="native")
     export(tmp_path / "run", tmp_path / "folder", what="folder")
     assert verify(tmp_path / "native" / "model.safetensors").hashes == {"model.safetensors": SUMS}
-    listed = {*read_sums(TINY_DIR), "deepgen_pipeline.py"}
-    assert set(verify(tmp_path / "folder").hashes) == listed
+    written = {*read_sums(TINY_DIR), f"{remote_code.MODULE}.py"}
+    assert set(verify(tmp_path / "folder").hashes) == written
     parts = {"vlm": str(TINY_DIR), "vae": str(TINY_DIR)}
     native = DeepGenPipeline.from_pretrained(tmp_path / "native", dtype=torch.float32, lora="merge", **parts)
     folder = load(tmp_path / "folder")

@@ -92,7 +92,7 @@ class Download:
     def _fetch(self, name: str, folder: Path | None) -> Path:
         from huggingface_hub import constants
 
-        from deepgen.models.hub_files import check_published, fetch, find_offline, list_files, write_sums
+        from deepgen.models.hub_files import check_published, fetch, find_offline, list_files, list_sums
 
         allow, ignore = self._patterns(name)
         if constants.HF_HUB_OFFLINE and folder is None:
@@ -110,7 +110,7 @@ class Download:
             return folder or Path()
         found = fetch(listing, folder, _say)
         if folder is not None:
-            write_sums(listing, folder)
+            list_sums(listing, folder)
         sums = f"all sums are the Hub's{f', {known} also those of the published revision' if known else ''}"
         _say(f"{name}: {len(listing.files)} files, {listing.nbytes / 1e9:.2f} GB; {sums}")
         print(found, flush=True)

@@ -177,7 +177,8 @@ class EvalRun:
             rules.check(self.size, self.size)
         check_folder(self.output)
         scorers = self._scorers(benchmarks)
-        settings = self._with_sizes_of_the_model(settings)
+        if self.size is None:
+            settings = self._with_sizes_of_the_model(settings)
         team = workers()
         key = os.environ.get("DEEPGEN_MODEL_KEY", "")
         model = load_model(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize
+from deepgen.commands.options import Device, Dtype, ModelOptions, Offload, Quantize, asked_memory
 from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from deepgen.picture_sizes import SizeRules
     from deepgen.pipeline import DeepGenPipeline
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
 
 TINY_NOTICE = """\
@@ -131,13 +130,9 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
     Raises:
         ValueError: the memory is chosen twice, or no plan fits it.
     """
-    memory = "auto" if getattr(options, "preset", None) == "auto" else options.memory
+    memory = asked_memory(options)
     if memory == "none":
         return Placement(options.quantize, options.offload)
-    if options.quantize != "none" or options.offload != "none":
-        raise ValueError(
-            f"--memory {memory} chooses --offload and --quantize; give either it or them, not both"
-        )
     from deepgen.models.memory import GB, choose, meta_models
 
     free = free_memory(device) if memory == "auto" else int(memory) * GB
@@ -202,7 +197,9 @@ def is_large(model: str) -> bool:
     if path.is_file():
         return path.stat().st_size > LARGE_MODEL_BYTES
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.suffix in WEIGHT_SUFFIXES)
+        from deepgen.models.layouts import NATIVE_SUFFIXES
+
+        files = (file for file in path.rglob("*") if file.suffix in NATIVE_SUFFIXES)
         return sum(file.stat().st_size for file in files) > LARGE_MODEL_BYTES
     return True
 

@@ -112,6 +112,16 @@ def needed_model(positional: str | None, option: str | None, command: str) -> st
     return name
 
 
+def asked_memory(options: ModelOptions) -> Memory:
+    """What `--memory` says, or `--preset auto` for it; ValueError beside options that it chooses itself."""
+    memory = "auto" if getattr(options, "preset", None) == "auto" else options.memory
+    if memory != "none" and (options.quantize, options.offload) != ("none", "none"):
+        raise ValueError(
+            f"--memory {memory} chooses --offload and --quantize; give either it or them, not both"
+        )
+    return memory
+
+
 def short_name(model: str) -> str:
     """What a model is called by clients: `tiny`, the name of a folder or file, the end of a Hub name."""
     path = Path(model).expanduser()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.commands.options import PictureOptions
+from deepgen.commands.options import PictureOptions, asked_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -139,16 +139,11 @@ def _drawn_size(
     models: Mapping[str, Any], settings: Mapping[str, Any], references: Sequence[Image]
 ) -> tuple[int, int]:
     from deepgen.models.config import architecture
-    from deepgen.picture_sizes import SizeRules
+    from deepgen.picture_sizes import size_rules
 
-    vae, dit, usual = models["vae"].config, models["transformer"].config, architecture(NOMINAL).defaults
-    unit = dit.patch_size * 2 ** (len(vae.block_out_channels) - 1)
-    rules = SizeRules(
-        unit=unit,
-        longest=unit * dit.pos_embed_max_size,
-        height=usual["height"],
-        width=usual["width"],
-    )
+    rules = size_rules(models["transformer"].config, models["vae"].config, architecture(NOMINAL).defaults)
+    if rules is None:
+        raise ValueError("the model's configs do not say which sizes it draws; name another with --model")
     (size,), _ = rules.drawn([references] if references else None, 1, settings["height"], settings["width"])
     return size
 
@@ -159,12 +154,7 @@ def _memory(
     """How the model is kept, and what to type for it where nothing was asked for."""
     from deepgen.models.memory import GB, MemoryPlan, choose
 
-    asked = "auto" if options.preset == "auto" else options.memory
-    chosen = (options.quantize, options.offload)
-    if asked != "none" and chosen != ("none", "none"):
-        raise ValueError(
-            f"--memory {asked} chooses --offload and --quantize; give either it or them, not both"
-        )
+    asked, chosen = asked_memory(options), (options.quantize, options.offload)
     if card.link is None and options.offload != "none":
         raise ValueError(f"{card.name} has one memory, so --offload moves nothing; leave it out")
     if asked not in ("none", "auto"):

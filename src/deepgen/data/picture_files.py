@@ -1,7 +1,7 @@
 """Files of pictures: PNG, JPEG and WebP, told apart by the suffix of their name.
 
 Each carries the record of how its picture was made. The command line and the server write through here, so
-that a picture is the same file whoever asked for it.
+that a picture is the same file from either.
 """
 
 from __future__ import annotations

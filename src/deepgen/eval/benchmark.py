@@ -6,7 +6,6 @@ is made with a variant. Scores of two versions are never compared.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.scoring import Protocol
+from deepgen.models.sums import hash_file
 
 Reference = Path | Callable[[], Image.Image]
 
@@ -217,7 +217,7 @@ class Benchmark:
             path = self.locate(data_dir, file.path, *file.aliases)
             if not path.is_file():
                 missing.append(f"{path} is missing; get it from {file.origin}")
-            elif file.sha256 is not None and (found := file_hash(path)) != file.sha256:
+            elif file.sha256 is not None and (found := hash_file(path)) != file.sha256:
                 altered.append(f"{path} is altered: sha256 {found[:12]}... instead of {file.sha256[:12]}...")
         return missing, altered
 
@@ -275,20 +275,3 @@ def missing_references(label: str, items: Sequence[Item]) -> list[str]:
 def count_problem(label: str, what: str, expected: int, found: int) -> list[str]:
     """One line where a count is not the official one."""
     return [] if expected == found else [f"{label}: {found} {what} instead of {expected}"]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _hash(file)
-        )
-
-
-def _hash(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    for chunk in iter(lambda: file.read(2**20), b""):
-        digest.update(chunk)
-    return digest.hexdigest()

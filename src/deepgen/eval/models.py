@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from deepgen.eval.benchmark import Item, Settings, file_hash
+from deepgen.eval.benchmark import Item, Settings
+from deepgen.models.sums import hash_file
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import RewardUnavailable
 
@@ -199,12 +200,12 @@ def _place(config: ModelConfig) -> tuple[str, Any]:
 def weights_hash(path: Path, name: str) -> str:
     """SHA-256 over the files of a folder, or of a file, in hex; for a Hub id its cached commit."""
     if path.is_file():
-        return file_hash(path)
+        return hash_file(path)
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(path.rglob("*")):
             if file.suffix in (".safetensors", ".json", ".pt", ".bin"):
-                digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
+                digest.update(f"{file.relative_to(path)} {hash_file(file)}\n".encode())
         return digest.hexdigest()
     from huggingface_hub import snapshot_download
 
@@ -311,7 +312,7 @@ class ImageFolder:
         files = sorted(folder.rglob("*.png"))
         if not files:
             raise FileNotFoundError(f"{folder} holds no .png files")
-        content = [(str(path.relative_to(folder)), file_hash(path)) for path in files]
+        content = [(str(path.relative_to(folder)), hash_file(path)) for path in files]
         self.fingerprint = f"pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
     def draw(

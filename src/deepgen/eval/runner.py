@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from deepgen._version import __version__
-from deepgen.eval.benchmark import Benchmark, DataFile, Item, Settings, file_hash
+from deepgen.eval.benchmark import Benchmark, DataFile, Item, Settings
 from deepgen.eval.drawing import draw
 from deepgen.eval.models import Model
 from deepgen.eval.run_config import Job, RunConfig, Workers, workers
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.store import write_json
 from deepgen.eval.verdicts import add_up, score
+from deepgen.models.sums import hash_file
 
 __all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
 
@@ -155,7 +156,7 @@ def _hashes_of(benchmark: Benchmark, files: Sequence[DataFile], data_dir: Path) 
     for file in files:
         path = benchmark.locate(data_dir, file.path, *file.aliases)
         if path.is_file():
-            found[file.path] = file_hash(path)
+            found[file.path] = hash_file(path)
     return found
 
 

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deepgen.eval.benchmark import ItemScore, file_hash
+from deepgen.eval.benchmark import ItemScore
+from deepgen.models.sums import hash_file
 
 
 class Lines:
@@ -69,7 +70,7 @@ class Pictures:
             path = self.folder / row["path"]
             if not path.is_file():
                 self.problems.append(f"{row['path']} was recorded and is missing")
-            elif file_hash(path) != row["sha256"]:
+            elif hash_file(path) != row["sha256"]:
                 self.problems.append(f"{row['path']} is not the file that was recorded")
             else:
                 continue
@@ -85,7 +86,7 @@ class Pictures:
 
     def add(self, item: str, sample: int, path: str, **facts: Any) -> None:
         """Record a picture that was written whole."""
-        row = {"item": item, "sample": sample, "path": path, "sha256": file_hash(self.folder / path), **facts}
+        row = {"item": item, "sample": sample, "path": path, "sha256": hash_file(self.folder / path), **facts}
         self._lines.append(row)
         self._rows[item, sample] = row
 

@@ -25,6 +25,12 @@ PART_FOLDERS = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenize
 LARGEST_TEXT = 2**26  # bytes of an index or config that is looked into
 
 
+def check_text_size(path: Path) -> None:
+    """CheckpointError for a file that is too large to be an index or a config."""
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise CheckpointError(f"{path} has {size} bytes, which no config or index needs; it was not opened")
+
+
 def require_plain(name: Any, origin: Path) -> str:
     """The name of a file inside a folder, as a file of that folder (`origin`) gives it.
 
@@ -74,7 +80,7 @@ def check_folder(folder: Path) -> None:
 
 
 class OwnFolderMixin:
-    """Before a library's model class: `from_pretrained` looks at the folder first, whoever calls it.
+    """Before a library's model class: its `from_pretrained` first looks at the folder.
 
     `DiffusionPipeline.from_pretrained` comes to our parts without coming to our pipeline's own loader.
     """
@@ -107,7 +113,7 @@ def _places(folder: Path) -> Iterator[Path]:
 def _children(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # no permission, or no folder after all: whoever opens it says so
+    except OSError:  # no permission, or no folder after all: the loader that opens it says so
         return []
 
 
@@ -138,10 +144,7 @@ def _content(path: Path) -> Any:
     try:
         if not path.is_file():
             return None
-        if (size := path.stat().st_size) > LARGEST_TEXT:
-            raise CheckpointError(
-                f"{path} has {size} bytes, which no index or config needs; it was not opened"
-            )
+        check_text_size(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except CheckpointError:
         raise

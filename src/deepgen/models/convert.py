@@ -7,7 +7,6 @@ written, and written beside the destination under another name, so a destination
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import shutil
@@ -27,7 +26,7 @@ from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, open_
 from deepgen.models.layouts import HubOptions, detect, read_json, weight_files
 from deepgen.models.lora import adapter_config, adapter_tensors, merge, native_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_of
-from deepgen.models.sums import read_sums, write_sums
+from deepgen.models.sums import hash_file, read_sums, write_sums
 from deepgen.models.tensors import LazyTensor
 from deepgen.models.weights import LoraMode, adapt
 
@@ -303,16 +302,8 @@ def _plain_base(checkpoint: Checkpoint, name: str) -> str | None:
     files = {file.name: file for file in weight_files(folder / name)}
     if set(files) != set(entry["files"]):
         return None
-    is_unchanged = all(_sha256(file) == entry["files"][name] for name, file in files.items())
+    is_unchanged = all(hash_file(file) == entry["files"][name] for name, file in files.items())
     return str(entry.get("source", "base model")) if is_unchanged else None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _equal_base(part: Part, source: str | Path | None, hub: HubOptions | None) -> str | None:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepgen.models.published import PUBLISHED, PUBLISHED_NAME, PUBLISHED_REVISION
+from deepgen.models.sums import SUMS, hash_file, write_list
 
 GB = 10**9
 SPARE = GB // 10  # bytes that must stay free: small files, file system and logs
-_BLOCK = 1 << 22
 
 Say = Callable[[str], None]
 
@@ -177,14 +177,13 @@ def fetch(listing: Listing, folder: Path | None, say: Say) -> Path:
     return found
 
 
-def write_sums(listing: Listing, folder: Path) -> Path:
-    """SHA256SUMS of a plain folder, as `sha256sum --check` and `deepgen verify` read it."""
-    lines = [f"{file.sha256 or sha256_of(folder / file.path)}  {file.path}\n" for file in listing.files]
-    path = folder / "SHA256SUMS"
-    if any(file.path == path.name for file in listing.files):
-        return path  # the repository brings its own
-    path.write_text("".join(sorted(lines, key=lambda line: line[66:])), encoding="utf-8")
-    return path
+def list_sums(listing: Listing, folder: Path) -> Path:
+    """SHA256SUMS of what was fetched into a plain folder, unless the repository brings its own."""
+    if any(file.path == SUMS for file in listing.files):
+        return folder / SUMS
+    return write_list(
+        folder, {file.path: file.sha256 or hash_file(folder / file.path) for file in listing.files}
+    )
 
 
 def find_offline(
@@ -217,19 +216,10 @@ def find_offline(
         expected = file.resolve().name
         if file.is_symlink() and len(expected) == 64:
             say(f"comparing {file.relative_to(found)} with its sum")
-            if sha256_of(file) != expected:
+            if hash_file(file) != expected:
                 _remove(file)
                 raise DamagedFileError(f"{file} was damaged and is removed; fetch it again with a network")
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def git_blob_id(path: Path) -> str:
@@ -293,13 +283,13 @@ def _fetch_large(listing: Listing, file: HubFile, folder: Path | None, label: st
     try:
         with WeakFileLock(str(lock)):
             if place.is_file():
-                if sha256_of(place) == file.sha256:
+                if hash_file(place) == file.sha256:
                     say(f"{label}: is there, {_size(file.size)}, sum right")
                     return
                 say(f"{label}: is there but damaged; it is removed and fetched again")
                 place.unlink()
             _complete(listing, file, partial, folder, label)
-            if sha256_of(partial) != file.sha256:
+            if hash_file(partial) != file.sha256:
                 partial.unlink()
                 raise DamagedFileError(_damaged(file, listing))
             partial.replace(place)
@@ -317,7 +307,7 @@ def _complete(listing: Listing, file: HubFile, partial: Path, folder: Path | Non
     cached = _repository(listing.name) / "blobs" / str(file.sha256)
     if folder is not None and cached.is_file() and cached.stat().st_size == file.size:
         shutil.copyfile(cached, partial)
-        if sha256_of(partial) == file.sha256:
+        if hash_file(partial) == file.sha256:
             return
         partial.unlink()
     if partial.is_file() and partial.stat().st_size > file.size:

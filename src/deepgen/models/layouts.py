@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deepgen.models.containment import LARGEST_TEXT, check_folder, require_inside, require_plain
+from deepgen.models.containment import check_folder, check_text_size, require_inside, require_plain
 from deepgen.models.gguf_header import describe_gguf
 from deepgen.models.published import NOT_WEIGHTS
 from deepgen.models.tensors import CheckpointError, read_header
@@ -139,8 +139,7 @@ def _download(name: str, hub: HubOptions, allow: Sequence[str] | None, ignore: S
 
 def read_json(path: Path) -> Any:
     """A JSON file. Raises FileNotFoundError, or CheckpointError naming the line that is broken."""
-    if (size := path.stat().st_size) > LARGEST_TEXT:
-        raise CheckpointError(f"{path} has {size} bytes, which no config or index needs; it was not opened")
+    check_text_size(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:

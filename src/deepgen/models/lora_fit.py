@@ -76,7 +76,7 @@ class FittedLora:
 
     @property
     def notices(self) -> list[str]:
-        """What whoever loads it should know."""
+        """What the user should know about how it was loaded."""
         notices = []
         if self.left_out:
             reasons = _reasons(self.left_out.values())

@@ -64,11 +64,6 @@ class Place:
     module: nn.Module
     rows: tuple[tuple[int, int], ...] | None = None
 
-    @property
-    def num_outputs(self) -> int:
-        """Rows of B that this module takes."""
-        return output_size(self.module)
-
 
 class PlaceTable:
     """Looks modules up by the names of trainers.

@@ -37,7 +37,7 @@ class VerifyReport:
     nbytes: int = 0
     hashes: dict[str, str] = field(default_factory=dict)  # file -> where the hash it matches came from
     notes: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)  # files of weights whose right sum nobody knows
+    unknown: list[str] = field(default_factory=list)  # files of weights whose right sum is not known
     folder: str = ""  # that the names of files are in
 
     @property

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from deepgen.models.pickle_names import Inert, mapping
 from deepgen.models.torch_files import StoredTensor
-from deepgen.models.unpickle import Inert, mapping
 
 MOST_FACTS = 20_000
 DEEPEST = 12

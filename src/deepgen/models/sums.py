@@ -47,7 +47,7 @@ def write_sums(
         known: sums of files that were computed as they were written, by name; not read again.
 
     Returns:
-        The list's path. It replaces an older one at once.
+        The list's path.
     """
     folder, sums = Path(folder), dict(known or {})
     if entries is not None:
@@ -55,6 +55,11 @@ def write_sums(
     for name, file in sorted(_files(folder, entries)):
         if known is None or name not in known:
             sums[name] = hash_file(file)
+    return write_list(folder, sums)
+
+
+def write_list(folder: Path, sums: Mapping[str, str]) -> Path:
+    """Write these sums, by file name, as the folder's SHA256SUMS; it replaces an older one at once."""
     target, unfinished = folder / SUMS, folder / f".{SUMS}.{os.getpid()}"
     try:
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -113,7 +118,7 @@ def _kept(folder: Path, entries: Iterable[str]) -> dict[str, str]:
     new = set(entries)
     try:
         old = read_sums(folder)
-    except CheckpointError:  # somebody's own file of this name, or a damaged list: it is not lost
+    except CheckpointError:  # a file of other content under this name, or a damaged list: kept as .old
         (folder / SUMS).replace(folder / f"{SUMS}.old")
         return {}
     return {

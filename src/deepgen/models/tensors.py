@@ -123,7 +123,7 @@ def open_file(path: Path) -> dict[str, LazyTensor]:
 
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a safetensors file, by name, in file order; CheckpointError for a header that lies."""
+    """The tensors of a safetensors file, by name, in file order; CheckpointError for a wrong header."""
     return {
         name: LazyTensor(
             name,

@@ -21,16 +21,9 @@ import torch
 from torch import Tensor
 
 from deepgen.models.errors import CheckpointError
+from deepgen.models.pickle_names import Inert, PickleError, StoredStorage, StoredView, mapping
 from deepgen.models.spans import read_into, read_span
-from deepgen.models.unpickle import (
-    LARGEST_PICKLE,
-    Inert,
-    PickleError,
-    StoredStorage,
-    StoredView,
-    mapping,
-    unpickle,
-)
+from deepgen.models.unpickle import LARGEST_PICKLE, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 WRAPPERS = ("module", "state_dict", "model")

@@ -173,7 +173,7 @@ def card_of_chip(chip_name: str, memory_bytes: int) -> Card | None:
 
 
 def card(name: str) -> Card:
-    """The card of that name, or a ValueError that lists the nearest names, or all.
+    """The card of that name, or a ValueError that lists the nearest names, where there are any, and all.
 
     An Apple chip's name may end in its memory, as `m2-max-32gb` does.
     """

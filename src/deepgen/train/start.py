@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from deepgen.models.bases import base_folder
+from deepgen.models.bases import base_folder, complete
 from deepgen.models.checkpoint import read_checkpoint
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
+from deepgen.models.dtypes import common_dtype
 from deepgen.models.fresh import (
     BaseModels,
     changed_connector,
@@ -124,7 +125,8 @@ class Start:
         """The number format the transformer is stored in; of a file that leaves it out, its base model's."""
         if self.model is None:
             return stored_dtype(open_bases(self.bases, self.connector_options).parts["transformer"])
-        return DeepGenPipeline.from_pretrained(self.model, **self.given).transformer.dtype
+        checkpoint = complete(read_checkpoint(detect(_path(self.model))), **self.given)
+        return common_dtype(checkpoint.parts)  # as `from_pretrained` chooses it, without reading weights
 
     def architecture(self) -> Architecture:
         """Sizes, for a plan; opens configs at most, and none of published models."""
