@@ -65,3 +65,9 @@ def test_the_smallest_and_the_largest_size_are_drawn() -> None:
     for side in (tiny.sizes.unit, tiny.sizes.longest):
         picture = tiny("a red circle", height=side, width=side, num_inference_steps=1, seed=1).images[0]
         assert picture.size == (side, side)
+
+
+def test_a_side_that_is_no_whole_number_is_refused_by_name() -> None:
+    rules = SizeRules(unit=32, longest=384, height=96, width=96)
+    with pytest.raises(ValueError, match=r"height and width must be whole numbers, got 64\.0 and 64"):
+        rules.check(64.0, 64)  # pyright: ignore[reportArgumentType]

@@ -45,6 +45,8 @@ class SizeRules:
 
     def check(self, height: int, width: int) -> None:
         """ValueError unless the model can draw this size."""
+        if not (hasattr(height, "__index__") and hasattr(width, "__index__")):  # NumPy's integers are ones
+            raise ValueError(f"height and width must be whole numbers, got {height!r} and {width!r}")
         if max(height, width) > self.longest:
             fitting = self._scaled_down(height, width)
             raise ValueError(

@@ -153,3 +153,16 @@ def test_an_edit_that_was_not_says_nothing(calls: list[Any], capsys: Any) -> Non
     assert main(["edit", "red", "a.png", "--seed", "1", "--size", "32x64"]) == 0
     assert "drawn at" not in capsys.readouterr().out
     assert read_record(Path("out.png")).drawn_width is None
+
+
+def test_an_empty_name_of_a_picture_is_called_empty(calls: list[Any], capsys: Any) -> None:
+    assert main(["edit", "red", ""]) == 2
+    assert "the name of a picture is empty" in capsys.readouterr().err
+
+
+def test_a_plan_refuses_a_folder_that_is_not_there(capsys: Any) -> None:
+    given = ["generate", "--plan", "--card", "rtx-4060"]
+    assert main([*given, "--model", "./nope"]) == 2
+    assert "--model ./nope: no such file or folder" in capsys.readouterr().err
+    assert main([*given, "--transformer-gguf", "nope.gguf"]) == 2
+    assert "--transformer-gguf nope.gguf: no such file" in capsys.readouterr().err

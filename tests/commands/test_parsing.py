@@ -30,6 +30,9 @@ SLIPS = [
     ("generate x -n many", "'many' is no whole number"),
     ("generate x --steps", "--steps needs a value"),
     ("convert", "deepgen convert needs SOURCE; see"),
+    ("help", "there is no command 'help'; did you mean deepgen --help?"),
+    ("generate x --device gpu", "--device 'gpu' is unknown; known: auto, cuda, mps, cpu"),
+    ("generate tiny x", "deepgen generate takes the model as an option: --model tiny"),
     ("generate a red star", "more words than it takes: 'a red star'; put a text of several words in quotes"),
 ]
 

@@ -268,3 +268,12 @@ def test_two_processes_draw_what_one_draws_picture_for_picture(tmp_path: Path) -
         subprocess.run([sys.executable, *words, "-o", folder], check=True, env=environment, timeout=900)
     assert len(files("one")) == 5
     assert files("two") == files("one")
+
+
+def test_json_nested_without_end_is_a_problem_of_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text("[" * 100_000 + '\n{"prompt": "a"}\n')
+    rows, problems = read_rows(path)
+    assert [row.prompt for row in rows] == ["a"]
+    assert len(problems) == 1
+    assert "line 1: not a row: JSON nested too deeply" in problems[0]

@@ -147,3 +147,9 @@ def test_every_prompt_that_passes_the_check_fits_into_a_jpeg(letter: str, tmp_pa
     save_picture(PICTURE, tmp_path / "a.jpg", record)
     assert read_record(tmp_path / "a.jpg") == record
     assert longest >= 5000  # six characters of JSON each at worst
+
+
+@pytest.mark.parametrize("name", ["", ".png", "/", ".jpgg"])
+def test_a_name_without_a_stem_is_answered_with_a_name_that_can_be_written(name: str) -> None:
+    with pytest.raises(ValueError, match=r"; try out\.png$"):
+        kind_of(Path(name))

@@ -7,7 +7,9 @@ import pytest
 from deepgen.planning.cards import CARDS, card, card_of_chip
 
 
-@pytest.mark.parametrize("typed", ["rtx-4060", "RTX 4060", "rtx_4060"])
+@pytest.mark.parametrize(
+    "typed", ["rtx-4060", "RTX 4060", "rtx_4060", "RTX4060", "NVIDIA GeForce RTX 4060", "rtx-4060-8gb"]
+)
 def test_a_name_may_be_typed_as_people_write_it(typed: str) -> None:
     assert card(typed) is CARDS["rtx-4060"]
 
@@ -17,6 +19,12 @@ def test_an_unknown_name_shows_the_nearest() -> None:
         card("rtx-4065")
     with pytest.raises(ValueError, match=r"unknown card 'abacus'; known: .*mi300x"):
         card("abacus")
+
+
+def test_a_name_without_its_memory_shows_those_with_it() -> None:
+    with pytest.raises(ValueError, match=r"did you mean a100-40gb, a100-80gb\?$"):
+        card("a100")
+    assert card("h100-80gb") is CARDS["h100"]
 
 
 def test_an_apple_chips_name_may_end_in_its_memory() -> None:

@@ -106,5 +106,7 @@ def _check_words(prompt: str, references: Sequence[str]) -> None:
             "nothing to edit: name the picture after the instruction, or draw one with `deepgen generate`"
         )
     for word in references:
+        if not word.strip():
+            raise ValueError("the name of a picture is empty; give the path of one file")
         if not Path(word).exists() and "." not in word:
             raise ValueError(f"there is no picture at {word}; put an instruction of several words in quotes")

@@ -62,6 +62,8 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
     unknown = _unknown_option(commands, called, command, words)
     if unknown and ("Unrecognized " in text or "did you mean" in unknown):
         return unknown  # a misspelt option often shows as something else that is missing
+    if "Unrecognized " in text and words[0] == "tiny" and "--model" in _options(command):
+        return f"{called} takes the model as an option: --model tiny"
     if "Unrecognized " in text:
         return (
             f"{called} was given more words than it takes: {' '.join(words)!r}; put a text of several words "
@@ -70,6 +72,8 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
     if found := re.search(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*?)\)", text):
         value, option, choices = found.groups()
         known = re.findall(r"'(.*?)'", choices)
+        if option == "--device":  # "gpu" is nearest to "cpu", and means the opposite
+            return f"{option} {value!r} is unknown; known: {', '.join(known)}"
         return f"{option} {value!r} is unknown{suggestion_or_all(value, known)}"
     if found := re.search(r"Missing value for argument '(.*?)'", text):
         return f"{found[1]} needs a value; see {called} --help"
@@ -117,6 +121,8 @@ def _no_command(called: str, known: Mapping[str, type], words: Sequence[str]) ->
     word = words[0]
     if word.startswith("-"):
         return f"unknown option {word}{suggestion(word, ['--help', '--version']) or f'; see {called} --help'}"
+    if word in ("help", "version"):
+        return f"there is no command {word!r}; did you mean deepgen --{word}?"
     if " " in word and "generate" in known:
         return f'there is no command {word!r}; to draw it: {called} generate "{word}"'
     return f"there is no command {word!r}{suggestion_or_all(word, names)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edi
     from deepgen.planning.drawing import plan_drawing
 
     options.check()
-    chosen = card(options.card) if options.card else this_card(options.device)
+    if options.transformer_gguf is not None and not options.transformer_gguf.is_file():
+        raise FileNotFoundError(f"--transformer-gguf {options.transformer_gguf}: no such file")
+    chosen = card(options.card) if options.card is not None else this_card(options.device)
     name, note = planned_model(options.model)
     opened = [open_image(path) for path in references]
     models = meta_models(name)
@@ -61,6 +64,8 @@ def planned_model(model: str) -> tuple[str, str]:
         return NOMINAL, f"{NOMINAL}, the published 5B model (tiny runs anywhere; --model names another), "
     if model == PUBLISHED_NAME:
         return NOMINAL, f"{model} "
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+        raise FileNotFoundError(f"--model {model}: no such file or folder, and no OWNER/MODEL of the Hub")
     return NOMINAL, f"{NOMINAL} (the sizes of {model} are not looked up) "
 
 

@@ -157,6 +157,8 @@ def _read_json(line: str) -> dict[str, Any] | None:
         given = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at character {error.pos})") from error
+    except RecursionError as error:
+        raise ValueError("not a row: JSON nested too deeply; expected an object of plain fields") from error
     if not isinstance(given, dict):
         raise ValueError(f"expected an object such as {{'prompt': '...'}}, got {type(given).__name__}")
     if unknown := sorted(set(given) - set(_KINDS)):

@@ -28,9 +28,12 @@ def kind_of(path: Path, name: str = "--output") -> Kind:
     """The format of a file of that name; ValueError lists those that can be written."""
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
+        stem = (
+            path.stem if path.stem and path.stem != path.suffix and not path.name.startswith(".") else "out"
+        )
         what = f"{path.suffix} is none of them" if path.suffix else "the name has no suffix"
         raise ValueError(
-            f"{name} {path}: pictures are written as {', '.join(KINDS)}, and {what}; try {path.stem}.png"
+            f"{name} {path}: pictures are written as {', '.join(KINDS)}, and {what}; try {stem}.png"
         )
     return kind
 

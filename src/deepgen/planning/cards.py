@@ -175,13 +175,23 @@ def card_of_chip(chip_name: str, memory_bytes: int) -> Card | None:
 def card(name: str) -> Card:
     """The card of that name, or a ValueError that lists the nearest names, where there are any, and all.
 
-    An Apple chip's name may end in its memory, as `m2-max-32gb` does.
+    Spaces, dashes and the maker's name do not matter: `RTX4060` and `NVIDIA GeForce RTX 4060` are `rtx-4060`.
+    A name may end in the card's memory (`h100-80gb`); that of an Apple chip says which is meant
+    (`m2-max-32gb`).
     """
     plain = re.sub(r"[\s_-]+", "-", name.strip().lower())
-    if plain in CARDS:
-        return CARDS[plain]
+    plain = re.sub(r"^((nvidia|geforce|amd|radeon|apple)-)+", "", plain)
+    bare = {known.replace("-", ""): found for known, found in CARDS.items()}
+    if found := bare.get(plain.replace("-", "")):
+        return found
     if (match := _WITH_MEMORY.fullmatch(plain)) and match[1] in CARDS and int(match[2]) > 0:
         return replace(CARDS[match[1]], name=plain, memory_gb=float(match[2]))
-    if near := difflib.get_close_matches(plain, CARDS, n=5, cutoff=0.7):
-        raise ValueError(f"unknown card {name!r}; did you mean {', '.join(near)}? known: {', '.join(CARDS)}")
+    if match := re.fullmatch(r"(.+?)-?(\d+)gb", plain):
+        found = bare.get(match[1].replace("-", ""))
+        if found is not None and found.memory_gb == int(match[2]):
+            return found
+    near = [known for known in CARDS if plain and known.startswith(f"{plain}-")]
+    near = near or difflib.get_close_matches(plain, CARDS, n=5, cutoff=0.7)
+    if near:
+        raise ValueError(f"unknown card {name!r}; did you mean {', '.join(near)}?")
     raise ValueError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
