@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import torch
 
 LARGEST_PICKLE = 2**28  # bytes; the pickle of a file holds names and shapes, not weights
-MOST_INSTRUCTIONS = 4_000_000  # the model states of a 5B run take some hundred thousand
-MOST_COPIED = 4_000_000  # values that calls take out of one container and put into another
+MOST_INSTRUCTIONS = 2_000_000  # the model states of 776 tensors take 16,000
+MOST_COPIED = 2_000_000  # values that calls take out of one container and put into another
 MOST_DIMENSIONS = 64  # of a tensor, as torch
 LONGEST_NAME = 1024  # characters of a module, a class or a dictionary's key
 LONGEST_TUPLE = 3  # of texts and small numbers, as a key
