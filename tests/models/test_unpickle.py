@@ -228,6 +228,80 @@ def test_a_nest_of_shared_tuples_is_no_trap():
         deep = deep[0]
 
 
+def test_one_list_copied_a_million_times_is_refused():
+    values = b"(" + b"N" * 100_000 + b"l" + b"r\0\0\0\0"
+    for known in (b"ctorch\nSize\n", b"cbuiltins\nset\n", b"ccollections\nOrderedDict\n"):
+        calls = (known + b"j\0\0\0\0\x85R") * 100
+        with pytest.raises(PickleError, match=r"copies more than|is broken at REDUCE"):
+            load(values + b"(" + calls + b"l.")
+
+
+def test_names_of_any_length_do_not_multiply():
+    long = b"X" + struct.pack("<I", 1_000_000) + b"m" * 1_000_000
+    inert = load(b"\x80\x04" + long + b"X\1\0\0\0n\x93.")
+    assert inert.name == "an unnamed object"
+
+
+def test_a_nest_in_the_place_of_a_function_is_not_printed():
+    nest = b"K\x01" + b"2\x86" * 60
+    found = load(b"ctorch._tensor\n_rebuild_from_type_v2\n(" + nest + b"NN}tR.")
+    assert found.name == "torch._tensor._rebuild_from_type_v2"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"\x8a\x10" + (7 * (2**61 - 1)).to_bytes(16, "little"),  # every multiple hashes like 0
+        b"J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86",  # -1 and -2 hash alike, so such tuples collide
+        b"X" + struct.pack("<I", 5000) + b"a" * 5000,  # compared again with every use
+    ],
+)
+def test_keys_that_are_slow_to_find_become_inert(key):
+    (found,) = load(b"}" + key + b"Ns.")
+    assert isinstance(found, Inert)
+
+
+def test_a_tensor_of_a_million_dimensions_is_refused_at_once(tmp_path):
+    torch.save({"a": torch.ones(1).expand(3, 5)}, tmp_path / "x.pt")
+    many = b"(" + b"\x8a\x08" + b"\xff" * 7 + b"\x1f" + b"2" * 400_000 + b"t"
+    path = rewritten(tmp_path / "x.pt", lambda data: data.replace(b"K\x03K\x05\x86", many))
+    with pytest.raises(CheckpointError, match="more than 64 dimensions") as error:
+        open_file(path)
+    assert len(str(error.value)) < 500
+
+
+def test_tensors_that_share_few_numbers_without_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepgen.models.torch_files.REPEATS_SLACK", 0)
+    torch.save({str(number): torch.ones(1).expand(10_000) for number in range(50)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="repeat the numbers of the file"):
+        open_file(tmp_path / "x.pt")
+
+
+def test_members_that_are_double_encrypted_or_bombs_are_refused(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "bomb.pt", "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, bytes(10**7) if name.endswith("byteorder") else data, compression)
+        with pytest.raises(CheckpointError, match="is compressed"):
+            open_file(tmp_path / "bomb.pt")
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/data.pkl", members["x/data.pkl"])
+    with pytest.raises(CheckpointError, match="two members of one name"):
+        open_file(tmp_path / "x.pt")
+
+
+def test_an_old_file_s_list_of_storages_holds_names(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "x.pt").read_bytes()
+    at = data.rindex(b"\x80\x02]")
+    (tmp_path / "x.pt").write_bytes(data[:at] + b"\x80\x02](]e." + struct.pack("<q", 2) + bytes(8))
+    with pytest.raises(CheckpointError, match="holds what is no name"):
+        open_file(tmp_path / "x.pt")
+
+
 def test_instructions_are_counted(monkeypatch):
     monkeypatch.setattr("deepgen.models.unpickle.MOST_INSTRUCTIONS", 1000)
     with pytest.raises(PickleError, match="more than 1000 instructions"):

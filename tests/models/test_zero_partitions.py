@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepgen.models.run_facts import parse_config, run_settings
+from deepgen.models.run_facts import differing_fact, parse_config, run_settings
 from deepgen.models.tensors import CheckpointError
 from deepgen.models.zero_partitions import open_zero, zero_files
 
@@ -142,6 +143,54 @@ def test_a_rank_of_a_run_of_another_size_is_refused(deepspeed_folders, tmp_path)
     shutil.copy(deepspeed_folders / "zero2-ranks3" / third, folder / third)
     with pytest.raises(CheckpointError, match=f"model states are of 2 ranks, and there is {third}"):
         open_zero(folder)
+
+
+def test_a_rank_beyond_any_run_is_refused_at_once(tmp_path):
+    states = {"module": {"a": torch.ones(2)}, "param_shapes": [{"a": torch.Size([2])}]}
+    torch.save(states, tmp_path / "mp_rank_00_model_states.pt")
+    torch.save({}, tmp_path / f"bf16_zero_pp_rank_{10**12}_mp_rank_00_optim_states.pt")
+    with pytest.raises(CheckpointError, match="a file of rank 1000000000000"):
+        open_zero(tmp_path)
+
+
+def test_two_files_of_one_rank_are_refused(deepspeed_folders, tmp_path):
+    folder = shutil.copytree(deepspeed_folders / "zero2-ranks2", tmp_path / "run")
+    name = "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    shutil.copy(folder / name, folder / name.replace("rank_1_", "rank_01_", 1))
+    with pytest.raises(CheckpointError, match="two files of rank 1"):
+        open_zero(folder)
+
+
+@pytest.mark.parametrize("shape", [(-1, -2), ("a",), "ab", 3, None, (2**50,), (1,) * 1000])
+@pytest.mark.parametrize("key", ["param_shapes", "frozen_param_shapes"])
+def test_shapes_that_are_none_are_named(key, shape, tmp_path):
+    states = {"module": {"w": torch.ones(2)}, "param_shapes": [{"v": (2,)}], "dp_world_size": 1}
+    states[key] = [{"w": shape}] if key == "param_shapes" else {"w": shape}
+    torch.save(states, tmp_path / "mp_rank_00_model_states.pt")
+    row = {"optimizer_state_dict": {"single_partition_of_fp32_groups": [torch.ones(2)]}}
+    torch.save(row, tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.raises(CheckpointError, match="recorded for w is no list of sizes"):
+        open_zero(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [None, "text", [3], [torch.ones(2, 2)], []])
+def test_rows_that_are_none_are_refused_before_ranks_are_compared(rows, tmp_path):
+    states = {"module": {}, "param_shapes": [{"w": (2,)}], "dp_world_size": 1}
+    torch.save(states, tmp_path / "mp_rank_00_model_states.pt")
+    rank = {"single_partition_of_fp32_groups": rows, "param_slice_mappings": [{}]}
+    torch.save({"optimizer_state_dict": rank}, tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.raises(CheckpointError, match="is not a list of flat tensors"):
+        open_zero(tmp_path)
+
+
+def test_comparing_two_ranks_takes_no_memory_of_its_own():
+    wide: list = []
+    wide.extend([wide] * 20_000)  # itself in every place: a walk without bounds keeps 400 million entries
+    states = {"k" * 10_000: wide, "step": 1}
+    tracemalloc.start()
+    assert differing_fact(states, {**states, "step": 2}) == ("step", 1, 2)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("share", [0, 10, 500, 2000])

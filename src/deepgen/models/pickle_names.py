@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-MOST_COPIED = 4_000_000  # values that calls take out of one container and put into another
+MOST_COPIED = 2_000_000  # values that calls take out of one container and put into another
 MOST_DIMENSIONS = 64  # of a tensor, as torch
 LONGEST_NAME = 1024  # characters of a module, a class or a dictionary's key
 LONGEST_TUPLE = 3  # of texts and small numbers, as a key

@@ -44,7 +44,7 @@ def differing_fact(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> tuple[st
 
 def _facts(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     waiting: list[tuple[str, Any, int]] = [
-        (str(key), value, 0) for key, value in tree.items() if key not in OF_ONE_RANK
+        (str(key)[:LONGEST_FACT], value, 0) for key, value in tree.items() if key not in OF_ONE_RANK
     ]
     count = 0
     while waiting and count < MOST_FACTS:

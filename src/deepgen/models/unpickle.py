@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from deepgen.models.pickle_names import Inert, Memo, PickleError, apply, as_key, as_keys, find, persistent
 
 LARGEST_PICKLE = 2**28  # bytes; the pickle of a file holds names and shapes, not weights
-MOST_INSTRUCTIONS = 4_000_000  # the model states of a 5B run take some hundred thousand
+MOST_INSTRUCTIONS = 2_000_000  # the model states of 776 tensors take 16,000
 _FAULTS = (
     ValueError,
     TypeError,

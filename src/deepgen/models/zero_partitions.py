@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,12 @@ def _optimizer_files(folder: Path) -> tuple[dict[int, Path], str]:
     prefixes = sorted({match[1] for match in found.values()})
     if len(prefixes) > 1:
         raise CheckpointError(f"{folder} mixes files of two runs: {prefixes[0]}* and {prefixes[1]}*")
+    numbers = sorted(int(match[2]) for match in found.values())
+    _refuse_absurd_ranks(folder, numbers)
+    if len(found) > len(set(numbers)):  # such as rank_1 and rank_01
+        twice = next(one for one, other in pairwise(numbers) if one == other)
+        raise CheckpointError(f"{folder} has two files of rank {twice}; keep the one of this run")
     ranks = {int(match[2]): file for file, match in found.items()}
-    _refuse_absurd_ranks(folder, ranks)
     return ranks, prefixes[0] if prefixes else "bf16_zero_pp_rank_"
 
 
