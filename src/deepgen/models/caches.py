@@ -63,7 +63,7 @@ def check_config(config: Any) -> None:
 
 def check_run(transformer: nn.Module, is_guided: bool) -> None:
     """ValueError if FasterCache is at work and this run does not give it what it reads."""
-    hook = hooks(transformer).get(FASTER_CACHE)
+    hook = own_hooks(transformer).get(FASTER_CACHE)  # asked before every step, so without a walk inside
     if hook is None or hook.is_guidance_distilled:
         return
     _check_format(hook.tensor_format)
