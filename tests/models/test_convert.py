@@ -150,6 +150,34 @@ def test_lora_survives_the_way_back_to_native(native, lora, options, tmp_path):
     assert all(torch.equal(back[name], value) for name, value in expected.items())
 
 
+def test_ignored_lora_is_in_no_native_file(native, lora, options, tmp_path):
+    torch.save({**native, **lora}, tmp_path / "model.pt")
+    convert(
+        tmp_path / "model.pt", tmp_path / "out", **options, layout="native", lora="ignore", progress=False
+    )
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == native.keys()
+
+
+@pytest.mark.parametrize("layout", ["deepgen", "native"])
+def test_weights_that_are_no_numbers_are_named_and_nothing_is_written(
+    native, lora, options, layout, tmp_path
+):
+    name = next(name for name in lora if "lm_head" not in name)
+    broken = lora[name].clone()
+    broken.view(-1)[-1] = float("nan")
+    torch.save({**native, **lora, name: broken}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="holds NaN or infinite numbers"):
+        convert(tmp_path / "model.pt", tmp_path / "out", **options, layout=layout, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_numbers_beyond_a_type_are_not_written_as_infinite(native, options, tmp_path):
+    large = {**native, "meta_queries": torch.full_like(native["meta_queries"], 1e6)}
+    torch.save(large, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"meta_queries .* becomes so in float16"):
+        convert(tmp_path / "model.pt", tmp_path / "out", **options, dtype="float16", progress=False)
+
+
 def test_a_taken_destination_is_left_alone(ours, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("keep")

@@ -31,7 +31,7 @@ class Convert:
     dtype: Literal["as stored", "float32", "bfloat16", "float16"] = "as stored"
     """Number format of the weights."""
     lora: Literal["merge", "adapter", "ignore"] = "merge"
-    """What becomes of LoRA weights of the VLM."""
+    """What becomes of LoRA weights of the VLM. A native file keeps them as keys, unless ignored."""
     vlm: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """The VLM, where the checkpoint has none."""
     transformer: Annotated[str | None, arg(metavar="NAME|PATH")] = None

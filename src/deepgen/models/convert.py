@@ -269,6 +269,9 @@ def _keep_native(
         merge(checkpoint.parts["vlm"].tensors, checkpoint.lora)  # checks that every pair fits
     if lora == "ignore":
         checkpoint.lora = {}
+        checkpoint.carried = {
+            name: tensor for name, tensor in checkpoint.carried.items() if ".lora_" not in name
+        }
     for name in [name for name in checkpoint.parts if name not in NATIVE_PARTS]:
         source = _plain_base(checkpoint, name) or _equal_base(checkpoint.parts[name], bases.get(name), hub)
         if source is None:

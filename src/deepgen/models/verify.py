@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from deepgen.models import names
@@ -32,6 +30,7 @@ from deepgen.models.layouts import NOT_WEIGHTS, HubOptions, Layout, detect, read
 from deepgen.models.parts import WEIGHTED, Part, read_config
 from deepgen.models.report import Problem as Problem
 from deepgen.models.report import VerifyReport
+from deepgen.models.spans import all_finite
 from deepgen.models.tensors import CheckpointError, LazyTensor, open_file
 from deepgen.models.zero_partitions import zero_files
 from deepgen.models.zeros import ZeroRun, ZeroSearch, is_zero
@@ -213,7 +212,7 @@ def _scan_file(file: Path, tensors: Mapping[str, LazyTensor], report: VerifyRepo
         bar.update(tensor.nbytes)
         if value is None:
             continue
-        if value.is_floating_point() and not _all_finite(value):
+        if not all_finite(value):
             report.error(name, "has values that are NaN or infinite", key)
         is_bias, is_new = key.endswith("bias"), _ZERO_AT_START.search(key) is not None
         if not is_bias and is_zero(value):
@@ -251,11 +250,6 @@ def _report_run(
             "wrongly; download it again"
         )
         report.error(file, message, first)
-
-
-def _all_finite(value: Tensor) -> bool:
-    # in pieces: isfinite makes a copy of what it looks at
-    return all(bool(torch.isfinite(piece.float()).all()) for piece in value.reshape(-1).split(1 << 22))
 
 
 # --- keys

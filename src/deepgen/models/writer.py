@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from deepgen.models.errors import CheckpointError
+from deepgen.models.spans import all_finite
 from deepgen.models.tensors import SAFETENSORS_DTYPES, LazyTensor, as_bytes
 
 _DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
@@ -127,4 +129,12 @@ def write_file(
 
 
 def _read(tensor: LazyTensor, dtype: torch.dtype | None) -> memoryview:
-    return as_bytes(tensor.read().to(target_dtype(tensor, dtype)).contiguous())
+    kind = target_dtype(tensor, dtype)
+    value = tensor.read().to(kind).contiguous()
+    if not all_finite(value):
+        narrowed = "" if kind == tensor.dtype else f", or becomes so in {str(kind).removeprefix('torch.')}"
+        raise CheckpointError(
+            f"{tensor.name} of {tensor.origin} holds NaN or infinite numbers{narrowed}; nothing was written. "
+            "`deepgen verify` names every such tensor"
+        )
+    return as_bytes(value)
