@@ -4,6 +4,7 @@ A block runs as it stands unless an HTML comment directly above its fence says o
 
     <!-- run: skip REASON -->            not run, for this reason
     <!-- run: small weights -->          Hub names are found in a cache, which holds small random weights
+    <!-- run: small hub -->              a Hub on this machine serves them, and what it serves is downloaded
     <!-- run: files a.png=picture -->    inputs that are made first; the kinds are in docs_files.py
     <!-- run: replace OLD -> NEW -->     this text is another; `->` with nothing after it removes it
     <!-- run: two steps -->              trainings stop after two steps
@@ -46,7 +47,7 @@ class Block:
         needs: packages without which it is not run.
         exit: code that its commands may end with, beside 0.
         write: the file whose content it is.
-        is_slow, has_small_weights, has_two_steps, has_checkout: see the file's comment.
+        is_slow, has_small_weights, has_small_hub, has_two_steps, has_checkout: see the file's comment.
     """
 
     page: Path
@@ -61,6 +62,7 @@ class Block:
     write: str = ""
     is_slow: bool = False
     has_small_weights: bool = False
+    has_small_hub: bool = False
     has_two_steps: bool = False
     has_checkout: bool = False
 
@@ -72,6 +74,7 @@ class Block:
     def substituted(self) -> list[str]:
         """In words, what differs from the page as it is read."""
         words = ["small random weights"] if self.has_small_weights else []
+        words += ["a Hub on this machine with small random weights"] if self.has_small_hub else []
         words += ["two steps"] if self.has_two_steps else []
         return [*words, *(f"replaced {text!r}" for text in self.replaced)]
 
@@ -105,7 +108,7 @@ def _read_block(page: Path, line: int, language: str, code: str, comments: str) 
             verb, _, rest = words.partition(" ")
             if words == "slow":
                 said["is_slow"] = True
-            elif words in ("small weights", "two steps", "checkout"):
+            elif words in ("small weights", "small hub", "two steps", "checkout"):
                 said[f"has_{words.replace(' ', '_')}"] = True
             elif verb in ("skip", "write") and rest:
                 said[verb] = rest

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parents[1]
 COLORS = ("red", "green", "blue", "purple")
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
+NATIVE = "deepgenteam/DeepGen-1.0"
 BASES = ("Qwen/Qwen2.5-VL-3B-Instruct", "Skywork/UniPic2-SD3.5M-Kontext-2B")
 
 
@@ -213,16 +215,39 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
+def published_folder(name: str, small: Path, folder: Path) -> Path:
+    """What the Hub has under a published name, with small weights."""
+    if name == NATIVE:
+        folder.mkdir(parents=True)
+        native(folder / "model.pt", small)
+        connector = json.loads((small / "connector" / "config.json").read_text())
+        heads = {"num_attention_heads": connector["num_attention_heads"]}  # no tensor says it
+        (folder / "config.json").write_text(json.dumps({"_class_name": "DeepGen-1.0", "connector": heads}))
+        return folder
+    shutil.copytree(small, folder)
+    if name == BASES[0]:  # a plain VLM
+        for part in ("vlm", "tokenizer"):
+            shutil.copytree(small / part, folder, dirs_exist_ok=True)
+        (folder / "model_index.json").unlink()
+    return folder
+
+
+def published_files(small: Path) -> dict[str, dict[str, bytes]]:
+    """The published repositories with small weights, as a Hub serves them: name -> path -> content."""
+    repositories = {}
+    for name in (PUBLISHED, NATIVE, *BASES):
+        with tempfile.TemporaryDirectory() as place:
+            folder = published_folder(name, small, Path(place) / "model")
+            files = [file for file in folder.rglob("*") if file.is_file() and file.name != "SHA256SUMS"]
+            repositories[name] = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    return repositories
+
+
 def hub_cache(cache: Path, small: Path) -> Path:
     """A cache of the Hub in which the published model and the bases of its native files are small ones."""
     for name in (PUBLISHED, *BASES):
         home = cache / f"models--{name.replace('/', '--')}"
-        snapshot = home / "snapshots" / ("0" * 40)
-        shutil.copytree(small, snapshot)
-        if name == BASES[0]:  # a plain VLM
-            for folder in ("vlm", "tokenizer"):
-                shutil.copytree(small / folder, snapshot, dirs_exist_ok=True)
-            (snapshot / "model_index.json").unlink()
+        published_folder(name, small, home / "snapshots" / ("0" * 40))
         (home / "refs").mkdir()
         (home / "refs" / "main").write_text("0" * 40)
     return cache

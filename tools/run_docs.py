@@ -25,21 +25,25 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from docs_blocks import Block, command_lines, read_blocks
-from docs_files import hub_cache, make, small_model
+from docs_files import hub_cache, make, published_files, small_model
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+
+from hub_server import Hub, running  # noqa: E402 - the tests' own Hub
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIMIT_S = 900.0  # of one command
 READY_S = 180.0  # of a server
 USUAL_SERVER = "127.0.0.1:8000"  # where pages say that a server is
-INSTALLS = ("pip install", ".venv/bin/pip install", "python3 -m venv", "python -m pip install")
+INSTALLS = ("pip install", "pip wheel", ".venv/bin/pip install", "python3 -m venv", "python -m pip install")
 CHECKOUT = ("tools", "examples", "benchmarks", "constraints.txt", "Makefile", "pyproject.toml")
 TWO_STEPS = ["--set", "num_steps=2", "--set", "log_every=1", "--set", "save_every=2"]
 
@@ -77,6 +81,8 @@ class Session:
         self._notes: list[str] = []
         self._rest = ""
         self._exported: dict[str, str] = {}
+        self._hub: Hub | None = None
+        self._open = ExitStack()
 
     def run(self, blocks: Sequence[Block]) -> Iterator[Result]:
         """Run the blocks in order; after a failure the others are still tried."""
@@ -85,6 +91,7 @@ class Session:
                 self._rest = "".join(later.code for later in blocks[index + 1 :])
                 yield self._run(block)
         finally:
+            self._open.close()
             if self._server is not None:
                 self._server.stop()
 
@@ -192,14 +199,16 @@ class Session:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DEEPGEN_", "HF_"))}
         cache = self._small_cache() if block.has_small_weights else self._common / "empty"
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        hub = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        if block.has_small_hub:
+            hub = {"HF_HOME": str(self._common / "downloads"), "HF_ENDPOINT": self._small_hub().url}
         return {
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(paths),
             "HOME": str(self._common),
-            "HF_HUB_CACHE": str(cache),
-            "HF_HUB_OFFLINE": "1",
             "BROWSER": "true",
+            **hub,
             **self._exported,
         }
 
@@ -207,6 +216,13 @@ class Session:
         folder = self._common / "small"
         with _silence():
             return folder if folder.is_dir() else small_model(folder)
+
+    def _small_hub(self) -> Hub:
+        if self._hub is None:
+            with _silence():
+                repositories = published_files(self._small())
+            self._hub = self._open.enter_context(running(Hub(repositories, commit="5" * 40)))
+        return self._hub
 
     def _small_cache(self) -> Path:
         cache = self._common / "hub"
