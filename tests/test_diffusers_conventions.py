@@ -30,6 +30,7 @@ from diffusers.callbacks import (
     SDCFGCutoffCallback,
     SDXLCFGCutoffCallback,
 )
+from diffusers.utils import logging
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
@@ -97,6 +98,16 @@ def test_our_own_loading_runs_no_code_of_a_folder(folder: Path) -> None:
     for load in (DeepGenPipeline.from_pretrained, DiffusionPipeline.from_pretrained):
         assert type(load(folder)) is DeepGenPipeline
         assert type(load(str(folder), dtype=torch.float32, trust_remote_code=True)) is DeepGenPipeline
+
+
+def test_loading_says_of_every_part_where_it_came_from(folder: Path, caplog) -> None:
+    name = "diffusers.pipelines.pipeline_utils"
+    logging.get_logger(name).addHandler(caplog.handler)
+    with caplog.at_level("INFO", logger=name):
+        DeepGenPipeline.from_pretrained(folder)
+    logging.get_logger(name).removeHandler(caplog.handler)
+    parts = ("vlm", "connector", "transformer", "vae", "scheduler", "tokenizer")
+    assert all(any(f"Loaded {part} as " in line for line in caplog.messages) for part in parts)
 
 
 def test_diffusers_learns_of_us_when_it_is_imported_later(tmp_path: Path, monkeypatch) -> None:

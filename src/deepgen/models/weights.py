@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,6 +19,8 @@ from deepgen.models.layouts import HubOptions, Layout, detect, read_json
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
 logger = logging.getLogger(__name__)
+# Where a part came from is said in the log of diffusers' own loading, where its users look for it.
+loading_logger = diffusers_logging.get_logger("diffusers.pipelines.pipeline_utils")
 
 LoraMode = Literal["merge", "adapter", "ignore"]
 
@@ -109,6 +112,8 @@ def load_components(
     if lora == "adapter" and checkpoint.lora and "vlm" not in ready:
         low_rank.attach(loaded["vlm"], checkpoint.lora, checkpoint.lora_scale, loaded["vlm"].dtype)
     loaded |= _load_small(checkpoint, ready)
+    for name, part in loaded.items():
+        loading_logger.info(f"Loaded {name} as {type(part).__name__} from {layout.source}.")
     if defaults := checkpoint.pipeline_defaults():
         loaded["defaults"] = defaults
     index_path = layout.path / "model_index.json"
