@@ -57,9 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = parse(Command, arguments, DESCRIPTION)
     try:
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the program that read the output ended, as in `deepgen info tiny | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 0
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         is_bug = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
         if is_bug or os.environ.get("DEEPGEN_DEBUG") == "1":

@@ -21,8 +21,8 @@ class Problem:
     tensor: str | None = None
 
     def __str__(self) -> str:
-        place = self.file + (f": {self.tensor}" if self.tensor else "")
-        return f"{self.severity}: {place}: {self.message}"
+        place = "" if self.message.startswith(self.file) else f"{self.file}: "
+        return f"{self.severity}: {place}{f'{self.tensor}: ' if self.tensor else ''}{self.message}"
 
 
 @dataclass
