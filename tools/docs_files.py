@@ -285,4 +285,4 @@ def lora(path: Path, model: Path | None) -> None:
         (file,) = folder.glob("*.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         file.rename(path)
-        folder.rmdir()
+        shutil.rmtree(folder)

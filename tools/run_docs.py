@@ -118,8 +118,11 @@ class Session:
                 self._python(block)
             elif block.language == "bash":
                 self._exported = {}
-                for line in command_lines(block.code):
-                    self._line(line, block)
+                if "<<" in block.code:  # a file written in place: only a shell knows where it ends
+                    self._call(["bash", "-e", "-o", "pipefail", "-c", block.code], block)
+                else:
+                    for line in command_lines(block.code):
+                        self._line(line, block)
             result.status = "substituted" if self._notes else "ran"
         except (BlockFailed, ValueError, OSError) as error:
             result.status, result.output = "failed", str(error)
