@@ -91,7 +91,7 @@ def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline)
     ("tool", "arguments", "message"),
     [
         ("generate_image", {"prompt": "a", "size": "65x64"}, "not a multiple of"),
-        ("generate_image", {"prompt": " "}, r"field prompt\) \[req-"),
+        ("generate_image", {"prompt": "x" * 9000}, r"field prompt\) \[req-"),
         ("generate_image", {}, "prompt"),
         ("generate_image", {"prompt": "a", "n": MAX_PICTURES + 1}, "less than or equal"),
         ("edit_image", {"prompt": "a", "images": []}, "at least 1 item"),
@@ -107,6 +107,14 @@ def test_a_refusal_tells_the_agent_what_to_do(
         result = await agent.call_tool(tool, arguments)
         assert result.is_error
         assert re.search(message, result.content[0].text)
+
+    talk(Painter(lambda: client), work)
+
+
+def test_an_empty_prompt_draws(client: Client) -> None:
+    async def work(agent: Any) -> None:
+        result = await agent.call_tool("generate_image", {"prompt": ""})
+        assert not result.is_error
 
     talk(Painter(lambda: client), work)
 
