@@ -92,7 +92,9 @@ def holds(claim: Claim | EditClaim, scene: Scene) -> Verdict:
     if isinstance(claim, EditClaim):
         verdict = holds(claim.claim, scene)
         return verdict if not verdict.is_right else _wrong(_touched(claim, scene))
-    return _wrong(_word_fault(claim, scene.word) or _ground_fault(claim, scene) or _things_fault(claim, scene))
+    return _wrong(
+        _word_fault(claim, scene.word) or _ground_fault(claim, scene) or _things_fault(claim, scene)
+    )
 
 
 def _wrong(reason: str) -> Verdict:

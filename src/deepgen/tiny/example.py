@@ -15,12 +15,12 @@ Ability = Literal["generation", "text", "edit", "reasoning", "reasoning edit"]
 class Origin:
     """Where an example comes from, which decides whether it is held out (see splits.py).
 
-    `combination` is (template, fact, argument), None where there is nothing to combine; `categories` are those
-    of the things it is about; `words` the words to be drawn.
+    `combinations` are (template, fact, argument), none where there is nothing to combine; `categories` are those
+    of the things it is about, empty where no crossing is held out; `words` are the words to be drawn.
     """
 
     template: str
-    combination: tuple[str, str, str] | None = None
+    combinations: tuple[tuple[str, str, str], ...] = ()
     categories: tuple[str, ...] = ()
     is_last_wording: bool = False
     words: tuple[str, ...] = ()

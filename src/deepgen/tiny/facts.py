@@ -128,7 +128,9 @@ def parse_facts(values: Mapping[str, Any], nouns: Sequence[str]) -> Facts:
         wheels=_numbers(known_map(values["wheels"], "wheels")),
         size_ranks={noun: rank for rank, names in enumerate(ranks) for noun in names},
         feed={animal[0]: food[0] for animal, food in feed.items() if animal and food},
-        together=tuple((a, b) for a, b in values["together"] if known(a, "together") and known(b, "together")),
+        together=tuple(
+            (a, b) for a, b in values["together"] if known(a, "together") and known(b, "together")
+        ),
         opposites=tuple((a, b) for a, b in values["opposites"]),
         numbers={int(key): value for key, value in values["numbers"].items()},
         words=tuple(values["words"].split()),
@@ -146,7 +148,9 @@ def check_facts(facts: Facts, nouns: Sequence[str]) -> None:
     """A ValueError unless the rules of the file hold (four wordings, four facts, three members, no leak)."""
     for relation, wordings in facts.wordings.items():
         if len(set(wordings)) != NUM_WORDINGS or not all("{value}" in text for text in wordings):
-            raise ValueError(f"{relation!r} needs {NUM_WORDINGS} different wordings with {{value}}, got {wordings}")
+            raise ValueError(
+                f"{relation!r} needs {NUM_WORDINGS} different wordings with {{value}}, got {wordings}"
+            )
     for name, members in facts.categories.items():
         if len(members) < _FEWEST_MEMBERS:
             raise ValueError(f"category {name!r} needs at least {_FEWEST_MEMBERS} nouns, got {members}")

@@ -120,7 +120,8 @@ def place(rng: np.random.Generator, cell: Cell) -> str:
 def row_place(rng: np.random.Generator, row: int) -> str:
     """A row in words."""
     return choose(
-        rng, (("at the top", "along the top"), ("in the middle", "across the middle"), ("at the bottom",))[row]
+        rng,
+        (("at the top", "along the top"), ("in the middle", "across the middle"), ("at the bottom",))[row],
     )
 
 
