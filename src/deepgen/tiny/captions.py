@@ -10,6 +10,7 @@ import numpy as np
 from deepgen.tiny.claims import RELATIONS, Claim, ThingClaim, related
 from deepgen.tiny.example import Example, Origin
 from deepgen.tiny.language import (
+    ALWAYS_PLURAL,
     GROUND_WORDS,
     NUMBER_WORDS,
     RELATION_WORDS,
@@ -51,28 +52,30 @@ _OPENERS = ("", "", "", "", "a picture of ", "draw ", "please draw ", "an image 
 _WORDINGS: dict[str, tuple[str, ...]] = {
     "single": ("{a}", "one {noun}", "there is {a}", "only {a}", "{a}, nothing else"),
     "two": ("{list}", "{a} with {b}", "there is {a}, and there is {b}", "{a} plus {b}", "both {list}"),
-    "three": ("{list}", "{a} with {b} and {c}", "{a} and {b} and {c}", "{a} plus {b} plus {c}", "all of {list}"),
-    "counting": ("{number} {many}", "{number} {many}", "there are {number} {many}", "{many}, {number} of them",
-                 "exactly {number} {many}"),
+    "three": ("{list}", "{a} with {b} and {c}", "{a} and {b} and {c}", "{a} plus {b} plus {c}",
+              "all of {list}"),
+    "counting": ("{number} {many}", "{number} {many}", "there are {number} {many}",
+                 "{many}, {number} of them", "exactly {number} {many}"),
     "position": ("{list}", "there is {list}", "place {list}", "put {list}", "show {list}"),
     "relation": ("{a} {relation} {b}", "{a} is {relation} {b}", "there is {a} {relation} {b}",
                  "{b}, and {relation} it {a}", "{b} has {a} {relation} it"),
-    "size": ("{list}", "there is {list}", "{a} {size} in size", "{a} that is {size}", "{a}, and it is {size}"),
+    "size": ("{list}", "there is {list}", "{a} {size} in size", "{a} that is {size}",
+             "{a}, and it is {size}"),
     "style": ("{list}", "{a} in {style} style", "{a} drawn in the {style} style", "{a} that is {style}",
               "in {style} style {a}"),
     "ground": ("{list} {ground}", "{list} {ground}", "{ground} {list}", "{ground} there is {list}",
                "{list}, seen {ground}"),
     "all": ("{list} {ground}", "{ground} {list}", "{ground}: {list}", "there is {list} {ground}",
             "{list}, all of it {ground}"),
-    "text": ("the word {word}", 'a sign that says "{word}"', "write {word}", "the text {word}", 'text "{word}"',
-             'a sign with the word "{word}"'),
+    "text": ("the word {word}", 'a sign that says "{word}"', "write {word}", "the text {word}",
+             'text "{word}"', 'a sign with the word "{word}"'),
     "text with a thing": ("{a} and the word {word}", 'the word "{word}" and {a}', "{a} with the word {word}",
                           '{a} and a sign that says "{word}"', 'the text "{word}" with {a}'),
 }  # fmt: skip
 
 
 def sample_caption(rng: np.random.Generator, kind: str) -> Example:
-    """A caption of that kind, its claim, and a scene in which it holds. Held-out ones come too (see splits)."""
+    """A caption of that kind, its claim, and a scene in which it holds. Held-out ones come too."""
     if kind not in CAPTION_KINDS:
         raise ValueError(f"unknown caption kind {kind!r}; known: {', '.join(CAPTION_KINDS)}")
     if kind.startswith("text"):
@@ -143,7 +146,7 @@ def _caption(rng: np.random.Generator, kind: str, scene: Scene, claim: Claim) ->
     return Example(
         ability="generation",
         kind=kind,
-        text=_opened(rng, wording.text),
+        text=_finished(rng, wording.text, nouns[0], has_opener=wording.text.startswith((full[0], bare[0]))),
         claim=claim,
         target=scene,
         origin=origin,
@@ -160,10 +163,14 @@ def _full_phrase(rng: np.random.Generator, noun: str, stated: ThingClaim, has_ar
     return noun_phrase(noun, adjectives, has_article) + where
 
 
-def _opened(rng: np.random.Generator, text: str) -> str:
-    if text.startswith(("there ", "place ", "put ", "write ", "show ")):
-        return text
-    return choose(rng, _OPENERS) + text
+def _finished(rng: np.random.Generator, text: str, noun: str, has_opener: bool) -> str:
+    """With an opener before a phrase, none before a sentence; "are" after a plural word."""
+    if noun in ALWAYS_PLURAL or noun == "spectacles":
+        for singular, many in (("there is", "there are"), ("that is", "that are"), (" it is ", " they are ")):
+            text = text.replace(singular, many)
+        text = text.replace(f"{noun} is ", f"{noun} are ").replace(f"{noun} has ", f"{noun} have ")
+    is_sentence = any(f"{noun} {verb} " in text for verb in ("is", "has", "are", "have"))
+    return choose(rng, _OPENERS) + text if has_opener and not is_sentence else text
 
 
 def _combinations(kind: str, things: tuple[Thing, ...], claim: Claim) -> tuple[tuple[str, str, str], ...]:

@@ -21,7 +21,7 @@ CELLS: tuple[Cell, ...] = tuple((row, column) for row in range(ROWS) for column 
 
 @dataclass(frozen=True, kw_only=True)
 class ThingClaim:
-    """What is stated about one thing. Empty or None is "not stated"; of several nouns or cells any is right."""
+    """What is stated about one thing. Empty or None is "not stated"; any of several is right."""
 
     nouns: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
@@ -42,7 +42,7 @@ class ThingClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a caption states: every thing, how the first two lie, the ground if named, the word if there is one.
+    """What a caption states: every thing, how the first two lie, the ground if named, the word.
 
     `words` lists the words of which any is right; with none there may be no word. `rows` are the rows it may
     stand in, empty where that is free.
@@ -172,16 +172,22 @@ def thing_claim(thing: Thing) -> ThingClaim:
     )
 
 
-def to_edit_claim(source: Scene, target: Scene, free: Mapping[Cell, ThingClaim] | None = None) -> EditClaim:
+def to_edit_claim(
+    source: Scene,
+    target: Scene,
+    free: Mapping[Cell, ThingClaim] | None = None,
+    rows: Sequence[int] = (),
+) -> EditClaim:
     """The claim of an edit with this target; `free` gives a weaker claim for the target's thing in a cell.
 
-    Cells that a weaker claim allows are touched, for the thing may come to stand in any of them.
+    `rows` are the rows a new word may take, its own where there are none. Cells that a weaker claim allows
+    are touched, for the thing may come to stand in any of them.
     """
     free = free or {}
     exact = exact_claim(target)
     things = tuple(free.get(thing.cell, thing_claim(thing)) for thing in target.things)
     allowed = {cell for stated in free.values() for cell in stated.cells}
-    claim = Claim(things=things, ground=exact.ground, words=exact.words, rows=exact.rows)
+    claim = Claim(things=things, ground=exact.ground, words=exact.words, rows=tuple(rows) or exact.rows)
     untouched = frozenset(CELLS) - changed_cells(source, target) - allowed
     return EditClaim(source=source, claim=claim, untouched=untouched)
 

@@ -1,7 +1,7 @@
 """Edits that say what to change: each an instruction, the scene before, a scene after, and the claim on it.
 
-What an instruction leaves open ("add a cat") the claim leaves open too. An instruction that cannot be followed
-(it names what is not there, adds to a full cell, or changes nothing) has the source as its target.
+What an instruction leaves open ("add a cat") the claim leaves open too. An instruction that cannot be
+followed (it names what is not there, adds to a full cell, or changes nothing) has the source as its target.
 Of the wordings of a kind the last one is never trained.
 """
 
@@ -43,7 +43,8 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
     "replace": ("replace {old} with {new}", "turn {old} into {new}", "change {old} to {new}",
                 "put {new} in place of {old}", "swap out {old} for {new}"),
     "remove": ("remove {old}", "delete {old}", "take {old} away", "take away {old}", "get rid of {old}"),
-    "add": ("add {new} {where}", "put {new} {where}", "add {new}", "place {new} {where}", "include {new} {where}"),
+    "add": ("add {new} {where}", "put {new} {where}", "add {new}", "place {new} {where}",
+            "include {new} {where}"),
     "add beside": ("add {new} beside {old}", "put {new} next to {old}", "add {new} next to {old}",
                    "place {new} beside {old}", "{old} gets {new} beside it"),
     "move": ("move {old} to {to}", "put {old} {where}", "bring {old} to {to}", "shift {old} to {to}",
@@ -58,7 +59,8 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
                 "change {old} to {style} style", "{old} should be {style}"),
     "restyle all": ("make everything {style}", "draw everything in {style} style", "turn all things {style}",
                     "change everything to {style} style", "all things should be {style}"),
-    "ground": ("change the background to {ground}", "make the background {ground}", "turn the background {ground}",
+    "ground": ("change the background to {ground}", "make the background {ground}", 
+               "turn the background {ground}",
                "set the background to {ground}", "the background should be {ground}"),
     "write": ("write {word} {row}", 'write "{word}" {row}', "add the word {word} {row}", "write {word}",
               'put the word "{word}" {row}'),
@@ -141,16 +143,22 @@ def _pick(rng: np.random.Generator, scene: Scene) -> tuple[Thing, str]:
 
 
 def _change(
-    rng: np.random.Generator, kind: str, source: Scene, old: Thing, new: Thing, value: str, **parts: object
+    rng: np.random.Generator,
+    kind: str,
+    source: Scene,
+    old: Thing,
+    changed: Thing,
+    value: str,
+    **parts: object,
 ) -> Example:
     """An edit that changes one thing; the claim leaves the facing open where the drawing itself changes."""
-    target = put_in(source, old, new)
-    is_redrawn = old.noun != new.noun or old.style != new.style
+    target = put_in(source, old, changed)
+    is_redrawn = old.noun != changed.noun or old.style != changed.style
     claim = to_edit_claim(
-        source, target, {new.cell: replace(thing_claim(new), facing=None)} if is_redrawn else None
+        source, target, {changed.cell: replace(thing_claim(changed), facing=None)} if is_redrawn else None
     )
-    wording = word_it(rng, _WORDINGS[kind], old=the(spoken(rng, old.noun)), **parts)
-    nouns = (old.noun, new.noun) if kind == "replace" else (old.noun,)
+    wording = word_it(rng, _WORDINGS[kind], **{"old": the(spoken(rng, old.noun)), **parts})
+    nouns = (old.noun, changed.noun) if kind == "replace" else (old.noun,)
     combination = (kind, old.noun, value)
     return edit_example(
         kind, wording.text, claim, target, is_last=wording.is_last, combinations=(combination,), nouns=nouns
@@ -233,9 +241,8 @@ def _move(rng: np.random.Generator) -> Example:
 
 def swapped(source: Scene, first: Thing, second: Thing) -> Scene:
     """The scene with two things in each other's cells."""
-    return put_in(
-        put_in(source, first, replace(first, cell=second.cell)), second, replace(second, cell=first.cell)
-    )
+    moved = {first: replace(first, cell=second.cell), second: replace(second, cell=first.cell)}
+    return replace(source, things=tuple(moved.get(thing, thing) for thing in source.things))
 
 
 def _swap(rng: np.random.Generator) -> Example:

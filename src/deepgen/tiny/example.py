@@ -15,8 +15,8 @@ Ability = Literal["generation", "text", "edit", "reasoning", "reasoning edit"]
 class Origin:
     """Where an example comes from, which decides whether it is held out (see splits.py).
 
-    `combinations` are (template, fact, argument), none where there is nothing to combine; `categories` are those
-    of the things it is about, empty where no crossing is held out; `words` are the words to be drawn.
+    `combinations` are (template, fact, argument), none where there is nothing to combine; `categories` are
+    those of the things it is about, empty where no crossing is held out; `words` are the words to be drawn.
     """
 
     template: str

@@ -76,7 +76,7 @@ class Facts:
         return next(name for name, members in self.categories.items() if noun in members)
 
     def riddle(self, fact: Fact, noun: str, wording: int) -> Riddle:
-        """A fact about `noun` in one of the four wordings; a wording that names the category narrows the set."""
+        """A fact about `noun` in one of the four wordings; naming the category narrows the answers."""
         category = self.category_of(noun)
         template = self.wordings[fact.relation][wording]
         answers = fact.nouns

@@ -89,7 +89,7 @@ def plural(noun: str) -> str:
 
 def article(phrase: str) -> str:
     """The phrase with "a" or "an" before it."""
-    return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def noun_phrase(noun: str, adjectives: Sequence[str] = (), has_article: bool = True) -> str:
@@ -114,7 +114,7 @@ def place(rng: np.random.Generator, cell: Cell) -> str:
         return choose(rng, (f"at the {name}", f"in the {name} corner", f"in the {name}"))
     if name in ("left", "right"):
         return choose(rng, (f"on the {name}", f"at the {name}"))
-    return choose(rng, (f"at the {name}", f"in the {name}"))
+    return choose(rng, (f"at the {name}", f"on the {name} side"))
 
 
 def row_place(rng: np.random.Generator, row: int) -> str:
@@ -126,5 +126,5 @@ def row_place(rng: np.random.Generator, row: int) -> str:
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Phrases in a row: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
