@@ -59,7 +59,7 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
                 "change {old} to {style} style", "{old} should be {style}"),
     "restyle all": ("make everything {style}", "draw everything in {style} style", "turn all things {style}",
                     "change everything to {style} style", "all things should be {style}"),
-    "ground": ("change the background to {ground}", "make the background {ground}", 
+    "ground": ("change the background to {ground}", "make the background {ground}",
                "turn the background {ground}",
                "set the background to {ground}", "the background should be {ground}"),
     "write": ("write {word} {row}", 'write "{word}" {row}', "add the word {word} {row}", "write {word}",
