@@ -216,3 +216,9 @@ def _text_caption(rng: np.random.Generator, kind: str) -> Example:
         template=kind, combinations=combinations, is_last_wording=wording.is_last, words=(word.text,)
     )
     return Example(ability="text", kind=kind, text=text, claim=claim, target=scene, origin=origin)
+
+
+def template_texts() -> list[str]:
+    """Every wording, for those who need to know which words are used."""
+    words = (*GROUND_WORDS.values(), *SIZE_WORDS.values(), *STYLE_WORDS.values(), *RELATION_WORDS.values())
+    return [text for texts in (*_WORDINGS.values(), *words, _OPENERS) for text in texts]

@@ -371,3 +371,10 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator, str], Example]] = {
     "riddle and place": _two_steps,
     "riddle and text": _two_steps,
 }
+
+
+def template_texts() -> list[str]:
+    """Every wording, for those who need to know which words are used."""
+    numbers = [texts for _, _, texts in _NUMBERS.values()]
+    lists = (_PLACES, _SEQUENCES, _BIGGER, _PROPERTY, _LEGS, _AS_MANY, *_TEXTS.values(), *_TWO_STEPS.values())
+    return [text for texts in (*numbers, *lists) for text in texts]

@@ -345,3 +345,8 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator], Example | None]] = {
     "together": _together,
     "opposite": _opposite,
 }
+
+
+def template_texts() -> list[str]:
+    """Every wording, for those who need to know which words are used."""
+    return [text for texts in _WORDINGS.values() for text in texts]
