@@ -413,7 +413,8 @@ def _bad(kind: str) -> Callable[[np.random.Generator], Example | None]:
             "same": ("change nothing", "leave it as it is", "do nothing", "keep everything as it is"),
         }.get(asked) or _WORDINGS[asked]
         wording = word_it(rng, templates, old=old, new=new, where=where, to=to, size=size, style=style,
-                          comparative=choose(rng, ("bigger", "smaller")) if kind == "not there" else "")  # fmt: skip
+                          comparative=choose(rng, ("bigger",
+            "smaller")) if kind == "not there" else "")  # fmt: skip
         return edit_example(
             kind, wording.text, to_edit_claim(source, source), source, is_last=wording.is_last
         )

@@ -61,11 +61,13 @@ _PLACES = ("{a} in the place opposite the {place}", "{a} opposite of the {place}
            "on the opposite side of the {place} {a}", "{a}, across from the {place}")  # fmt: skip
 _SEQUENCES = ("{row}, what comes next", "what comes next: {row}", "continue with the next one: {row}",
               "after {row} comes what")  # fmt: skip
-_BIGGER = ("the {bigger} one of {a} and {b}", "which is {bigger}, {a} or {b}?", "{a} or {b}, the {bigger} one",
+_BIGGER = ("the {bigger} one of {a} and {b}", "which is {bigger}, {a} or {b}?",
+            "{a} or {b}, the {bigger} one",
            "of {a} and {b} only the {bigger} one")  # fmt: skip
 _PROPERTY = ("{kind} that is {colour}", "{kind} of {colour} color", "something {colour} that is {kind}",
              "{kind}, and it is {colour}")  # fmt: skip
-_LEGS = ("{kind} with {number} {parts}", "{kind} that has {number} {parts}", "{number} {parts} has this {short}",
+_LEGS = ("{kind} with {number} {parts}", "{kind} that has {number} {parts}",
+            "{number} {parts} has this {short}",
          "{kind}, and it has {number} {parts}")  # fmt: skip
 _AS_MANY = ("as many {many} as {owner} has {parts}", "{many}, as many as the {parts} of {owner}",
             "the number of {parts} of {owner} in {many}", 
@@ -73,7 +75,8 @@ _AS_MANY = ("as many {many} as {owner} has {parts}", "{many}, as many as the {pa
 _TEXTS: dict[str, tuple[str, ...]] = {
     "name": ("write what {riddle} is called", "write the name of {riddle}", "the name of {riddle} as a word",
              "a sign that names {riddle}"),
-    "opposite": ("the opposite of {word}", "write the opposite of {word}", "a sign with the opposite of {word}",
+    "opposite": ("the opposite of {word}", "write the opposite of {word}",
+            "a sign with the opposite of {word}",
                  "the word that means the opposite of {word}"),
     "backwards": ("{word} backwards", "write {word} backwards", "the word {word} spelled backwards",
                   "a sign that says {word} backwards"),
@@ -87,8 +90,10 @@ _TWO_STEPS: dict[str, tuple[str, ...]] = {
                           "{number} copies of {riddle}"),
     "riddle and place": ("{riddle} in the place opposite the {place}", "{riddle} opposite of the {place}",
                          "on the opposite side of the {place} {riddle}", "{riddle}, across from the {place}"),
-    "riddle and text": ("{riddle} and the opposite of {word}", "{riddle} with the opposite of {word} as a word",
-                        "write the opposite of {word} and draw {riddle}", "the opposite of {word} with {riddle}"),
+    "riddle and text": ("{riddle} and the opposite of {word}",
+            "{riddle} with the opposite of {word} as a word",
+                        "write the opposite of {word} and draw {riddle}",
+            "the opposite of {word} with {riddle}"),
 }  # fmt: skip
 
 

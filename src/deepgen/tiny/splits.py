@@ -58,7 +58,7 @@ def is_held_out_crossing(template: str, category: str) -> bool:
 
 
 def is_held_out_word(word: str) -> bool:
-    """Whether this word is never drawn in training: a quarter of the dictionary, an eighth of other strings."""
+    """Whether this word is never drawn in training: a quarter of the real ones, an eighth of others."""
     share = _WORD_SHARE if word in dictionary() else _SHARE
     return stable_hash("word", word) % share == 0
 

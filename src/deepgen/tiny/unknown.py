@@ -223,18 +223,28 @@ _COMMON = frozenset(
 )
 # Nouns people ask for whose nearest thing of the world is not the nearest in letters. Other languages too.
 _NEAR = {
-    "kitten": "cat", "kitty": "cat", "puppy": "dog", "wolf": "dog", "fox": "dog", "pony": "horse", "donkey": "horse",
-    "zebra": "horse", "bull": "cow", "goat": "sheep", "lamb": "sheep", "ape": "monkey", "gorilla": "monkey",
-    "leopard": "tiger", "hen": "chicken", "rooster": "chicken", "bird": "chicken", "goose": "duck", "eagle": "owl",
-    "parrot": "owl", "shark": "fish", "dolphin": "whale", "lobster": "crab", "dragon": "snake", "dinosaur": "turtle",
-    "worm": "snake", "spider": "ladybug", "beetle": "ladybug", "ant": "ladybug", "wasp": "bee", "pear": "apple",
+    "kitten": "cat", "kitty": "cat", "puppy": "dog", "wolf": "dog", "fox": "dog", "pony": "horse",
+            "donkey": "horse",
+    "zebra": "horse", "giraffe": "horse", "mouse": "rabbit", "hamster": "rabbit", "camel": "horse",
+            "bull": "cow", "goat": "sheep", "lamb": "sheep", "ape": "monkey", "gorilla": "monkey",
+    "leopard": "tiger", "hen": "chicken", "rooster": "chicken", "bird": "chicken", "goose": "duck",
+            "eagle": "owl",
+    "parrot": "owl", "shark": "fish", "dolphin": "whale", "lobster": "crab", "dragon": "snake",
+            "dinosaur": "turtle",
+    "worm": "snake", "spider": "ladybug", "beetle": "ladybug", "ant": "ladybug", "wasp": "bee",
+            "pear": "apple",
     "orange": "peach", "cherry": "cherries", "grape": "grapes", "potato": "carrot", "tomato": "apple",
     "truck": "bus", "van": "bus", "motorcycle": "bicycle", "helicopter": "airplane", "house": "gift",
-    "flower": "tulip", "lamp": "candle", "guitarist": "guitar", "violin": "guitar", "piano": "drum", "pen": "pencil",
-    "watch": "clock", "lock": "key", "axe": "hammer", "box": "gift", "shirt": "hat", "cap": "hat", "snow": "snowflake",
-    "katze": "cat", "hund": "dog", "gato": "cat", "perro": "dog", "chat": "cat", "chien": "dog", "pferd": "horse",
-    "caballo": "horse", "cheval": "horse", "vogel": "chicken", "baum": "tree", "arbre": "tree", "arbol": "tree",
-    "sonne": "sun", "sol": "sun", "soleil": "sun", "mond": "moon", "luna": "moon", "lune": "moon", "apfel": "apple",
+    "flower": "tulip", "lamp": "candle", "guitarist": "guitar", "violin": "guitar", "piano": "drum",
+            "pen": "pencil",
+    "watch": "clock", "lock": "key", "axe": "hammer", "box": "gift", "shirt": "hat", "cap": "hat",
+            "snow": "snowflake",
+    "katze": "cat", "hund": "dog", "hunde": "dog", "katzen": "cat", "gatos": "cat", "gato": "cat",
+            "perro": "dog", "chat": "cat", "chien": "dog", "pferd": "horse",
+    "caballo": "horse", "cheval": "horse", "vogel": "chicken", "baum": "tree", "arbre": "tree",
+            "arbol": "tree",
+    "sonne": "sun", "sol": "sun", "soleil": "sun", "mond": "moon", "luna": "moon", "lune": "moon",
+            "apfel": "apple",
     "manzana": "apple", "pomme": "apple", "haus": "gift", "auto": "car", "coche": "car", "voiture": "car",
 }  # fmt: skip
 
@@ -246,7 +256,7 @@ def unknown_nouns(text: str) -> list[tuple[str, str]]:
     script, with the noun it means where that is known.
     """
     found: dict[str, str] = {}
-    unquoted = re.sub(r"[\"“”].*?[\"“”]|\b[A-Z]{1,%d}\b" % MOST_LETTERS, " ", text)
+    unquoted = re.sub(rf"[\"“”].*?[\"“”]|\b[A-Z]{{1,{MOST_LETTERS}}}\b", " ", text)
     for word in re.findall(r"[^\W\d_]+", unquoted.lower()):
         if not is_known(word):
             found.setdefault(word, nearest_noun(word))
