@@ -10,7 +10,14 @@ from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.sampling import free_cells, free_rows
 from deepgen.tiny.scene import GROUNDS, MOST_THINGS, Scene, Thing, Word
 
-OTHER = {"small": "large", "large": "small", "glossy": "flat", "flat": "glossy", "left": "right", "right": "left"}
+OTHER = {
+    "small": "large",
+    "large": "small",
+    "glossy": "flat",
+    "flat": "glossy",
+    "left": "right",
+    "right": "left",
+}
 
 
 def wrong_scenes(claim: Claim | EditClaim, scene: Scene) -> Iterator[tuple[str, Scene]]:
@@ -20,7 +27,10 @@ def wrong_scenes(claim: Claim | EditClaim, scene: Scene) -> Iterator[tuple[str, 
     if scene.things:
         yield "one thing missing", replace(scene, things=scene.things[1:])
     if cells and len(scene.things) < MOST_THINGS:
-        yield "one thing too many", replace(scene, things=(*scene.things, Thing(noun=NOUNS[0], cell=cells[0])))
+        yield (
+            "one thing too many",
+            replace(scene, things=(*scene.things, Thing(noun=NOUNS[0], cell=cells[0]))),
+        )
     allowed = {noun for thing in stated.things for noun in thing.nouns}
     if scene.things and all(thing.nouns for thing in stated.things):
         strange = next(noun for noun in NOUNS if noun not in allowed)

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from tiny.mutations import wrong_scenes
 
 from deepgen.tiny.captions import CAPTION_KINDS, sample_caption
 from deepgen.tiny.claims import Claim, ThingClaim, from_json, holds, to_json
 from deepgen.tiny.language import noun_phrase, plural
 from deepgen.tiny.scene import Scene, Thing
+from tiny.mutations import wrong_scenes
 
 
 @pytest.mark.parametrize("kind", CAPTION_KINDS)
@@ -20,7 +20,9 @@ def test_a_sampled_scene_fulfils_its_claim_and_a_changed_one_does_not(kind: str)
     broken = set()
     for _ in range(150):
         example = sample_caption(rng, kind)
-        assert example.kind == kind and example.text and "{" not in example.text
+        assert example.kind == kind
+        assert example.text
+        assert "{" not in example.text
         verdict = holds(example.claim, example.target)
         assert verdict.is_right and not verdict.reason, example
         for name, scene in wrong_scenes(example.claim, example.target):
@@ -39,7 +41,13 @@ def test_every_stated_property_is_broken_by_some_mutation() -> None:
         for name, _ in wrong_scenes(example.claim, example.target)
     }
     assert {"another noun", "another cell", "another size", "another style", "another ground"} <= broken
-    assert {"the relation reversed", "one letter wrong", "another row", "a word too many", "no word"} <= broken
+    assert {
+        "the relation reversed",
+        "one letter wrong",
+        "another row",
+        "a word too many",
+        "no word",
+    } <= broken
 
 
 def test_what_is_not_stated_is_free() -> None:
@@ -69,8 +77,10 @@ def test_plurals_are_english(noun: str, many: str) -> None:
 
 
 def test_articles_are_english() -> None:
-    assert noun_phrase("umbrella") == "an umbrella" and noun_phrase("palm-tree") == "a palm tree"
-    assert noun_phrase("scissors", ("small",)) == "small scissors" and noun_phrase("owl", ("big",)) == "a big owl"
+    assert noun_phrase("umbrella") == "an umbrella"
+    assert noun_phrase("palm-tree") == "a palm tree"
+    assert noun_phrase("scissors", ("small",)) == "small scissors"
+    assert noun_phrase("owl", ("big",)) == "a big owl"
 
 
 def test_a_claim_survives_json() -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny.mutations import OTHER, wrong_scenes
 
 from deepgen.tiny.claims import CELLS, EditClaim, changed_cells, contents, from_json, holds, to_json
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS, misspelled, put_in, sample_edit
 from deepgen.tiny.scene import Word
+from tiny.mutations import OTHER, wrong_scenes
 
 
 @pytest.mark.parametrize("kind", EDIT_KINDS)
@@ -19,7 +19,8 @@ def test_the_target_fulfils_the_claim_and_neither_the_source_nor_a_changed_targe
     rng = np.random.default_rng(1)
     for _ in range(120):
         edit = sample_edit(rng, kind)
-        assert edit.source is not None and isinstance(edit.claim, EditClaim)
+        assert edit.source is not None
+        assert isinstance(edit.claim, EditClaim)
         assert holds(edit.claim, edit.target).is_right, edit
         assert not holds(edit.claim, edit.source).is_right, edit
         for name, scene in wrong_scenes(edit.claim, edit.target):
@@ -32,7 +33,8 @@ def test_a_thing_that_the_edit_does_not_touch_may_not_change(kind: str) -> None:
     num_seen = 0
     for _ in range(80):
         edit = sample_edit(rng, kind)
-        assert edit.source is not None and isinstance(edit.claim, EditClaim)
+        assert edit.source is not None
+        assert isinstance(edit.claim, EditClaim)
         assert not changed_cells(edit.source, edit.target) & edit.claim.untouched
         for thing in edit.target.things:
             if thing.cell in edit.claim.untouched:
@@ -47,8 +49,10 @@ def test_an_instruction_that_cannot_be_followed_leaves_the_picture(kind: str) ->
     rng = np.random.default_rng(3)
     for _ in range(80):
         edit = sample_edit(rng, kind)
-        assert edit.source == edit.target and holds(edit.claim, edit.target).is_right
-        assert isinstance(edit.claim, EditClaim) and edit.claim.untouched == frozenset(CELLS)
+        assert edit.source == edit.target
+        assert holds(edit.claim, edit.target).is_right
+        assert isinstance(edit.claim, EditClaim)
+        assert edit.claim.untouched == frozenset(CELLS)
         for name, scene in wrong_scenes(edit.claim, edit.target):
             assert not holds(edit.claim, scene).is_right, (name, edit)
 
@@ -83,7 +87,8 @@ def test_a_word_without_a_place_may_stand_in_any_free_row() -> None:
     rng = np.random.default_rng(6)
     for _ in range(200):
         edit = sample_edit(rng, "write")
-        assert isinstance(edit.claim, EditClaim) and edit.target.word is not None
+        assert isinstance(edit.claim, EditClaim)
+        assert edit.target.word is not None
         for row in edit.claim.claim.rows:
             moved = replace(edit.target, word=Word(text=edit.target.word.text, row=row))
             assert holds(edit.claim, moved).is_right
@@ -94,7 +99,8 @@ def test_a_misspelled_word_is_another_word(word: str) -> None:
     rng = np.random.default_rng(7)
     for _ in range(50):
         wrong = misspelled(rng, word)
-        assert wrong != word and 1 <= len(wrong) <= 4
+        assert wrong != word
+        assert 1 <= len(wrong) <= 4
 
 
 def test_an_edit_claim_survives_json() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny.mutations import wrong_scenes
 
 from deepgen.tiny.claims import Claim, holds
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.reasoning import REASONING_KINDS, sample_reasoning
 from deepgen.tiny.reasoning_edits import REASONING_EDIT_KINDS, sample_reasoning_edit
 from deepgen.tiny.sampling import is_short
+from tiny.mutations import wrong_scenes
 
 
 @pytest.mark.parametrize("kind", REASONING_KINDS)
@@ -18,7 +18,9 @@ def test_an_answer_fulfils_the_claim_and_a_wrong_answer_does_not(kind: str) -> N
     rng = np.random.default_rng(1)
     for _ in range(120):
         example = sample_reasoning(rng, kind)
-        assert example.direct and example.direct != example.text and "{" not in example.text
+        assert example.direct
+        assert example.direct != example.text
+        assert "{" not in example.text
         assert holds(example.claim, example.target).is_right, example
         wrong = list(wrong_scenes(example.claim, example.target))
         assert len(wrong) >= 2
@@ -31,7 +33,9 @@ def test_a_reasoning_edit_changes_the_picture_as_claimed(kind: str) -> None:
     rng = np.random.default_rng(2)
     for _ in range(100):
         edit = sample_reasoning_edit(rng, kind)
-        assert edit.source is not None and edit.direct and "{" not in edit.text
+        assert edit.source is not None
+        assert edit.direct
+        assert "{" not in edit.text
         assert holds(edit.claim, edit.target).is_right, edit
         assert not holds(edit.claim, edit.source).is_right, edit
         for name, scene in wrong_scenes(edit.claim, edit.target):
@@ -61,7 +65,8 @@ def test_numbers_come_out_as_the_direct_wording_counts() -> None:
     counts = ("zero", "one", "two", "three", "four")
     for _ in range(200):
         example = sample_reasoning(rng, "number")
-        assert example.direct is not None and isinstance(example.claim, Claim)
+        assert example.direct is not None
+        assert isinstance(example.claim, Claim)
         assert counts.index(example.direct.split()[0]) == len(example.claim.things)
 
 
@@ -81,8 +86,10 @@ def test_the_name_stands_under_the_thing() -> None:
     for _ in range(50):
         edit = sample_reasoning_edit(rng, "name")
         thing, word = edit.target.things[0], edit.target.word
-        assert word is not None and is_short(thing.noun)
-        assert word.text == thing.noun.upper() and word.row == thing.cell[0] + 1
+        assert word is not None
+        assert is_short(thing.noun)
+        assert word.text == thing.noun.upper()
+        assert word.row == thing.cell[0] + 1
 
 
 def test_a_mirrored_scene_mirrored_again_is_the_scene() -> None:
@@ -91,7 +98,8 @@ def test_a_mirrored_scene_mirrored_again_is_the_scene() -> None:
         edit = sample_reasoning_edit(rng, "mirror scene")
         assert edit.source is not None
         for before, after in zip(edit.source.things, edit.target.things, strict=True):
-            assert after.cell == (before.cell[0], 2 - before.cell[1]) and after.facing != before.facing
+            assert after.cell == (before.cell[0], 2 - before.cell[1])
+            assert after.facing != before.facing
 
 
 def test_unknown_kinds_are_named() -> None:

@@ -59,7 +59,7 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
                 "change {old} to {style} style", "{old} should be {style}"),
     "restyle all": ("make everything {style}", "draw everything in {style} style", "turn all things {style}",
                     "change everything to {style} style", "all things should be {style}"),
-    "ground": ("change the background to {ground}", "make the background {ground}",
+    "change ground": ("change the background to {ground}", "make the background {ground}",
                "turn the background {ground}",
                "set the background to {ground}", "the background should be {ground}"),
     "write": ("write {word} {row}", 'write "{word}" {row}', "add the word {word} {row}", "write {word}",
@@ -311,10 +311,10 @@ def _ground(rng: np.random.Generator) -> Example:
     named = {"night": "night", "winter": "winter"}.get(ground, choose(rng, (ground, f"a {ground}")))
     named = ground if ground in ("white", "cream", "pink", "mint") else named
     target = replace(source, ground=ground)
-    wording = word_it(rng, _WORDINGS["ground"], ground=named)
-    combinations = tuple(("ground edit", thing.noun, ground) for thing in source.things[:1])
+    wording = word_it(rng, _WORDINGS["change ground"], ground=named)
+    combinations = tuple(("change ground", thing.noun, ground) for thing in source.things[:1])
     return edit_example(
-        "ground",
+        "change ground",
         wording.text,
         to_edit_claim(source, target),
         target,
@@ -433,7 +433,7 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator], Example | None]] = {
     "mirror": _mirror,
     "restyle": _restyle,
     "restyle all": _restyle_all,
-    "ground": _ground,
+    "change ground": _ground,
     "write": _write,
     "erase": _erase,
     "correct": _correct,

@@ -80,7 +80,8 @@ def sample_things(
 
 def sample_ground(rng: np.random.Generator, without: Sequence[Ground] = ()) -> Ground:
     """A ground; white as often as three others, for that is what a picture without a ground looks like."""
-    options = [ground for ground in (*GROUNDS, "white", "white") if ground not in without]
+    options: list[Ground] = [ground for ground in GROUNDS if ground not in without]
+    options += ["white"] * (2 if "white" in options else 0)
     return choose(rng, options)
 
 

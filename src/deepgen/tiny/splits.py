@@ -31,7 +31,7 @@ Level = Literal["trained", "new wordings", "new combinations", "new crossings", 
 LEVELS: tuple[Level, ...] = get_args(Level)
 _SHARE = 8
 _WORD_SHARE = 4
-_MOST_TRIES = 20_000
+_MOST_TRIES = 5_000
 
 SAMPLERS: Mapping[str, tuple[Sequence[str], Callable[[np.random.Generator, str], Example]]] = {
     "caption": (CAPTION_KINDS, sample_caption),
@@ -92,25 +92,24 @@ def group_of(kind: str) -> str:
     raise ValueError(f"unknown kind {kind!r}; known: {known}")
 
 
-def sample(rng: np.random.Generator, kind: str, level: Level = "trained", *, group: str = "") -> Example:
-    """An example of that kind and of exactly that level. A ValueError where the kind has none of the level.
-
-    `group` tells the kinds apart that two groups have ("riddle" is of one only; an empty group is looked up).
-    """
+def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> Example:
+    """An example of that kind and of exactly that level. A ValueError where the kind has none of the level."""
     if level not in LEVELS:
         raise ValueError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
-    group = group or group_of(kind)
+    sampler = SAMPLERS[group_of(kind)][1]
     for _ in range(_MOST_TRIES):
-        example = SAMPLERS[group][1](rng, kind)
+        example = sampler(rng, kind)
         if level_of(example) == level:
             return example
-    raise ValueError(f"no example of {kind!r} is of the level {level!r}; see levels_with for those that have")
+    raise ValueError(
+        f"no example of {kind!r} is of the level {level!r}; levels_with({kind!r}) lists those it has"
+    )
 
 
 def sample_training(rng: np.random.Generator, group: str) -> Example:
     """A training example of a group of `SAMPLERS`, of any of its kinds."""
     kinds = SAMPLERS[group][0]
-    return sample(rng, kinds[int(rng.integers(len(kinds)))], group=group)
+    return sample(rng, kinds[int(rng.integers(len(kinds)))])
 
 
 def levels_with(kind: str, num_tries: int = 400, seed: int = 0) -> list[Level]:
