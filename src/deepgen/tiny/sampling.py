@@ -78,11 +78,10 @@ def sample_things(
     ]
 
 
-def sample_ground(rng: np.random.Generator, without: Sequence[Ground] = ()) -> Ground:
+def sample_ground(rng: np.random.Generator) -> Ground:
     """A ground; white as often as three others, for that is what a picture without a ground looks like."""
-    options: list[Ground] = [ground for ground in GROUNDS if ground not in without]
-    options += ["white"] * (2 if "white" in options else 0)
-    return choose(rng, options)
+    grounds: tuple[Ground, ...] = (*GROUNDS, "white", "white")
+    return choose(rng, grounds)
 
 
 def sample_word(rng: np.random.Generator) -> str:
