@@ -110,3 +110,24 @@ def test_a_level_that_a_kind_has_not_is_an_error() -> None:
         sample(rng, "single", "new crossings")
     with pytest.raises(ValueError, match="unknown kind 'joke'"):
         sample(rng, "joke")
+
+
+_FEWER_NOUNS = """
+import deepgen.tiny.nouns as nouns
+dropped = "umbrella sun moon candle whale snail drum corn rocket pencil glasses peach".split()
+nouns.NOUNS = tuple(noun for noun in nouns.NOUNS if noun not in dropped)
+import numpy as np
+from deepgen.tiny.splits import SAMPLERS, holds
+rng = np.random.default_rng(0)
+for kinds, sampler in SAMPLERS.values():
+    for kind in kinds:
+        for example in (sampler(rng, kind) for _ in range(30)):
+            assert holds(example.claim, example.target).is_right
+            assert all(thing.noun not in dropped for thing in example.target.things)
+print(len(SAMPLERS["reasoning edit"][0]))
+"""
+
+
+def test_a_world_of_fewer_nouns_samples_every_kind_but_rain() -> None:
+    out = subprocess.run([sys.executable, "-c", _FEWER_NOUNS], capture_output=True, text=True, check=True)
+    assert int(out.stdout) == len(SAMPLERS["reasoning edit"][0]) - 1

@@ -99,6 +99,12 @@ def parse_facts(values: Mapping[str, Any], nouns: Sequence[str]) -> Facts:
     missing = [noun for noun in nouns if noun not in declared]
     if missing:
         raise ValueError(f"the facts file puts {missing[0]!r} in no category; add it to one")
+    # Of the file itself: a shorter list of nouns may leave a category with fewer.
+    for name, category in values["categories"].items():
+        if len(category["nouns"].split()) < _FEWEST_MEMBERS:
+            raise ValueError(
+                f"category {name!r} needs at least {_FEWEST_MEMBERS} nouns, got {category['nouns']!r}"
+            )
 
     def known(names: str, where: str) -> tuple[str, ...]:
         unknown = [name for name in names.split() if name not in declared]
@@ -145,22 +151,20 @@ def _numbers(entries: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def check_facts(facts: Facts, nouns: Sequence[str]) -> None:
-    """A ValueError unless the rules of the file hold (four wordings, four facts, three members, no leak)."""
+    """A ValueError unless the rules of the file hold (four wordings, four facts, no leak, short words)."""
     for relation, wordings in facts.wordings.items():
         if len(set(wordings)) != NUM_WORDINGS or not all("{value}" in text for text in wordings):
             raise ValueError(
                 f"{relation!r} needs {NUM_WORDINGS} different wordings with {{value}}, got {wordings}"
             )
-    for name, members in facts.categories.items():
-        if len(members) < _FEWEST_MEMBERS:
-            raise ValueError(f"category {name!r} needs at least {_FEWEST_MEMBERS} nouns, got {members}")
     for noun in nouns:
         if len(facts.of(noun)) < _FEWEST_FACTS:
             raise ValueError(f"{noun!r} needs at least {_FEWEST_FACTS} facts, got {len(facts.of(noun))}")
+        own_name = re.compile(rf"\b({re.escape(said(noun))}|{re.escape(plural(noun))})\b")
         for fact in facts.of(noun):
             for wording in range(NUM_WORDINGS):
                 text = facts.riddle(fact, noun, wording).text
-                if re.search(rf"\b({re.escape(said(noun))}|{re.escape(plural(noun))})\b", text):
+                if own_name.search(text):
                     raise ValueError(f"the riddle {text!r} says its answer, {noun!r}")
     short = [word for pair in facts.opposites for word in pair] + [*facts.numbers.values(), *facts.words]
     wrong = [word for word in short if not re.fullmatch("[A-Z]{1,4}", word)]

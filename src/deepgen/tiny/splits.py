@@ -93,7 +93,7 @@ def group_of(kind: str) -> str:
 
 
 def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> Example:
-    """An example of that kind and of exactly that level. A ValueError where the kind has none of the level."""
+    """An example of that kind and of exactly that level. A ValueError where the kind has none of it."""
     if level not in LEVELS:
         raise ValueError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
     sampler = SAMPLERS[group_of(kind)][1]
