@@ -1,0 +1,40 @@
+"""One item of the world: what is asked in words, what has to hold, and a scene in which it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deepgen.tiny.claims import Claim, EditClaim
+from deepgen.tiny.scene import Scene
+
+Ability = Literal["generation", "text", "edit", "reasoning", "reasoning edit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where an example comes from, which decides whether it is held out (see splits.py).
+
+    `combinations` are (template, fact, argument), none where there is nothing to combine; `categories` are
+    those of the things it is about, empty where no crossing is held out; `words` are the words to be drawn.
+    """
+
+    template: str
+    combinations: tuple[tuple[str, str, str], ...] = ()
+    categories: tuple[str, ...] = ()
+    is_last_wording: bool = False
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A prompt or instruction with its claim. `direct` says the same without anything to think about."""
+
+    ability: Ability
+    kind: str
+    text: str
+    claim: Claim | EditClaim
+    target: Scene
+    origin: Origin
+    source: Scene | None = None
+    direct: str | None = None

@@ -1,0 +1,385 @@
+"""Prompts whose answer has to be thought of: riddles, numbers, places, order, spelling, and two steps.
+
+Each comes down to an ordinary claim, so it is judged like any caption; `direct` asks for the same picture
+without a riddle. What can be known is in the facts file and nowhere else. Of the wordings of a template the
+last one is never trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from deepgen.tiny.claims import Claim, ThingClaim
+from deepgen.tiny.example import Example, Origin
+from deepgen.tiny.facts import NUM_WORDINGS, Fact, load_facts
+from deepgen.tiny.language import NUMBER_WORDS, article, choose, noun_phrase, plural, said
+from deepgen.tiny.nouns import NOUNS
+from deepgen.tiny.sampling import (
+    Wording,
+    dictionary,
+    is_short,
+    sample_cells,
+    sample_ground,
+    sample_nouns,
+    sample_things,
+    word_it,
+)
+from deepgen.tiny.scene import MOST_THINGS, PLACES, ROWS, Cell, Scene, Word
+
+REASONING_KINDS = (
+    "riddle",
+    "category and property",
+    "number",
+    "place",
+    "order",
+    "reasoned text",
+    "riddle and number",
+    "riddle and place",
+    "riddle and text",
+)
+_OPPOSITE: dict[Cell, Cell] = {
+    (row, column): (2 - row, 2 - column) for row, column in PLACES if (row, column) != (1, 1)
+}
+# Each number template: the number it comes to by its parameter, and its wordings.
+_NUMBERS: dict[str, tuple[tuple[int, ...], Callable[[int], int], tuple[str, ...]]] = {
+    "one more": ((1, 2, 3), lambda n: n + 1,
+                 ("one more {one} than {n}", "{n} {some} and one more", "{n} plus one {many}",
+                  "one {one} more than {n}")),
+    "one less": ((2, 3, 4), lambda n: n - 1,
+                 ("one {one} less than {n}", "{n} {many} without one", "{n} minus one {many}",
+                  "one less {one} than {n}")),
+    "half": ((2, 4), lambda n: n // 2,
+             ("half of {n} {many}", "half as many {many} as {n}", "{n} {many} divided by two",
+              "{n} {many}, but only half of them")),
+    "double": ((1, 2), lambda n: 2 * n,
+               ("two times {n} {some}", "twice {n} {some}", "double of {n} {some}",
+                "{n} {some}, and the same number again")),
+}  # fmt: skip
+_PLACES = ("{a} in the place opposite the {place}", "{a} opposite of the {place}",
+           "on the opposite side of the {place} {a}", "{a}, across from the {place}")  # fmt: skip
+_SEQUENCES = ("{row}, what comes next", "what comes next: {row}", "continue with the next one: {row}",
+              "after {row} comes what")  # fmt: skip
+_BIGGER = ("the {bigger} one of {a} and {b}", "which is {bigger}, {a} or {b}?",
+            "{a} or {b}, the {bigger} one",
+           "of {a} and {b} only the {bigger} one")  # fmt: skip
+_PROPERTY = ("{kind} that is {colour}", "{kind} of {colour} color", "something {colour} that is {kind}",
+             "{kind}, and it is {colour}")  # fmt: skip
+_LEGS = ("{kind} with {number} {parts}", "{kind} that has {number} {parts}",
+            "{number} {parts} has this {short}",
+         "{kind}, and it has {number} {parts}")  # fmt: skip
+_AS_MANY = ("as many {many} as {owner} has {parts}", "{many}, as many as the {parts} of {owner}",
+            "the number of {parts} of {owner} in {many}", 
+            "{owner} has so many {parts}, draw as many {many}")  # fmt: skip
+_TEXTS: dict[str, tuple[str, ...]] = {
+    "name": ("write what {riddle} is called", "write the name of {riddle}", "the name of {riddle} as a word",
+             "a sign that names {riddle}"),
+    "opposite": ("the opposite of {word}", "write the opposite of {word}",
+            "a sign with the opposite of {word}",
+                 "the word that means the opposite of {word}"),
+    "backwards": ("{word} backwards", "write {word} backwards", "the word {word} spelled backwards",
+                  "a sign that says {word} backwards"),
+    "sum": ("{a} + {b} as a word", "write {a} plus {b} as a word", "the word for {a} + {b}",
+            "a sign with the answer of {a} + {b} as a word"),
+    "legs": ("write how many legs {owner} has", "the number of legs of {owner} as a word",
+             "the word for the legs of {owner}", "a sign with the number of legs of {owner}"),
+}  # fmt: skip
+_TWO_STEPS: dict[str, tuple[str, ...]] = {
+    "riddle and number": ("{number} times {riddle}", "{number} of {riddle}", "{riddle}, {number} times",
+                          "{number} copies of {riddle}"),
+    "riddle and place": ("{riddle} in the place opposite the {place}", "{riddle} opposite of the {place}",
+                         "on the opposite side of the {place} {riddle}", "{riddle}, across from the {place}"),
+    "riddle and text": ("{riddle} and the opposite of {word}",
+            "{riddle} with the opposite of {word} as a word",
+                        "write the opposite of {word} and draw {riddle}",
+            "the opposite of {word} with {riddle}"),
+}  # fmt: skip
+
+
+def sample_reasoning(rng: np.random.Generator, kind: str) -> Example:
+    """A prompt of that kind with its claim, a scene and the direct wording. Held-out ones come too."""
+    if kind not in _SAMPLERS:
+        raise ValueError(f"unknown reasoning kind {kind!r}; known: {', '.join(REASONING_KINDS)}")
+    return _SAMPLERS[kind](rng, kind)
+
+
+def _example(
+    rng: np.random.Generator,
+    kind: str,
+    text: str,
+    direct: str,
+    *,
+    is_last: bool,
+    combination: tuple[str, str, str],
+    template: str = "",
+    answers: Sequence[str] = (),
+    number: int = 0,
+    cells: tuple[Cell, ...] = (),
+    words: tuple[str, ...] = (),
+    categories: tuple[str, ...] = (),
+) -> Example:
+    """The claim of `number` things of any of the answers and one of the words, and a scene for it."""
+    claim = Claim(things=(ThingClaim(nouns=tuple(answers), cells=cells),) * number, words=words)
+    word = Word(text=choose(rng, words), row=int(rng.integers(ROWS))) if words else None
+    free = [cell for cell in cells or PLACES if word is None or cell[0] != word.row]
+    nouns = [choose(rng, answers)] * number if number else []
+    things = sample_things(rng, nouns, sample_cells(rng, number, free)) if number else []
+    scene = Scene(ground=sample_ground(rng), things=tuple(things), word=word)
+    origin = Origin(
+        template=template or kind,
+        combinations=(combination,),
+        categories=categories,
+        is_last_wording=is_last,
+        words=words,
+    )
+    return Example(
+        ability="reasoning", kind=kind, text=text, claim=claim, target=scene, origin=origin, direct=direct
+    )
+
+
+def _any_of(answers: Sequence[str]) -> str:
+    return " or ".join(noun_phrase(noun) for noun in answers)
+
+
+def sample_fact(rng: np.random.Generator, most_answers: int = len(NOUNS)) -> tuple[str, Fact]:
+    """A noun and a fact about it, true of at most so many nouns; each noun as likely."""
+    facts = load_facts()
+    while True:
+        noun = choose(rng, NOUNS)
+        found = [fact for fact in facts.of(noun) if len(fact.nouns) <= most_answers]
+        if found:
+            return noun, choose(rng, found)
+
+
+def _riddle(rng: np.random.Generator, kind: str) -> Example:
+    noun, fact = sample_fact(rng)
+    riddle = load_facts().riddle(fact, noun, int(rng.integers(NUM_WORDINGS)))
+    return _example(
+        rng,
+        kind,
+        riddle.text,
+        _any_of(riddle.answers),
+        is_last=riddle.wording == NUM_WORDINGS - 1,
+        combination=(f"{kind} {riddle.wording}", fact.key, riddle.category),
+        answers=riddle.answers,
+        number=1,
+    )
+
+
+def _property(rng: np.random.Generator, kind: str) -> Example:
+    facts = load_facts()
+    counted = "legs" if rng.random() < 0.3 else "colour"
+    while True:
+        category = choose(rng, list(facts.categories))
+        members = facts.categories[category]
+        if counted == "legs":
+            legs = choose(rng, sorted(set(facts.legs.values())))
+            answers = tuple(noun for noun in members if facts.legs.get(noun) == legs)
+            name = {0: "no", 6: "six"}.get(legs) or NUMBER_WORDS[legs]
+            text = word_it(rng, _LEGS, kind=article(category), short=category, number=name, parts="legs")
+        else:
+            name = choose(rng, list(facts.colours))
+            answers = tuple(noun for noun in members if noun in facts.colours[name])
+            text = word_it(rng, _PROPERTY, kind=article(category), colour=name)
+        if answers:
+            break
+    return _example(
+        rng,
+        kind,
+        text.text,
+        _any_of(answers),
+        is_last=text.is_last,
+        combination=(f"{kind} {counted}", category, name),
+        answers=answers,
+        number=1,
+    )
+
+
+def _amount(noun: str, number: int) -> str:
+    return f"{NUMBER_WORDS[number]} {said(noun) if number == 1 else plural(noun)}"
+
+
+def _number(rng: np.random.Generator, kind: str) -> Example:
+    facts = load_facts()
+    noun = choose(rng, NOUNS)
+    if rng.random() < 0.4:
+        parts, owners = choose(rng, [("legs", facts.legs), ("wheels", facts.wheels)])
+        owner = choose(rng, [name for name, n in owners.items() if 0 < n <= MOST_THINGS and name != noun])
+        number, template, argument = owners[owner], f"as many {parts}", owner
+        text = word_it(rng, _AS_MANY, many=plural(noun), owner=noun_phrase(owner), parts=parts)
+    else:
+        template = choose(rng, list(_NUMBERS))
+        options, result, wordings = _NUMBERS[template]
+        n = choose(rng, options)
+        number, argument = result(n), str(n)
+        some = said(noun) if n == 1 else plural(noun)
+        text = word_it(rng, wordings, n=NUMBER_WORDS[n], one=said(noun), many=plural(noun), some=some)
+    return _example(
+        rng,
+        kind,
+        text.text,
+        _amount(noun, number),
+        is_last=text.is_last,
+        template=f"number {template}",
+        combination=(f"number {template}", noun, argument),
+        categories=(facts.category_of(noun),),
+        answers=(noun,),
+        number=number,
+    )
+
+
+def _place(rng: np.random.Generator, kind: str) -> Example:
+    noun, start = choose(rng, NOUNS), choose(rng, list(_OPPOSITE))
+    cell = _OPPOSITE[start]
+    text = word_it(rng, _PLACES, a=noun_phrase(noun), place=PLACES[start])
+    return _example(
+        rng,
+        kind,
+        text.text,
+        f"{noun_phrase(noun)} at the {PLACES[cell]}",
+        is_last=text.is_last,
+        combination=(kind, noun, PLACES[start]),
+        categories=(load_facts().category_of(noun),),
+        answers=(noun,),
+        number=1,
+        cells=(cell,),
+    )
+
+
+def _order(rng: np.random.Generator, kind: str) -> Example:
+    facts = load_facts()
+    if rng.random() < 0.5:
+        ranks = facts.size_ranks
+        a, b = sample_nouns(rng, 2, sorted(ranks))
+        while ranks[a] == ranks[b]:
+            a, b = sample_nouns(rng, 2, sorted(ranks))
+        bigger = choose(rng, ("bigger", "smaller"))
+        answer = a if (ranks[a] > ranks[b]) == (bigger == "bigger") else b
+        text = word_it(rng, _BIGGER, bigger=bigger, a=said(a), b=said(b))
+        names = sorted((a, b))
+        # Only animals have a size, so there is no crossing to hold out.
+        template, combination, categories = "order size", ("order size", names[0], names[1]), ()
+    else:
+        a, b = sample_nouns(rng, 2)
+        pattern, answer = choose(rng, [("abab", a), ("ababa", b), ("aabaa", b), ("abbabb", a), ("aba", b)])
+        row = " ".join(said(a if letter == "a" else b) for letter in pattern)
+        text = word_it(rng, _SEQUENCES, row=row)
+        template, combination = "order sequence", (f"order {pattern}", a, b)
+        categories = (facts.category_of(answer),)
+    return _example(
+        rng,
+        kind,
+        text.text,
+        noun_phrase(answer),
+        is_last=text.is_last,
+        template=template,
+        combination=combination,
+        categories=categories,
+        answers=(answer,),
+        number=1,
+    )
+
+
+def _number_word(rng: np.random.Generator) -> tuple[Wording, str, str]:
+    numbers = load_facts().numbers
+    total = choose(rng, sorted(numbers))
+    a = int(rng.integers(total + 1))
+    return word_it(rng, _TEXTS["sum"], a=a, b=total - a), f"{a} + {total - a}", numbers[total]
+
+
+def _text(rng: np.random.Generator, kind: str) -> Example:
+    facts = load_facts()
+    template = choose(rng, list(_TEXTS))
+    if template == "name":
+        while True:
+            noun, fact = sample_fact(rng)
+            riddle = facts.riddle(fact, noun, 0)
+            if all(is_short(answer) for answer in riddle.answers):
+                break
+        text = word_it(rng, _TEXTS[template], riddle=riddle.text)
+        argument, words = fact.key, tuple(answer.upper() for answer in riddle.answers)
+    elif template == "opposite":
+        argument, word = opposite_words(rng)
+        text, words = word_it(rng, _TEXTS[template], word=argument), (word,)
+    elif template == "backwards":
+        argument = choose(rng, [word for word in dictionary() if len(word) > 1])
+        text, words = word_it(rng, _TEXTS[template], word=argument), (argument[::-1],)
+    elif template == "sum":
+        text, argument, word = _number_word(rng)
+        words = (word,)
+    else:
+        argument = choose(rng, [noun for noun, legs in facts.legs.items() if legs in facts.numbers])
+        text = word_it(rng, _TEXTS[template], owner=noun_phrase(argument))
+        words = (facts.numbers[facts.legs[argument]],)
+    return _example(
+        rng,
+        kind,
+        text.text,
+        f"the word {' or '.join(words)}",
+        is_last=text.is_last,
+        template=f"text {template}",
+        combination=(f"text {template}", argument, ""),
+        words=words,
+    )
+
+
+def opposite_words(rng: np.random.Generator) -> tuple[str, str]:
+    """A word and its opposite, in either order, of words that have one opposite only."""
+    pairs = load_facts().opposites
+    told = [word for pair in pairs for word in pair]
+    first, second = choose(rng, [pair for pair in pairs if all(told.count(word) == 1 for word in pair)])
+    return (first, second) if rng.random() < 0.5 else (second, first)
+
+
+def _two_steps(rng: np.random.Generator, kind: str) -> Example:
+    noun, fact = sample_fact(rng)
+    riddle = load_facts().riddle(fact, noun, 0)
+    answer = _any_of(riddle.answers)
+    if kind == "riddle and number":
+        number = int(rng.integers(2, MOST_THINGS + 1))
+        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, number=NUMBER_WORDS[number])
+        direct = " or ".join(_amount(other, number) for other in riddle.answers)
+        argument, cells, words = str(number), (), ()
+    elif kind == "riddle and place":
+        start = choose(rng, list(_OPPOSITE))
+        cells = (_OPPOSITE[start],)
+        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, place=PLACES[start])
+        number, argument, words, direct = 1, PLACES[start], (), f"{answer} at the {PLACES[cells[0]]}"
+    else:
+        argument, word = opposite_words(rng)
+        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, word=argument)
+        number, cells, words, direct = 1, (), (word,), f"{answer} and the word {word}"
+    return _example(
+        rng,
+        kind,
+        text.text,
+        direct,
+        is_last=text.is_last,
+        combination=(kind, fact.key, argument),
+        categories=(riddle.category,),
+        answers=riddle.answers,
+        number=number,
+        cells=cells,
+        words=words,
+    )
+
+
+_SAMPLERS: dict[str, Callable[[np.random.Generator, str], Example]] = {
+    "riddle": _riddle,
+    "category and property": _property,
+    "number": _number,
+    "place": _place,
+    "order": _order,
+    "reasoned text": _text,
+    "riddle and number": _two_steps,
+    "riddle and place": _two_steps,
+    "riddle and text": _two_steps,
+}
+
+
+def template_texts() -> list[str]:
+    """Every wording, for those who need to know which words are used."""
+    numbers = [texts for _, _, texts in _NUMBERS.values()]
+    lists = (_PLACES, _SEQUENCES, _BIGGER, _PROPERTY, _LEGS, _AS_MANY, *_TEXTS.values(), *_TWO_STEPS.values())
+    return [text for texts in (*numbers, *lists) for text in texts]
