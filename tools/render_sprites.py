@@ -29,6 +29,8 @@ from deepgen.tiny.scene import CELL, SIDES, SIZES, STYLES
 _HIGH = 1024  # pixels of the rendered viewBox
 _COLUMNS = 16
 _LETTER_SIDE = 24
+# Colors of drawings so pale that they vanish on light grounds are multiplied by these (red, green, blue).
+_DEEPENED = {("glossy", "snowflake"): (0.45, 0.6, 0.85)}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -44,7 +46,10 @@ def main() -> None:
     sets = {"glossy": _icons(arguments.noto), "flat": _icons(arguments.fluent)}
     bands: list[list[np.ndarray]] = []
     for style in STYLES:
-        drawings = [_render(sets[style], DRAWN_AS.get(noun, noun)) for noun in NOUNS]
+        drawings = [
+            _render(sets[style], DRAWN_AS.get(noun, noun)) * (*_DEEPENED.get((style, noun), (1, 1, 1)), 1)
+            for noun in NOUNS
+        ]
         bands.extend([_reduce(drawing, SIDES[size]) for drawing in drawings] for size in SIZES)
     bands.append(_letters(arguments.font))
 
