@@ -37,11 +37,12 @@ from deepgen.tiny.sprites import LETTER_SIDE, LETTERS, letter, sprite
 MOST_PATCH_ERROR = 34.0  # of a 5x5 average, root of the mean square over channels, in 0..255
 MOST_ERROR = 30.0  # of single pixels of a cell, root mean square
 _MOST_GROUND_ERROR = 30.0  # distance in RGB of a row's border from the color of the ground
-_LEAST_ENERGY = 700.0  # squared distance a pixel, of the strongest 5x5 average, at which a cell holds something
+_LEAST_PATCH = 10.0  # of the strongest 5x5 average in a cell, as above, from which on something stands there
 _GAINS = (0.72, 1.3)  # how strong a drawing may be, 1 = as drawn
 _MOST_MIXED = 0.3  # share of another drawing that may be mixed in
-_BLUR = 1.5  # sigma in pixels of the blurred drawing that must not explain a cell better
-_SHORTLIST = 6
+_BLUR = 2.5  # sigma in pixels of the blurred drawing that must not explain a cell better
+_NEAR = 0.1  # share of a drawing's squared norm; nearer than this, it is not looked for at other places
+_SHORTLIST = 4
 _REACH = 1  # pixels that a thing may be off
 
 
@@ -77,20 +78,20 @@ def read(image: Image.Image | np.ndarray) -> Reading:
     if ground is None:
         return Reading(ground=None, unknown_cells=tuple(PLACES), residuals=(255.0,) * (ROWS * COLUMNS))
     rest = pixels - ground_array(ground)  # (96, 96, 3), what stands on the ground
+    strength = _patches(_cells(rest)).max((1, 2)).reshape(ROWS, COLUMNS)
     things: list[Thing] = []
     words: list[Word] = []
     unknown: set[Cell] = set()
     explained = np.zeros_like(rest)
     for row in range(ROWS):
         band = slice(row * CELL, (row + 1) * CELL)
-        occupied = [column for column in range(COLUMNS) if _patches(rest[band, _span(column)]).max() > _LEAST_ENERGY]
+        occupied = [column for column in range(COLUMNS) if strength[row, column] > _LEAST_PATCH]
         if not occupied:
             continue
         color = np.array(GROUND_COLORS[ground][row], dtype=np.float32)
         found = {column: _read_cell(rest[band, _span(column)], color) for column in occupied}
-        errors = {column: _error_of(rest[band, _span(column)], match) for column, match in found.items()}
         word = _read_word(rest[band], color)
-        if word is not None and word.error < sum(errors.values()):
+        if word.error < sum(_error_of(rest[band, _span(column)], match) for column, match in found.items()):
             explained[band] = word.pixels
             words.append(Word(text=word.text, row=row))
             if not word.is_sure:
@@ -109,13 +110,11 @@ def _judged(
     ground: Ground, things: list[Thing], words: list[Word], unknown: set[Cell], left: np.ndarray
 ) -> Reading:
     """Drops what leaves too much unexplained. `left` is (96, 96, 3)."""
-    patches = np.sqrt(_patches(left))  # (96, 96)
-    single = (left**2).mean(-1)
-    residuals = []
-    for cell in PLACES:
-        window = (slice(cell[0] * CELL, (cell[0] + 1) * CELL), _span(cell[1]))
-        residuals.append(float(patches[window].max()))
-        if residuals[-1] > MOST_PATCH_ERROR or np.sqrt(single[window].mean()) > MOST_ERROR:
+    cells = _cells(left)  # (9, 32, 32, 3)
+    residuals = tuple(_patches(cells).max((1, 2)).tolist())
+    errors = np.sqrt((cells**2).mean((1, 2, 3)))
+    for cell, residual, error in zip(PLACES, residuals, errors, strict=True):
+        if residual > MOST_PATCH_ERROR or error > MOST_ERROR:
             unknown.add(cell)
     if len(words) > 1:
         unknown.update((word.row, column) for word in words[1:] for column in range(COLUMNS))
@@ -128,7 +127,7 @@ def _judged(
         things=tuple(thing for thing in things if thing.cell not in unknown),
         word=word,
         unknown_cells=tuple(sorted(unknown)),
-        residuals=tuple(residuals),
+        residuals=residuals,
     )
 
 
@@ -148,13 +147,18 @@ def _read_ground(pixels: np.ndarray) -> Ground | None:
     return best if errors[best] < _MOST_GROUND_ERROR else None
 
 
-def _patches(error: np.ndarray) -> np.ndarray:
-    """Mean square over channels of the 5x5 averages around each pixel; the border counts as repeated."""
-    padded = np.pad(error, ((3, 2), (3, 2), (0, 0)), mode="edge")
-    padded[0], padded[:, 0] = 0, 0
-    sums = padded.cumsum(0).cumsum(1)
-    averages = (sums[5:, 5:] - sums[:-5, 5:] - sums[5:, :-5] + sums[:-5, :-5]) / 25
-    return (averages**2).mean(-1)
+def _cells(pixels: np.ndarray) -> np.ndarray:
+    """(96, 96, 3) cut into its cells, row by row: (9, 32, 32, 3)."""
+    blocks = pixels.reshape(ROWS, CELL, COLUMNS, CELL, 3).swapaxes(1, 2)
+    return blocks.reshape(ROWS * COLUMNS, CELL, CELL, 3)
+
+
+def _patches(errors: np.ndarray) -> np.ndarray:
+    """Of cells (N, 32, 32, 3): root of the mean square over channels of each 5x5 average inside, (N, 28, 28)."""
+    sums = np.zeros((len(errors), CELL + 1, CELL + 1, 3), dtype=np.float64)
+    sums[:, 1:, 1:] = errors.cumsum(1).cumsum(2)
+    averages = (sums[:, 5:, 5:] - sums[:, :-5, 5:] - sums[:, 5:, :-5] + sums[:, :-5, :-5]) / 25
+    return np.sqrt((averages**2).mean(-1))
 
 
 @dataclass(frozen=True)
@@ -223,18 +227,23 @@ def _thing(index: int, color: np.ndarray) -> np.ndarray:
 
 def _read_cell(window: np.ndarray, color: np.ndarray) -> _Match:
     """The thing nearest to a window (32, 32, 3) that the ground was taken from."""
-    norms = _norms(tuple(color.tolist()))
-    distances = norms - 2 * _products(window, color)
-    best, shift, least = 0, (0, 0), np.inf
-    for index in np.argpartition(distances, _SHORTLIST)[:_SHORTLIST]:
-        drawing = _thing(int(index), color)
-        for moved in _shifts():
-            distance = float(((window - np.roll(drawing, moved, (0, 1))) ** 2).sum())
-            if distance < least:
-                best, shift, least = int(index), moved, distance
+    paper = tuple(color.tolist())
+    products = _products(window, color)
+    distances = _norms(paper) - 2 * products
+    best, shift = int(np.argmin(distances)), (0, 0)
+    least = float(((window - _thing(best, color)) ** 2).sum())
+    if least > _NEAR * _norms(paper)[best]:  # worth looking whether it is a pixel off
+        for index in np.argpartition(distances, _SHORTLIST)[:_SHORTLIST]:
+            drawing = _thing(int(index), color)
+            for moved in _shifts():
+                distance = float(((window - np.roll(drawing, moved, (0, 1))) ** 2).sum())
+                if distance < least:
+                    best, shift, least = int(index), moved, distance
     centred = np.roll(window, (-shift[0], -shift[1]), (0, 1))
+    if shift != (0, 0):
+        products = _products(centred, color)
     drawing = _thing(best, color)
-    is_sure = _is_sharp(centred, drawing) and _is_alone(centred, drawing, best, color)
+    is_sure = _is_sharp(centred, best, color) and _is_alone(products, best, paper)
     return _Match(_names()[best], np.roll(drawing, shift, (0, 1)), is_sure)
 
 
@@ -244,33 +253,48 @@ def _shifts() -> list[tuple[int, int]]:
     return [(y, x) for y in reach for x in reach]
 
 
-def _is_sharp(window: np.ndarray, drawing: np.ndarray) -> bool:
-    """Whether the drawing explains the window better than the blurred drawing does."""
-    return ((window - drawing) ** 2).sum() <= ((window - _blurred(drawing)) ** 2).sum()
+def _is_sharp(window: np.ndarray, index: int, color: np.ndarray) -> bool:
+    """Whether the drawing explains the window (32, 32, 3) better than the blurred drawing does."""
+    tile = _blurred_tile(index)
+    blurred = tile[..., :3] - tile[..., 3:] * color
+    return bool(((window - _thing(index, color)) ** 2).sum() <= ((window - blurred) ** 2).sum())
 
 
-def _is_alone(window: np.ndarray, drawing: np.ndarray, best: int, color: np.ndarray) -> bool:
-    """Whether neither a weaker or stronger drawing nor another one mixed in explains the window much better."""
-    left = window - drawing
-    norm = float((drawing**2).sum())
-    gain = 1 + float((left * drawing).sum()) / norm
+@cache
+def _blurred_tile(index: int) -> np.ndarray:
+    return _blurred(sprite(*_names()[index]))  # type: ignore[arg-type]
+
+
+def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...]) -> bool:
+    """Whether neither a weaker or stronger drawing nor another one mixed in explains the window much better.
+
+    `products` are the window's with every thing. The share of another one that is mixed in is the projection of what
+    the best drawing leaves over onto the difference of the two.
+    """
+    norms, own = _norms(color), _own_products(best, color)
+    gain = float(products[best] / norms[best])
     if not _GAINS[0] < gain < _GAINS[1]:
         return False
-    norms = _norms(tuple(color.tolist()))
-    differences = norms + norm - 2 * _products(drawing, color)  # squared distances of the others from this one
-    others = differences > 1e-2 * norm
-    along = _products(left, color) - float((left * drawing).sum())
-    shares = np.where(others, along / np.where(others, differences, 1), 0)
-    return bool(shares.max() < _MOST_MIXED)
+    differences = norms + norms[best] - 2 * own  # squared distances of the others from this one, (T,)
+    along = (products - own) - (products[best] - own[best])
+    differences[best] = np.inf
+    return bool((along / differences).max() < _MOST_MIXED)
+
+
+@cache
+def _own_products(index: int, color: tuple[float, ...]) -> np.ndarray:
+    """Inner product of one thing with every thing, on a ground of that color: (T,). All of them take 10 MB."""
+    paper = np.array(color, dtype=np.float32)
+    return _products(_thing(index, paper), paper)
 
 
 def _blurred(drawing: np.ndarray) -> np.ndarray:
     """Gaussian blur of (H, W, C), zero outside."""
-    reach = np.arange(-5, 6)
+    reach = np.arange(-8, 9)
     kernel = np.exp(-(reach**2) / (2 * _BLUR**2)).astype(np.float32)
     kernel /= kernel.sum()
     for axis in (0, 1):
-        widths = [(5, 5) if a == axis else (0, 0) for a in range(3)]
+        widths = [(8, 8) if a == axis else (0, 0) for a in range(3)]
         padded = np.pad(drawing, widths)
         size = drawing.shape[axis]
         drawing = sum(w * padded.take(range(i, i + size), axis) for i, w in enumerate(kernel))  # type: ignore
@@ -282,37 +306,36 @@ def _error_of(window: np.ndarray, match: _Match) -> float:
 
 
 @cache
-def _letters() -> np.ndarray:
-    """Coverage of the capitals: (26, 768)."""
-    return np.stack([letter(name).ravel() for name in LETTERS])
+def _letters() -> tuple[np.ndarray, np.ndarray]:
+    """Coverage of the capitals, as drawn and blurred: (26, 768) each."""
+    drawn = [letter(name) for name in LETTERS]
+    blurred = [_blurred(pixels[..., None]).ravel() for pixels in drawn]
+    return np.stack([pixels.ravel() for pixels in drawn]), np.stack(blurred)
 
 
-def _read_word(band: np.ndarray, color: np.ndarray) -> _WordMatch | None:
+def _read_word(band: np.ndarray, color: np.ndarray) -> _WordMatch:
     """The word nearest to a row (32, 96, 3) that the ground was taken from, of one to four letters."""
     axis = np.array(ink(tuple(color.tolist())), dtype=np.float32) - color  # type: ignore[arg-type]
     coverage = band @ axis / (axis @ axis)  # (32, 96)
-    best = None
+    matches = []
     for count in range(1, MOST_LETTERS + 1):
-        left = letter_left(count)
         pixels = np.zeros(band.shape[:2], dtype=np.float32)
         text = ""
         is_sure = True
         for place in range(count):
-            span = slice(left + place * LETTER_SIDE, left + (place + 1) * LETTER_SIDE)
-            index, letter_is_sure = _read_letter(coverage[:, span])
+            start = letter_left(count) + place * LETTER_SIDE
+            index, letter_is_sure = _read_letter(coverage[:, start : start + LETTER_SIDE])
             text += LETTERS[index]
             is_sure &= letter_is_sure
-            pixels[:, span] = letter(LETTERS[index])
+            pixels[:, start : start + LETTER_SIDE] = letter(LETTERS[index])
         drawn = pixels[..., None] * axis
-        error = float(((band - drawn) ** 2).sum())
-        if best is None or error < best.error:
-            best = _WordMatch(text, drawn, error, is_sure)
-    return best
+        matches.append(_WordMatch(text, drawn, float(((band - drawn) ** 2).sum()), is_sure))
+    return min(matches, key=lambda match: match.error)
 
 
 def _read_letter(coverage: np.ndarray) -> tuple[int, bool]:
     """The nearest capital to (32, 24) in 0..1, and whether it is sharp, strong and alone."""
-    letters = _letters()
+    letters, blurred = _letters()
     window = coverage.ravel()
     distances = (letters**2).sum(1) - 2 * letters @ window
     best = int(np.argmin(distances))
@@ -322,7 +345,6 @@ def _read_letter(coverage: np.ndarray) -> tuple[int, bool]:
     differences = ((letters - drawing) ** 2).sum(1)
     differences[best] = np.inf
     shares = (letters - drawing) @ left / differences
-    blurred = _blurred(drawing.reshape(CELL, LETTER_SIDE, 1)).ravel()
-    is_sharp = ((window - drawing) ** 2).sum() <= ((window - blurred) ** 2).sum()
+    is_sharp = ((window - drawing) ** 2).sum() <= ((window - blurred[best]) ** 2).sum()
     is_sure = is_sharp and _GAINS[0] < gain < _GAINS[1] and shares.max() < _MOST_MIXED
     return best, bool(is_sure)

@@ -29,7 +29,7 @@ GROUND_COLORS: dict[Ground, tuple[Color, Color, Color]] = {
     "meadow": (_SKY, (142, 208, 98), (142, 208, 98)),
     "beach": (_SKY, _SKY, (240, 212, 148)),
     "sea": (_SKY, (36, 104, 190), (36, 104, 190)),
-    "winter": ((186, 196, 222), (186, 196, 222), (240, 246, 252)),
+    "winter": ((158, 172, 210), (158, 172, 210), (212, 228, 244)),
 }
 _DARK_INK: Color = (30, 30, 40)
 _LIGHT_INK: Color = (255, 250, 220)
