@@ -36,9 +36,13 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def main() -> None:
     """Read the packages, write the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--noto", type=Path, required=True, help="folder of @iconify-json/noto")
-    parser.add_argument("--fluent", type=Path, required=True, help="folder of @iconify-json/fluent-emoji-flat")
+    parser.add_argument(
+        "--fluent", type=Path, required=True, help="folder of @iconify-json/fluent-emoji-flat"
+    )
     parser.add_argument("--font", type=Path, required=True, help="DejaVuSansCondensed-Bold.ttf")
     parser.add_argument("--output", type=Path, default=Path("src/deepgen/assets/storybook.png"))
     arguments = parser.parse_args()
@@ -73,7 +77,9 @@ def _render(icons: dict, name: str) -> np.ndarray:
     icon = icons["icons"][name]
     width, height = (icon.get(key, icons[key]) for key in ("width", "height"))
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" '
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" '
+    )
     svg += f'width="{width}" height="{height}">{icon["body"]}</svg>'
     data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=_HIGH, skip_system_fonts=True))
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=np.float64) / 255

@@ -47,10 +47,7 @@ def sample_scene(rng: np.random.Generator, nouns: Sequence[str] = NOUNS) -> Scen
         text = "".join(choose(rng, LETTERS) for _ in range(int(rng.integers(1, MOST_LETTERS + 1))))
         word = Word(text=text, row=int(rng.integers(ROWS)))
     free = [
-        (row, column)
-        for row in range(ROWS)
-        if word is None or row != word.row
-        for column in range(COLUMNS)
+        (row, column) for row in range(ROWS) if word is None or row != word.row for column in range(COLUMNS)
     ]
     least = 0 if word is not None else 1
     count = int(rng.integers(least, MOST_THINGS + 1))
@@ -58,7 +55,9 @@ def sample_scene(rng: np.random.Generator, nouns: Sequence[str] = NOUNS) -> Scen
     return Scene(ground=ground, things=_sample_things(rng, cells, nouns), word=word)
 
 
-def _sample_things(rng: np.random.Generator, cells: Sequence[Cell], nouns: Sequence[str]) -> tuple[Thing, ...]:
+def _sample_things(
+    rng: np.random.Generator, cells: Sequence[Cell], nouns: Sequence[str]
+) -> tuple[Thing, ...]:
     repeated = choose(rng, nouns) if rng.random() < _REPEAT_SHARE else None
     style = choose(rng, STYLES) if rng.random() < _ONE_STYLE_SHARE else None
     return tuple(
