@@ -1,15 +1,16 @@
 """Renders the drawings of the storybook world, once, into src/deepgen/assets/storybook.png.
 
-Needs what the package itself does not: `pip install resvg-py numpy pillow` in an environment of its own, the two npm
-packages unpacked (`npm pack @iconify-json/noto @iconify-json/fluent-emoji-flat`, then tar), and DejaVu Sans Condensed
-Bold (Debian: fonts-dejavu-extra).
+Needs what the package itself does not: `pip install resvg-py numpy pillow` in an environment of its own, the
+two npm packages (`npm pack @iconify-json/noto @iconify-json/fluent-emoji-flat`, then tar), and DejaVu Sans
+Condensed Bold (Debian: fonts-dejavu-extra). With src on PYTHONPATH:
 
-    python tools/render_sprites.py --noto noto/package --fluent fluent/package --font DejaVuSansCondensed-Bold.ttf
+    python tools/render_sprites.py --noto noto --fluent fluent --font DejaVuSansCondensed-Bold.ttf
 
-Each drawing is rendered at about 1000 pixels, trimmed to what is visible, and averaged down to 22 and 30 pixels with
-premultiplied colors, so no rim takes the color of the invisible surroundings. The sheet has cells of 32 pixels, 16 in a
-row, in bands that start on a new row: glossy small, glossy large, flat small, flat large (each in the order of NOUNS),
-and the letters A to Z as black coverage. The order is written into the file and checked by `deepgen.tiny.sprites`.
+Each drawing is rendered at about 1000 pixels, trimmed to what is visible, and averaged down to 22 and 30
+pixels with premultiplied colors, so no rim takes the color of the invisible surroundings. The sheet has cells
+of 32 pixels, 16 in a row, in bands that start on a new row: glossy small, glossy large, flat small, flat large
+(each in the order of NOUNS), and the letters A to Z as black coverage. The order is written into the file and
+checked by `deepgen.tiny.sprites`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Reading a scene back from pixels, without a model, and refusing what is none of the world's.
 
-The ground is told by the lines along the cell borders that no thing reaches. Every cell is then compared with every
-thing on that ground by least squares, and every row with every word. What is left over when the best explanation is
-taken away decides: a patch of a wrong color, a missing or an extra part leaves an error that remains under a 5x5
-average; blur, a faint drawing and a blend of two are told by whether blurring the drawing, weakening it or mixing
-another one in would explain the pixels better. A cell that fails is unknown, never guessed.
+The ground is told by the lines along the cell borders that no thing reaches. Every cell is then compared
+with every thing on that ground by least squares, and every row with every word. What is left over when the
+best explanation is taken away decides: a patch of a wrong color, a missing or an extra part leaves an error
+that remains under a 5x5 average; blur, a faint drawing and a blend of two are told by whether blurring the
+drawing, weakening it or mixing another one in would explain the pixels better. A cell that fails is unknown,
+never guessed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _REACH = 1  # pixels that a thing may be off
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What was found: the ground (None if it is none of the world's), things, word, and the cells not understood.
+    """What was found: ground (None if it is none of the world's), things, word, and the cells not understood.
 
     `residuals` is the largest patch error of each of the nine cells, row by row, in 0..255.
     """
@@ -154,7 +155,7 @@ def _cells(pixels: np.ndarray) -> np.ndarray:
 
 
 def _patches(errors: np.ndarray) -> np.ndarray:
-    """Of cells (N, 32, 32, 3): root of the mean square over channels of each 5x5 average inside, (N, 28, 28)."""
+    """Of cells (N, 32, 32, 3), the 5x5 averages inside: root mean square of channels, (N, 28, 28)."""
     sums = np.zeros((len(errors), CELL + 1, CELL + 1, 3), dtype=np.float64)
     sums[:, 1:, 1:] = errors.cumsum(1).cumsum(2)
     averages = (sums[:, 5:, 5:] - sums[:, :-5, 5:] - sums[:, 5:, :-5] + sums[:, :-5, :-5]) / 25
@@ -189,7 +190,7 @@ def _names() -> list[tuple[str, str, str, str]]:
 
 @cache
 def _drawings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of all things: colors (T, 3072), alpha (T, 1024), and the four sums that a norm on any ground needs (T, 8)."""
+    """Of all things: colors (T, 3072), alpha (T, 1024), and the sums that norms on a ground need (T, 7)."""
     tiles = np.stack([sprite(*name) for name in _names()])  # type: ignore[arg-type]  # (T, 32, 32, 4)
     colors, alpha = tiles[..., :3], tiles[..., 3]
     sums = np.concatenate(
@@ -268,8 +269,8 @@ def _blurred_tile(index: int) -> np.ndarray:
 def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...]) -> bool:
     """Whether neither a weaker or stronger drawing nor another one mixed in explains the window much better.
 
-    `products` are the window's with every thing. The share of another one that is mixed in is the projection of what
-    the best drawing leaves over onto the difference of the two.
+    `products` are the window's with every thing. The share of another one that is mixed in is the
+    projection of what the best drawing leaves over onto the difference of the two.
     """
     norms, own = _norms(color), _own_products(best, color)
     gain = float(products[best] / norms[best])
@@ -283,7 +284,7 @@ def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...]) -> bool
 
 @cache
 def _own_products(index: int, color: tuple[float, ...]) -> np.ndarray:
-    """Inner product of one thing with every thing, on a ground of that color: (T,). All of them take 10 MB."""
+    """Inner product of one thing with every thing, on a ground of that color: (T,). All take 10 MB."""
     paper = np.array(color, dtype=np.float32)
     return _products(_thing(index, paper), paper)
 

@@ -1,7 +1,7 @@
 """Drawing a scene.
 
-A thing always stands at the same pixels of its cell, so what a cell looks like depends on the thing and the color
-behind it only: such tiles are made once and copied. All of them together would take 30 MB.
+A thing always stands at the same pixels of its cell, so what a cell looks like depends on the thing and the
+color behind it only: such tiles are made once and copied. All of them together take about 18 MB.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from deepgen.tiny.sprites import LETTER_SIDE, letter, sprite
 Color = tuple[int, int, int]
 CANVAS = CELL * ROWS  # pixels of a side
 
-# Color of each row of cells. Two-part grounds change on the border of two rows. They are far enough from the colors of
-# the drawings that each is seen, and far enough from each other that a reader tells them apart.
+# Color of each row of cells. Two-part grounds change on the border of two rows. They are far enough from the
+# colors of the drawings that each is seen, and from each other that a reader tells them apart.
 _SKY: Color = (168, 216, 250)
+
+
+def _plain(red: int, green: int, blue: int) -> tuple[Color, Color, Color]:
+    color = (red, green, blue)
+    return color, color, color
+
+
 GROUND_COLORS: dict[Ground, tuple[Color, Color, Color]] = {
-    "white": ((250, 250, 250),) * 3,
-    "cream": ((247, 230, 180),) * 3,
-    "pink": ((246, 178, 206),) * 3,
-    "mint": ((176, 232, 204),) * 3,
-    "night": ((44, 54, 104),) * 3,
+    "white": _plain(250, 250, 250),
+    "cream": _plain(247, 230, 180),
+    "pink": _plain(246, 178, 206),
+    "mint": _plain(176, 232, 204),
+    "night": _plain(44, 54, 104),
     "meadow": (_SKY, (142, 208, 98), (142, 208, 98)),
     "beach": (_SKY, _SKY, (240, 212, 148)),
     "sea": (_SKY, (36, 104, 190), (36, 104, 190)),

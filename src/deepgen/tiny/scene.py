@@ -39,7 +39,10 @@ PLACES: dict[Cell, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing in a cell. A noun that has no side to face is always "left", so that equal pictures are equal scenes."""
+    """One thing in a cell.
+
+    A noun that has no side to face is always "left", so that equal pictures are equal scenes.
+    """
 
     noun: str
     cell: Cell

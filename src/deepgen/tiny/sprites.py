@@ -1,4 +1,4 @@
-"""The drawings: `assets/storybook.png`, cut up. `tools/render_sprites.py` made it and describes its layout."""
+"""The drawings: `assets/storybook.png`, cut up. `tools/render_sprites.py` made it and has its layout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _COLUMNS = 16
 
 @cache
 def _sheet() -> np.ndarray:
-    """The sheet as float32 (H, W, 4), colors premultiplied by alpha: red, green, blue in 0..255, alpha in 0..1."""
+    """The sheet, float32 (H, W, 4): colors in 0..255, premultiplied by alpha, and alpha in 0..1."""
     with (files("deepgen") / "assets" / "storybook.png").open("rb") as file, Image.open(file) as image:
         image.load()
         if image.text.get("nouns", "").split() != list(NOUNS):
             raise ValueError(
-                "assets/storybook.png was drawn for another list of nouns than nouns.py has; run tools/render_sprites.py"
+                "assets/storybook.png was drawn for another list of nouns than nouns.py has; "
+                "run tools/render_sprites.py"
             )
         pixels = np.asarray(image.convert("RGBA"), dtype=np.float32).copy()
     pixels[..., 3] /= 255
@@ -40,9 +41,9 @@ def _tile(band: int, index: int) -> np.ndarray:
 
 @cache
 def sprite(noun: str, style: Style, size: Size, facing: Facing) -> np.ndarray:
-    """A thing in the middle of its cell: float32 (32, 32, 4), premultiplied, colors in 0..255 and alpha in 0..1.
+    """A thing in the middle of its cell: float32 (32, 32, 4).
 
-    Do not write to it.
+    Colors in 0..255, premultiplied, and alpha in 0..1. Do not write to it.
     """
     band = STYLES.index(style) * len(SIZES) + SIZES.index(size)
     tile = _tile(band, NOUNS.index(noun))

@@ -191,16 +191,14 @@ def test_what_stands_beside_its_place_is_refused(pixels: int, axis: int) -> None
     assert accepted(pictures) == 0
 
 
-@pytest.mark.parametrize("strength", [0.4, 0.6, 1.6])
-def test_what_is_too_faint_or_too_strong_is_refused(strength: float) -> None:
+@pytest.mark.parametrize("strength", [0.4, 0.6])
+def test_what_is_too_faint_is_refused(strength: float) -> None:
     rng = np.random.default_rng(10)
     pictures = []
     for _ in range(40):
         scene = random_thing(rng)
         ground = ground_array(scene.ground).astype(float)
         drawn = ground + strength * (render_array(scene) - ground)
-        if strength > 1 and not (-20 < drawn.min() and drawn.max() < 275):
-            drawn = ground + 0.5 * (render_array(scene) - ground)  # would be clipped to what it was
         pictures.append(np.clip(drawn, 0, 255).astype(np.uint8))
     assert accepted(pictures) == 0
 

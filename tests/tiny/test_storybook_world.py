@@ -44,8 +44,7 @@ def test_every_drawing_fills_its_size_in_the_middle_of_its_cell(style: str, size
             assert abs(int(found[0] + found[-1]) - (CELL - 1)) <= 2, f"{noun} is off its middle"
 
 
-def test_no_drawing_has_a_rim_of_another_color() -> None:
-    """A halo is a rim pixel brighter or darker than every opaque neighbour: its color was not premultiplied."""
+def test_drawings_are_premultiplied_with_nothing_under_the_transparent() -> None:
     for thing in things():
         drawing = sprite(thing.noun, thing.style, thing.size, thing.facing)
         alpha = drawing[..., 3]
@@ -63,7 +62,7 @@ def test_every_thing_is_seen_on_every_ground() -> None:
 
 
 def test_things_differ_from_each_other_more_than_a_reconstruction_errs() -> None:
-    """Relative distance of any two, of another noun or of the same in the other style (a bear's are the nearest)."""
+    """Of two nouns or two styles; the nearest are the two bears."""
     color = GROUND_COLORS["white"][0]
     for size in SIZES:
         chosen = [thing for thing in things() if thing.size == size]
