@@ -144,7 +144,7 @@ def _read_ground(pixels: np.ndarray) -> Ground | None:
         ground: float(np.linalg.norm(seen - np.array(colors), axis=-1).max())
         for ground, colors in GROUND_COLORS.items()
     }
-    best = min(errors, key=errors.__getitem__)
+    best = min(GROUND_COLORS, key=errors.__getitem__)
     return best if errors[best] < _MOST_GROUND_ERROR else None
 
 
