@@ -9,8 +9,8 @@ Condensed Bold (Debian: fonts-dejavu-extra). With src on PYTHONPATH:
 Each drawing is rendered at about 1000 pixels, trimmed to what is visible, and averaged down to 22 and 30
 pixels with premultiplied colors, so no rim takes the color of the invisible surroundings. The sheet has cells
 of 32 pixels, 16 in a row, in bands that start on a new row: glossy small, glossy large, flat small, flat
-large (each in the order of NOUNS), and the letters A to Z as black coverage. The order is written into the file
-and checked by `deepgen.tiny.sprites`.
+large (each in the order of NOUNS), and the letters A to Z as black coverage. The order is written into the
+file and checked by `deepgen.tiny.sprites`.
 """
 
 from __future__ import annotations
