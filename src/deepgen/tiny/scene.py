@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from deepgen.tiny.nouns import FACING_NOUNS
+
 Style = Literal["glossy", "flat"]  # Noto Emoji, Fluent Emoji flat
 Size = Literal["small", "large"]  # 22 and 30 pixels
 Facing = Literal["left", "right"]
@@ -37,13 +39,20 @@ PLACES: dict[Cell, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing in a cell."""
+    """One thing in a cell.
+
+    A noun that has no side to face is always "left", so that equal pictures are equal scenes.
+    """
 
     noun: str
     cell: Cell
     style: Style = "glossy"
     size: Size = "large"
     facing: Facing = "left"
+
+    def __post_init__(self) -> None:
+        if self.noun not in FACING_NOUNS:
+            object.__setattr__(self, "facing", "left")
 
 
 @dataclass(frozen=True, kw_only=True)
