@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from deepgen.tiny.claims import Claim, EditClaim
-from deepgen.tiny.nouns import NOUNS
+from deepgen.tiny.nouns import FACING_NOUNS, NOUNS
 from deepgen.tiny.sampling import free_cells, free_rows
 from deepgen.tiny.scene import GROUNDS, MOST_THINGS, Scene, Thing, Word
 
@@ -48,7 +48,8 @@ def wrong_scenes(claim: Claim | EditClaim, scene: Scene) -> Iterator[tuple[str, 
         if stated.rows and free_rows(scene) and free_rows(scene)[0] not in stated.rows:
             yield "another row", replace(scene, word=replace(scene.word, row=free_rows(scene)[0]))
     for name in ("size", "style", "facing"):
-        if scene.things and stated.things and all(getattr(thing, name) for thing in stated.things):
+        is_stated = bool(stated.things) and all(getattr(thing, name) for thing in stated.things)
+        if scene.things and is_stated and (name != "facing" or scene.things[0].noun in FACING_NOUNS):
             yield f"another {name}", _first(scene, **{name: OTHER[getattr(scene.things[0], name)]})
     places = {cell for thing in stated.things for cell in thing.cells}
     outside = [cell for cell in cells if cell not in places]

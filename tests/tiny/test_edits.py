@@ -10,6 +10,7 @@ import pytest
 
 from deepgen.tiny.claims import CELLS, EditClaim, changed_cells, contents, from_json, holds, to_json
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS, misspelled, put_in, sample_edit
+from deepgen.tiny.nouns import FACING_NOUNS
 from deepgen.tiny.scene import Word
 from tiny.mutations import OTHER, wrong_scenes
 
@@ -38,8 +39,12 @@ def test_a_thing_that_the_edit_does_not_touch_may_not_change(kind: str) -> None:
         assert not changed_cells(edit.source, edit.target) & edit.claim.untouched
         for thing in edit.target.things:
             if thing.cell in edit.claim.untouched:
-                turned = put_in(edit.target, thing, replace(thing, facing=OTHER[thing.facing]))
-                assert not holds(edit.claim, turned).is_right, edit
+                others = {"style": OTHER[thing.style]}
+                if thing.noun in FACING_NOUNS:
+                    others["facing"] = OTHER[thing.facing]
+                for name, other in others.items():
+                    changed = put_in(edit.target, thing, replace(thing, **{name: other}))
+                    assert not holds(edit.claim, changed).is_right, edit
                 num_seen += 1
     assert num_seen > 20 or kind in ("restyle all",)
 

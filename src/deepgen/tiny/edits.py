@@ -25,7 +25,7 @@ from deepgen.tiny.language import (
     row_place,
     spoken,
 )
-from deepgen.tiny.nouns import NOUNS
+from deepgen.tiny.nouns import FACING_NOUNS, NOUNS
 from deepgen.tiny.sampling import (
     common_style,
     dictionary,
@@ -74,7 +74,6 @@ BAD_EDIT_KINDS = ("not there", "full cell", "nothing to change")
 _COMPARATIVES: dict[Size, str] = {"small": "smaller", "large": "bigger"}
 _OTHER_SIZE: dict[Size, Size] = {"small": "large", "large": "small"}
 _OTHER_FACING: dict[Facing, Facing] = {"left": "right", "right": "left"}
-_LOOKING = ("animal", "vehicle")  # categories whose things clearly look to one side
 
 
 def sample_edit(rng: np.random.Generator, kind: str) -> Example:
@@ -273,8 +272,8 @@ def _resize(rng: np.random.Generator) -> Example:
 
 
 def _mirror(rng: np.random.Generator) -> Example | None:
-    source, facts = sample_source(rng), load_facts()
-    looking = [thing for thing in source.things if facts.category_of(thing.noun) in _LOOKING]
+    source = sample_source(rng)
+    looking = [thing for thing in source.things if thing.noun in FACING_NOUNS]
     if not looking:
         return None
     old = choose(rng, looking)
