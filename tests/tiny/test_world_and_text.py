@@ -1,4 +1,4 @@
-"""Text and pictures are of one world: what a caption or an edit claims is read from the picture drawn for it."""
+"""Text and pictures are of one world: what is claimed is read from the picture drawn for it."""
 
 from __future__ import annotations
 
