@@ -229,7 +229,7 @@ def _all_or_nothing(pipe: Any, parts: list[str], name: str) -> Iterator[None]:
     active = {part: _active(getattr(pipe, part)) for part in parts}
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half an adapter must not stay
         for part in parts:
             _remove(getattr(pipe, part), name, active[part])
         raise

@@ -170,7 +170,7 @@ def fetch(listing: Listing, folder: Path | None, say: Say) -> Path:
             if not file.sha256 and file.blob_id and git_blob_id(found / file.path) != file.blob_id:
                 _remove(found / file.path)
                 raise DamagedFileError(_damaged(file, listing))
-    except Exception as error:
+    except Exception as error:  # as above; what the client does not raise goes on as it is
         if isinstance(error, DamagedFileError) or not _is_expected(error):
             raise
         raise explained(error, listing.name, listing.revision) from error
@@ -207,7 +207,7 @@ def find_offline(
                 local_files_only=True,
             )
         )
-    except Exception as error:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"HF_HUB_OFFLINE is set and the cache {_repository(name).parent} does not hold all of {name}; "
             "unset it, or fetch a folder where there is a network (deepgen download --to FOLDER) and copy it"
