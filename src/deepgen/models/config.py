@@ -228,7 +228,101 @@ DEEPGEN_TINY = Architecture(
     },
 )
 
-ARCHITECTURES = {a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY)}
+# The storybook world's model: wider than the flat world's, with a letter's worth of slots more.
+DEEPGEN_STORYBOOK = Architecture(
+    name="deepgen-storybook",
+    connector={
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_think_tokens": 12,
+        "vlm_hidden_size": 192,
+        "vlm_num_layers": 6,
+        "tap_stride": 2,
+        "pooled_projection_dim": 256,
+        "joint_attention_dim": 256,
+        "variant": "scb",
+    },
+    transformer={
+        "sample_size": 12,
+        "patch_size": 4,
+        "in_channels": 8,
+        "out_channels": 8,
+        "num_layers": 6,
+        "attention_head_dim": 32,
+        "num_attention_heads": 6,
+        "joint_attention_dim": 256,
+        "caption_projection_dim": 192,
+        "pooled_projection_dim": 256,
+        "pos_embed_max_size": 12,
+        "dual_attention_layers": (0,),
+        "qk_norm": "rms_norm",
+    },
+    vae={
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 8,
+        "block_out_channels": (16, 32, 64, 128),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+        "sample_size": 96,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+    vlm={
+        "text_config": {
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 5,  # the sixth would feed no tap, so it is not stored
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "vocab_size": 1024,
+            "max_position_embeddings": 1024,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]},
+            "tie_word_embeddings": True,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            "depth": 4,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_heads": 3,
+            "out_hidden_size": 192,
+            "fullatt_block_indexes": [3],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 28,
+        },
+        "image_token_id": 6,
+        "video_token_id": 7,
+        "vision_start_token_id": 3,
+        "vision_end_token_id": 4,
+        "tie_word_embeddings": True,
+    },
+    scheduler={"num_train_timesteps": 1000, "shift": 2.0},
+    defaults={
+        "height": 96,
+        "width": 96,
+        "num_inference_steps": 24,
+        "guidance_scale": 1.5,
+        "edit_guidance_scale": 1.25,
+    },
+)
+
+
+ARCHITECTURES = {
+    a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY, DEEPGEN_STORYBOOK)
+}
 
 
 def architecture(name: str) -> Architecture:

@@ -19,6 +19,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
 from deepgen.train.loop import TrainConfig
 from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
+from deepgen.train.stages.storybook_vae import StorybookVAEConfig
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig
@@ -39,7 +40,13 @@ def tiny_dit() -> TrainConfig:
     return TinyDiTConfig()
 
 
+def storybook_vae() -> TrainConfig:
+    """The storybook's autoencoder."""
+    return StorybookVAEConfig(seed=7)
+
+
 RECIPES = {
+    "storybook-vae": storybook_vae,
     "tiny-vae": tiny_vae,
     "tiny-vlm": tiny_vlm,
     "tiny-dit": tiny_dit,

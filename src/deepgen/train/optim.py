@@ -49,6 +49,8 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     momentum: float = 0.95
+    # Products of Muon's iteration; bfloat16 halves its time on processors that have instructions for it.
+    muon_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     groups: tuple[ParamGroup, ...] = ()
     is_8bit: bool = False  # AdamW's moments in 8 bits (bitsandbytes)
@@ -103,8 +105,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         pieces: Mapping[nn.Parameter, Piece] | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         self._pieces = {} if pieces is None else pieces
+        self._dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -127,13 +131,13 @@ class Muon(torch.optim.Optimizer):
                 update = update.flatten(1)
                 by_shape[tuple(update.shape)].append((param, update))
             for (rows, columns), members in by_shape.items():
-                updates = orthogonalize(torch.stack([update for _, update in members]))
+                updates = orthogonalize(torch.stack([update for _, update in members]).to(self._dtype))
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for (param, _), update in zip(members, updates, strict=True):
                     if group["weight_decay"]:
                         param.mul_(1 - group["lr"] * group["weight_decay"])
                     own = self._pieces[param].cut(update) if param in self._pieces else update
-                    param.add_(own.view_as(param), alpha=-scale)
+                    param.add_(own.view_as(param).to(param.dtype), alpha=-scale)
 
 
 class Optimizer:
@@ -177,6 +181,7 @@ class Optimizer:
                     momentum=config.momentum,
                     weight_decay=config.weight_decay,
                     pieces=self._pieces,
+                    dtype=getattr(torch, config.muon_dtype),
                 )
             )
         if rest:
