@@ -236,7 +236,7 @@ DEEPGEN_STORYBOOK = Architecture(
         "intermediate_size": 384,
         "num_hidden_layers": 2,
         "num_attention_heads": 6,
-        "num_think_tokens": 12,
+        "num_think_tokens": 10,
         "vlm_hidden_size": 192,
         "vlm_num_layers": 6,
         "tap_stride": 2,
@@ -282,7 +282,7 @@ DEEPGEN_STORYBOOK = Architecture(
             "num_hidden_layers": 5,  # the sixth would feed no tap, so it is not stored
             "num_attention_heads": 6,
             "num_key_value_heads": 2,
-            "vocab_size": 1024,
+            "vocab_size": 1280,
             "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]},
@@ -320,9 +320,7 @@ DEEPGEN_STORYBOOK = Architecture(
 )
 
 
-ARCHITECTURES = {
-    a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY, DEEPGEN_STORYBOOK)
-}
+ARCHITECTURES = {a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY, DEEPGEN_STORYBOOK)}
 
 
 def architecture(name: str) -> Architecture:

@@ -19,7 +19,9 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
 from deepgen.train.loop import TrainConfig
 from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
+from deepgen.train.stages.storybook_dit import StorybookDiTConfig
 from deepgen.train.stages.storybook_vae import StorybookVAEConfig
+from deepgen.train.stages.storybook_vlm import StorybookVLMConfig
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig
@@ -45,8 +47,20 @@ def storybook_vae() -> TrainConfig:
     return StorybookVAEConfig(seed=7)
 
 
+def storybook_vlm() -> TrainConfig:
+    """The storybook's VLM and connector, onto its codes."""
+    return StorybookVLMConfig()
+
+
+def storybook_dit() -> TrainConfig:
+    """The storybook's DiT, from its codes."""
+    return StorybookDiTConfig()
+
+
 RECIPES = {
     "storybook-vae": storybook_vae,
+    "storybook-vlm": storybook_vlm,
+    "storybook-dit": storybook_dit,
     "tiny-vae": tiny_vae,
     "tiny-vlm": tiny_vlm,
     "tiny-dit": tiny_dit,

@@ -5,6 +5,8 @@ Of the wordings of a kind the last one is never trained.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from deepgen.tiny.claims import RELATIONS, Claim, ThingClaim, related
@@ -25,14 +27,18 @@ from deepgen.tiny.language import (
     spoken,
 )
 from deepgen.tiny.sampling import (
+    CELL_ABOVE_WORD,
+    ROW_BELOW_THING,
+    WORD_ROW,
     sample_cells,
     sample_ground,
     sample_nouns,
+    sample_plain_things,
     sample_things,
     sample_word,
     word_it,
 )
-from deepgen.tiny.scene import COLUMNS, PLACES, ROWS, Scene, Thing, Word
+from deepgen.tiny.scene import PLACES, ROWS, SIZES, Scene, Thing, Word
 
 CAPTION_KINDS = (
     "single",
@@ -94,7 +100,15 @@ def _sample_scene(rng: np.random.Generator, kind: str) -> Scene:
         nouns = sample_nouns(rng, 2 if rng.random() < 0.3 else 1)
     else:
         nouns = sample_nouns(rng, {"two": 2, "relation": 2, "three": 3}.get(kind, 1))
-    return Scene(ground=sample_ground(rng), things=tuple(sample_things(rng, nouns)))
+    if kind == "all":
+        things = sample_things(rng, nouns)
+    else:
+        things = sample_plain_things(
+            rng, nouns, sample_cells(rng, len(nouns)) if kind == "position" else None
+        )
+    if kind == "size":
+        things = [replace(thing, size=choose(rng, SIZES)) for thing in things]
+    return Scene(ground=sample_ground(rng), things=tuple(things))
 
 
 def _claim_about(rng: np.random.Generator, scene: Scene, kind: str) -> Claim:
@@ -194,13 +208,16 @@ def _combinations(kind: str, things: tuple[Thing, ...], claim: Claim) -> tuple[t
 
 
 def _text_caption(rng: np.random.Generator, kind: str) -> Example:
-    word = Word(text=sample_word(rng), row=int(rng.integers(ROWS)))
     things: tuple[Thing, ...] = ()
+    row, has_row = WORD_ROW, False
     if kind == "text with a thing":
-        free = [(row, column) for row in range(ROWS) for column in range(COLUMNS) if row != word.row]
-        things = tuple(sample_things(rng, sample_nouns(rng, 1), sample_cells(rng, 1, free)))
+        row = ROW_BELOW_THING
+        things = tuple(sample_plain_things(rng, sample_nouns(rng, 1), [CELL_ABOVE_WORD]))
+    elif rng.random() < 0.5:
+        row, has_row = int(rng.integers(ROWS)), True
+    word = Word(text=sample_word(rng), row=row)
     scene = Scene(ground=sample_ground(rng), things=things, word=word)
-    has_row, has_ground = rng.random() < 0.5 and not things, rng.random() < 0.3
+    has_ground = rng.random() < 0.3
     a = noun_phrase(spoken(rng, things[0].noun)) if things else ""
     wording = word_it(rng, _WORDINGS[kind], word=word.text, a=a)
     text = wording.text + (f" {row_place(rng, word.row)}" if has_row else "")

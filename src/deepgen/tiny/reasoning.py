@@ -17,16 +17,19 @@ from deepgen.tiny.facts import NUM_WORDINGS, Fact, load_facts
 from deepgen.tiny.language import NUMBER_WORDS, article, choose, noun_phrase, plural, said
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.sampling import (
+    CELL_ABOVE_WORD,
+    ROW_BELOW_THING,
+    WORD_ROW,
     Wording,
     dictionary,
     is_short,
     sample_cells,
     sample_ground,
     sample_nouns,
-    sample_things,
+    sample_plain_things,
     word_it,
 )
-from deepgen.tiny.scene import MOST_THINGS, PLACES, ROWS, Cell, Scene, Word
+from deepgen.tiny.scene import MOST_THINGS, PLACES, Cell, Scene, Word
 
 REASONING_KINDS = (
     "riddle",
@@ -121,10 +124,11 @@ def _example(
 ) -> Example:
     """The claim of `number` things of any of the answers and one of the words, and a scene for it."""
     claim = Claim(things=(ThingClaim(nouns=tuple(answers), cells=cells),) * number, words=words)
-    word = Word(text=choose(rng, words), row=int(rng.integers(ROWS))) if words else None
-    free = [cell for cell in cells or PLACES if word is None or cell[0] != word.row]
+    row = ROW_BELOW_THING if number else WORD_ROW
+    word = Word(text=choose(rng, words), row=row) if words else None
     nouns = [choose(rng, answers)] * number if number else []
-    things = sample_things(rng, nouns, sample_cells(rng, number, free)) if number else []
+    stood = sample_cells(rng, number, cells) if cells else [CELL_ABOVE_WORD] if word and number else None
+    things = sample_plain_things(rng, nouns, stood) if number else []
     scene = Scene(ground=sample_ground(rng), things=tuple(things), word=word)
     origin = Origin(
         template=template or kind,

@@ -22,6 +22,7 @@ from deepgen.tiny.scene import (
     Facing,
     Ground,
     Scene,
+    Size,
     Style,
     Thing,
     Word,
@@ -29,6 +30,8 @@ from deepgen.tiny.scene import (
 
 FACINGS: tuple[Facing, ...] = ("left", "right")
 _MIXED_STYLES = 0.25  # share of scenes with things of both styles
+_RIGHT_SHARE = 0.25  # of things of which nothing is said, that look to the right
+_SMALL_SHARE = 0.1  # of pictures of which nothing is said
 _DICTIONARY_SHARE = 0.6  # of words; the rest are random letters
 
 
@@ -59,10 +62,52 @@ def sample_cells(rng: np.random.Generator, number: int, among: Sequence[Cell] = 
     return [among[i] for i in rng.choice(len(among), size=number, replace=False)]
 
 
+# Where things stand when nothing says where: as one would arrange them, not strewn over the picture.
+LAYOUTS: dict[int, tuple[tuple[Cell, ...], ...]] = {
+    1: (((1, 1),),),
+    2: (((1, 0), (1, 2)), ((1, 0), (1, 1)), ((1, 1), (1, 2)),
+        ((0, 0), (2, 2)), ((0, 2), (2, 0)), ((0, 1), (2, 1))),
+    3: (((1, 0), (1, 1), (1, 2)), ((2, 0), (2, 1), (2, 2)), ((0, 1), (2, 0), (2, 2)),
+        ((0, 0), (1, 1), (2, 2)), ((0, 0), (0, 2), (2, 1))),
+    4: (((0, 0), (0, 2), (2, 0), (2, 2)), ((0, 1), (1, 0), (1, 2), (2, 1)),
+        ((1, 0), (1, 1), (2, 0), (2, 1)), ((0, 0), (0, 1), (0, 2), (2, 1))),
+}  # fmt: skip
+
+
+def sample_layout(rng: np.random.Generator, number: int) -> list[Cell]:
+    """Cells of so many things where nothing says where they stand, in any order."""
+    layout = choose(rng, LAYOUTS[number])
+    return [layout[i] for i in rng.permutation(number)]
+
+
+def sample_plain_things(
+    rng: np.random.Generator, nouns: Sequence[str], cells: Sequence[Cell] | None = None
+) -> list[Thing]:
+    """Things as a caption draws them that says nothing of how they look: of one style, mostly large.
+
+    In these cells, or in one of `LAYOUTS`.
+    """
+    cells = sample_layout(rng, len(nouns)) if cells is None else cells
+    style = choose(rng, STYLES)
+    size: Size = "small" if rng.random() < _SMALL_SHARE else "large"
+    return [
+        Thing(noun=noun, cell=cell, style=style, size=size, facing=_sample_facing(rng))
+        for noun, cell in zip(nouns, cells, strict=True)
+    ]
+
+
+def _sample_facing(rng: np.random.Generator) -> Facing:
+    return "right" if rng.random() < _RIGHT_SHARE else "left"
+
+
+# Rows and cells of a word, alone and below a thing, where nothing says where they stand.
+WORD_ROW, ROW_BELOW_THING, CELL_ABOVE_WORD = 1, 2, (1, 1)
+
+
 def sample_things(
     rng: np.random.Generator, nouns: Sequence[str], cells: Sequence[Cell] | None = None
 ) -> list[Thing]:
-    """Things of these nouns, in these cells or in free ones; mostly all of one style."""
+    """Things of these nouns in these cells or anywhere, as in a picture to be edited; mostly of one style."""
     cells = sample_cells(rng, len(nouns)) if cells is None else cells
     style = choose(rng, STYLES)
     is_mixed = rng.random() < _MIXED_STYLES

@@ -112,6 +112,13 @@ def sample_training(rng: np.random.Generator, group: str) -> Example:
     return sample(rng, kinds[int(rng.integers(len(kinds)))])
 
 
+def weighted_kind(rng: np.random.Generator, groups: Sequence[str], weights: Mapping[str, float]) -> str:
+    """A kind of these groups of `SAMPLERS`, by its weight, which is 1 where none is named."""
+    kinds = [kind for group in groups for kind in SAMPLERS[group][0]]
+    shares = np.array([weights.get(kind, 1.0) for kind in kinds])
+    return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+
+
 def levels_with(kind: str, num_tries: int = 400, seed: int = 0) -> list[Level]:
     """The levels that a kind has examples of, found in so many draws."""
     rng = np.random.default_rng(seed)

@@ -76,7 +76,7 @@ def unknown_nouns(text: str) -> list[tuple[str, str]]:
 
 def is_known(word: str) -> bool:
     """Whether the world knows a word in lower case, in the singular or plural."""
-    return word in _known_words() or any(form in _known_words() for form in _singulars(word))
+    return word in known_words() or any(form in known_words() for form in _singulars(word))
 
 
 def nearest_noun(word: str) -> str:
@@ -96,7 +96,8 @@ def _singulars(word: str) -> list[str]:
 
 
 @cache
-def _known_words() -> frozenset[str]:
+def known_words() -> frozenset[str]:
+    """Every word of the world in lower case: of captions, edits, riddles and their answers."""
     facts = load_facts()
     texts: list[str] = [*GROUNDS, *PLACES.values(), *facts.categories, *facts.category_plurals.values()]
     for noun in NOUNS:
