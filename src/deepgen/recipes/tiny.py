@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
@@ -17,11 +18,13 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
+from deepgen.tiny.sample import sample_scene
 from deepgen.train.loop import TrainConfig
 from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
-from deepgen.train.stages.storybook_dit import StorybookDiTConfig
+from deepgen.train.stages.storybook_dit import StorybookDiTConfig, load_vae
 from deepgen.train.stages.storybook_vae import StorybookVAEConfig
 from deepgen.train.stages.storybook_vlm import StorybookVLMConfig
+from deepgen.train.stages.storybook_vlm import to_pixels as storybook_pixels
 from deepgen.train.stages.tiny_dit import TinyDiTConfig
 from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.train.stages.tiny_vlm import TinyVLMConfig
@@ -108,6 +111,14 @@ def _reader(source: Path) -> tuple[DeepGenVLM, StackedChannelBridge]:
     load_weights(vlm, source, "vlm.")
     load_weights(connector, source, "connector.")
     return vlm, connector
+
+
+def finish_storybook_vae(run_dir: str | Path, output_dir: str | Path) -> None:
+    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation."""
+    vae = load_vae(Path(run_dir))
+    rng = np.random.default_rng(0)
+    normalize_latents(vae, storybook_pixels([sample_scene(rng) for _ in range(256)]))
+    vae.save_pretrained(output_dir)
 
 
 def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:

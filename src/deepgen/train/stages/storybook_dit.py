@@ -207,10 +207,12 @@ def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
     for task in ("generate", "edit"):
         examples = [pool_example(config.pool_seed, index, task) for index in range(config.pool_size)]
         pool[f"{task} codes"] = pack_codes([write_code(example) for example in examples])
-        pool[f"{task} targets"] = encode_scenes(vae, [example.target for example in examples])
+        pool[f"{task} targets"] = encode_scenes(
+            vae, [example.target for example in examples], autocast=config.autocast
+        )
         if task == "edit":
             sources = [example.source for example in examples if example.source is not None]
-            pool["edit sources"] = encode_scenes(vae, sources)
+            pool["edit sources"] = encode_scenes(vae, sources, autocast=config.autocast)
     if config.pool_file is not None:
         config.pool_file.parent.mkdir(parents=True, exist_ok=True)
         save_file(pool, config.pool_file)
@@ -218,14 +220,18 @@ def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, scenes: Sequence[Scene], batch_size: int = 64) -> Tensor:
+def encode_scenes(
+    vae: AutoencoderKL, scenes: Sequence[Scene], batch_size: int = 64, *, autocast: bool = False
+) -> Tensor:
     """Latents of drawn scenes as the DiT sees them, float16 (N, C, h, w)."""
     pieces = []
     for start in range(0, len(scenes), batch_size):
         arrays = np.stack([render_array(scene) for scene in scenes[start : start + batch_size]])
         pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        pieces.append(latent_space.draw(vae, latent_space.encode(vae, pixels), "mode").half())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            posterior = latent_space.encode(vae, pixels)
+        pieces.append(latent_space.draw(vae, posterior, "mode").half())
     return torch.cat(pieces).contiguous()
 
 
