@@ -12,13 +12,14 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
-from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY, Architecture
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
 from deepgen.tiny.sample import sample_scene
+from deepgen.tiny.tokenizer import load_tokenizer as load_storybook_tokenizer
 from deepgen.train.loop import TrainConfig
 from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
 from deepgen.train.stages.storybook_dit import StorybookDiTConfig, load_vae
@@ -71,7 +72,11 @@ RECIPES = {
 
 
 def assemble(
-    vae_dir: str | Path, vlm_dir: str | Path, transformer_dir: str | Path, output_dir: str | Path
+    vae_dir: str | Path,
+    vlm_dir: str | Path,
+    transformer_dir: str | Path,
+    output_dir: str | Path,
+    sizes: Architecture = DEEPGEN_TINY,
 ) -> None:
     """Write the finished runs as one pipeline folder in bfloat16.
 
@@ -80,9 +85,9 @@ def assemble(
         vlm_dir: run of `tiny-vlm`, or a pipeline folder whose VLM and connector to keep.
         transformer_dir: run of `tiny-dit`.
         output_dir: becomes what `DeepGenPipeline.from_pretrained` loads.
+        sizes: of the parts, `DEEPGEN_TINY` or `DEEPGEN_STORYBOOK`.
     """
-    sizes = DEEPGEN_TINY
-    vlm, connector = _reader(Path(vlm_dir))
+    vlm, connector = _reader(Path(vlm_dir), sizes)
     transformer = DeepGenTransformer2DModel(**sizes.transformer)
     load_weights(transformer, Path(transformer_dir))
     pipe = DeepGenPipeline(
@@ -91,7 +96,7 @@ def assemble(
         transformer=transformer,
         vae=AutoencoderKL.from_pretrained(vae_dir),
         scheduler=FlowMatchEulerDiscreteScheduler(**sizes.scheduler),
-        tokenizer=load_tokenizer(),
+        tokenizer=load_storybook_tokenizer() if sizes is DEEPGEN_STORYBOOK else load_tokenizer(),
         defaults=sizes.defaults,
     )
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
@@ -101,13 +106,13 @@ def assemble(
         file.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _reader(source: Path) -> tuple[DeepGenVLM, StackedChannelBridge]:
+def _reader(source: Path, sizes: Architecture) -> tuple[DeepGenVLM, StackedChannelBridge]:
     """VLM and connector of a run or of a pipeline folder."""
     if (source / "model_index.json").is_file():
         pipe = DeepGenPipeline.from_pretrained(source, dtype=torch.float32)
         return pipe.vlm, pipe.connector
-    vlm = DeepGenVLM(Qwen2_5_VLConfig(**DEEPGEN_TINY.vlm))
-    connector = StackedChannelBridge(**DEEPGEN_TINY.connector)
+    vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
+    connector = StackedChannelBridge(**sizes.connector)
     load_weights(vlm, source, "vlm.")
     load_weights(connector, source, "connector.")
     return vlm, connector
