@@ -46,7 +46,7 @@ from deepgen.tiny.language import SYNONYMS, plural, said
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.render import render_array
 from deepgen.tiny.scene import Scene
-from deepgen.tiny.splits import sample, weighted_kind
+from deepgen.tiny.splits import SAMPLERS, sample, weighted_kind
 from deepgen.tiny.tokenizer import load_tokenizer, tokens
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
