@@ -140,11 +140,11 @@ class StorybookVLM:
         size = config.edit_batch_size if is_edit else config.batch_size
         is_same_length = rng.random() < config.same_length_share
         groups = ("edit", "reasoning edit") if is_edit else ("caption", "reasoning")
+        weights = EDIT_WEIGHTS if is_edit else PROMPT_WEIGHTS
         if step < config.plain_share * config.num_steps:
             groups = groups[:1]
         if step < config.simple_share * config.num_steps:
             weights = {**dict.fromkeys(SAMPLERS[groups[0]][0], 0.0), **dict.fromkeys(_SIMPLE, 1.0)}
-        weights = EDIT_WEIGHTS if is_edit else PROMPT_WEIGHTS
         number = size * (config.num_candidates if is_same_length else 1)
         examples = [sample(rng, weighted_kind(rng, groups, weights)) for _ in range(number)]
         if is_same_length:
