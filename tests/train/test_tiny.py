@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
 from deepgen.recipes import run
 from deepgen.recipes.tiny import RECIPES
 from deepgen.shapes.scene import sample_scene
@@ -22,20 +22,25 @@ SMALL = {
     "tiny-vae": {"batch_size": "2", "crop": "32", "whole_share": "0"},
     "tiny-vlm": {"batch_size": "3", "edit_batch_size": "2"},
     "tiny-dit": {"batch_size": "3", "edit_batch_size": "2", "pool_size": "4"},
+    "storybook-vae": {"scenes": "1", "whole_share": "0"},
+    "storybook-vlm": {"batch_size": "3", "edit_batch_size": "2", "plain_share": "0", "simple_share": "0"},
+    "storybook-dit": {"batch_size": "3", "edit_batch_size": "2", "pool_size": "4"},
 }
+VAES = {"tiny-dit": DEEPGEN_TINY.vae, "storybook-dit": DEEPGEN_STORYBOOK.vae}
 
 
 @pytest.fixture
 def vae_dir(tmp_path: Path) -> Path:
     from diffusers import AutoencoderKL
 
-    AutoencoderKL(**DEEPGEN_TINY.vae).save_pretrained(tmp_path / "vae")
+    for name, sizes in VAES.items():
+        AutoencoderKL(**sizes).save_pretrained(tmp_path / "vae" / name)
     return tmp_path / "vae"
 
 
 def small(name: str, steps: int, vae_dir: Path) -> dict[str, str]:
     changes = {**SMALL[name], "num_steps": str(steps)}
-    return {**changes, "vae": str(vae_dir)} if name == "tiny-dit" else changes
+    return {**changes, "vae": str(vae_dir / name)} if name in VAES else changes
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -113,3 +118,23 @@ def test_resuming_from_a_damaged_checkpoint_names_the_file(tmp_path, vae_dir):
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(ValueError, match=r"optimizer\.safetensors was changed or damaged"):
         run("tiny-vae", tmp_path, resume=True, overrides=small("tiny-vae", 1, vae_dir))
+
+
+def test_a_decoder_alone_leaves_the_latents_as_they_are(tmp_path, vae_dir):
+    start = vae_dir / "storybook-dit"
+    changes = {"scenes": "1", "num_steps": "3", "trains_encoder": "false", "start": str(start)}
+    run("storybook-vae", tmp_path / "decoder", overrides=changes)
+    before = load_file(start / "diffusion_pytorch_model.safetensors")
+    after = load_file(latest_checkpoint(tmp_path / "decoder") / "model.safetensors")
+    same = {name: torch.equal(before[name], value) for name, value in after.items()}
+    assert all(same[name] for name in same if name.startswith("encoder."))
+    assert not all(same[name] for name in same if name.startswith("decoder."))
+
+
+def test_the_storybook_dit_needs_a_vae_and_a_pool_of_its_size(tmp_path, vae_dir):
+    with pytest.raises(ValueError, match="--set vae="):
+        run("storybook-dit", tmp_path / "none", overrides=SMALL["storybook-dit"])
+    pool = {**small("storybook-dit", 1, vae_dir), "pool_file": str(tmp_path / "pool.safetensors")}
+    run("storybook-dit", tmp_path / "first", overrides=pool)
+    with pytest.raises(ValueError, match="holds 4 entries, not 5"):
+        run("storybook-dit", tmp_path / "second", overrides={**pool, "pool_size": "5"})

@@ -1,0 +1,100 @@
+"""The code of the think tokens: orthogonal, readable, and the answer's where a prompt has to be thought of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deepgen.tiny.claims import CELLS
+from deepgen.tiny.codes import (
+    NUM_SLOTS,
+    WIDTH,
+    attributes,
+    cell_codes,
+    claim_code,
+    directions,
+    empty_code,
+    pooled_code,
+    read_slot,
+    to_array,
+    write_code,
+)
+from deepgen.tiny.scene import Scene, Thing, Word
+from deepgen.tiny.splits import SAMPLERS, sample
+
+ALL_KINDS = [kind for kinds, _ in SAMPLERS.values() for kind in kinds]
+
+
+def test_directions_are_orthogonal_and_of_one_length() -> None:
+    products = directions() @ directions().T
+    np.testing.assert_array_equal(products, np.eye(len(attributes())) * WIDTH / 4)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_every_kind_has_a_code_that_says_what_is_asked(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        example = sample(rng, kind)
+        code = write_code(example)
+        assert all(0 <= slot < NUM_SLOTS for slot, _ in code)
+        assert len(set(code)) == len(code), "an attribute is said twice in a slot"
+        array = to_array([code])[0]
+        assert read_slot(array[0], "task") == ("edit" if example.source else "generate")
+        assert code != empty_code("edit" if example.source else "generate")
+
+
+def test_things_and_letters_are_read_back() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        example = sample(rng, "all")
+        array = to_array([write_code(example)])[0]
+        for slot, thing in enumerate(example.target.things, start=1):
+            found = {name: read_slot(array[slot], name) for name in ("noun", "cell", "style", "size")}
+            assert found == {name: getattr(thing, name) for name in found}
+        assert read_slot(array[0], "ground") == example.target.ground
+        text = sample(rng, "text")
+        letters = [read_slot(slot, "letter") for slot in to_array([write_code(text)])[0][5:9]]
+        assert text.target.word is not None
+        assert "".join(str(letter) for letter in letters if letter) == text.target.word.text
+
+
+def test_a_riddle_has_the_code_of_its_answer() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        riddle = sample(rng, "riddle")
+        noun = read_slot(to_array([write_code(riddle)])[0][1], "noun")
+        assert noun in riddle.claim.things[0].nouns  # type: ignore[union-attr]
+
+
+def test_an_edit_names_what_it_is_about_and_what_that_becomes() -> None:
+    rng = np.random.default_rng(2)
+    example = sample(rng, "replace")
+    array = to_array([write_code(example)])[0]
+    assert example.source is not None
+    gone = {thing.noun for thing in example.source.things} - {thing.noun for thing in example.target.things}
+    come = {thing.noun for thing in example.target.things} - {thing.noun for thing in example.source.things}
+    assert {read_slot(array[1], "noun")} == gone
+    assert {read_slot(array[2], "noun")} == come
+    assert read_slot(array[9], "edit") == "replace"
+    nothing = to_array([write_code(sample(rng, "not there"))])[0]
+    assert read_slot(nothing[9], "edit") == "nothing"
+    assert read_slot(nothing[1], "noun") is None
+
+
+def test_cells_say_what_stands_where() -> None:
+    scene = Scene(
+        ground="mint",
+        things=(Thing(noun="cat", cell=(0, 2), style="flat", size="small"),),
+        word=Word(text="HI", row=2),
+    )
+    codes = cell_codes(scene)
+    assert [read_slot(code, "cell") for code in codes] == list(CELLS)
+    assert read_slot(codes[2], "noun") == "cat"
+    assert read_slot(codes[2], "style") == "flat"
+    assert read_slot(codes[0], "noun") is None
+    assert [read_slot(code, "letter") for code in codes[6:]] == ["H", "I", None]
+
+
+def test_the_pooled_code_is_the_scaled_mean() -> None:
+    code = to_array([claim_code(sample(np.random.default_rng(0), "two").claim)])  # type: ignore[arg-type]
+    np.testing.assert_allclose(pooled_code(code)[0], 2 * code[0].mean(0))
