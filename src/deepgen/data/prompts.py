@@ -236,7 +236,7 @@ class _Reader:
         self.problems += [f"{name}: the weight of {key} must be above 0, got {found[key]!r}" for key in wrong]
         return {key: float(value) for key, value in found.items() if key not in wrong}
 
-    def _rows(self, name: str, entry: dict[str, Any]) -> dict[str, tuple[_Rows, float]] | None:
+    def _rows(self, name: str, entry: dict[str, Any]) -> Mapping[str, tuple[_Rows, float]] | None:
         """Rows by the name of their set, each with its share of the entry's weight."""
         places = [place for place in _OPTIONS if place in entry]
         if len(places) != 1:

@@ -64,12 +64,14 @@ def storybook_rows(
     weights: Any = None,
     each_kind: bool = False,
     **options: Any,
-) -> dict[str, tuple[StorybookRows, float]]:
+) -> Mapping[str, tuple[StorybookRows, float]]:
     """Sets of a mix by their names, each with its share of the weight.
 
     Args:
         name: of the one set there is without `each_kind`.
-        group, kinds, weights: see `Selection`, as a file gives them.
+        group: see `Selection`, as a file gives it; so are the next two.
+        kinds: a list.
+        weights: a mapping, or None.
         each_kind: a set of every kind that is drawn, called as the kind and with its weight.
         **options: rows and seed.
 

@@ -7,7 +7,10 @@ The right picture is worth 1. Everything else is worth 0 ("exact") or a part of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+import numpy as np
 
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
 from deepgen.tiny.claims import Claim, EditClaim, from_json
@@ -49,9 +52,14 @@ def asked_and_read(candidate: Candidate) -> tuple[Claim | EditClaim, Reading]:
     if not isinstance(claim, dict):
         raise CannotJudge("the claim under 'storybook' in the metadata is not as claims.to_json writes it")
     try:
-        return from_json(claim), read(candidate.image)
+        return from_json(claim), _read(candidate.image.convert("RGB").tobytes())
     except ValueError as error:
         raise CannotJudge(str(error)) from error
+
+
+@lru_cache(maxsize=1024)  # several rewards look at the same picture, and reading takes 13 ms
+def _read(pixels: bytes) -> Reading:
+    return read(np.frombuffer(pixels, np.uint8).reshape(CANVAS, CANVAS, 3))
 
 
 def in_words(reading: Reading) -> str:
