@@ -62,7 +62,7 @@ class RLEvaluation:
     def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: Panel) -> None:
         self.config, self.stage, self.panel = config, stage, panel
         self.every = config.every
-        self.prompts = _fixed(config, mix)
+        self.prompts = fixed_prompts(config, mix)
 
     def __call__(self, step: int, output_dir: Path | None = None) -> dict[str, tuple[float, float]]:
         """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged."""
@@ -92,7 +92,8 @@ class RLEvaluation:
         return totals
 
 
-def _fixed(config: RLEvaluationConfig, mix: PromptMix) -> list[Prompt]:
+def fixed_prompts(config: RLEvaluationConfig, mix: PromptMix) -> list[Prompt]:
+    """The prompts that an evaluation looks at every time."""
     if config.prompts_per_set is None:
         return [mix.draw(_SEED, number) for number in range(config.num_prompts)]
     return [
