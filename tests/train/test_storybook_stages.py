@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ from deepgen.tiny.rows import GROUPS
 from deepgen.tiny.splits import SAMPLERS
 from deepgen.train.gate import changes_of
 from deepgen.train.plot import read_log
-from deepgen.train.rl_evaluation import RLEvaluationConfig
+from deepgen.train.rl_evaluation import RLEvaluationConfig, fixed_prompts
+from deepgen.train.stages.rl import RLConfig
 
 MIXTURES = Path(deepgen.recipes.__file__).parent / "mixtures"
 SHORT = (
     *("num_steps=2", "log_every=1", "save_every=2", "optim.warmup_steps=1", "optim.decay_share=0"),
     *("global_batch_size=3", "micro_batch_size=3", "num_workers=0", "device=cpu"),
 )
-ROLLOUT = ("group_size=2", "prompts_per_rollout=2", "num_inference_steps=3", "window.size=2", "sheet_every=2")
+ROLLOUT = ("group_size=2", "prompts_per_rollout=2", "num_inference_steps=3", "window.size=1", "sheet_every=2")
 PROMPTS = """\
 sampling_mode: weight_only
 rewards: {right: {scorer: storybook, credit: partial}, kept: {scorer: storybook_kept}}
@@ -59,14 +61,14 @@ def test_reinforcement_learning_takes_two_steps_and_looks_at_each_kind(
 ) -> None:
     (tmp_path / "prompts.yaml").write_text(PROMPTS)
     (tmp_path / "gate.yaml").write_text(GATE)
-    looks = ("prompts_per_set=2", "num_inference_steps=2", f"prompts={tmp_path / 'gate.yaml'}")
+    looks = ("prompts_per_set=1", "num_inference_steps=1", f"prompts={tmp_path / 'gate.yaml'}")
     size = ["height=96", "width=96", "objective_options=kl_coef=0"] if name == "rl" else []
     arguments = ["train", name, "--model", str(storybook), "--prompts", str(tmp_path / "prompts.yaml")]
     settings = [*SHORT, *ROLLOUT, *size, *(f"evaluation.{look}" for look in looks)]
     assert main([*arguments, "-o", str(tmp_path / "run"), "--set", *settings]) == 0
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert [step for step, _ in log["reward"]] == [1, 2]
-    assert all(value == 0 for kind in ("right", "kept") for _, value in log.get(f"failure_rate/{kind}", []))
+    assert {value for kind in ("right", "kept") for _, value in log[f"failure_rate/{kind}"]} == {0}
     for name_of_set in ("text", "counting", "b"):
         assert [step for step, _ in log[f"evaluation/{name_of_set}/right"]] == [1, 2]
     capsys.readouterr()
@@ -76,15 +78,11 @@ def test_reinforcement_learning_takes_two_steps_and_looks_at_each_kind(
 
 def test_the_recipe_looks_at_all_kinds_as_often() -> None:
     config = recipe("storybook-rl")
-    from deepgen.train.rl_evaluation import _fixed
-
+    assert isinstance(config, RLConfig)
     assert config.evaluation.prompts is not None
-    prompts = _fixed(config.evaluation, open_prompts(config.evaluation.prompts))
-    counts = {
-        kind: sum(p.dataset == kind for p in prompts) for group in GROUPS for kind in SAMPLERS[group][0]
-    }
-    assert set(counts.values()) == {16}
-    assert len(prompts) == 16 * len(counts)
+    prompts = fixed_prompts(config.evaluation, open_prompts(config.evaluation.prompts))
+    kinds = [kind for group in GROUPS for kind in SAMPLERS[group][0]]
+    assert Counter(prompt.dataset for prompt in prompts) == dict.fromkeys(kinds, 16)
     with pytest.raises(ValueError, match="prompts_per_set"):
         RLEvaluationConfig(prompts_per_set=0)
 
