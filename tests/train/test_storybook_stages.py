@@ -24,7 +24,14 @@ SHORT = (
     *("num_steps=2", "log_every=1", "save_every=2", "optim.warmup_steps=1", "optim.decay_share=0"),
     *("global_batch_size=3", "micro_batch_size=3", "num_workers=0", "device=cpu"),
 )
-ROLLOUT = ("group_size=2", "prompts_per_rollout=2", "num_inference_steps=3", "window.size=1", "sheet_every=2")
+ROLLOUT = (
+    "group_size=2",
+    "prompts_per_rollout=2",
+    "num_inference_steps=2",
+    "window.kind=fixed",
+    "window.size=1",
+    "sheet_every=2",
+)
 PROMPTS = """\
 sampling_mode: weight_only
 rewards: {right: {scorer: storybook, credit: partial}, kept: {scorer: storybook_kept}}
