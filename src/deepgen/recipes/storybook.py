@@ -16,7 +16,7 @@ from deepgen.train.stages.alignment import AlignmentConfig
 from deepgen.train.stages.rl import RLConfig
 from deepgen.train.stages.sft import SFTConfig
 
-START = "storybook"  # the folder that the pre-trained parts make, where no `model` is given
+START = "storybook-parts"  # the folder that the pre-trained parts make, where no `model` is given
 _MIXTURES = Path(__file__).parent / "mixtures"
 
 
