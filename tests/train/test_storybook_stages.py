@@ -47,6 +47,18 @@ datasets:
 """
 
 
+def test_the_mixture_can_be_cached_and_trained_on_from_there(storybook: Path, tmp_path: Path) -> None:
+    few = (MIXTURES / "storybook.yaml").read_text().replace("rows: 10000000", "rows: 3")
+    (tmp_path / "few.yaml").write_text(few)
+    cache, run = str(tmp_path / "cache"), tmp_path / "run"
+    begin = ["--model", str(storybook)]
+    making = [*begin, "-o", cache, "--device", "cpu", "--num-workers", "0"]
+    assert main(["data", "cache", str(tmp_path / "few.yaml"), *making]) == 0
+    arguments = ["train", "storybook-alignment", *begin, "--data", str(tmp_path / "few.yaml"), "-o", str(run)]
+    assert main([*arguments, "--set", *SHORT, f"cache={cache}"]) == 0
+    assert len(read_log(run / "log.jsonl")["loss"]) == 2
+
+
 def slow(name: str):
     return pytest.param(name, marks=pytest.mark.slow)
 
