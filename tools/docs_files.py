@@ -42,6 +42,7 @@ def make(kind: str, target: Path, small: Callable[[], Path]) -> None:
         "prompts": prompts,
         "prompt-file": prompt_file,
         "benchmarks": benchmarks,
+        "storybook": storybook,
         "model": lambda path: shutil.copytree(small(), path),
         "native": lambda path: native(path, small()),
         "lora": lambda path: lora(path, small()),
@@ -251,6 +252,14 @@ def hub_cache(cache: Path, small: Path) -> Path:
         (home / "refs").mkdir()
         (home / "refs" / "main").write_text("0" * 40)
     return cache
+
+
+def storybook(folder: Path) -> None:
+    """The storybook's architecture with random weights."""
+    sys.path.append(str(ROOT / "tests"))
+    from storybook_model import write_storybook_model  # pyright: ignore[reportMissingImports]
+
+    write_storybook_model(folder)
 
 
 def native(path: Path, small: Path) -> None:

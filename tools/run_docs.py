@@ -148,7 +148,7 @@ class Session:
             self._notes.append(f"`{line.split('#')[0].strip()}` only said what it would do")
             self._call(["make", "-n", "-C", str(ROOT), *words[1:]], block)
             return
-        if block.has_two_steps and "train" in words and not {"export", "plot", "--plan"} & set(words):
+        if block.has_two_steps and "train" in words and not {"export", "plot", "gate", "--plan"} & set(words):
             words += TWO_STEPS
             line = shlex.join(words)
         words = [self._addressed(word) for word in words]

@@ -48,7 +48,9 @@ def build(options: type[Options], given: Mapping[str, Any]) -> Options:
 
 
 def from_texts(options: type, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Values as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
+    """Values as a command line gives them; lists, and pairs `name=number`, are separated by commas. Nothing
+    is checked beyond that.
+    """
     hints = typing.get_type_hints(options)
     return {key: _from_text(text, hints.get(key, str)) for key, text in texts.items()}
 
@@ -61,6 +63,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
         return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    if typing.get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and _fits(number, float) for name, number in value.items()
+        )
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
@@ -71,6 +77,11 @@ def _from_text(text: str, hint: Any) -> Any:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
+    if typing.get_origin(hint) is Mapping:
+        pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+        if any(len(pair) < 2 for pair in pairs):
+            return text  # refused with all other wrong options
+        return {name.strip(): _from_text(number, float) for name, number in pairs}
     if hint is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if hint in (int, float):
@@ -87,5 +98,7 @@ def _in_words(hint: Any) -> str:
     words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
     if typing.get_origin(hint) is tuple:
         return "a list of texts"
+    if typing.get_origin(hint) is Mapping:
+        return "numbers by name"
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     return " or ".join(_in_words(part) for part in parts) if parts else words.get(hint.__name__, str(hint))

@@ -1,7 +1,8 @@
-"""`deepgen train`: run a recipe, draw its curves, export what it made."""
+"""`deepgen train`: run a recipe, draw its curves, hold it against its start, export what it made."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,13 +13,13 @@ from tyro.conf import Positional, UseAppendAction, arg
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train with a named recipe; `train export RUN` writes what a run made, `train plot RUN` draws its
-    curves.
+    curves, `train gate RUN` says what reinforcement learning cost other abilities.
     """
 
-    recipe: Positional[Annotated[str, arg(metavar="RECIPE|export|plot")]]
+    recipe: Positional[Annotated[str, arg(metavar="RECIPE|export|plot|gate")]]
     """The recipe's name; a wrong one lists those there are."""
     run_dir: Positional[Annotated[Path | None, arg(metavar="RUN")]] = None
-    """For export and plot: the folder of the run."""
+    """For export, plot and gate: the folder of the run."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
     """Where checkpoints and logs go (default runs/RECIPE), or the export (default RUN/export)."""
     resume: bool = False
@@ -51,11 +52,14 @@ class Train:
     """For export: a file for --lora instead of a whole model."""
     native: bool = False
     """For export: the original's layout, with the VLM's LoRA and without VLM and VAE."""
+    largest_fall: float = 2.0
+    """For gate: how many points a set of the run's evaluation may lose; exit code 1 where one lost more."""
 
     def run(self) -> int:
         """Exit code 0 when the run has reached its last step, or the export or plot is written."""
-        if self.recipe in ("export", "plot"):
-            return self._export() if self.recipe == "export" else self._plot()
+        others = {"export": self._export, "plot": self._plot, "gate": self._gate}
+        if self.recipe in others:
+            return others[self.recipe]()
         if self.run_dir is not None:
             raise ValueError(
                 f"{self.run_dir} is one word too many; `deepgen train RECIPE` takes its folder with --output"
@@ -103,6 +107,19 @@ class Train:
 
         print(plot_run(self._named_run()))
         return 0
+
+    def _gate(self) -> int:
+        from deepgen.train.gate import changes_of, fallen, table
+
+        if self.largest_fall < 0:
+            raise ValueError(f"--largest-fall must be at least 0, got {self.largest_fall:g}")
+        changes = changes_of(self._named_run())
+        print(table(changes))
+        lost = fallen(changes, self.largest_fall)
+        if lost:
+            names = ", ".join(f"{change.name} by {-change.points:.1f}" for change in lost)
+            print(f"deepgen: fell by more than {self.largest_fall:g} points: {names}", file=sys.stderr)
+        return 1 if lost else 0
 
     def _named_run(self) -> Path:
         if self.run_dir is None:

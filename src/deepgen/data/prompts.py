@@ -12,7 +12,9 @@
         rewards: [{spelling: 0.7}, {clip_sim: 0.3}]
 
 A row has a `prompt` (or `caption`), the pictures of `references` for an edit, and whatever else a reward
-needs. `shapes: generate` or `shapes: edit` in the place of a path draws rows of the small model's world.
+needs. In the place of a path, `shapes: generate` (or edit) draws rows of the small model's world, and
+`storybook: caption` (or edit, reasoning, reasoning edit) of the storybook's, where `weights: {counting: 3}`
+says how often a kind is drawn, and `each_kind: true` makes a set of every kind, called as the kind.
 Which prompt a group gets is a function of (seed, number of the group), so it is the same on any number of
 processes and after a restart, and no two epochs are alike.
 """
@@ -31,12 +33,18 @@ from PIL import Image
 from deepgen.data.example import RowError
 from deepgen.data.pictures import load_picture
 from deepgen.data.records import RecordFile
+from deepgen.data.world_prompts import ShapesRows, storybook_rows
 from deepgen.extras import missing_extra
-from deepgen.shapes.prompts import prompt_rows
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
 _TOP = ("root", "sampling_mode", "rewards", "held_out", "datasets")
-_ENTRY = ("name", "path", "shapes", "kinds", "rows", "seed", "sample_weight", "rewards")
+_WORLDS = ("shapes", "storybook")
+_ENTRY = (
+    *("name", "path", *_WORLDS, "kinds", "weights", "each_kind", "rows", "seed"),
+    *("sample_weight", "rewards"),
+)
+_OPTIONS = {"path": (), "shapes": ("kinds", "rows", "seed")}
+_OPTIONS["storybook"] = (*_OPTIONS["shapes"], "weights", "each_kind")
 _FORMATS = (".txt", ".jsonl", ".parquet")
 
 
@@ -78,6 +86,18 @@ class PromptSet:
     weight: float
     rewards: Mapping[str, float]
 
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of a row."""
+        text, key, references, metadata = self.rows[index]
+        return Prompt(
+            text=text,
+            key=key,
+            dataset=self.name,
+            weights=self.rewards,
+            references=references,
+            metadata=metadata,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptMix:
@@ -99,15 +119,7 @@ class PromptMix:
     def draw(self, seed: int, number: int) -> Prompt:
         """The prompt of group `number` of a run."""
         rng, chosen = self._choose(seed, number)
-        text, key, references, metadata = chosen.rows[int(rng.integers(len(chosen.rows)))]
-        return Prompt(
-            text=text,
-            key=key,
-            dataset=chosen.name,
-            weights=chosen.rewards,
-            references=references,
-            metadata=metadata,
-        )
+        return chosen.prompt(int(rng.integers(len(chosen.rows))))
 
     def dataset_of(self, seed: int, number: int) -> str:
         """The name of the set that group `number` is from, without reading the row."""
@@ -172,7 +184,7 @@ class _Reader:
         if not isinstance(entries, list) or not entries:
             self.problems.append("datasets must be a list of at least one set")
             entries = []
-        sets = [found for number, entry in enumerate(entries) if (found := self._set(number, entry))]
+        sets = [one for number, entry in enumerate(entries) for one in self._sets(number, entry)]
         names = [one.name for one in sets]
         self.problems += [
             f"two sets are called {name!r}" for name in {n for n in names if names.count(n) > 1}
@@ -188,23 +200,27 @@ class _Reader:
             held_out=tuple(self.content.get("held_out") or ()),
         )
 
-    def _set(self, number: int, entry: Any) -> PromptSet | None:
+    def _sets(self, number: int, entry: Any) -> list[PromptSet]:
+        """The set of an entry, or one of each kind; none where something is wrong."""
         if not isinstance(entry, dict):
             self.problems.append(f"datasets[{number}] must be a mapping, got {entry!r}")
-            return None
+            return []
         name = str(entry.get("name", f"datasets[{number}]"))
         self.problems += [
             f"{name}: unknown field {key!r}; known: {', '.join(_ENTRY)}" for key in entry if key not in _ENTRY
         ]
         weight = entry.get("sample_weight", 1)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        if not _is_weight(weight):
             self.problems.append(f"{name}: sample_weight must be above 0, got {weight!r}")
-            return None
+            return []
         rewards = self._rewards(name, entry.get("rewards"))
-        rows = self._rows(name, entry)
-        if rows is None or rewards is None:
-            return None
-        return PromptSet(name=name, rows=rows, weight=float(weight), rewards=rewards)
+        found = self._rows(name, entry)
+        if found is None or rewards is None:
+            return []
+        return [
+            PromptSet(name=one, rows=rows, weight=weight * share, rewards=rewards)
+            for one, (rows, share) in found.items()
+        ]
 
     def _rewards(self, name: str, given: Any) -> dict[str, float] | None:
         parts = given if isinstance(given, list) else [given]
@@ -220,16 +236,25 @@ class _Reader:
         self.problems += [f"{name}: the weight of {key} must be above 0, got {found[key]!r}" for key in wrong]
         return {key: float(value) for key, value in found.items() if key not in wrong}
 
-    def _rows(self, name: str, entry: dict[str, Any]) -> _Rows | None:
-        if ("path" in entry) == ("shapes" in entry):
-            self.problems.append(f"{name}: give either a path or shapes")
+    def _rows(self, name: str, entry: dict[str, Any]) -> Mapping[str, tuple[_Rows, float]] | None:
+        """Rows by the name of their set, each with its share of the entry's weight."""
+        places = [place for place in _OPTIONS if place in entry]
+        if len(places) != 1:
+            self.problems.append(f"{name}: give either a path or {' or '.join(_WORLDS)}")
             return None
+        (place,) = places
+        among = {option for options in _OPTIONS.values() for option in options}
+        if wrong := [key for key in entry if key in among and key not in _OPTIONS[place]]:
+            self.problems.append(f"{name}: a set with {place} has no {', '.join(wrong)}")
+            return None
+        options = {key: entry[key] for key in _OPTIONS[place] if key in entry}
         try:
-            if "shapes" in entry:
-                options = {key: entry[key] for key in ("kinds", "rows", "seed") if key in entry}
-                return ShapesRows(entry["shapes"], **options)
+            if place == "shapes":
+                return {name: (ShapesRows(entry["shapes"], **options), 1.0)}
+            if place == "storybook":
+                return storybook_rows(name, entry["storybook"], **options)
             root = self.path.parent / Path(str(self.content.get("root") or ".")).expanduser()
-            return _open(root / Path(str(entry["path"])).expanduser())
+            return {name: (_open(root / Path(str(entry["path"])).expanduser()), 1.0)}
         except (OSError, ValueError, TypeError) as error:
             self.problems.append(f"{name}: {error}")
             return None
@@ -273,23 +298,6 @@ class RecordRows:
         except OSError as error:
             raise RowError(f"{key}: {error}") from error
         return text, key, references, record
-
-
-class ShapesRows:
-    """Rows of the small model's world, with what the exact rewards need."""
-
-    def __init__(self, task: str, kinds: Sequence[str] = (), rows: int = 1000, seed: int = 1) -> None:
-        if task not in ("generate", "edit"):
-            raise ValueError(f"shapes must be generate or edit, got {task!r}")
-        self.task, self.seed = task, seed
-        self.rows = prompt_rows(rows, seed=seed, task=task, kinds=tuple(kinds))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
-        row = self.rows[index]
-        return row.prompt, f"shapes {self.task} {self.seed}:{index}", row.references, row.metadata
 
 
 def _open(path: Path) -> _Rows:

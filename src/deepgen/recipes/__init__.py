@@ -48,9 +48,9 @@ def run(
 
 def recipe(name: str) -> TrainConfig:
     """The recipe of that name, or a ValueError that lists those there are."""
-    from deepgen.recipes import rl, supervised, tiny  # here: they load every part's library
+    from deepgen.recipes import rl, storybook, supervised, tiny  # here: they load every part's library
 
-    recipes = {**tiny.RECIPES, **supervised.RECIPES, **rl.RECIPES}
+    recipes = {**tiny.RECIPES, **storybook.RECIPES, **supervised.RECIPES, **rl.RECIPES}
     if name not in recipes:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(recipes)}")
     return recipes[name]()

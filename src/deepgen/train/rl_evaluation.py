@@ -26,7 +26,8 @@ class RLEvaluationConfig:
     Attributes:
         prompts: a mix of its own, or a file scored with the run's rewards; None looks at nothing.
         every: optimizer steps between two looks; there is one before the first step and one after the last.
-        num_prompts: one picture each.
+        num_prompts: one picture each; drawn from the sets as a rollout draws them.
+        prompts_per_set: the first so many of every set instead, so that each is looked at equally well.
         num_inference_steps, guidance_scale: default the model's own.
         batch_size: prompts drawn together.
     """
@@ -34,14 +35,18 @@ class RLEvaluationConfig:
     prompts: Path | None = None
     every: int = 50
     num_prompts: int = 64
+    prompts_per_set: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     batch_size: int = 16
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        if min(self.every, self.num_prompts, self.batch_size) < 1:
-            raise ValueError("an evaluation needs every, num_prompts and batch_size of at least 1")
+        counts = (self.every, self.num_prompts, self.batch_size, self.prompts_per_set or 1)
+        if min(counts) < 1 or self.prompts_per_set == 0:
+            raise ValueError(
+                "an evaluation needs every, num_prompts, prompts_per_set and batch_size of at least 1"
+            )
 
 
 class RLEvaluation:
@@ -57,7 +62,7 @@ class RLEvaluation:
     def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: Panel) -> None:
         self.config, self.stage, self.panel = config, stage, panel
         self.every = config.every
-        self.prompts = [mix.draw(_SEED, number) for number in range(config.num_prompts)]
+        self.prompts = fixed_prompts(config, mix)
 
     def __call__(self, step: int, output_dir: Path | None = None) -> dict[str, tuple[float, float]]:
         """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged."""
@@ -85,6 +90,15 @@ class RLEvaluation:
                         total, count = totals.get(key, (0.0, 0.0))
                         totals[key] = (total + float(values[row, column]), count + 1)
         return totals
+
+
+def fixed_prompts(config: RLEvaluationConfig, mix: PromptMix) -> list[Prompt]:
+    """The prompts that an evaluation looks at every time."""
+    if config.prompts_per_set is None:
+        return [mix.draw(_SEED, number) for number in range(config.num_prompts)]
+    return [
+        one.prompt(index) for one in mix.sets for index in range(min(config.prompts_per_set, len(one.rows)))
+    ]
 
 
 @torch.no_grad()
