@@ -58,9 +58,9 @@ class StorybookPrompt:
 
     @property
     def key(self) -> str:
-        """Equal for equal prompts: of the words and the picture they are about."""
+        """Equal for equal prompts of a kind: of the words and the picture they are about."""
         source = None if self.example.source is None else asdict(self.example.source)
-        return hashlib.sha256(json.dumps([self.text, source]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.example.kind, self.text, source]).encode()).hexdigest()[:16]
 
     @property
     def id(self) -> str:

@@ -57,6 +57,15 @@ class ChainStep:
                 return False
         return not self.is_about_word or reading.word == self.after.word
 
+    def is_whole(self, reading: Reading) -> bool:
+        """Whether ground, word, and the noun of every cell are those of the picture after this edit."""
+        if reading.scene is None or reading.ground != self.after.ground or reading.word != self.after.word:
+            return False
+        found, wanted = contents(reading.scene), contents(self.after)
+        return {cell: thing.noun for cell, thing in found.items()} == {
+            cell: thing.noun for cell, thing in wanted.items()
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditChain:
