@@ -66,11 +66,10 @@ class ChainReport:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"{NAME}: {self.held:.2f} of the edits held, the whole picture was right after {self.whole:.2f} of "
-            f"them, cells kept {self.kept:.2f}, PSNR outside edited "
-            f"cells {self.psnr:.1f} dB after {self.num_edits} edits (worst {self.least_psnr:.1f}, after one "
-            f"{self.psnr_after_one:.1f}; {self.num_above} of {self.num_chains} chains have at least "
-            f"{LEAST_PSNR:.0f})"
+            f"{NAME}: {self.held:.2f} of the edits held, the whole picture was right after {self.whole:.2f} "
+            f"of them, cells kept {self.kept:.2f}, PSNR outside edited cells {self.psnr:.1f} dB after "
+            f"{self.num_edits} edits (worst {self.least_psnr:.1f}, after one {self.psnr_after_one:.1f}; "
+            f"{self.num_above} of {self.num_chains} chains have at least {LEAST_PSNR:.0f})"
         )
 
 
@@ -174,7 +173,7 @@ def _read_steps(
 def chain_sheet(
     chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]], most: int = 4
 ) -> list[list[tuple[Image.Image, bool | None]]]:
-    """Rows of (picture, whether it has what its edit asked for): the first picture, without, then the edits'."""
+    """Rows of (picture, whether it has what its edit asked for); the first picture has no edit."""
     return [
         [(render(chain.start), None)]
         + [

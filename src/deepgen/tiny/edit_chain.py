@@ -83,9 +83,7 @@ def sample_chain(rng: np.random.Generator, length: int = CHAIN_LENGTH) -> EditCh
     allowed = frozenset(CELLS) - frozenset(others) | frozenset(sample_cells(rng, 2, others))
     untouched = frozenset(CELLS) - allowed
     cells = [*sample_cells(rng, 2, sorted(untouched)), *sample_cells(rng, 1, sorted(allowed))]
-    scene = Scene(
-        ground=sample_ground(rng), things=tuple(sample_things(rng, sample_nouns(rng, 3), cells))
-    )
+    scene = Scene(ground=sample_ground(rng), things=tuple(sample_things(rng, sample_nouns(rng, 3), cells)))
     start, steps = scene, []
     while len(steps) < length:
         step = _MAKERS[choose(rng, tuple(_MAKERS))](rng, scene, allowed, row)
@@ -110,7 +108,7 @@ def _free(scene: Scene, allowed: frozenset[Cell]) -> list[Cell]:
 
 
 def _step(kind: str, text: str, before: Scene, after: Scene, **asked: str) -> ChainStep:
-    """The edit between two scenes; of the things in changed cells the noun is asked for, and what is `asked`."""
+    """The edit between two scenes; asked for are the nouns of the changed cells, and what is `asked`."""
     now = contents(after)
     is_about_word = before.word != after.word
     cells = () if is_about_word else sorted(changed_cells(before, after))

@@ -25,15 +25,17 @@ Kind = Literal["empty", "language", "unknown noun", "too many things", "long wor
 _NUMBERS = (*language.NUMBER_WORDS.values(), "five", "six", "seven", "eight", "nine", "ten")
 _MORE_NUMBERS = {"dozen": 12, "hundred": 100, "thousand": 1000}
 _FEWEST_WORDS = 4  # of a prompt, to tell its language by unknown words alone
-_FOREIGN = frozenset(
-    "der die das dem den ein eine einen und zwei drei vier auf mit un une le les deux trois et avec sur el los las "
-    "una dos tres con sobre".split()
+_FOREIGN_WORDS = (
+    "der die das dem den ein eine einen und zwei drei vier auf mit un une le les deux trois et avec sur",
+    "el los las una dos tres con sobre",
 )
+_FOREIGN = frozenset(word for line in _FOREIGN_WORDS for word in line.split())
 # Where a prompt reckons or lists what is not to be drawn, its nouns are not counted.
 _RECKONING = re.compile(
-    r"next|comes|\bor\b|many|more|less|half|twice|double|times|plus|minus|divided|\+|number|bigger|smaller|which|between"
+    r"next|comes|\bor\b|many|more|less|half|twice|double|times|plus|minus|divided|\+|number"
+    r"|bigger|smaller|which|between"
 )
-_TEXT_KEYS = ("caption", "prompt", "text", "instruction")  # of a row of a .jsonl file, the first that is there
+_TEXT_KEYS = ("caption", "prompt", "text", "instruction")  # of a row of a .jsonl file; the first there is
 
 
 @dataclass(frozen=True, kw_only=True)

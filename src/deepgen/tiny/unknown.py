@@ -33,12 +33,11 @@ color colour style glossy flat hello hi thanks ein eine einen der die das und zw
 el los las una dos deux tres trois et
 """
 # As above, but not of `known_words`, from which the tokenizer takes its tokens: these are read in pieces.
-_ALSO_KNOWN = frozenset(
-    """
+_MORE_WORDS = """
 along across through against about after before while again away back off out bigger smaller biggest smallest
 keep leave stay let dozen hundred thousand really always very
-""".split()
-)
+"""
+_ALSO_KNOWN = frozenset(_MORE_WORDS.split())
 # Nouns people ask for whose nearest thing of the world is not the nearest in letters. Other languages too.
 _NEAR = {
     "kitten": "cat", "kitty": "cat", "puppy": "dog", "wolf": "dog", "fox": "dog", "pony": "horse",

@@ -76,7 +76,7 @@ class Storybook(Benchmark):
         )
 
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
-        """Shares of right pictures: of each kind on held-out prompts, their mean, each level, the controls."""
+        """Shares of right pictures: of each kind on held-out prompts, their mean, levels and controls."""
         right: dict[str, list[bool]] = defaultdict(list)
         kinds: list[str] = []
         kept: list[float] = []
