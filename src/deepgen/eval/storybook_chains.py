@@ -131,7 +131,7 @@ def _item(chain: EditChain, pictures: Sequence[Image.Image], index: int, step: i
 def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]]) -> ChainReport:
     """What the chains came to."""
     steps = [
-        (step.held(after) and not step.held(before), step.is_whole(after))
+        (_is_done(step, before, after), step.is_whole(after))
         for chain, pictures in zip(chains, drawn, strict=True)
         for step, before, after in _read_steps(chain, pictures)
     ]
@@ -170,6 +170,11 @@ def _read_steps(
     return list(zip(chain.steps, readings[:-1], readings[1:], strict=True))
 
 
+def _is_done(step: ChainStep, before: Reading, after: Reading) -> bool:
+    """Whether an edit brought about what it asks for, which was not there already."""
+    return step.held(after) and not step.held(before)
+
+
 def chain_sheet(
     chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]], most: int = 4
 ) -> list[list[tuple[Image.Image, bool | None]]]:
@@ -177,8 +182,8 @@ def chain_sheet(
     return [
         [(render(chain.start), None)]
         + [
-            (image, step.held(after))
-            for image, (step, _, after) in zip(pictures, _read_steps(chain, pictures), strict=True)
+            (image, _is_done(step, before, after))
+            for image, (step, before, after) in zip(pictures, _read_steps(chain, pictures), strict=True)
         ]
         for chain, pictures in list(zip(chains, drawn, strict=True))[:most]
     ]

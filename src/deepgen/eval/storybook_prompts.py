@@ -141,4 +141,4 @@ def _quotas(kind: str, num_prompts: int) -> dict[str, int]:
 
 @cache
 def _levels(kind: str) -> tuple[str, ...]:
-    return tuple(level for level in LEVELS if level in levels_with(kind))
+    return tuple(level for level in LEVELS if level in levels_with(kind, num_tries=200))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from deepgen.eval.storybook_summary import HELD_OUT, Part, Share, StorybookReport
 
-_NAMES = {
+ABILITY_NAMES = {
     "generation": "generation",
     "text": "text rendering",
     "editing": "editing",
@@ -32,7 +32,7 @@ def table(report: StorybookReport) -> str:
         lines += ["", f"{report.chains}."]
     for ability in report.abilities:
         kinds = [part for part in report.kinds if part.ability == ability.name]
-        lines += ["", f"## {_NAMES[ability.name].capitalize()}", "", *_rows(kinds, "kind"), ""]
+        lines += ["", f"## {ABILITY_NAMES[ability.name].capitalize()}", "", *_rows(kinds, "kind"), ""]
         lines += [
             f"- {part.name}: {', '.join(f'{fault} ({count})' for fault, count in part.faults)}"
             for part in kinds
@@ -48,7 +48,7 @@ def brief(report: StorybookReport) -> str:
     lines = []
     for part in report.abilities:
         low, high = part.held_out.interval
-        line = f"{_NAMES[part.name]:22} {part.held_out.share:.2f}  [{low:.2f}, {high:.2f}]"
+        line = f"{ABILITY_NAMES[part.name]:22} {part.held_out.share:.2f}  [{low:.2f}, {high:.2f}]"
         line += f"  {part.held_out.num_prompts} prompts"
         if part.trained is not None:
             line += f", trained prompts {part.trained.share:.2f}"
@@ -67,7 +67,7 @@ def brief(report: StorybookReport) -> str:
 
 
 def _named(part: Part) -> Part:
-    return Part(**{**vars(part), "name": _NAMES[part.name]})
+    return Part(**{**vars(part), "name": ABILITY_NAMES[part.name]})
 
 
 def _rows(parts: Sequence[Part], what: str) -> list[str]:

@@ -111,7 +111,8 @@ def _step(kind: str, text: str, before: Scene, after: Scene, **asked: str) -> Ch
     """The edit between two scenes; asked for are the nouns of the changed cells, and what is `asked`."""
     now = contents(after)
     is_about_word = before.word != after.word
-    cells = () if is_about_word else sorted(changed_cells(before, after))
+    # A new word is read as a word; where one was erased, its row has to be empty.
+    cells = () if after.word not in (None, before.word) else sorted(changed_cells(before, after))
     stated = {
         cell: ThingClaim(nouns=(now[cell].noun,), **asked) if cell in now else None  # type: ignore[arg-type]
         for cell in cells

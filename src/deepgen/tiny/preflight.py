@@ -114,7 +114,7 @@ def count_things(text: str, is_edit: bool = False) -> int:
     for word in re.findall(r"[a-z-]+|\d+", _joined(plain)):
         if (value := _number(word)) is not None:
             number = value
-        elif word in _noun_forms():
+        elif word in _noun_forms() or (number is not None and not is_known(word)):
             total += (number or 0) if is_edit else (1 if number is None else number)
             number = None
     return total
