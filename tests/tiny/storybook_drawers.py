@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from PIL import Image
 
-from deepgen.eval.storybook_prompts import ABILITIES, prompts_of
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import Scene
 
@@ -52,7 +51,3 @@ def copying_drawer():
         "copying",
         lambda item: item.open_references()[0] if item.references else render(Scene(ground="mint")),
     )
-
-
-def all_prompts(num_prompts):
-    return [prompt for ability in ABILITIES.values() for prompt in prompts_of(ability, num_prompts)]
