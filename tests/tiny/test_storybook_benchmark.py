@@ -33,7 +33,7 @@ def right_run(tmp_path_factory):
     """(folder, report) of a model that draws everything right, two pictures of a prompt."""
     folder = tmp_path_factory.mktemp("right")
     config = StorybookConfig(
-        output_dir=folder, num_prompts=3, num_seeds=2, abilities=SOME, lookup_prompts=10
+        output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10
     )
     return folder, evaluate(right_drawer(sample_chains(1)), config)
 
@@ -75,8 +75,8 @@ def test_right_pictures_score_one_everywhere(right_run):
 def test_an_interval_is_over_prompts_and_not_over_pictures(right_run):
     _, report = right_run
     (part,) = (part for part in report.kinds if part.name == "erase")
-    assert (part.held_out.num_prompts, part.held_out.num_pictures) == (3, 6)
-    assert part.held_out.interval == wilson(1.0, 3)
+    assert (part.held_out.num_prompts, part.held_out.num_pictures) == (2, 4)
+    assert part.held_out.interval == wilson(1.0, 2)
     assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson 1927, by hand
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_is_there_is_not_drawn_again(right_run):
     folder, report = right_run
     again = right_drawer()
     config = StorybookConfig(
-        output_dir=folder, num_prompts=3, num_seeds=2, abilities=SOME, lookup_prompts=10
+        output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10
     )
     assert evaluate(again, config).kinds == report.kinds
     assert again.batches == []

@@ -22,7 +22,7 @@ from deepgen.eval.benchmark import Item
 from deepgen.tiny.claims import to_json
 from deepgen.tiny.example import Ability, Example
 from deepgen.tiny.render import render
-from deepgen.tiny.splits import LEVELS, SAMPLERS, group_of, level_of, levels_with
+from deepgen.tiny.splits import SAMPLERS, group_of, level_of, levels_with
 
 TRAINED_SHARE = 4  # one trained prompt for so many that are held out
 _MOST_DRAWS = 150  # of a kind for each prompt that is wanted, so that rare levels are found
@@ -141,4 +141,4 @@ def _quotas(kind: str, num_prompts: int) -> dict[str, int]:
 
 @cache
 def _levels(kind: str) -> tuple[str, ...]:
-    return tuple(level for level in LEVELS if level in levels_with(kind, num_tries=200))
+    return tuple(levels_with(kind, num_tries=200))
