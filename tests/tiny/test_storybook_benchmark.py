@@ -32,9 +32,7 @@ SOME = ("text", "reasoning", "editing")  # abilities, to keep the tests quick
 def right_run(tmp_path_factory):
     """(folder, report) of a model that draws everything right, two pictures of a prompt."""
     folder = tmp_path_factory.mktemp("right")
-    config = StorybookConfig(
-        output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10
-    )
+    config = StorybookConfig(output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10)
     return folder, evaluate(right_drawer(sample_chains(1)), config)
 
 
@@ -96,9 +94,7 @@ def test_table_page_sheet_and_json_are_written(right_run):
 def test_a_run_that_is_there_is_not_drawn_again(right_run):
     folder, report = right_run
     again = right_drawer()
-    config = StorybookConfig(
-        output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10
-    )
+    config = StorybookConfig(output_dir=folder, num_prompts=2, num_seeds=2, abilities=SOME, lookup_prompts=10)
     assert evaluate(again, config).kinds == report.kinds
     assert again.batches == []
 
@@ -149,7 +145,9 @@ def test_an_edit_is_also_judged_by_what_it_leaves_alone():
     assert (right.is_right, right.kept, right.psnr) == (True, 1.0, 60.0)
     cell = next(iter(sorted(claim.untouched)))
     image = render(target)
-    image.paste((255, 0, 255), (cell[1] * CELL + 4, cell[0] * CELL + 4, cell[1] * CELL + 28, cell[0] * CELL + 28))
+    image.paste(
+        (255, 0, 255), (cell[1] * CELL + 4, cell[0] * CELL + 4, cell[1] * CELL + 28, cell[0] * CELL + 28)
+    )
     wrong = score_picture(claim, image)
     assert not wrong.is_right
     assert wrong.kept == 7 / 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 from pathlib import Path
@@ -11,10 +12,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from deepgen.cli import main
-from deepgen.eval.models import PipelineModel
+from deepgen.data.png import read_record
 from deepgen.models.convert import convert
 from deepgen.models.info import info
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serve.app import ServeConfig, make_app
+from deepgen.serve.engine import Engine, EngineConfig
 from tiny.storybook_drawers import empty_drawer
 from tiny.storybook_pipeline import random_storybook
 
@@ -72,20 +75,30 @@ def test_the_command_line_warns_and_draws_all_the_same(folder, tmp_path, capsys)
     assert "at most 4 things fit" in said
     assert 'so "HELLO" cannot be written' in said
     assert (tmp_path / "a.png").is_file()
-    assert main(["edit", "add a gorilla", str(tmp_path / "a.png"), *options[:-1], str(tmp_path / "b.png")]) == 0
+    assert (
+        main(["edit", "add a gorilla", str(tmp_path / "a.png"), *options[:-1], str(tmp_path / "b.png")]) == 0
+    )
     assert 'no "gorilla"; the nearest thing it knows is "monkey"' in capsys.readouterr().err
 
 
-def test_the_server_puts_warnings_into_its_answer_and_none_into_the_record(storybook):
-    from deepgen.serve.app import create_app
-    from deepgen.serve.config import ServeConfig
-
-    with TestClient(create_app(storybook, ServeConfig(model_name="book"))) as client:
+def test_the_server_puts_warnings_into_its_answer_and_none_into_the_record(storybook, tmp_path):
+    engine = Engine(storybook, EngineConfig(max_batch=1))
+    with TestClient(make_app(engine, ServeConfig())) as client:
         body = {"prompt": "a giraffe", "num_inference_steps": 1}
         answer = client.post("/v1/images/generations", json=body).json()
         known = client.post("/v1/images/generations", json={**body, "prompt": "a cat"}).json()
-    assert answer["warnings"] == ['this model\'s world has no "giraffe"; the nearest thing it knows is "horse"']
+    assert answer["warnings"] == [
+        'this model\'s world has no "giraffe"; the nearest thing it knows is "horse"'
+    ]
     assert "warnings" not in known
+    (tmp_path / "a.png").write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    record = read_record(tmp_path / "a.png")
+    assert record is not None and record.prompt_cut is None  # it was read whole
+
+
+def test_converting_keeps_the_world(folder, tmp_path):
+    convert(folder, tmp_path / "copy", progress=False)
+    assert json.loads((tmp_path / "copy" / "model_index.json").read_text())["world"] == "storybook"
 
 
 def test_gallery_and_strip_show_every_ability_with_its_prompts(storybook, tmp_path, monkeypatch):
