@@ -1,4 +1,4 @@
-"""The storybook benchmark: what is right scores 1, what is wrong 0 with its reason, and nothing is asked twice."""
+"""The storybook benchmark: what is right scores 1, what is wrong 0 with its reason; no prompt comes twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_prompts_are_distinct_of_their_level_and_grow_by_adding():
     assert all(level_of(prompt.example) == prompt.level for prompt in asked)
     riddles = [prompt.level for prompt in asked if prompt.example.kind == "riddle"]
     assert sorted(set(riddles)) == ["new combinations", "new wordings", "trained"]
-    assert riddles.count("trained") == 2 and len(riddles) == 10
+    assert (riddles.count("trained"), len(riddles)) == (2, 10)
 
 
 def test_each_riddle_is_asked_directly_too():
@@ -86,7 +86,8 @@ def test_table_page_sheet_and_json_are_written(right_run):
     assert "| riddle | **1.00** |" in text
     assert "twelve edits: 1.00 of the edits held" in text
     page = (folder / "storybook.html").read_text()
-    assert "storybook-reasoning" in page and "control: asked directly" in page
+    assert "storybook-reasoning" in page
+    assert "control: asked directly" in page
     with Image.open(folder / "storybook.png") as image:
         assert image.height > 28 * 100
 
@@ -164,7 +165,8 @@ def test_twelve_edits_that_change_nothing_hold_nothing_and_keep_everything(tmp_p
     drawn = draw_chains(model, chains, settings, tmp_path, batch_size=2)
     report = score_chains(chains, drawn)
     assert (report.num_chains, report.num_edits) == (2, 12)
-    assert report.held == 0 and report.kept == 1 and report.psnr == report.least_psnr == 60
+    assert (report.held, report.kept) == (0, 1)
+    assert report.psnr == report.least_psnr == 60
     assert model.batches == [[True, True]] * 12
     assert draw_chains(empty_drawer(), chains, settings, tmp_path, batch_size=2) == drawn  # taken from there
 

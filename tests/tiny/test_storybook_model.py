@@ -1,4 +1,4 @@
-"""A model of the storybook architecture that names its world: saving, info, warnings, benchmark, gallery, strip."""
+"""A model that names the storybook as its world: saving, info, warnings, gallery, strip."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_info_says_what_the_model_knows(folder, capsys):
     assert "grounds              white, cream, pink" in said
     assert main(["info", str(folder), "--json"]) == 0
     known = json.loads(capsys.readouterr().out)["world"]
-    assert known["num_facts"] > 300 and "remove" in known["edits"] and "riddle" in known["reasoning"]
+    assert known["num_facts"] > 300
+    assert "remove" in known["edits"]
+    assert "riddle" in known["reasoning"]
     assert sum(map(len, known["nouns"].values())) == known["num_nouns"]
 
 
@@ -93,7 +95,8 @@ def test_the_server_puts_warnings_into_its_answer_and_none_into_the_record(story
     assert "warnings" not in known
     (tmp_path / "a.png").write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
     record = read_record(tmp_path / "a.png")
-    assert record is not None and record.prompt_cut is None  # it was read whole
+    assert record is not None
+    assert record.prompt_cut is None  # it was read whole
 
 
 def test_converting_keeps_the_world(folder, tmp_path):
