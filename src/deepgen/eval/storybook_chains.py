@@ -179,11 +179,10 @@ def chain_sheet(
     chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]], most: int = 4
 ) -> list[list[tuple[Image.Image, bool | None]]]:
     """Rows of (picture, whether it has what its edit asked for); the first picture has no edit."""
-    return [
-        [(render(chain.start), None)]
-        + [
-            (image, _is_done(step, before, after))
-            for image, (step, before, after) in zip(pictures, _read_steps(chain, pictures), strict=True)
-        ]
-        for chain, pictures in list(zip(chains, drawn, strict=True))[:most]
-    ]
+    rows = []
+    for chain, pictures in list(zip(chains, drawn, strict=True))[:most]:
+        row: list[tuple[Image.Image, bool | None]] = [(render(chain.start), None)]
+        steps = _read_steps(chain, pictures)
+        row += [(image, _is_done(*step)) for image, step in zip(pictures, steps, strict=True)]
+        rows.append(row)
+    return rows
