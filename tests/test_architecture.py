@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 LEVELS = (
     ("_version", "extras", "diffusers_registration"),
     ("types", "config", "shapes", "tiny", "suggestions", "prompt_text"),
+    ("worlds",),
     ("models", "diffusion", "data", "rewards"),
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising",),

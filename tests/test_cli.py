@@ -39,6 +39,9 @@ class FakePipeline:
     def set_progress_bar_config(self, **options: Any) -> None:
         """As diffusers has it."""
 
+    def prompt_warnings(self, prompt: str, is_edit: bool) -> list[str]:
+        return []
+
     def __call__(self, prompt: str, **arguments: Any) -> SimpleNamespace:
         if self.fails_at is not None and len(self.calls) == self.fails_at[0]:
             raise self.fails_at[1]

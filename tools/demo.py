@@ -1,23 +1,60 @@
-"""`make demo`: draw a picture with the small model inside the package, edit it, and put both side by side."""
+"""`make demo`: pictures of the small model inside this package, in the folder outputs/demo.
+
+A model of the flat shapes draws one and edits it. A model of the storybook world shows its five abilities in
+one strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import ModelOptions
 from deepgen.data.png import image_grid, save_png
+from deepgen.worlds import STORYBOOK
 
 FOLDER = Path("outputs/demo")
 PROMPT = "a red circle on a white background"
 INSTRUCTION = "make the circle blue"
+# What the strip shows, from left to right; an edit is of the scene that was drawn first.
+SCENE = "a cat and a dog in a meadow"
+STRIP = (
+    ("scene", SCENE),
+    ("edit", "replace the dog with a rabbit"),
+    ("word", 'a sign that says "OPEN"'),
+    ("riddle", "the animal that says moo"),
+    ("edit that needs thought", "it starts to rain"),
+)
+_SCALE = 2
+
+
+def storybook_strip(pipe: Any, seed: int = 1) -> Image.Image:
+    """The five pictures in a row, each with its prompt below it, twice as large as drawn."""
+    from deepgen.eval.storybook_sheet import Tile, sheet
+
+    scene = pipe(SCENE, seed=seed).images[0]
+    tiles = []
+    for name, prompt in STRIP:
+        edited = {"image": scene} if name.startswith("edit") else {}
+        image = scene if name == "scene" else pipe(prompt, seed=seed, **edited).images[0]
+        tiles.append(Tile(image=image, caption=f"{name}: {prompt}"))
+    strip = sheet([("", tiles)], caption_lines=4)
+    return strip.resize((_SCALE * strip.width, _SCALE * strip.height), Image.Resampling.NEAREST)
 
 
 def main() -> None:
-    """Write three pictures and say where they are."""
+    """Draw, and say where the pictures are."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     pipe: Any = load_pipeline(ModelOptions(model="tiny"))
+    if pipe.world == STORYBOOK:
+        save_png(storybook_strip(pipe), FOLDER / "strip.png")
+        for name, prompt in STRIP:
+            print(f"{name:24} {prompt}")
+        print(FOLDER / "strip.png")
+        return
     drawn = pipe(PROMPT, seed=1).images[0]
     edited = pipe(INSTRUCTION, image=drawn, seed=1).images[0]
     for name, picture in (("drawn", drawn), ("edited", edited), ("both", image_grid([drawn, edited]))):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def draw(dit: torch.nn.Module, examples: list[Example], references: Tensor | Non
     sigmas = torch.linspace(1, 0, args.steps + 1)
     sigmas = args.shift * sigmas / (1 + (args.shift - 1) * sigmas)
     shown = None if references is None else [[x] for x in torch.cat([references, references])]
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
             velocity = dit(
                 hidden_states=torch.cat([latents, latents]),

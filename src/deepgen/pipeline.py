@@ -62,6 +62,7 @@ from deepgen.picture_sizes import SizeRules
 from deepgen.prompt_text import PromptCut, PromptCutWarning
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
+from deepgen.worlds import prompt_warnings
 
 Padding = Literal["pair", "batch"]
 
@@ -119,6 +120,7 @@ class DeepGenPipeline(
         tokenizer: PreTrainedTokenizerBase,
         defaults: dict[str, Any] | None = None,
         max_prompt_tokens: int | None = None,
+        world: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -129,8 +131,8 @@ class DeepGenPipeline(
             scheduler=scheduler,
             tokenizer=tokenizer,
         )
-        given = {"defaults": defaults or None, "max_prompt_tokens": max_prompt_tokens}
-        usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": None}
+        given = {"defaults": defaults or None, "max_prompt_tokens": max_prompt_tokens, "world": world}
+        usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": None, "world": None}
         self.register_to_config(**inherited(connector, given, usual))
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
@@ -250,6 +252,17 @@ class DeepGenPipeline(
                 f"max_prompt_tokens must be a whole number of at least 1, or None, got {limit!r}"
             )
         self.register_to_config(max_prompt_tokens=limit)
+
+    @property
+    def world(self) -> str | None:
+        """The world that a small model draws ("storybook"); None of models of real pictures."""
+        return self.config.world
+
+    def prompt_warnings(self, prompt: str, is_edit: bool = False) -> list[str]:
+        """What the model's world cannot follow of a prompt, a line each. The nearest thing is drawn all the
+        same. Nothing where the model has no world.
+        """
+        return prompt_warnings(self.world, prompt, is_edit)
 
     def check_size(self, height: int, width: int) -> None:
         """ValueError unless the model can draw this size."""

@@ -120,7 +120,7 @@ class Killed:
 
 
 def test_every_published_benchmark_is_tried_here():
-    assert {name.partition(":")[0] for name in RUNS} == set(benchmark_names()) - {"shapes"}
+    assert {name.partition(":")[0] for name in RUNS} == set(benchmark_names()) - {"shapes", "storybook"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The code of the think tokens: orthogonal, readable, and the answer's where a prompt has to be thought of."""
+"""The code of the think tokens: orthogonal, readable, and the answer's where a prompt is a riddle."""
 
 from __future__ import annotations
 

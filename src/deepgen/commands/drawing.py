@@ -60,6 +60,9 @@ def draw(
     if processes is not None:
         pipe.divide(options.parallel)
     settings = settings_of(options, pipe.defaults, is_edit=bool(opened))
+    if processes is None or processes.is_main_process:
+        for warning in pipe.prompt_warnings(prompt, is_edit=bool(opened)):
+            print(f"deepgen: {warning}", file=sys.stderr)
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     is_main = processes is None or processes.is_main_process
     paths = picture_paths(options.output, options.num_images)

@@ -18,10 +18,12 @@ from deepgen.commands.outputs import check_folder
 if TYPE_CHECKING:
     from deepgen.eval.benchmark import Benchmark, Settings
     from deepgen.eval.judge import Judge
+    from deepgen.eval.models import Model
     from deepgen.eval.scorers import Scorers
     from deepgen.picture_sizes import SizeRules
 
 
+_OWN_WORLDS = ("shapes", "storybook")  # benchmarks without a published negative prompt
 OTHER_MODELS = ("diffusers", "openai", "images")  # NAME of NAME:..., where pictures are drawn by others
 
 
@@ -65,6 +67,74 @@ class EvalShapes(NamedModelOptions):
         )
         print(report)
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalStorybook(NamedModelOptions):
+    """Score a model on the storybook world: five abilities by level, twelve edits in a row; goes on where it
+    was stopped.
+    """
+
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/storybook")
+    """Where pictures, table, page and sheet go."""
+    limit: int = 96
+    """Held-out prompts of each kind."""
+    seeds: int = 1
+    """Pictures of each prompt, each from noise of its own."""
+    abilities: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    """Only these of: generation, text, editing, reasoning, reasoning-editing."""
+    preset: Preset = "exact"
+    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """Solver steps; default the preset's, or the model's own."""
+    guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Weight of the prompt; default the model's own."""
+    batch_size: int = 16
+    """Pictures in a call of the model."""
+    seed: int = 0
+    """Of the noise."""
+
+    def run(self) -> int:
+        """Exit code 0 once the table is printed."""
+        from deepgen.eval.storybook import StorybookConfig, evaluate
+        from deepgen.eval.storybook_table import brief
+
+        self.check_model()
+        check_steps(self.steps)
+        check_guidance(self.guidance)
+        for name in ("limit", "seeds", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        chosen = {"abilities": self.abilities} if self.abilities else {}
+        config = StorybookConfig(
+            output_dir=self.output,
+            num_prompts=self.limit,
+            num_seeds=self.seeds,
+            seed=self.seed,
+            num_steps=self.steps,
+            guidance_scale=self.guidance,
+            batch_size=self.batch_size,
+            **chosen,
+        )
+        check_folder(self.output)
+        report = evaluate(self._model(), config, lambda text: print(f"deepgen: {text}", file=sys.stderr))
+        print(brief(report))
+        for ending in ("md", "json", "html", "png"):
+            print(self.output / f"storybook.{ending}")
+        return 0
+
+    def _model(self) -> Model:
+        """The pipeline of these options, as the runner draws with it."""
+        from deepgen.commands.loading import locate
+        from deepgen.eval.models import PipelineModel, weights_hash
+
+        pipe = load_pipeline(self)
+        fingerprint = weights_hash(Path(locate(self.model)).expanduser(), self.model)
+        if self.lora is not None:
+            fingerprint += f"+{weights_hash(Path(self.lora).expanduser(), self.lora)}"
+        if self.preset != "exact":
+            fingerprint += f"+preset {self.preset}"
+        return PipelineModel(self.model, pipe, fingerprint, is_deepgen=True, preset=self.preset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +278,7 @@ class EvalRun:
         from deepgen.eval.benchmark import settings_with
 
         negative = self.negative
-        if negative is None and benchmark.is_edit and benchmark.name != "shapes":
+        if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:
             raise ValueError(
                 f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
                 'this package; give it with --negative @FILE, or --negative "" to draw without'
@@ -401,6 +471,7 @@ Action = (
     | Annotated[EvalReport, subcommand("report")]
     | Annotated[EvalCompare, subcommand("compare")]
     | Annotated[EvalShapes, subcommand("shapes")]
+    | Annotated[EvalStorybook, subcommand("storybook")]
 )
 
 

@@ -261,6 +261,8 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
+        for warning in pipe.prompt_warnings(row.prompt, is_edit=bool(row.references)):
+            print(f"deepgen: {path}, line {row.line}: {warning}", file=sys.stderr)
         if made.prompt_cut:
             print(f"deepgen: {path}, line {row.line}: {made.prompt_cut}", file=sys.stderr)
         print(f"{target}  {about(made)}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,19 @@ import numpy as np
 from deepgen.eval.benchmark import ItemScore
 
 FEWEST = 5  # items of a category, for an interval
+_Z = 1.96  # of a normal distribution, 95 %
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson score interval at 95 % of a share, in [0, 1], that was found in `count` independent trials.
+
+    Of several pictures of a prompt `share` may be a mean, and `count` is then of prompts (Wilson 1927).
+    """
+    if count < 1:
+        raise ValueError(f"an interval needs at least 1 trial, got {count}")
+    center = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def intervals(

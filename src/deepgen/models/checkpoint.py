@@ -183,6 +183,15 @@ def translate(part: str, tensors: Mapping[str, LazyTensor], report: LoadReport) 
 # --- folders
 
 
+def pipeline_settings(layout: Layout) -> dict[str, Any]:
+    """What a pipeline's folder says of it beside its defaults: `max_prompt_tokens` and `world`."""
+    index_path = layout.path / "model_index.json"
+    if not index_path.is_file():
+        return {}
+    index = read_object(index_path)
+    return {name: index[name] for name in ("max_prompt_tokens", "world") if index.get(name) is not None}
+
+
 def _read_folder(
     layout: Layout, connector_config: dict[str, Any], spare_heads: int | None, variant: str | None
 ) -> Checkpoint:

@@ -22,7 +22,14 @@ from tqdm import tqdm
 
 from deepgen.models import names, remote_code, writer
 from deepgen.models.bases import base_folder, complete
-from deepgen.models.checkpoint import ADAPTER_DIR, Checkpoint, LoadReport, open_part, read_checkpoint
+from deepgen.models.checkpoint import (
+    ADAPTER_DIR,
+    Checkpoint,
+    LoadReport,
+    open_part,
+    pipeline_settings,
+    read_checkpoint,
+)
 from deepgen.models.layouts import HubOptions, detect, read_json, weight_files
 from deepgen.models.lora import adapter_config, adapter_tensors, merge, native_tensors
 from deepgen.models.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_of
@@ -248,7 +255,7 @@ def _model_index(checkpoint: Checkpoint, tokenizer: str) -> dict[str, Any]:
     index["tokenizer"] = ["transformers", tokenizer]
     if defaults := checkpoint.pipeline_defaults():
         index["defaults"] = defaults
-    return index
+    return index | pipeline_settings(checkpoint.layout)
 
 
 # --- native

@@ -19,6 +19,7 @@ from deepgen.models.config import ARCHITECTURES, Architecture
 from deepgen.models.layouts import HubOptions, detect
 from deepgen.models.parts import WEIGHTED, Part, build, named_config
 from deepgen.models.zero_partitions import IncompleteRunError
+from deepgen.worlds import describe, world_of_folder
 
 LORA_RANK = 64  # of the published SFT, on every linear and embedding of the VLM
 # nf4: half a byte, and one float32 scale per block of 64 weights
@@ -48,6 +49,7 @@ class ModelInfo:
     memory: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    world: str | None = None  # what a small model draws, see deepgen.worlds
 
     @property
     def parameters(self) -> int:
@@ -57,7 +59,11 @@ class ModelInfo:
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for json."""
         totals = {"tensors": sum(part.tensors for part in self.parts), "parameters": self.parameters}
-        return {**asdict(self), "total": {**totals, "buffers": sum(part.buffers for part in self.parts)}}
+        values = asdict(self)
+        del values["world"]
+        if self.world is not None:
+            values["world"] = describe(self.world)[0]
+        return {**values, "total": {**totals, "buffers": sum(part.buffers for part in self.parts)}}
 
     def __str__(self) -> str:
         lines = [f"{self.name} ({self.kind})", ""]
@@ -71,6 +77,8 @@ class ModelInfo:
         if self.memory:
             lines += ["", "memory for weights and training state, without activations"]
             lines += [f"  {mode:36} {nbytes / 1e9:>8.2f} GB" for mode, nbytes in self.memory.items()]
+        if self.world is not None:
+            lines += ["", *describe(self.world)[1]]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -115,7 +123,8 @@ def _of_architecture(architecture: Architecture) -> ModelInfo:
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
-    result = ModelInfo(checkpoint.layout.source, checkpoint.layout.kind, [])
+    world = world_of_folder(checkpoint.layout.path)
+    result = ModelInfo(checkpoint.layout.source, checkpoint.layout.kind, [], world=world)
     named = checkpoint.architecture()
     models = {}
     for name in WEIGHTED:

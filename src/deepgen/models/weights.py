@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from deepgen.models import lora as low_rank
 from deepgen.models.bases import complete
-from deepgen.models.checkpoint import Checkpoint, read_checkpoint
+from deepgen.models.checkpoint import Checkpoint, pipeline_settings, read_checkpoint
 from deepgen.models.dtypes import AskedDtype, check_dtype, part_dtypes
-from deepgen.models.layouts import HubOptions, Layout, detect, read_json
+from deepgen.models.layouts import HubOptions, Layout, detect
 from deepgen.models.parts import WEIGHTED, Part, materialize
 
 logger = logging.getLogger(__name__)
@@ -116,9 +116,7 @@ def load_components(
         loading_logger.info(f"Loaded {name} as {type(part).__name__} from {layout.source}.")
     if defaults := checkpoint.pipeline_defaults():
         loaded["defaults"] = defaults
-    index_path = layout.path / "model_index.json"
-    if index_path.is_file() and "max_prompt_tokens" in (index := read_json(index_path)):
-        loaded["max_prompt_tokens"] = index["max_prompt_tokens"]
+    loaded |= pipeline_settings(layout)
     if device_map:
         for part in loaded.values():
             if isinstance(part, nn.Module):

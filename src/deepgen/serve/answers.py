@@ -50,7 +50,13 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        """What the client should know beside its pictures: prompts that were cut."""
+        """What the client should know beside its pictures: prompts that were cut, and what of a prompt is
+        not of a small model's world.
+        """
+        return [*self._cuts, *self.job.facts.world_warnings]
+
+    @property
+    def _cuts(self) -> list[str]:
         return [str(cut) for cut in self.job.facts.prompt_cuts]
 
     @property
@@ -94,7 +100,7 @@ class Answer:
                 model=self.config.model_name,
                 drawn_width=facts.drawn_size[1] if is_resized else None,
                 drawn_height=facts.drawn_size[0] if is_resized else None,
-                prompt_cut="; ".join(self.warnings) or None,
+                prompt_cut="; ".join(self._cuts) or None,
             )
         kind = self.fields.output_format
         content = write_picture(picture.image, kind, self.fields.output_compression, record)

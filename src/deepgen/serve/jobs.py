@@ -233,6 +233,7 @@ class JobFacts:
         num_reference_tokens: what the VLM reads of all references.
         num_picture_tokens: what the DiT draws for one picture.
         prompt_cuts: what was left out of prompts that were too long.
+        world_warnings: what a small model's world cannot follow of the prompt.
     """
 
     size: tuple[int, int]
@@ -244,6 +245,7 @@ class JobFacts:
     num_reference_tokens: int
     num_picture_tokens: int
     prompt_cuts: tuple[PromptCut, ...] = ()
+    world_warnings: tuple[str, ...] = ()
 
 
 class Job:

@@ -230,6 +230,7 @@ class Sampler:
             ),
             num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
             prompt_cuts=(*cuts, *(more if guidance_scale > 1 else ())),
+            world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, is_edit=bool(request.images))),
         )
         return Plan(
             prompt=prompt,

@@ -141,6 +141,12 @@ def nearest_prompt_baseline(training: Sequence[Example], asked: Sequence[Example
     Nearest is the greatest cosine of the bags of words, the first of equals. For prompts without a source
     picture; an edit's answer depends on its picture, so a ValueError is raised for one.
     """
+    right = nearest_prompt_answers(training, asked)
+    return sum(right) / len(right)
+
+
+def nearest_prompt_answers(training: Sequence[Example], asked: Sequence[Example]) -> list[bool]:
+    """Of each asked prompt, whether the picture of the nearest training prompt is right for it."""
     if not training or not asked:
         raise ValueError("the baseline needs training prompts and asked prompts")
     if any(example.source is not None for example in (*training, *asked)):
@@ -156,7 +162,6 @@ def nearest_prompt_baseline(training: Sequence[Example], asked: Sequence[Example
         return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
 
     nearest = (vectors(asked) @ vectors(training).T).argmax(1)
-    right = [
+    return [
         holds(example.claim, training[i].target).is_right for example, i in zip(asked, nearest, strict=True)
     ]
-    return sum(right) / len(right)

@@ -32,6 +32,12 @@ animals fruit fruits vegetable vegetables food plant plants vehicle vehicles thi
 color colour style glossy flat hello hi thanks ein eine einen der die das und zwei drei un une le la les
 el los las una dos deux tres trois et
 """
+# As above, but not of `known_words`, from which the tokenizer takes its tokens: these are read in pieces.
+_MORE_WORDS = """
+along across through against about after before while again away back off out bigger smaller biggest smallest
+keep leave stay let dozen hundred thousand really always very
+"""
+_ALSO_KNOWN = frozenset(_MORE_WORDS.split())
 # Nouns people ask for whose nearest thing of the world is not the nearest in letters. Other languages too.
 _NEAR = {
     "kitten": "cat", "kitty": "cat", "puppy": "dog", "wolf": "dog", "fox": "dog", "pony": "horse",
@@ -76,7 +82,8 @@ def unknown_nouns(text: str) -> list[tuple[str, str]]:
 
 def is_known(word: str) -> bool:
     """Whether the world knows a word in lower case, in the singular or plural."""
-    return word in known_words() or any(form in known_words() for form in _singulars(word))
+    known = known_words() | _ALSO_KNOWN
+    return word in known or any(form in known for form in _singulars(word))
 
 
 def nearest_noun(word: str) -> str:

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from deepgen.eval.benchmark import Benchmark, Item, ItemScore, Settings
 from deepgen.eval.scorers import Scorers
 from deepgen.eval.scoring import Protocol
+from deepgen.eval.statistics import wilson
 from deepgen.shapes.caption import EDIT_KINDS, Claim, Edit, caption, instruction, sample_claim, sample_edit
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render
@@ -74,10 +75,7 @@ class KindScore:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson score interval at 95 %."""
-        n, p, z = self.num_total, self.accuracy, 1.96
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, center - half), min(1.0, center + half)
+        return wilson(self.accuracy, self.num_total)
 
 
 @dataclass(frozen=True, kw_only=True)
