@@ -28,7 +28,7 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
+from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.panel import PanelConfig

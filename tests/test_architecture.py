@@ -20,7 +20,7 @@ LEVELS = (
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising",),
     ("pipeline", "planning"),
-    ("rl", "eval", "client"),
+    ("rl", "evaluation", "client"),
     ("train", "serve"),
     ("recipes",),
     ("commands",),

@@ -3,7 +3,7 @@
     python tools/house_figures.py [SOURCE]
 
 SOURCE is the folder of a `deepgen` package, this checkout's by default, so that two states can be compared.
-Nothing is imported: everything is read from the source text. What each figure counts is said in the functions.
+The text is read, nothing is imported. What a figure counts is said in its function.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def broad_excepts(package: Package) -> list[str]:
 def carriers(package: Package) -> list[str]:
     """Dataclasses a reward value travels in, from the reward that gives it to the loss.
 
-    Counted are dataclasses and named tuples of `rewards` (its scorers aside) and of everything that belongs to
-    RL, which have a field called reward, score, verdict, result, advantage or total (or its plural) or a field
+    Counted are dataclasses and named tuples of `rewards` (its scorers aside) and of all that belongs to RL,
+    which have a field called reward, score, verdict, result, advantage or total (or its plural), or a field
     whose type is such a class. Settings (...Config, ...Options, ...Limits) do not carry a value.
     """
     is_rl = re.compile(r"(rewards\.(?!scorers\.)|rl\.|train\.(rl_|stages\.rl$|rollouts|experience|policy)).*")

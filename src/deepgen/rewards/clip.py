@@ -127,6 +127,19 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     return ((pixels - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)).transpose(2, 0, 1)
 
 
+class ClipImageTextScorer:
+    """The cosine of an image and a text in a CLIP tower; a `deepgen.rewards.interfaces.ImageTextScorer`."""
+
+    def __init__(self, model: str, device: str = "auto") -> None:
+        self._tower = ClipTower(TowerOptions(model=model, device=device))
+        self.version = self._tower.version
+
+    def __call__(self, image: Image.Image, text: str) -> float:
+        """In [-1, 1]; the text is cut where the tower ends."""
+        images, texts = self._tower.embed_pictures([image]), self._tower.embed_texts([text])
+        return float((images * texts).sum())
+
+
 class TextLikeness:
     """Base of rewards that are a multiple of the cosine between a picture and its prompt."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,20 +16,6 @@ from PIL import Image
 from deepgen.extras import missing_extra
 from deepgen.rewards.reward import Candidate, CannotJudge, Verdict
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
-
-
-class Reader(Protocol):
-    """Reads the lines of text in an RGB picture, in reading order.
-
-    Attributes:
-        version: the engine and how sure it has to be, in one word.
-    """
-
-    version: str
-
-    def __call__(self, image: Image.Image) -> list[str]:
-        """The lines, without empty ones."""
-        ...
 
 
 def targets_of(candidate: Candidate) -> list[str]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, answer_in, calls_at_once, number_in
+from deepgen.rewards.judge import answer_in, number_in
 from deepgen.rewards.reward import Candidate, Kind, Verdict, missing_fields
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 
 RUBRIC = """The last picture was made from the ones before it by carrying out this instruction: "{prompt}"
 
@@ -36,7 +37,7 @@ class InstructionFollowing:
     def __init__(self, options: InstructionFollowingOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
@@ -51,7 +52,7 @@ class InstructionFollowing:
         return [Verdict(None, reason) if reason else _verdict(next(said)) for reason in lacking]
 
     def _question(self, candidate: Candidate) -> list[str | Image.Image]:
-        return [*candidate.references, candidate.image, self._judge.in_words(candidate.prompt)]
+        return [*candidate.references, candidate.image, self._judge.rubric_for(candidate.prompt)]
 
 
 def _verdict(said: str | None) -> Verdict:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.ocr import RapidReader, Reader, targets_of, text_verdict
+from deepgen.rewards.interfaces import TextReader
+from deepgen.rewards.ocr import RapidReader, targets_of, text_verdict
 from deepgen.rewards.reward import Candidate, EachAlone, Verdict
 from deepgen.rewards.text_match import MatchConfig
 
@@ -23,7 +24,7 @@ class OCROptions(MatchConfig):
 class OCR(EachAlone):
     """Share of the asked-for letters that can be read, less wrong order and text nobody asked for."""
 
-    def __init__(self, options: OCROptions, reader: Reader | None = None) -> None:
+    def __init__(self, options: OCROptions, reader: TextReader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
         self.version = f"ocr-1-{version_of(options)}-{self._reader.version}"

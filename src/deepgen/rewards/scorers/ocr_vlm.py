@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
 from deepgen.rewards.ocr import targets_of, text_verdict
 from deepgen.rewards.reward import Candidate, CannotJudge, Kind, Verdict
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 from deepgen.rewards.scorers.ocr import version_of
 from deepgen.rewards.text_match import MatchConfig
 
@@ -43,7 +43,7 @@ class OCRVLM:
     def __init__(self, options: OCRVLMOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection, needs_prompt=False)
+        self._judge = RubricJudge(options, RUBRIC, connection, needs_prompt=False)
 
     @property
     def version(self) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.ocr import RapidReader, Reader, targets_of, text_verdict, texts_of
+from deepgen.rewards.interfaces import TextReader
+from deepgen.rewards.ocr import RapidReader, targets_of, text_verdict, texts_of
 from deepgen.rewards.reward import Candidate, EachAlone, Verdict
 from deepgen.rewards.scorers.ocr import OCROptions, version_of
 from deepgen.rewards.text_match import locate, normalize
@@ -29,7 +30,7 @@ class TextEdit(EachAlone):
 
     needs = ("references", "targets")
 
-    def __init__(self, options: TextEditOptions, reader: Reader | None = None) -> None:
+    def __init__(self, options: TextEditOptions, reader: TextReader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
         kind = f"{version_of(options)}-absent{options.absent_threshold:g}"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
 from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 
 RUBRIC = """Look at the picture and grade how well it serves this request: "{prompt}"
 
@@ -38,7 +38,7 @@ class UnifiedReward:
     def __init__(self, options: UnifiedRewardOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
@@ -47,7 +47,7 @@ class UnifiedReward:
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """One verdict each, from one question each; the words are what the judge said."""
-        said = self._judge.ask_all([(c.image, self._judge.in_words(c.prompt)) for c in candidates])
+        said = self._judge.ask_all([(c.image, self._judge.rubric_for(c.prompt)) for c in candidates])
         return [_verdict(text) for text in said]
 
 

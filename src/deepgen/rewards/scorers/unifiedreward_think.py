@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, answer_in
+from deepgen.rewards.judge import answer_in
 from deepgen.rewards.pairs import (
     Outcome,
     Pair,
@@ -27,6 +27,7 @@ from deepgen.rewards.pairs import (
     win_rates,
 )
 from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge
 
 RUBRIC = """Two pictures, Image 1 and Image 2, were made for the same request: "{prompt}"
 
@@ -55,7 +56,7 @@ class UnifiedRewardThink:
     def __init__(self, options: UnifiedRewardThinkOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = 2  # groups at once: one keeps the judge busy, the other fills its gaps
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
@@ -125,7 +126,7 @@ class UnifiedRewardThink:
         for reference in first.references:
             sources += ["Source picture:", reference]
         pictures = ["Image 1:", first.image, "Image 2:", second.image]
-        return [*sources, *pictures, self._judge.in_words(first.prompt)]
+        return [*sources, *pictures, self._judge.rubric_for(first.prompt)]
 
 
 def winner_of(said: str | None, order: Pair) -> int | None:
