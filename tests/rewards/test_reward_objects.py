@@ -95,8 +95,8 @@ def test_the_reward_counts_with_the_stricter_threshold_and_asks_for_colors_where
     verdicts = GenEval(GenEvalOptions(), Detector())(candidates)
     assert [verdict.score for verdict in verdicts] == [1, 0.5, None]
     assert asked == [("car", [0])], "only boxes above the threshold of the one class whose color is asked for"
-    assert verdicts[0].words == "correct: cat, red car, cat"
-    assert verdicts[1].words == "wrong: cat", "counting wants more confidence"
+    assert verdicts[0].reason == "correct: cat, red car, cat"
+    assert verdicts[1].reason == "wrong: cat", "counting wants more confidence"
     (exact,) = GenEval(GenEvalOptions(credit="exact"), Detector())(candidates[1:2])
     assert exact.score == 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,12 +164,12 @@ class TextLikeness:
         """The formula and the tower."""
         return f"{self.name}-1-{self._tower.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each."""
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
             pictures = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
             texts = self._tower.embed_texts([candidate.prompt for candidate in batch])  # (N, D)
-            verdicts += [Verdict(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
+            verdicts += [RewardResult(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
         return verdicts

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from deepgen.moved import renamed
 from deepgen.rewards.clip import ClipTower, TowerOptions
 from deepgen.rewards.interfaces import Box, ObjectDetector
 from deepgen.rewards.remote_scorers import RemoteDetector, is_address
@@ -167,3 +168,6 @@ def _alone(image: Image.Image, mask: np.ndarray) -> Image.Image:
     alone = Image.composite(image, Image.new("RGB", image.size, _GREY), whole)
     left, top, right, bottom = (int(side) for side in box_of(mask, image.size))
     return alone.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+__getattr__ = renamed(__name__, {"Detector": "deepgen.rewards.detector.Mask2FormerDetector"})

@@ -24,6 +24,7 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.moved import renamed
 from deepgen.rewards.http import Connection, RequestRefused
 from deepgen.rewards.reward import RewardUnavailable
 from deepgen.rewards.wire import encode_picture
@@ -348,3 +349,9 @@ def number_in(text: str, low: float, high: float) -> float | None:
     match = re.fullmatch(r"\**(-?\d+(?:\.\d+)?)(?:\s*/\s*\d+)?\**\.?", text.strip())
     value = None if match is None else float(match[1])
     return value if value is not None and low <= value <= high else None
+
+
+__getattr__ = renamed(
+    __name__,
+    {name: f"deepgen.rewards.rubric_judge.{name}" for name in ("JudgeOptions", "Question", "calls_at_once")},
+)

@@ -12,6 +12,8 @@ from PIL import Image
 from deepgen.rewards.http import Connection
 from deepgen.rewards.judge import ChatOptions, Judge, Query
 
+Question = Sequence[str | Image.Image]  # one message: texts and images in their order
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(ChatOptions):
@@ -57,7 +59,7 @@ class RubricJudge:
         """The rubric with a prompt put in."""
         return self.rubric.replace("{prompt}", prompt)
 
-    def ask_all(self, questions: Sequence[Sequence[str | Image.Image]]) -> list[str | None]:
+    def ask_all(self, questions: Sequence[Question]) -> list[str | None]:
         """The reply to each message of texts and images; see `Judge.ask_all`."""
         return self._judge.ask_all([Query(content=question) for question in questions])
 

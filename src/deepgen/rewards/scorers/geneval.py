@@ -12,11 +12,12 @@ from typing import Literal
 
 from PIL import Image
 
+from deepgen.moved import renamed
 from deepgen.rewards.clip import TowerOptions
 from deepgen.rewards.detector import make_detector
 from deepgen.rewards.interfaces import ObjectDetector
 from deepgen.rewards.objects import Detection, score_objects
-from deepgen.rewards.reward import Candidate, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
 
 _MOST_OF_A_CLASS = 16
 
@@ -47,7 +48,7 @@ class GenEval(EachAlone):
         # 2: GenEval's own names of classes, and colors of the object alone, as the benchmark has them.
         self.version = f"geneval-2-{o.credit}-{thresholds}-{o.detector}-{o.model}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """Detects once; the words are what was found."""
         score_objects(candidate.metadata, [])  # a row that is none is refused before anything is detected
         is_counting = candidate.metadata.get("tag") == "counting"
@@ -55,7 +56,7 @@ class GenEval(EachAlone):
         colored = {entry["class"] for entry in candidate.metadata["include"] if "color" in entry}
         score = score_objects(candidate.metadata, self._detect(candidate.image, threshold, colored))
         value = score.credit if self.options.credit == "partial" else float(score.is_correct)
-        return Verdict(value, f"{'correct' if score.is_correct else 'wrong'}: {score.words}")
+        return RewardResult(value, f"{'correct' if score.is_correct else 'wrong'}: {score.words}")
 
     def _detect(self, image: Image.Image, threshold: float, colored: Collection[str]) -> list[Detection]:
         """Objects at least as sure as the threshold, the surest first; those of the classes in `colored` with
@@ -73,3 +74,6 @@ class GenEval(EachAlone):
 
 
 options, reward = GenEvalOptions, GenEval
+
+
+__getattr__ = renamed(__name__, {"FindsObjects": "deepgen.rewards.interfaces.ObjectDetector"})

@@ -13,16 +13,16 @@ import pytest
 from reward_fakes import FakeReward, candidate
 
 from deepgen.rewards.breaker import Breaker
-from deepgen.rewards.cache import VerdictCache, content_key
-from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
-from deepgen.rewards.reward import Candidate, RewardUnavailable, Verdict
+from deepgen.rewards.cache import RewardCache, content_key
+from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
+from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
 from deepgen.shapes.caption import Edit
 from deepgen.shapes.prompts import asked_of, prompt_rows
 from deepgen.shapes.render import render
 
 
-def raising(candidates: Sequence[Candidate]) -> list[Verdict]:
+def raising(candidates: Sequence[Candidate]) -> list[RewardResult]:
     raise RewardUnavailable("nobody is there")
 
 
@@ -30,7 +30,9 @@ def raising(candidates: Sequence[Candidate]) -> list[Verdict]:
 
 
 def test_scores_come_in_the_order_of_submission_with_weights_and_words() -> None:
-    panel = Panel({"grey": FakeReward(), "other": FakeReward(lambda c: [Verdict(0.5)] * len(c))})
+    panel = RewardEnsemble(
+        {"grey": FakeReward(), "other": FakeReward(lambda c: [RewardResult(0.5)] * len(c))}
+    )
     panel.submit([candidate(0), candidate(255)], {"grey": 0.7, "other": 0.3})
     panel.submit([candidate(51)], {"grey": 1.0})
     scores = panel.collect()
@@ -45,7 +47,7 @@ def test_scores_come_in_the_order_of_submission_with_weights_and_words() -> None
 
 def test_a_reward_without_weight_is_not_called_and_a_held_out_one_always_is() -> None:
     rewards = {name: FakeReward() for name in ("used", "unused", "watched")}
-    panel = Panel(rewards, held_out=["watched"])
+    panel = RewardEnsemble(rewards, held_out=["watched"])
     panel.submit([candidate(255)], {"used": 1.0, "unused": 0.0})
     scores = panel.collect()
     assert [len(reward.calls) for reward in rewards.values()] == [1, 0, 1]
@@ -66,16 +68,16 @@ def test_a_reward_without_weight_is_not_called_and_a_held_out_one_always_is() ->
     ],
 )
 def test_weights_that_mean_nothing_are_refused(weights: dict[str, float], words: str) -> None:
-    panel = Panel({"grey": FakeReward(), "watched": FakeReward()}, held_out=["watched"])
+    panel = RewardEnsemble({"grey": FakeReward(), "watched": FakeReward()}, held_out=["watched"])
     with pytest.raises(ValueError, match=words):
         panel.submit([candidate()], weights)
 
 
 def test_a_panel_needs_a_reward_to_train_on() -> None:
     with pytest.raises(ValueError, match="no reward to train on"):
-        Panel({"watched": FakeReward()}, held_out=["watched"])
+        RewardEnsemble({"watched": FakeReward()}, held_out=["watched"])
     with pytest.raises(ValueError, match="held-out reward 'judge' is not given"):
-        Panel({"grey": FakeReward()}, held_out=["judge"])
+        RewardEnsemble({"grey": FakeReward()}, held_out=["judge"])
 
 
 # --- failures ---
@@ -85,14 +87,14 @@ def test_a_panel_needs_a_reward_to_train_on() -> None:
     ("answer", "words"),
     [
         (raising, "nobody is there"),
-        (lambda c: [Verdict(0.5)] * (len(c) + 1), "3 verdicts came back for 2"),
-        (lambda c: [Verdict(7.0)] * len(c), "outside the declared range"),
-        (lambda c: [Verdict(float("nan"))] * len(c), "a score must be finite"),
+        (lambda c: [RewardResult(0.5)] * (len(c) + 1), "3 verdicts came back for 2"),
+        (lambda c: [RewardResult(7.0)] * len(c), "outside the declared range"),
+        (lambda c: [RewardResult(float("nan"))] * len(c), "a score must be finite"),
         (lambda c: c[0].metadata["missing"], "KeyError"),
     ],
 )
 def test_a_failure_is_a_masked_entry_with_its_reason(answer, words: str, caplog) -> None:
-    panel = Panel({"grey": FakeReward(), "bad": FakeReward(answer)})
+    panel = RewardEnsemble({"grey": FakeReward(), "bad": FakeReward(answer)})
     panel.submit([candidate(255), candidate(255)], {"grey": 1, "bad": 1})
     scores = panel.collect()
     assert scores.valid.tolist() == [[True, False]] * 2
@@ -104,7 +106,7 @@ def test_a_failure_is_a_masked_entry_with_its_reason(answer, words: str, caplog)
 
 def test_a_candidate_without_a_needed_field_is_not_sent() -> None:
     reward = FakeReward(needs=("targets", "references"))
-    panel = Panel({"ocr": reward})
+    panel = RewardEnsemble({"ocr": reward})
     panel.submit([candidate(0), candidate(1, targets=["HI"])], {"ocr": 1})
     scores = panel.collect()
     assert not reward.calls
@@ -115,12 +117,12 @@ def test_a_candidate_without_a_needed_field_is_not_sent() -> None:
 def test_a_call_that_takes_too_long_is_given_up_and_the_next_one_is_made() -> None:
     never = threading.Event()
 
-    def slow_for_black(candidates: Sequence[Candidate]) -> list[Verdict]:
+    def slow_for_black(candidates: Sequence[Candidate]) -> list[RewardResult]:
         if candidates[0].image.getpixel((0, 0)) == (0, 0, 0):
             never.wait(20)
-        return [Verdict(1.0)] * len(candidates)
+        return [RewardResult(1.0)] * len(candidates)
 
-    panel = Panel({"slow": FakeReward(slow_for_black)}, config=PanelConfig(timeout=0.2))
+    panel = RewardEnsemble({"slow": FakeReward(slow_for_black)}, config=RewardEnsembleConfig(timeout=0.2))
     panel.submit([candidate(0)], {"slow": 1})
     panel.submit([candidate(9)], {"slow": 1})
     started = time.monotonic()
@@ -134,23 +136,23 @@ def test_a_call_that_takes_too_long_is_given_up_and_the_next_one_is_made() -> No
 def test_submitting_does_not_wait_and_rewards_run_beside_each_other() -> None:
     both = threading.Barrier(2, timeout=10)
 
-    def meet(candidates: Sequence[Candidate]) -> list[Verdict]:
+    def meet(candidates: Sequence[Candidate]) -> list[RewardResult]:
         both.wait()
-        return [Verdict(1.0)] * len(candidates)
+        return [RewardResult(1.0)] * len(candidates)
 
-    panel = Panel({"a": FakeReward(meet), "b": FakeReward(meet)})
+    panel = RewardEnsemble({"a": FakeReward(meet), "b": FakeReward(meet)})
     submission = panel.submit([candidate()], {"a": 1, "b": 1})
     assert panel.collect().valid.all()
     assert submission.done()
 
 
 def test_no_more_calls_run_at_once_than_a_reward_allows() -> None:
-    def doze(candidates: Sequence[Candidate]) -> list[Verdict]:
+    def doze(candidates: Sequence[Candidate]) -> list[RewardResult]:
         time.sleep(0.02)
-        return [Verdict(1.0)] * len(candidates)
+        return [RewardResult(1.0)] * len(candidates)
 
     one, three = FakeReward(doze), FakeReward(doze, concurrency=3)
-    panel = Panel({"one": one, "three": three})
+    panel = RewardEnsemble({"one": one, "three": three})
     for grey in range(6):
         panel.submit([candidate(grey)], {"one": 1, "three": 1})
     panel.collect()
@@ -161,11 +163,11 @@ def test_no_more_calls_run_at_once_than_a_reward_allows() -> None:
 def test_a_reward_that_fails_in_a_row_is_left_alone_then_probed() -> None:
     is_dead = [True]
 
-    def answer(candidates: Sequence[Candidate]) -> list[Verdict]:
-        return raising(candidates) if is_dead[0] else [Verdict(1.0)] * len(candidates)
+    def answer(candidates: Sequence[Candidate]) -> list[RewardResult]:
+        return raising(candidates) if is_dead[0] else [RewardResult(1.0)] * len(candidates)
 
     reward = FakeReward(answer)
-    panel = Panel({"r": reward}, config=PanelConfig(breaker_after=2, breaker_pause=0.3))
+    panel = RewardEnsemble({"r": reward}, config=RewardEnsembleConfig(breaker_after=2, breaker_pause=0.3))
     for grey in range(5):
         panel.submit([candidate(grey)], {"r": 1})
     scores = panel.collect()
@@ -201,8 +203,8 @@ def test_an_open_breaker_lets_one_probe_through_and_doubles_its_pause() -> None:
 
 
 def test_a_run_is_stopped_when_too_few_verdicts_have_a_score() -> None:
-    config = PanelConfig(failure_limit=0.5, failure_window=4)
-    panel = Panel({"dead": FakeReward(raising)}, config=config)
+    config = RewardEnsembleConfig(failure_limit=0.5, failure_window=4)
+    panel = RewardEnsemble({"dead": FakeReward(raising)}, config=config)
     panel.submit([candidate(0), candidate(1), candidate(2)], {"dead": 1})
     panel.collect()  # three verdicts decide nothing
     panel.submit([candidate(3)], {"dead": 1})
@@ -213,8 +215,10 @@ def test_a_run_is_stopped_when_too_few_verdicts_have_a_score() -> None:
 
 
 def test_a_held_out_judge_that_fails_stops_nothing() -> None:
-    config = PanelConfig(failure_limit=0.0, failure_window=1)
-    panel = Panel({"grey": FakeReward(), "dead": FakeReward(raising)}, held_out=["dead"], config=config)
+    config = RewardEnsembleConfig(failure_limit=0.0, failure_window=1)
+    panel = RewardEnsemble(
+        {"grey": FakeReward(), "dead": FakeReward(raising)}, held_out=["dead"], config=config
+    )
     panel.submit([candidate(0)], {"grey": 1})
     scores = panel.collect()
     assert not scores.held_out_valid.any()
@@ -222,8 +226,11 @@ def test_a_held_out_judge_that_fails_stops_nothing() -> None:
 
 
 def test_answers_of_a_judge_are_counted() -> None:
-    answers = [Verdict(0.5, num_questions=4, num_answers=3), Verdict(None, "no tag", num_questions=4)]
-    panel = Panel({"judge": FakeReward(lambda c: answers, kind="groupwise")})
+    answers = [
+        RewardResult(0.5, num_questions=4, num_answers=3),
+        RewardResult(None, "no tag", num_questions=4),
+    ]
+    panel = RewardEnsemble({"judge": FakeReward(lambda c: answers, kind="groupwise")})
     panel.submit([candidate(0), candidate(1)], {"judge": 1})
     metrics = panel.collect().metrics
     assert metrics["judge/parse_rate"] == 3 / 8
@@ -235,7 +242,7 @@ def test_answers_of_a_judge_are_counted() -> None:
 
 def test_the_same_question_is_asked_once_and_another_version_is_another_question() -> None:
     reward = FakeReward()
-    panel = Panel({"grey": reward})
+    panel = RewardEnsemble({"grey": reward})
     for _ in range(2):
         panel.submit([candidate(3), candidate(4)], {"grey": 1})
         scores = panel.collect()
@@ -249,7 +256,7 @@ def test_the_same_question_is_asked_once_and_another_version_is_another_question
 
 def test_a_group_is_one_question() -> None:
     reward = FakeReward(kind="groupwise")
-    panel = Panel({"pairs": reward})
+    panel = RewardEnsemble({"pairs": reward})
     for group in ([1, 2], [1, 3], [1, 2]):
         panel.submit([candidate(grey) for grey in group], {"pairs": 1})
         panel.collect()
@@ -257,8 +264,8 @@ def test_a_group_is_one_question() -> None:
 
 
 def test_a_failure_is_asked_again() -> None:
-    reward = FakeReward(lambda c: [Verdict(None, "no tag")] * len(c))
-    panel = Panel({"judge": reward})
+    reward = FakeReward(lambda c: [RewardResult(None, "no tag")] * len(c))
+    panel = RewardEnsemble({"judge": reward})
     for _ in range(2):
         panel.submit([candidate()], {"judge": 1})
         panel.collect()
@@ -285,20 +292,20 @@ def test_every_part_of_a_question_is_in_its_key() -> None:
 
 
 def test_verdicts_are_found_on_disk_by_the_next_run_and_a_torn_file_is_asked_again(tmp_path: Path) -> None:
-    verdict = Verdict(0.25, "so-so", num_questions=2, num_answers=1)
-    VerdictCache(1, tmp_path).put("ab12", [verdict])
-    assert VerdictCache(1, tmp_path).get("ab12") == (verdict,)
+    verdict = RewardResult(0.25, "so-so", num_questions=2, num_answers=1)
+    RewardCache(1, tmp_path).put("ab12", [verdict])
+    assert RewardCache(1, tmp_path).get("ab12") == (verdict,)
     (file,) = tmp_path.rglob("*.json")
     file.write_text(json.dumps([{"score": 0.25}])[:-4])
-    assert VerdictCache(1, tmp_path).get("ab12") is None
+    assert RewardCache(1, tmp_path).get("ab12") is None
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:
-    cache = VerdictCache(2)
+    cache = RewardCache(2)
     for key in ("a", "b"):
-        cache.put(key, [Verdict(1.0)])
+        cache.put(key, [RewardResult(1.0)])
     cache.get("a")
-    cache.put("c", [Verdict(1.0)])
+    cache.put("c", [RewardResult(1.0)])
     assert [cache.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
 
 
@@ -315,7 +322,7 @@ def test_a_group_of_the_shapes_world_is_scored_from_its_prompt_row() -> None:
         for image in pictures
     ]
     rewards = {name: make_reward(name) for name in ("shapes", "shapes_kept", "preservation")}
-    panel = Panel(rewards, held_out=["shapes_kept"])
+    panel = RewardEnsemble(rewards, held_out=["shapes_kept"])
     panel.submit(group, {"shapes": 0.7, "preservation": 0.3})
     scores = panel.collect()
     assert scores.valid.all()
