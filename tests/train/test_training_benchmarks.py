@@ -110,7 +110,7 @@ def test_a_judge_that_is_away_is_logged_as_no_coverage_and_training_goes_on(mixt
             *("benchmark/cvtg2k", "benchmark/cvtg2k judged"),
         }
         observer.benchmarks = observer.benchmarks[:1]
-    object.__setattr__(observer._scorers.judge._connection, "sleep", lambda seconds: None)
+    object.__setattr__(observer._scorers.judge._judge._connection, "sleep", lambda seconds: None)
     assert observer(2, tmp_path) == {"benchmark/wise-legacy judged": (0.0, 1.0)}
 
 
