@@ -34,7 +34,7 @@ from typing import Any
 import tyro
 
 from deepgen.recipes.rl import rl_tiny
-from deepgen.rewards.panel import PanelConfig
+from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.train.loop import train
 
 MIXTURE = Path(str(files("deepgen.recipes"))) / "mixtures" / "tiny.yaml"
@@ -99,7 +99,7 @@ class SlowReward:
                 data=MIXTURE,
                 global_batch_size=self.prompts * 8 // 3 * 3,  # two captions to one edit
                 sheet_every=0,
-                panel=PanelConfig(failure_limit=1.0, timeout=60),
+                panel=RewardEnsembleConfig(failure_limit=1.0, timeout=60),
             )
             train(config, folder / "run")
         lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -28,10 +28,10 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
+from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
-from deepgen.rewards.panel import PanelConfig
+from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.export import Trained, export_folder
@@ -243,7 +243,7 @@ class TinyRL:
         """Choose a model's guidance; what every scale was worth."""
         file = self.output / "tuning.yaml"
         file.write_text(TUNING)
-        mix, panel = open_judged_prompts(file, (), PanelConfig())
+        mix, panel = open_judged_prompts(file, (), RewardEnsembleConfig())
         torch.set_num_threads(1)
         pipe = DeepGenPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)

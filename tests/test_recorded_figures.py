@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.eval.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS
+from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS
 
 ROOT = Path(__file__).parents[1]
 

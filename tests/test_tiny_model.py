@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from deepgen.eval.benchmarks.shapes import evaluate
+from deepgen.evaluation.benchmarks.shapes import evaluate
 from deepgen.models.verify import verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 

@@ -181,7 +181,7 @@ def prompts(path: Path) -> None:
 
 def benchmarks(folder: Path) -> None:
     """A few items of every benchmark, in the form of its official files."""
-    sys.path.insert(0, str(ROOT / "tests/eval"))
+    sys.path.insert(0, str(ROOT / "tests/evaluation"))
     from benchmark_files import write_all  # pyright: ignore[reportMissingImports]
 
     write_all(folder)

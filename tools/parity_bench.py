@@ -2,7 +2,7 @@
 
     python tools/parity_bench.py FOLDER
 
-FOLDER holds JSON files in the form that deepgen/eval/scoring/cases.py describes; the files say which
+FOLDER holds JSON files in the form that deepgen/evaluation/recorded_cases.py describes; the files say which
 function is called with what. Prints mismatches and exits with 1 if there is one.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from deepgen.eval.scoring.cases import run_folder
+from deepgen.evaluation.recorded_cases import run_folder
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepgen.cli import main
-from eval.benchmark_files import write_all
+from evaluation.benchmark_files import write_all
 
 
 def error_of(capsys, *arguments: str) -> str:

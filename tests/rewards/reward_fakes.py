@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 
 def candidate(grey: int = 0, prompt: str = "a cat", **metadata: object) -> Candidate:
@@ -23,14 +23,16 @@ class FakeReward:
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Candidate]], list[Verdict]] | None = None,
+        answer: Callable[[Sequence[Candidate]], list[RewardResult]] | None = None,
         *,
         kind: Kind = "pointwise",
         needs: tuple[str, ...] = (),
         concurrency: int = 1,
         version: str = "fake-1",
     ) -> None:
-        self.answer = answer or (lambda candidates: [Verdict(grey_of(one), "grey") for one in candidates])
+        self.answer = answer or (
+            lambda candidates: [RewardResult(grey_of(one), "grey") for one in candidates]
+        )
         self.kind: Kind = kind
         self.needs, self.concurrency, self._version = needs, concurrency, version
         self.low, self.high = 0.0, 1.0
@@ -41,7 +43,7 @@ class FakeReward:
     def version(self) -> str:
         return self._version
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         with self._lock:
             self.calls.append(list(candidates))
             self._running += 1

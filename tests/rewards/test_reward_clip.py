@@ -97,7 +97,7 @@ def test_captions_that_say_the_same_give_no_direction(folder: Path) -> None:
     same = replace(edits()[1], metadata={"caption_before": "red circle", "caption_after": "red circle"})
     (verdict,) = reward([same])
     assert verdict.score is None
-    assert "say the same" in verdict.words
+    assert "say the same" in verdict.reason
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

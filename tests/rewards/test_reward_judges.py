@@ -23,7 +23,7 @@ from deepgen.rewards.pairs import (
     swiss_pairs,
     win_rates,
 )
-from deepgen.rewards.reward import Candidate, RewardUnavailable, Verdict
+from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
 from deepgen.rewards.scorers.instruction_following import InstructionFollowing, InstructionFollowingOptions
 from deepgen.rewards.scorers.ocr_vlm import lines_in
@@ -61,7 +61,7 @@ def brighter(path: str, document: Any) -> tuple[int, Any]:
 
 def judged(
     answer: Any, candidates: list[Candidate], name: str = "unifiedreward_think", **options: Any
-) -> list[Verdict]:
+) -> list[RewardResult]:
     with serving(answer) as server:
         return make_reward(name, url=server.url, model="m", retries=0, **options)(candidates)
 
@@ -109,7 +109,7 @@ def test_a_question_that_fails_costs_only_its_own_candidate() -> None:
 
     good, bad = judged(answer, [grey(100), grey(9)], "unifiedreward")
     assert good.score == 5
-    assert bad == Verdict(None, "the judge could not be reached", 1, 0)
+    assert bad == RewardResult(None, "the judge could not be reached", 1, 0)
 
 
 def test_a_judge_is_asked_again_after_an_error() -> None:
@@ -215,7 +215,7 @@ def test_an_answer_without_the_tag_is_no_tie() -> None:
 
     low, high, silent = judged(silent_about_20, [grey(80), grey(200), grey(20)])
     assert (low.score, high.score, silent.score) == (0, 1, None)
-    assert silent.words == "0 of 2 pairs decided"
+    assert silent.reason == "0 of 2 pairs decided"
     assert (silent.num_questions, silent.num_answers) == (4, 0)
     assert (high.num_questions, high.num_answers) == (4, 2)
 
@@ -233,7 +233,7 @@ def test_half_an_answered_pair_is_not_decided() -> None:
 
 def test_one_picture_alone_has_no_score() -> None:
     (verdict,) = judged(brighter, [grey(1)])
-    assert verdict == Verdict(None, "there is nothing to compare it with")
+    assert verdict == RewardResult(None, "there is nothing to compare it with")
 
 
 def test_the_judge_of_two_edits_sees_their_source_first() -> None:
@@ -292,7 +292,7 @@ def test_a_judge_of_an_edit_sees_source_and_result() -> None:
         good, bare = InstructionFollowing(options)([grey(200, references=(source,)), grey(1)])
         ((_, document),) = server.requests
     assert good.score == 0.8
-    assert bare == Verdict(None, "the candidate has no references")
+    assert bare == RewardResult(None, "the candidate has no references")
     assert pictures_of(document) == [30, 200]
     assert '"a {grey} wall"' in words_of(document)
     (rubbish,) = judged(

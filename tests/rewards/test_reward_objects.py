@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deepgen.rewards.detector import Detector, box_of, instances, prepare
+from deepgen.rewards.detector import COLORS, Mask2FormerDetector, box_of, instances, prepare
+from deepgen.rewards.interfaces import Box
 from deepgen.rewards.objects import Detection, relations, score_objects
 from deepgen.rewards.reward import Candidate, CannotJudge
 from deepgen.rewards.scorers.geneval import GenEval, GenEvalOptions
@@ -77,17 +79,25 @@ def test_relations_are_those_of_the_centres_beyond_some_slack() -> None:
 def test_the_reward_counts_with_the_stricter_threshold_and_asks_for_colors_where_needed() -> None:
     asked = []
 
-    def detector(image: Image.Image, threshold: float, colored: set[str]) -> list[Detection]:
-        asked.append((threshold, colored))
-        return [item("car", color="red")]
+    class Detector:
+        version = "fixed-1"
+
+        def __call__(self, image: Image.Image) -> dict[str, list[Box]]:
+            cats: list[Box] = [(40, 0, 49, 9, 0.95), (0, 0, 9, 9, 0.5)]
+            return {"cat": cats, "car": [(0, 0, 9, 9, 0.8), (0, 0, 9, 9, 0.2)]}
+
+        def colors(self, image: Image.Image, name: str, indices: Sequence[int]) -> list[str]:
+            asked.append((name, list(indices)))
+            return ["red" for _ in indices]
 
     rows = [asks(RED_CAR), {**asks(TWO_CATS), "tag": "counting"}, {"include": [7]}]
     candidates = [Candidate(image=Image.new("RGB", (8, 8)), prompt="", metadata=row) for row in rows]
-    verdicts = GenEval(GenEvalOptions(), detector)(candidates)
-    assert [verdict.score for verdict in verdicts] == [1, 0, None]
-    assert asked == [(0.3, {"car"}), (0.9, set())]
-    assert verdicts[0].words == "correct: red car"
-    (exact,) = GenEval(GenEvalOptions(credit="exact"), detector)(candidates[1:2])
+    verdicts = GenEval(GenEvalOptions(), Detector())(candidates)
+    assert [verdict.score for verdict in verdicts] == [1, 0.5, None]
+    assert asked == [("car", [0])], "only boxes above the threshold of the one class whose color is asked for"
+    assert verdicts[0].reason == "correct: cat, red car, cat"
+    assert verdicts[1].reason == "wrong: cat", "counting wants more confidence"
+    (exact,) = GenEval(GenEvalOptions(credit="exact"), Detector())(candidates[1:2])
     assert exact.score == 0
 
 
@@ -139,22 +149,27 @@ def test_the_detector_runs_a_mask2former_and_names_colors(tmp_path) -> None:
     Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path)
 
     class Tower:
+        version = "tower"
+
         def embed_texts(self, texts: list[str]) -> torch.Tensor:
-            return torch.eye(len(texts))
+            return torch.eye(10)[[next(i for i, c in enumerate(COLORS) if c in text) for text in texts]]
 
         def embed_pictures(self, images: list[Image.Image]) -> torch.Tensor:
-            return torch.eye(10)[3:4]
+            return torch.eye(10)[3:4].expand(len(images), 10)
 
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
-    detector = Detector(str(tmp_path), "cpu", Tower())  # pyright: ignore
-    names = set(detector.names.values())
-    found = detector(picture, 0.0, {"LABEL_0", "LABEL_1", "LABEL_2"})
+    detector = Mask2FormerDetector(str(tmp_path), "cpu", Tower())  # pyright: ignore
+    found = detector(picture)
     assert found
-    for detection in found:
-        left, top, right, bottom = detection.box
-        assert 0 <= left < right <= 60
-        assert 0 <= top < bottom <= 40
-        assert (detection.name in names, detection.color) == (True, "green")
-    assert [d.confidence for d in found] == sorted((d.confidence for d in found), reverse=True)
-    assert detector(picture, 1.0, set()) == []
+    assert set(found) <= set(detector.names.values())
+    for name, boxes in found.items():
+        assert detector.colors(picture, name, range(len(boxes))) == ["green"] * len(boxes)
+        assert [box[4] for box in boxes] == sorted((box[4] for box in boxes), reverse=True)
+        for left, top, right, bottom, _ in boxes:
+            assert 0 <= left < right <= 60
+            assert 0 <= top < bottom <= 40
+    reward = GenEval(GenEvalOptions(), detector)
+    row = asks({"class": "LABEL_0", "count": 1, "color": "green"})
+    (result,) = reward([Candidate(image=picture, prompt="", metadata=row)])
+    assert result.score is not None

@@ -31,7 +31,7 @@ def edit(result: np.ndarray, source: np.ndarray | None = None, **metadata: objec
 
 def only(reward: str, candidate: Candidate, **options: object) -> float:
     (verdict,) = make_reward(reward, **options)([candidate])
-    assert verdict.score is not None, verdict.words
+    assert verdict.score is not None, verdict.reason
     return verdict.score
 
 
@@ -47,9 +47,9 @@ def test_psnr_is_the_formula_and_bounded_for_equal_pictures() -> None:
     assert only("psnr", edit(base, base)) == 60
     (verdict,) = make_reward("psnr")([edit(base[:8], base)])
     assert verdict.score is None
-    assert "(16, 8)" in verdict.words
+    assert "(16, 8)" in verdict.reason
     (verdict,) = make_reward("psnr")([Candidate(image=noise(0), prompt="")])
-    assert verdict.words == "the candidate has no references"
+    assert verdict.reason == "the candidate has no references"
 
 
 def test_a_local_edit_keeps_the_rest_and_a_new_picture_keeps_nothing() -> None:

@@ -22,7 +22,7 @@ from deepgen.cli import main
 from deepgen.rewards import wire
 from deepgen.rewards.client import RemoteOptions, RemoteReward
 from deepgen.rewards.http import Connection
-from deepgen.rewards.reward import Candidate, RewardUnavailable, Verdict
+from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
 from deepgen.rewards.service import Host, Refusal, ServiceConfig, _read_body, make_app
 from deepgen.rewards.wire import candidate_to_json
@@ -69,7 +69,11 @@ def test_a_hosted_reward_gives_the_verdicts_of_a_local_one() -> None:
     candidates = [candidate(grey) for grey in (0, 51, 255)]
     with hosted({"grey": local, "pairs": FakeReward(kind="groupwise", needs=("targets",))}) as url:
         reward = remote(url, reward="grey", batch_size=2)
-        assert reward(candidates) == [Verdict(0.0, "grey"), Verdict(0.2, "grey"), Verdict(1.0, "grey")]
+        assert reward(candidates) == [
+            RewardResult(0.0, "grey"),
+            RewardResult(0.2, "grey"),
+            RewardResult(1.0, "grey"),
+        ]
         assert [len(call) for call in local.calls] == [2, 1]
         assert (reward.kind, reward.low, reward.high, reward.version) == ("pointwise", 0, 1, "fake-1")
         pairs = remote(url, reward="pairs")
@@ -204,7 +208,7 @@ def test_an_answer_that_is_no_answer_is_refused(answer, words: str) -> None:
 def test_a_score_that_is_nan_is_a_verdict_without_a_score() -> None:
     with serving(service_that([{"score": float("nan"), "words": "?"}])) as server:
         (verdict,) = remote(server.url)([candidate()])
-    assert (verdict.score, verdict.words) == (None, "the service answered nan")
+    assert (verdict.score, verdict.reason) == (None, "the service answered nan")
 
 
 def test_a_busy_service_is_asked_again_after_growing_pauses_and_a_refusal_is_final() -> None:

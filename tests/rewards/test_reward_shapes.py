@@ -49,11 +49,11 @@ def test_a_candidate_without_a_claim_or_of_another_size_gets_no_score() -> None:
             Candidate(image=render(scene).resize((64, 64)), prompt="words", metadata=metadata),
         ]
     )
-    assert (no_claim.score, no_claim.words) == (None, "the candidate has no shapes")
+    assert (no_claim.score, no_claim.reason) == (None, "the candidate has no shapes")
     assert rubbish.score is None
-    assert "no claim or edit" in rubbish.words
+    assert "no claim or edit" in rubbish.reason
     assert too_large.score is None
-    assert "96x96" in too_large.words
+    assert "96x96" in too_large.reason
     (no_edit,) = make_reward("shapes_kept")(
         [Candidate(image=render(scene), prompt="words", metadata=metadata)]
     )

@@ -202,9 +202,9 @@ def test_lines_are_read_row_by_row() -> None:
 
 def test_the_ocr_reward_says_what_was_read() -> None:
     right, wrong = (OCR(OCROptions(), reads(line))([asking('a sign "OPEN"')])[0] for line in ("open", "OPBN"))
-    assert (right.score, right.words) == (1, "exact; read 'open'")
+    assert (right.score, right.reason) == (1, "exact; read 'open'")
     assert wrong.score == 0.75
-    assert wrong.words.startswith("letters 0.75, order 1.00, extra 0.00")
+    assert wrong.reason.startswith("letters 0.75, order 1.00, extra 0.00")
 
 
 def test_an_edit_of_text_is_right_when_the_new_is_there_and_the_old_is_gone() -> None:

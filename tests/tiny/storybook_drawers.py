@@ -9,7 +9,7 @@ from deepgen.tiny.scene import Scene
 
 
 class Drawer:
-    """Draws with a function from an item to a picture, under the contract of `deepgen.eval.models.Model`."""
+    """Draws with a function from an item to a picture, as a `deepgen.evaluation.models.Model`."""
 
     is_seeded = is_batched = True
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from deepgen.cli import main
-from deepgen.eval.benchmark import Settings
-from deepgen.eval.benchmarks.storybook import Storybook
-from deepgen.eval.statistics import wilson
-from deepgen.eval.storybook import StorybookConfig, evaluate
-from deepgen.eval.storybook_chains import draw_chains, sample_chains, score_chains
-from deepgen.eval.storybook_prompts import ABILITIES, kinds_of, prompts_of
-from deepgen.eval.storybook_scores import score_picture
-from deepgen.eval.storybook_summary import look_up, summarize_kinds
-from deepgen.eval.storybook_table import table
+from deepgen.evaluation.benchmark import Settings
+from deepgen.evaluation.benchmarks.storybook import Storybook
+from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.storybook import StorybookConfig, evaluate
+from deepgen.evaluation.storybook_chains import draw_chains, sample_chains, score_chains
+from deepgen.evaluation.storybook_prompts import ABILITIES, kinds_of, prompts_of
+from deepgen.evaluation.storybook_scores import score_picture
+from deepgen.evaluation.storybook_summary import look_up, summarize_kinds
+from deepgen.evaluation.storybook_table import table
 from deepgen.tiny.claims import Claim, ThingClaim
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import CELL, Scene, Thing, Word

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from deepgen.rewards.reward import EachAlone, Verdict
+from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rewards.service import make_app
 
 
@@ -20,12 +20,12 @@ class Slow(EachAlone):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def __call__(self, candidates) -> list[Verdict]:
+    def __call__(self, candidates) -> list[RewardResult]:
         time.sleep(self.seconds)
         return super().__call__(candidates)
 
-    def judge(self, candidate) -> Verdict:
-        return Verdict(float(np.asarray(candidate.image).mean() / 255))
+    def judge(self, candidate) -> RewardResult:
+        return RewardResult(float(np.asarray(candidate.image).mean() / 255))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from PIL import Image
 from deepgen.cli import main
 from deepgen.data.prompts import Prompt
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.rewards.panel import Panel
-from deepgen.rewards.reward import EachAlone, Verdict
+from deepgen.rewards.ensemble import RewardEnsemble
+from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.train.guidance import GuidanceResult, best_scales, try_scales, write_scales
 
 
@@ -24,9 +24,9 @@ class Red(EachAlone):
 
     version = "red-1"
 
-    def judge(self, candidate) -> Verdict:
+    def judge(self, candidate) -> RewardResult:
         red, green, _ = candidate.image.getpixel((0, 0))
-        return Verdict(None, "too bright") if green == 255 else Verdict(red / 255)
+        return RewardResult(None, "too bright") if green == 255 else RewardResult(red / 255)
 
 
 class Painter:
@@ -53,7 +53,7 @@ PROMPTS = [prompt("one"), prompt("make it red", is_edit=True), prompt("two"), pr
 
 
 def test_captions_and_edits_each_get_the_scale_they_are_worth_most_with() -> None:
-    results = list(try_scales(Painter(), PROMPTS, Panel({"red": Red()}), [1.0, 1.5, 2.0]))
+    results = list(try_scales(Painter(), PROMPTS, RewardEnsemble({"red": Red()}), [1.0, 1.5, 2.0]))
     assert best_scales(results) == {"guidance_scale": 1.5, "edit_guidance_scale": 1.0}
     assert [(one.is_edit, one.scale) for one in results[:2]] == [(False, 1.0), (True, 1.0)]
     assert results[2].reward == pytest.approx(200 / 255)
@@ -61,28 +61,28 @@ def test_captions_and_edits_each_get_the_scale_they_are_worth_most_with() -> Non
 
 def test_every_scale_draws_the_same_prompts_with_the_same_noise() -> None:
     painter = Painter()
-    list(try_scales(painter, PROMPTS, Panel({"red": Red()}), [1.0, 2.0], batch_size=2))
+    list(try_scales(painter, PROMPTS, RewardEnsemble({"red": Red()}), [1.0, 2.0], batch_size=2))
     drawn = [[(call["texts"], call["seed"]) for call in painter.calls if call["guidance_scale"] == scale]
              for scale in (1.0, 2.0)]  # fmt: skip
     assert drawn[0] == drawn[1] == [(["one", "two"], [0, 2]), (["snow"], [3]), (["make it red"], [1])]
 
 
 def test_a_picture_without_a_verdict_counts_for_nothing() -> None:
-    captions, edits = try_scales(Painter(), PROMPTS, Panel({"red": Red()}), [1.5])
+    captions, edits = try_scales(Painter(), PROMPTS, RewardEnsemble({"red": Red()}), [1.5])
     assert (captions.num_judged, edits.num_judged) == (2, 1)
     assert captions.error == 0
 
 
 def test_no_verdict_at_all_is_an_error_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"none of 1 pictures with guidance 2 got a verdict: too bright"):
-        list(try_scales(Painter(), [prompt("snow")], Panel({"red": Red()}), [2.0]))
+        list(try_scales(Painter(), [prompt("snow")], RewardEnsemble({"red": Red()}), [2.0]))
 
 
 @pytest.mark.parametrize("scales", [[], [0.5], [1.0, float("nan")], [float("inf")]])
 def test_a_scale_that_is_no_guidance_is_refused_before_anything_is_drawn(scales: list[float]) -> None:
     painter = Painter()
     with pytest.raises(ValueError, match="at least 1"):
-        list(try_scales(painter, PROMPTS, Panel({"red": Red()}), scales))
+        list(try_scales(painter, PROMPTS, RewardEnsemble({"red": Red()}), scales))
     assert not painter.calls
 
 

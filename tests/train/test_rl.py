@@ -17,8 +17,8 @@ from deepgen.data.mixture import open_mixture
 from deepgen.data.prompts import Prompt, PromptMix, PromptSet
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
-from deepgen.rewards.panel import Panel, PanelConfig, TooManyFailures
-from deepgen.rewards.reward import EachAlone, Verdict
+from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
+from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
@@ -62,8 +62,8 @@ class Brightness(EachAlone):
 
     version = "brightness-1"
 
-    def judge(self, candidate) -> Verdict:
-        return Verdict(float(np.asarray(candidate.image).mean() / 255))
+    def judge(self, candidate) -> RewardResult:
+        return RewardResult(float(np.asarray(candidate.image).mean() / 255))
 
 
 class Broken(EachAlone):
@@ -71,7 +71,7 @@ class Broken(EachAlone):
 
     version = "broken-1"
 
-    def judge(self, candidate) -> Verdict:
+    def judge(self, candidate) -> RewardResult:
         raise ConnectionError("nobody answers")
 
 
@@ -80,8 +80,8 @@ class Constant(EachAlone):
 
     version = "constant-1"
 
-    def judge(self, candidate) -> Verdict:
-        return Verdict(0.5)
+    def judge(self, candidate) -> RewardResult:
+        return RewardResult(0.5)
 
 
 def mix(*, edits: bool = False, rewards: dict[str, float] | None = None) -> PromptMix:
@@ -108,11 +108,16 @@ def config(**changes: Any) -> RLConfig:
 
 
 def stage(
-    pipe: DeepGenPipeline, *, edits: bool = False, panel: Panel | None = None, rewards=None, **changes
+    pipe: DeepGenPipeline,
+    *,
+    edits: bool = False,
+    panel: RewardEnsemble | None = None,
+    rewards=None,
+    **changes,
 ) -> RLStage:
     if edits:
         changes = {"height": None, "width": None, **changes}
-    panel = panel or Panel({"brightness": Brightness()})
+    panel = panel or RewardEnsemble({"brightness": Brightness()})
     prompts = mix(edits=edits, rewards=rewards)
     torch.manual_seed(0)  # of the adapters, as the loop does
     return RLStage(config(**changes), Processes("cpu"), pipe, prompts, panel)
@@ -242,7 +247,9 @@ def test_images_of_a_group_share_their_first_noise_only_if_asked(pipe, fresh_pip
 
 
 def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh_pipe) -> None:
-    panel = Panel({"brightness": Brightness(), "broken": Broken()}, config=PanelConfig(failure_limit=1))
+    panel = RewardEnsemble(
+        {"brightness": Brightness(), "broken": Broken()}, config=RewardEnsembleConfig(failure_limit=1)
+    )
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
     experience = made.explore(0)
     assert experience.metrics["failure_rate/broken"] == (1.0, 1.0)
@@ -252,8 +259,8 @@ def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh
 
 
 def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
-    limits = PanelConfig(failure_limit=0.5, failure_window=6, breaker_after=99)
-    panel = Panel({"brightness": Brightness(), "broken": Broken()}, config=limits)
+    limits = RewardEnsembleConfig(failure_limit=0.5, failure_window=6, breaker_after=99)
+    panel = RewardEnsemble({"brightness": Brightness(), "broken": Broken()}, config=limits)
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
     with pytest.raises(TooManyFailures, match=r"reward broken: 100% .* nobody answers"):
         made.explore(0)
@@ -281,7 +288,7 @@ def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) 
 
 
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:
-    made = stage(pipe, panel=Panel({"brightness": Constant()}))
+    made = stage(pipe, panel=RewardEnsemble({"brightness": Constant()}))
     assert list(made.batches(0)) == []
     assert made.experience.metrics["groups/flat_share"] == (1.0, 1.0)
     state = TrainState(made.modules, made.config.optim, 4, None)
@@ -293,12 +300,12 @@ def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothin
 
 def test_groups_of_equals_are_replaced_by_groups_of_other_prompts(pipe) -> None:
     class FirstPromptsAreEqual(Brightness):
-        def judge(self, candidate) -> Verdict:
+        def judge(self, candidate) -> RewardResult:
             calls.append(candidate)
-            return Verdict(0.0) if len(calls) <= 6 else super().judge(candidate)
+            return RewardResult(0.0) if len(calls) <= 6 else super().judge(candidate)
 
     calls: list[Any] = []
-    made = stage(pipe, panel=Panel({"brightness": FirstPromptsAreEqual()}), flat_groups="resample")
+    made = stage(pipe, panel=RewardEnsemble({"brightness": FirstPromptsAreEqual()}), flat_groups="resample")
     experience = made.explore(0)
     assert len(experience.judged.flat) == 0
     assert experience.judged.scores.numbers.tolist() == [6, 7, 8, 9, 10, 11]
@@ -310,7 +317,9 @@ def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixtu
         settings = config(sft_coef=coef, data=mixture, global_batch_size=3)
         data = open_mixture(mixture)
         torch.manual_seed(0)
-        return RLStage(settings, Processes("cpu"), of, mix(), Panel({"brightness": Brightness()}), data)
+        return RLStage(
+            settings, Processes("cpu"), of, mix(), RewardEnsemble({"brightness": Brightness()}), data
+        )
 
     mixed = made(pipe, 0.25)
     both = gradients(mixed)
@@ -326,13 +335,13 @@ def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixtu
 
 def test_the_supervised_loss_is_computed_while_rewards_judge(pipe, mixture: Path) -> None:
     class Patient(Brightness):
-        def judge(self, candidate) -> Verdict:
+        def judge(self, candidate) -> RewardResult:
             assert is_supervised.wait(timeout=60), "the verdict was waited for before the supervised loss"
             return super().judge(candidate)
 
     is_supervised = threading.Event()
     settings = config(sft_coef=0.25, data=mixture, global_batch_size=3)
-    panel = Panel({"brightness": Patient()}, config=PanelConfig(failure_limit=1))
+    panel = RewardEnsemble({"brightness": Patient()}, config=RewardEnsembleConfig(failure_limit=1))
     made = RLStage(settings, Processes("cpu"), pipe, mix(), panel, open_mixture(mixture))
     kinds = []
     for batch in made.batches(0):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from deepgen.recipes import recipe
-from deepgen.rewards.panel import PanelConfig
+from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.windows import WindowConfig
 from deepgen.train.loop import train
 from deepgen.train.stages.rl import RLConfig
@@ -73,7 +73,7 @@ def test_a_run_goes_on_when_one_of_three_services_is_killed_and_another_is_slow(
             num_inference_steps=3,
             window=WindowConfig(kind="fixed", size=2),
             sheet_every=0,
-            panel=PanelConfig(failure_limit=1.0, timeout=20),
+            panel=RewardEnsembleConfig(failure_limit=1.0, timeout=20),
         )
 
         def kill_after_two_steps() -> None:

@@ -9,21 +9,21 @@ import torch
 from safetensors.torch import load_file
 from small_runs import small
 
-from deepgen.eval.benchmark import settings_with
-from deepgen.eval.benchmarks import load_benchmark
-from deepgen.eval.models import load_model
-from deepgen.eval.report import read_results
-from deepgen.eval.runner import RunConfig
-from deepgen.eval.runner import run as run_benchmark
-from deepgen.eval.scorers import Scorers
+from deepgen.evaluation.benchmark import settings_with
+from deepgen.evaluation.benchmarks import load_benchmark
+from deepgen.evaluation.models import load_model
+from deepgen.evaluation.report import read_results
+from deepgen.evaluation.runner import RunConfig
+from deepgen.evaluation.runner import run as run_benchmark
+from deepgen.evaluation.scorers import Scorers
 from deepgen.recipes import recipe, run
 from deepgen.train.benchmarks import BenchmarksConfig, BenchmarkValidation
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.stages.rl import RLConfig
-from eval.benchmark_files import hashes, write_all
-from eval.stub_eyes import eyes
+from evaluation.benchmark_files import hashes, write_all
+from evaluation.stub_scorers import stub_scorers
 from rewards.reward_server import serving
 
 LOOKING = {
@@ -98,7 +98,7 @@ def test_reinforcement_learning_looks_at_benchmarks_too(tmp_path):
 
 def test_a_judge_that_is_away_is_logged_as_no_coverage_and_training_goes_on(mixture, tmp_path):
     data = write_all(tmp_path / "data")
-    with serving(eyes()) as server:
+    with serving(stub_scorers()) as server:
         options = {"benchmarks.names": "wise,cvtg2k", "benchmarks.data": str(data), "benchmarks.limit": "7"}
         options |= {"benchmarks.ocr": server.url, "benchmarks.allow_altered_data": "true"}
         options |= {"benchmarks.num_inference_steps": "1", "benchmarks.judge_model": "stub"}
@@ -110,7 +110,7 @@ def test_a_judge_that_is_away_is_logged_as_no_coverage_and_training_goes_on(mixt
             *("benchmark/cvtg2k", "benchmark/cvtg2k judged"),
         }
         observer.benchmarks = observer.benchmarks[:1]
-    object.__setattr__(observer._scorers.judge._connection, "sleep", lambda seconds: None)
+    object.__setattr__(observer._scorers.judge._judge._connection, "sleep", lambda seconds: None)
     assert observer(2, tmp_path) == {"benchmark/wise-legacy judged": (0.0, 1.0)}
 
 

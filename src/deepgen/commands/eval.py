@@ -16,10 +16,9 @@ from deepgen.commands.options import Device, Dtype, NamedModelOptions, Preset, c
 from deepgen.commands.outputs import check_folder
 
 if TYPE_CHECKING:
-    from deepgen.eval.benchmark import Benchmark, Settings
-    from deepgen.eval.judge import Judge
-    from deepgen.eval.models import Model
-    from deepgen.eval.scorers import Scorers
+    from deepgen.evaluation.benchmark import Benchmark, Settings
+    from deepgen.evaluation.models import Model
+    from deepgen.evaluation.scorers import BenchmarkJudge, Scorers
     from deepgen.picture_sizes import SizeRules
 
 
@@ -48,7 +47,7 @@ class EvalShapes(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the scores are printed."""
-        from deepgen.eval.benchmarks.shapes import evaluate
+        from deepgen.evaluation.benchmarks.shapes import evaluate
 
         self.check_model()
         check_steps(self.steps)
@@ -96,8 +95,8 @@ class EvalStorybook(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the table is printed."""
-        from deepgen.eval.storybook import StorybookConfig, evaluate
-        from deepgen.eval.storybook_table import brief
+        from deepgen.evaluation.storybook import StorybookConfig, evaluate
+        from deepgen.evaluation.storybook_table import brief
 
         self.check_model()
         check_steps(self.steps)
@@ -126,7 +125,7 @@ class EvalStorybook(NamedModelOptions):
     def _model(self) -> Model:
         """The pipeline of these options, as the runner draws with it."""
         from deepgen.commands.loading import locate
-        from deepgen.eval.models import PipelineModel, weights_hash
+        from deepgen.evaluation.models import PipelineModel, weights_hash
 
         pipe = load_pipeline(self)
         fingerprint = weights_hash(Path(locate(self.model)).expanduser(), self.model)
@@ -213,10 +212,10 @@ class EvalRun:
 
     def run(self) -> int:
         """Exit code 0 once every benchmark has its table."""
-        from deepgen.eval.benchmarks import load_benchmark
-        from deepgen.eval.models import ModelConfig, load_model
-        from deepgen.eval.report import number
-        from deepgen.eval.runner import RunConfig, run, workers
+        from deepgen.evaluation.benchmarks import load_benchmark
+        from deepgen.evaluation.models import ModelConfig, load_model
+        from deepgen.evaluation.report import number
+        from deepgen.evaluation.runner import RunConfig, run, workers
 
         if not self.names:
             raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
@@ -275,7 +274,7 @@ class EvalRun:
 
     def _settings(self, benchmark: Benchmark) -> Settings:
         from deepgen.diffusion.presets import get_preset
-        from deepgen.eval.benchmark import settings_with
+        from deepgen.evaluation.benchmark import settings_with
 
         negative = self.negative
         if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:
@@ -319,8 +318,9 @@ class EvalRun:
         ]
 
     def _scorers(self, benchmarks: Sequence[Benchmark]) -> Scorers:
-        from deepgen.eval.judge import JudgeConfig
-        from deepgen.eval.scorers import ScorerConfig, Scorers, make_scorers
+        from deepgen.evaluation.judge import JudgeConfig
+        from deepgen.evaluation.make_scorers import ScorerConfig, make_scorers
+        from deepgen.evaluation.scorers import Scorers
 
         if self.draw_only:
             return Scorers()
@@ -348,16 +348,16 @@ class EvalRun:
         )
         return make_scorers(config, [need for benchmark in benchmarks for need in benchmark.needs])
 
-    def _say_cost(self, benchmark: Benchmark, settings: Settings, judge: Judge | None) -> None:
+    def _say_cost(self, benchmark: Benchmark, settings: Settings, judge: BenchmarkJudge | None) -> None:
         """How much a judge will be asked and what that may cost, before it is."""
-        from deepgen.eval.judged import Judged
-        from deepgen.eval.runner import select
+        from deepgen.evaluation.judge_benchmark import JudgeBenchmark
+        from deepgen.evaluation.runner import select
 
-        if judge is None or not isinstance(benchmark, Judged) or "judge" not in benchmark.needs:
+        if judge is None or not isinstance(benchmark, JudgeBenchmark) or "judge" not in benchmark.needs:
             return
         items = select(benchmark.items(self.data, allow_altered=self.allow_altered_data), self.limit)
         guess = benchmark.estimate(items, settings)
-        price = judge.config.price(guess.tokens_in, guess.tokens_out)
+        price = judge.price(guess.tokens_in, guess.tokens_out)
         print(
             f"deepgen: {benchmark.label}: up to {guess.questions} questions to {self.judge_model}, about "
             f"{guess.tokens_in:,.0f} tokens in and {guess.tokens_out:,.0f} out"
@@ -367,14 +367,14 @@ class EvalRun:
         )
 
 
-def _bill(judge: Judge) -> str:
+def _bill(judge: BenchmarkJudge) -> str:
     """What the judge was asked in the end."""
-    usage, cost = judge.usage, judge.cost()
-    bill = "" if cost is None else f", {cost:.2f} by the prices given"
-    refused = "" if not judge.schema_refused else f"; asked in words, since {judge.schema_refused}"
+    bill = judge.bill()
+    cost = "" if bill["cost"] is None else f", {bill['cost']:.2f} by the prices given"
+    refused = "" if not bill["schema_refused"] else f"; asked in words, since {bill['schema_refused']}"
     return (
-        f"judge: {usage.asked} questions asked, {usage.cached} from the cache; {usage.tokens_in:,} tokens in "
-        f"and {usage.tokens_out:,} out{bill}{refused}"
+        f"judge: {bill['asked']} questions asked, {bill['cached']} from the cache; {bill['tokens_in']:,} "
+        f"tokens in and {bill['tokens_out']:,} out{cost}{refused}"
     )
 
 
@@ -389,7 +389,7 @@ class EvalFetch:
 
     def run(self) -> int:
         """Exit code 0 when everything is there and as it should be, 1 otherwise."""
-        from deepgen.eval.benchmarks import benchmark_names, load_benchmark
+        from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
 
         is_complete = True
         for name in self.names or benchmark_names():
@@ -432,8 +432,8 @@ class EvalReport:
 
     def run(self) -> int:
         """Exit code 0 once both files are written."""
-        from deepgen.eval.report import read_results
-        from deepgen.eval.report_page import write_report
+        from deepgen.evaluation.report import read_results
+        from deepgen.evaluation.report_page import write_report
 
         if not self.runs:
             raise ValueError("name at least one folder of `deepgen eval run`")
@@ -453,7 +453,7 @@ class EvalCompare:
 
     def run(self) -> int:
         """Exit code 0 once the comparison is printed."""
-        from deepgen.eval.report import compare, read_results
+        from deepgen.evaluation.report import compare, read_results
 
         first, second = (read_results([path], num_draws=0) for path in (self.first, self.second))
         for label, test, differ in compare(first, second):

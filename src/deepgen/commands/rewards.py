@@ -97,7 +97,7 @@ class ScorePicture:
         verdicts = reward(candidates)
         for path, verdict in zip(self.image, verdicts, strict=True):
             score = "no score" if verdict.score is None else f"{verdict.score:.4f}"
-            print(f"{path}  {score}  {verdict.words}".rstrip())
+            print(f"{path}  {score}  {verdict.reason}".rstrip())
         return int(any(verdict.score is None for verdict in verdicts))
 
 
@@ -173,7 +173,7 @@ class TuneGuidance:
         from tqdm import tqdm
 
         from deepgen.commands.loading import load_pipeline
-        from deepgen.rewards.panel import PanelConfig
+        from deepgen.rewards.ensemble import RewardEnsembleConfig
         from deepgen.train import guidance
         from deepgen.train.judged_prompts import open_judged_prompts
 
@@ -185,7 +185,7 @@ class TuneGuidance:
             guidance.check_scales(self.scales)
         if self.write:
             guidance.check_folder(Path(model))
-        mix, panel = open_judged_prompts(self.prompts, self.rewards, PanelConfig())
+        mix, panel = open_judged_prompts(self.prompts, self.rewards, RewardEnsembleConfig())
         pipe = load_pipeline(ModelOptions(model=model, device=self.device, dtype=self.dtype))
         pipe.set_progress_bar_config(disable=True)
         prompts = guidance.fixed_prompts(mix, self.num_prompts)

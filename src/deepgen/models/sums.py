@@ -7,31 +7,19 @@ renamed, after the files it lists.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from deepgen.models.containment import require_inside, require_plain
 from deepgen.models.errors import CheckpointError
+from deepgen.models.file_hash import hash_file
 
 SUMS = "SHA256SUMS"
-_BLOCK = 1 << 22  # bytes read at a time
 _LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 LARGEST_LIST = 2**26  # bytes
-Progress = Callable[[int], object]
-
-
-def hash_file(path: Path, progress: Progress = lambda nbytes: None) -> str:
-    """The sha256 of a file, read a few megabytes at a time; `progress` is called with the bytes of each."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            progress(len(block))
-    return digest.hexdigest()
 
 
 def write_sums(

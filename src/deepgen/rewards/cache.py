@@ -18,7 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, Verdict
+from deepgen.moved import renamed
+from deepgen.rewards.reward import Candidate, RewardResult
 
 
 def content_key(name: str, version: str, candidates: Sequence[Candidate]) -> str:
@@ -38,7 +39,7 @@ def _add_picture(digest: hashlib._Hash, image: Image.Image) -> None:
     digest.update(image.tobytes())
 
 
-class VerdictCache:
+class RewardCache:
     """The last `size` verdicts in memory, and all of them in a folder if one is given.
 
     A file is written whole or not at all; one that cannot be read is taken as absent and written again.
@@ -46,10 +47,10 @@ class VerdictCache:
 
     def __init__(self, size: int, folder: Path | None = None) -> None:
         self.size, self.folder = size, folder
-        self._kept: OrderedDict[str, tuple[Verdict, ...]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[RewardResult, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> tuple[Verdict, ...] | None:
+    def get(self, key: str) -> tuple[RewardResult, ...] | None:
         """The verdicts on a question, or None if it is new."""
         with self._lock:
             if key in self._kept:
@@ -60,7 +61,7 @@ class VerdictCache:
             self._keep(key, verdicts)
         return verdicts
 
-    def put(self, key: str, verdicts: Sequence[Verdict]) -> None:
+    def put(self, key: str, verdicts: Sequence[RewardResult]) -> None:
         """Keep the verdicts on a question, unless one of them has no score."""
         if any(verdict.score is None for verdict in verdicts):
             return
@@ -72,21 +73,24 @@ class VerdictCache:
                 json.dump([asdict(verdict) for verdict in verdicts], file)
             os.replace(file.name, path)  # noqa: PTH105
 
-    def _keep(self, key: str, verdicts: tuple[Verdict, ...]) -> None:
+    def _keep(self, key: str, verdicts: tuple[RewardResult, ...]) -> None:
         with self._lock:
             self._kept[key] = verdicts
             self._kept.move_to_end(key)
             while len(self._kept) > self.size:
                 self._kept.popitem(last=False)
 
-    def _read(self, key: str) -> tuple[Verdict, ...] | None:
+    def _read(self, key: str) -> tuple[RewardResult, ...] | None:
         if self.folder is None:
             return None
         try:
-            return tuple(Verdict(**values) for values in json.loads(self._path(key).read_text()))
+            return tuple(RewardResult(**values) for values in json.loads(self._path(key).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / key[:2] / f"{key[2:]}.json"
+
+
+__getattr__ = renamed(__name__, {"VerdictCache": "deepgen.rewards.cache.RewardCache"})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.reward import Candidate, Kind, RewardUnavailable, Verdict
-from deepgen.rewards.wire import PictureFormat, candidate_to_json, verdict_from_json
+from deepgen.rewards.reward import Candidate, Kind, RewardResult, RewardUnavailable
+from deepgen.rewards.wire import PictureFormat, candidate_to_json, result_from_json
 
 _USUAL_CONCURRENCY = 4
 
@@ -89,13 +89,13 @@ class RemoteReward:
         """The service's own, as it was at the start."""
         return self._version
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each; RewardUnavailable where the service fails or answers with something else."""
         size = self.options.batch_size if self.kind == "pointwise" else max(1, len(candidates))
         batches = [candidates[i : i + size] for i in range(0, len(candidates), size)]
         return [verdict for batch in batches for verdict in self._ask(batch)]
 
-    def _ask(self, batch: Sequence[Candidate]) -> list[Verdict]:
+    def _ask(self, batch: Sequence[Candidate]) -> list[RewardResult]:
         sent = [candidate_to_json(candidate, self.options.picture_format) for candidate in batch]
         reply = self._connection.post("/score", {"reward": self._name, "candidates": sent})
         if not isinstance(reply, Mapping) or not isinstance(reply.get("verdicts"), list):
@@ -109,7 +109,7 @@ class RemoteReward:
             raise RewardUnavailable(
                 f"{self.options.url} gave {len(reply['verdicts'])} verdicts for {len(batch)} candidates"
             )
-        return [verdict_from_json(values) for values in reply["verdicts"]]
+        return [result_from_json(values) for values in reply["verdicts"]]
 
     def _find(self, health: Any) -> tuple[str, Mapping[str, Any]]:
         """The reward's name at the service and what the service declares of it."""

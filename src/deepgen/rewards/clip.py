@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,6 +127,19 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     return ((pixels - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)).transpose(2, 0, 1)
 
 
+class ClipImageTextScorer:
+    """The cosine of an image and a text in a CLIP tower; a `deepgen.rewards.interfaces.ImageTextScorer`."""
+
+    def __init__(self, model: str, device: str = "auto") -> None:
+        self._tower = ClipTower(TowerOptions(model=model, device=device))
+        self.version = self._tower.version
+
+    def __call__(self, image: Image.Image, text: str) -> float:
+        """In [-1, 1]; the text is cut where the tower ends."""
+        images, texts = self._tower.embed_pictures([image]), self._tower.embed_texts([text])
+        return float((images * texts).sum())
+
+
 class TextLikeness:
     """Base of rewards that are a multiple of the cosine between a picture and its prompt."""
 
@@ -151,12 +164,12 @@ class TextLikeness:
         """The formula and the tower."""
         return f"{self.name}-1-{self._tower.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each."""
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
             pictures = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
             texts = self._tower.embed_texts([candidate.prompt for candidate in batch])  # (N, D)
-            verdicts += [Verdict(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
+            verdicts += [RewardResult(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
         return verdicts

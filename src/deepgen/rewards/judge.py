@@ -1,16 +1,22 @@
-"""A vision-language model that is asked in words, behind any OpenAI-compatible endpoint (vLLM, SGLang).
+"""A vision-language model as judge, behind any OpenAI-compatible endpoint (vLLM, SGLang, OpenAI).
 
-A question that gets no answer in the form asked for is no verdict. One that reaches nobody has none either,
-and a call of which every question reached nobody is an error.
+Rewards and benchmarks ask through this one client. With a folder, replies are kept by content: model,
+sampling, text, images and the number of the attempt, so the same question is sent once. A reply of another
+model than the first is refused, because scores of two judges would be mixed; after some of them no question
+is sent any more.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import os
 import re
+import secrets
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +24,21 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.rewards.http import Connection
+from deepgen.moved import renamed
+from deepgen.rewards.http import Connection, RequestRefused
 from deepgen.rewards.reward import RewardUnavailable
 from deepgen.rewards.wire import encode_picture
 
-Question = Sequence[str | Image.Image]  # one message: words and pictures in their order
+_MOST_OTHER_MODELS = 8  # replies of another model before no question is sent any more
+_NO_SUCH_OPTION = {400, 404, 415, 422, 501}  # how servers refuse a response_format they do not know
+
+
+class JudgeChanged(RewardUnavailable):
+    """The endpoint answers with another model than before."""
+
+
+class NoReply(RewardUnavailable):
+    """The judge was reached and gave no text: it refused, or its message is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +62,7 @@ class ChatOptions:
     concurrency: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse questions of nothing, and to nobody."""
+        """Refuse an empty model name and counts below 1."""
         for name in ("max_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -54,89 +70,261 @@ class ChatOptions:
             raise ValueError("a judge has a model; give the name the endpoint serves it under")
 
 
+@dataclass
+class Usage:
+    """Questions and tokens of this process, and the tokens of replies that were kept from before."""
+
+    asked: int = 0
+    cached: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_tokens_in: int = 0
+    cached_tokens_out: int = 0
+
+
+def as_jpeg(image: Image.Image) -> tuple[str, bytes]:
+    """("jpeg", file) of an image in its own size, quality 95: what rewards send."""
+    return "jpeg", encode_picture(image, "jpeg")
+
+
 @dataclass(frozen=True, kw_only=True)
-class JudgeOptions(ChatOptions):
-    """Which judge, and how it is asked.
+class Query:
+    """One question.
 
     Attributes:
-        api_key_path: a file that holds the key, for endpoints that want one; a key itself would end up in the
-            saved settings of a run.
-        rubric_path: a file of UTF-8 text to use instead of our wording; {prompt} stands for the prompt.
+        content: texts and images of the message, in their order.
+        encode: an image to (format, file).
+        detail: OpenAI's `detail` of the images, such as "high"; not sent if empty.
+        system: the system message; not sent if empty.
+        schema: JSON schema of the reply, for servers that know such.
     """
 
-    api_key_path: str | None = None
-    rubric_path: str | None = None
+    content: Sequence[str | Image.Image]
+    encode: Callable[[Image.Image], tuple[str, bytes]] = as_jpeg
+    detail: str = ""
+    system: str = ""
+    schema: Mapping[str, Any] | None = None
+
+    def parts(self) -> list[str | tuple[str, bytes]]:
+        """The content with its images as (format, file)."""
+        return [part if isinstance(part, str) else self.encode(part) for part in self.content]
 
 
 class Judge:
-    """Asks one endpoint; at most `concurrency` questions are under way at once, whoever asks."""
+    """Asks one endpoint, with at most `concurrency` questions under way; may be used by many threads.
+
+    Args:
+        options: the endpoint.
+        api_key: sent as a bearer token; not shown and not saved.
+        per_minute: most questions a minute; 0 is no limit.
+        cache_dir: where replies are kept; None keeps none.
+        connection: instead of one made from the options.
+    """
 
     def __init__(
         self,
-        options: JudgeOptions,
-        rubric: str,
-        connection: Connection | None = None,
+        options: ChatOptions,
         *,
-        needs_prompt: bool = True,
+        api_key: str = "",
+        per_minute: float = 0.0,
+        cache_dir: Path | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        """Reads the key and the rubric, if they are files; asks nobody anything yet."""
         self.options = options
-        self.rubric = rubric if options.rubric_path is None else _read(options.rubric_path)
-        if needs_prompt and "{prompt}" not in self.rubric:
-            raise ValueError(
-                f"the rubric {options.rubric_path} does not say where the prompt goes: {{prompt}}"
-            )
-        headers = {}
-        if options.api_key_path is not None:
-            headers["Authorization"] = f"Bearer {_read(options.api_key_path).strip()}"
+        self.usage = Usage()
+        self.schema_refused = ""  # why the server takes no schema
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connection = connection or Connection(
             url=options.url, timeout=options.timeout, retries=options.retries, headers=headers
         )
+        self._per_minute, self._cache_dir = per_minute, cache_dir
         self._slots = threading.Semaphore(options.concurrency)
+        self._lock = threading.Lock()
+        self._served: str | None = None
+        self._num_other_models = 0
+        self._next = 0.0
 
     @property
     def version(self) -> str:
-        """Model, sampling and wording in one word."""
-        wording = hashlib.sha256(self.rubric.encode()).hexdigest()[:8]
-        return f"{self.options.model}-t{self.options.temperature:g}-{wording}"
+        """Model and sampling in one word; the prompts are named by who writes them."""
+        return f"{self.options.model}-t{self.options.temperature:g}"
 
-    def in_words(self, prompt: str) -> str:
-        """The rubric for a prompt."""
-        return self.rubric.replace("{prompt}", prompt)
+    def ask(self, query: Query, *, attempt: int = 0) -> str:
+        """The judge's reply; another attempt, from 0, is another question.
 
-    def ask(self, question: Question) -> str:
-        """What the judge says; RewardUnavailable where it cannot be reached or says nothing."""
-        content = [_part(part) for part in question]
-        payload = {
-            "model": self.options.model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": self.options.temperature,
-            "max_tokens": self.options.max_tokens,
-        }
+        Raises:
+            RewardUnavailable: it cannot be reached.
+            NoReply: it refuses or its message is empty.
+            JudgeChanged: another model answers than before.
+        """
+        parts = query.parts()
+        key = self._key(query, parts, attempt)
+        kept = self._read(key)
+        if kept is not None:
+            return kept
+        if self._num_other_models >= _MOST_OTHER_MODELS:
+            raise JudgeChanged(
+                f"not asked: {self.options.url} answered {self._num_other_models} times as another model "
+                f"than {self._served!r}; score again with one judge"
+            )
         with self._slots:
-            reply = self._connection.post("/chat/completions", payload)
-        said = message_of(reply, self.options.url).get("content")
-        return said if isinstance(said, str) else ""
+            self._wait()
+            reply = self._post(query, parts)
+        text, tokens = self._text_of(reply)
+        self._keep(key, text, tokens)
+        return text
 
-    def ask_all(self, questions: Sequence[Question]) -> list[str | None]:
-        """What the judge says to each, None where it could not be reached.
+    def ask_all(self, queries: Sequence[Query]) -> list[str | None]:
+        """The reply to each; empty where the judge gave no text, None where it could not be reached.
 
         RewardUnavailable where it could be reached for none of them, with the last reason.
         """
-        if not questions:
+        if not queries:
             return []
-        with ThreadPoolExecutor(min(len(questions), self.options.concurrency)) as pool:
-            said = list(pool.map(self._ask_or_error, questions))
-        errors = [answer for answer in said if isinstance(answer, RewardUnavailable)]
-        if len(errors) == len(said):
+        with ThreadPoolExecutor(min(len(queries), self.options.concurrency)) as pool:
+            replies = list(pool.map(self._ask_or_error, queries))
+        errors = [reply for reply in replies if isinstance(reply, RewardUnavailable)]
+        if len(errors) == len(replies):
             raise errors[-1]
-        return [None if isinstance(answer, RewardUnavailable) else answer for answer in said]
+        return [None if isinstance(reply, RewardUnavailable) else reply for reply in replies]
 
-    def _ask_or_error(self, question: Question) -> str | RewardUnavailable:
+    def forget(self, query: Query, *, attempts: int) -> None:
+        """Drop the kept replies to the first attempts of a question, so that another run asks it anew."""
+        if self._cache_dir is None:
+            return
+        parts = query.parts()
+        for attempt in range(attempts):
+            self._path(self._key(query, parts, attempt)).unlink(missing_ok=True)
+
+    def _ask_or_error(self, query: Query) -> str | RewardUnavailable:
         try:
-            return self.ask(question)
+            return self.ask(query)
+        except NoReply:
+            return ""
         except RewardUnavailable as error:
             return error
+
+    def _post(self, query: Query, parts: Sequence[str | tuple[str, bytes]]) -> Any:
+        """Held to the schema; where the server refuses that, and takes the same question without, never
+        again.
+        """
+        payload = self._payload(query, parts)
+        if query.schema is None or self.schema_refused:
+            return self._connection.post("/chat/completions", payload)
+        kind = {"name": "reply", "schema": dict(query.schema), "strict": True}
+        held = {**payload, "response_format": {"type": "json_schema", "json_schema": kind}}
+        try:
+            return self._connection.post("/chat/completions", held)
+        except RequestRefused as error:
+            if error.status not in _NO_SUCH_OPTION:
+                raise
+            reply = self._connection.post("/chat/completions", payload)
+            self.schema_refused = str(error)
+            return reply
+
+    def _payload(self, query: Query, parts: Sequence[str | tuple[str, bytes]]) -> dict[str, Any]:
+        detail = {"detail": query.detail} if query.detail else {}
+        content: list[dict[str, Any]] = []
+        for part in parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            else:
+                url = f"data:image/{part[0]};base64,{base64.b64encode(part[1]).decode()}"
+                content.append({"type": "image_url", "image_url": {"url": url, **detail}})
+        before = [{"role": "system", "content": query.system}] if query.system else []
+        return {
+            "model": self.options.model,
+            "messages": [*before, {"role": "user", "content": content}],
+            "temperature": self.options.temperature,
+            "max_tokens": self.options.max_tokens,
+        }
+
+    def _text_of(self, reply: Any) -> tuple[str, tuple[int, int]]:
+        """(text, tokens in and out); counts the tokens also where there is no text."""
+        message = message_of(reply, self.options.url)
+        usage = reply.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
+        tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        with self._lock:
+            self.usage.asked += 1
+            self.usage.tokens_in += tokens[0]
+            self.usage.tokens_out += tokens[1]
+        self._check_served(reply.get("model"))
+        if message.get("refusal"):
+            raise NoReply(f"{self.options.model} refused: {str(message['refusal'])[:200]!r}")
+        text = message.get("content")
+        if not isinstance(text, str) or not text.strip():
+            reason = reply["choices"][0].get("finish_reason")
+            raise NoReply(f"{self.options.model} said nothing (finish_reason {reason!r})")
+        return text, tokens
+
+    def _check_served(self, served: str | None) -> None:
+        """Refuse the reply of another model than the first one."""
+        with self._lock:
+            if self._served is None:
+                self._served = served
+            if served == self._served:
+                return
+            self._num_other_models += 1
+        raise JudgeChanged(
+            f"{self.options.url} answered as {self._served!r} and now as {served!r}; scores of two judges do "
+            "not mix, so score again with one, and with another --judge-cache if the first is gone"
+        )
+
+    def _wait(self) -> None:
+        """Keep to the rate."""
+        if not self._per_minute:
+            return
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + 60 / self._per_minute
+        time.sleep(start - now)
+
+    def _key(self, query: Query, parts: Sequence[str | tuple[str, bytes]], attempt: int) -> str:
+        """What a reply is kept by. One text before all images is keyed as in the first release."""
+        options = self.options
+        texts = [part for part in parts if isinstance(part, str)]
+        order = "".join("t" if isinstance(part, str) else "i" for part in parts)
+        what = ["deepgen judge 1", options.model, options.temperature, options.max_tokens, attempt, *texts]
+        what += [query.system] if query.system else []
+        what += [] if order.rstrip("i") == "t" else [f"order {order}"]
+        digest = hashlib.sha256(json.dumps(what).encode())
+        for part in parts:
+            if not isinstance(part, str):
+                digest.update(hashlib.sha256(part[1]).digest())
+        return digest.hexdigest()
+
+    def _read(self, key: str) -> str | None:
+        """The reply that was kept; the model that gave it is the one all others have to be from."""
+        if self._cache_dir is None:
+            return None
+        try:
+            kept = json.loads(self._path(key).read_text(encoding="utf-8"))
+            text, served, tokens = kept["reply"], kept["model"], kept.get("tokens", (0, 0))
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or half a file of another program
+            return None
+        self._check_served(served)
+        with self._lock:
+            self.usage.cached += 1
+            self.usage.cached_tokens_in += tokens[0]
+            self.usage.cached_tokens_out += tokens[1]
+        return text
+
+    def _keep(self, key: str, text: str, tokens: tuple[int, int]) -> None:
+        if self._cache_dir is None:
+            return
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        part.write_text(
+            json.dumps({"model": self._served, "reply": text, "tokens": tokens}), encoding="utf-8"
+        )
+        os.replace(part, path)  # noqa: PTH105
+
+    def _path(self, key: str) -> Path:
+        assert self._cache_dir is not None
+        return self._cache_dir / key[:2] / f"{key[2:]}.json"
 
 
 def message_of(reply: Any, url: str) -> Mapping[str, Any]:
@@ -150,16 +338,9 @@ def message_of(reply: Any, url: str) -> Mapping[str, Any]:
     return message
 
 
-def calls_at_once(options: JudgeOptions) -> int:
-    """Calls of a few questions each that keep the judge busy; with more of them, each would wait for others
-    and run into its time-out.
-    """
-    return max(2, options.concurrency // 4)
-
-
-def answer_in(said: str) -> str | None:
+def answer_in(text: str) -> str | None:
     """What stands in the last <answer> of a text, or None. What comes before it is thinking aloud."""
-    found = re.findall(r"<answer>(.*?)</answer>", said, flags=re.DOTALL | re.IGNORECASE)
+    found = re.findall(r"<answer>(.*?)</answer>", text, flags=re.DOTALL | re.IGNORECASE)
     return found[-1].strip() if found else None
 
 
@@ -170,12 +351,7 @@ def number_in(text: str, low: float, high: float) -> float | None:
     return value if value is not None and low <= value <= high else None
 
 
-def _part(part: str | Image.Image) -> dict[str, Any]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    data = base64.b64encode(encode_picture(part, "jpeg")).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
-
-
-def _read(path: str) -> str:
-    return Path(path).expanduser().read_text(encoding="utf-8")
+__getattr__ = renamed(
+    __name__,
+    {name: f"deepgen.rewards.rubric_judge.{name}" for name in ("JudgeOptions", "Question", "calls_at_once")},
+)

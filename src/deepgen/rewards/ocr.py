@@ -8,28 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from deepgen.extras import missing_extra
-from deepgen.rewards.reward import Candidate, CannotJudge, Verdict
+from deepgen.moved import renamed
+from deepgen.rewards.reward import Candidate, CannotJudge, RewardResult
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
-
-
-class Reader(Protocol):
-    """Reads the lines of text in an RGB picture, in reading order.
-
-    Attributes:
-        version: the engine and how sure it has to be, in one word.
-    """
-
-    version: str
-
-    def __call__(self, image: Image.Image) -> list[str]:
-        """The lines, without empty ones."""
-        ...
 
 
 def targets_of(candidate: Candidate) -> list[str]:
@@ -56,7 +43,7 @@ def texts_of(value: Any, name: str) -> list[str]:
     return list(texts)
 
 
-def text_verdict(targets: Sequence[str], lines: Sequence[str], config: MatchConfig) -> Verdict:
+def text_result(targets: Sequence[str], lines: Sequence[str], config: MatchConfig) -> RewardResult:
     """The match as a verdict; its words are "exact" or what was missed, and what was read."""
     match = match_text(targets, lines, config)
     kind = (
@@ -64,7 +51,7 @@ def text_verdict(targets: Sequence[str], lines: Sequence[str], config: MatchConf
         if match.is_exact
         else f"letters {match.similarity:.2f}, order {match.order:.2f}, extra {match.extra:.2f}"
     )
-    return Verdict(match.score, f"{kind}; read {' / '.join(lines)!r}")
+    return RewardResult(match.score, f"{kind}; read {' / '.join(lines)!r}")
 
 
 class RapidReader:
@@ -102,3 +89,9 @@ def boxes_of(corners: Any, texts: Any, scores: Any, min_confidence: float) -> li
             (left, top), (right, bottom) = np.min(quad, axis=0), np.max(quad, axis=0)
             boxes.append(TextBox(text=text, left=left, top=top, right=right, bottom=bottom))
     return boxes
+
+
+__getattr__ = renamed(
+    __name__,
+    {"Reader": "deepgen.rewards.interfaces.TextReader", "text_verdict": "deepgen.rewards.ocr.text_result"},
+)

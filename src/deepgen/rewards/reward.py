@@ -1,4 +1,4 @@
-"""What a reward is: candidates in, one verdict each out.
+"""What a reward is: candidates in, one result each out.
 
 A candidate that could not be judged has no score. It is never worth zero, because a zero is an opinion.
 """
@@ -6,11 +6,14 @@ A candidate that could not be judged has no score. It is never worth zero, becau
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from PIL import Image
+
+from deepgen.moved import renamed
 
 Kind = Literal["pointwise", "groupwise"]
 
@@ -33,18 +36,18 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RewardResult:
     """What one candidate is worth: a finite score, or None and the reason it has none.
 
     Attributes:
         score: within the reward's range; None where the candidate could not be judged.
-        words: what a judge said, to show beside the picture; the reason where there is no score.
+        reason: the judge's text or what was measured, to show beside the image; or why there is no score.
         num_questions: questions a judge was asked about this candidate; 0 where there is no judge.
         num_answers: how many of them it answered in the form it was asked for.
     """
 
     score: float | None
-    words: str = ""
+    reason: str = ""
     num_questions: int = 0
     num_answers: int = 0
 
@@ -52,6 +55,12 @@ class Verdict:
         """A score that is not finite is a fault of the reward, and has to be named as one."""
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"a score must be finite, got {self.score}; a failure is None with its reason")
+
+    @property
+    def words(self) -> str:
+        """The former name of `reason`, for one release."""
+        warnings.warn("RewardResult.words is now RewardResult.reason", DeprecationWarning, stacklevel=2)
+        return self.reason
 
 
 class Reward(Protocol):
@@ -78,8 +87,8 @@ class Reward(Protocol):
         """What made the scores."""
         ...
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """One verdict each, in order; RewardUnavailable where the call as a whole failed."""
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
+        """One result each, in order; RewardUnavailable where the call as a whole failed."""
         ...
 
 
@@ -95,7 +104,7 @@ class EachAlone:
     """Base of rewards that judge one candidate at a time.
 
     A subclass writes `judge` and changes the attributes that differ; what `judge` refuses with CannotJudge
-    becomes a verdict without a score.
+    becomes a result without a score.
     """
 
     kind: Kind = "pointwise"
@@ -105,22 +114,22 @@ class EachAlone:
     concurrency: int = 1
     version: str = "1"
 
-    def judge(self, candidate: Candidate) -> Verdict:
-        """The verdict on one candidate that has every needed field."""
+    def judge(self, candidate: Candidate) -> RewardResult:
+        """The result of one candidate that has every needed field."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it judges")
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """One verdict each, in order."""
-        return [self._verdict(candidate) for candidate in candidates]
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
+        """One result each, in order."""
+        return [self._result(candidate) for candidate in candidates]
 
-    def _verdict(self, candidate: Candidate) -> Verdict:
+    def _result(self, candidate: Candidate) -> RewardResult:
         missing = missing_fields(self.needs, candidate)
         if missing:
-            return Verdict(None, missing)
+            return RewardResult(None, missing)
         try:
             return self.judge(candidate)
         except CannotJudge as error:
-            return Verdict(None, str(error))
+            return RewardResult(None, str(error))
 
 
 def missing_fields(needs: Sequence[str], candidate: Candidate) -> str:
@@ -131,3 +140,6 @@ def missing_fields(needs: Sequence[str], candidate: Candidate) -> str:
         if not (candidate.references if name == "references" else candidate.metadata.get(name))
     ]
     return f"the candidate has no {' and no '.join(lacking)}" if lacking else ""
+
+
+__getattr__ = renamed(__name__, {"Verdict": "deepgen.rewards.reward.RewardResult"})

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepgen.extras import missing_extra
-from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
-from deepgen.rewards.wire import candidate_from_json, describe, verdict_to_json
+from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
+from deepgen.rewards.wire import candidate_from_json, describe, result_to_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +98,13 @@ class Host:
         """The reply to a request; Refusal where there is none."""
         name, sent = self._parse(body)
         reward = self._rewards[name]
-        verdicts: dict[int, Verdict] = {}
+        verdicts: dict[int, RewardResult] = {}
         readable: dict[int, Candidate] = {}
         for i, values in enumerate(sent):
             try:
                 readable[i] = candidate_from_json(values)
             except CannotJudge as error:
-                verdicts[i] = Verdict(None, str(error))
+                verdicts[i] = RewardResult(None, str(error))
         try:
             if readable:
                 with self._slots[name]:
@@ -115,7 +115,7 @@ class Host:
         except Exception as error:  # a fault of the reward is told to the client, and the service goes on
             logger.exception("reward %s failed", name)
             raise Refusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
-        ordered = [verdict_to_json(verdicts[i]) for i in range(len(sent))]
+        ordered = [result_to_json(verdicts[i]) for i in range(len(sent))]
         return {**describe(name, reward), "verdicts": ordered}
 
     def _parse(self, body: bytes) -> tuple[str, list[Any]]:

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardUnavailable, Verdict
+from deepgen.moved import renamed
+from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 
 PictureFormat = Literal["png", "jpeg"]
 JPEG_QUALITY = 95
@@ -111,17 +112,17 @@ def describe(name: str, reward: Reward) -> dict[str, Any]:
     }
 
 
-def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+def result_to_json(verdict: RewardResult) -> dict[str, Any]:
     """One verdict of a reply."""
     return {
         "score": verdict.score,
-        "words": verdict.words,
+        "words": verdict.reason,  # the name of the first release, which services and clients share
         "num_questions": verdict.num_questions,
         "num_answers": verdict.num_answers,
     }
 
 
-def verdict_from_json(values: Any) -> Verdict:
+def result_from_json(values: Any) -> RewardResult:
     """A verdict of a reply; NaN is a verdict without a score, what is no verdict an error."""
     if not isinstance(values, Mapping) or "score" not in values:
         raise RewardUnavailable(f"a verdict is an object with a score, got {str(values)[:80]!r}")
@@ -131,5 +132,14 @@ def verdict_from_json(values: Any) -> Verdict:
     if not all(isinstance(count, int) for count in counts):
         raise RewardUnavailable(f"num_questions and num_answers are whole numbers, got {counts}")
     if score is not None and not math.isfinite(score):
-        return Verdict(None, f"the service answered {score}", *counts)
-    return Verdict(score, str(values.get("words", "")), *counts)
+        return RewardResult(None, f"the service answered {score}", *counts)
+    return RewardResult(score, str(values.get("words", "")), *counts)
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "verdict_to_json": "deepgen.rewards.wire.result_to_json",
+        "verdict_from_json": "deepgen.rewards.wire.result_from_json",
+    },
+)

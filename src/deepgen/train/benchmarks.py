@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.arguments import usual_guidance
-from deepgen.eval.benchmark import Benchmark, Settings, settings_with
-from deepgen.eval.benchmarks import load_benchmark
-from deepgen.eval.judge import JudgeConfig
-from deepgen.eval.models import PipelineModel
-from deepgen.eval.runner import RunConfig, run
-from deepgen.eval.scorers import ScorerConfig, Scorers, make_scorers
-from deepgen.eval.verdicts import TooFewVerdicts
+from deepgen.evaluation.benchmark import Benchmark, Settings, settings_with
+from deepgen.evaluation.benchmarks import load_benchmark
+from deepgen.evaluation.judge import JudgeConfig
+from deepgen.evaluation.make_scorers import ScorerConfig, make_scorers
+from deepgen.evaluation.models import PipelineModel
+from deepgen.evaluation.runner import RunConfig, run
+from deepgen.evaluation.scorers import Scorers
+from deepgen.evaluation.scoring import TooFewVerdicts
 from deepgen.train.sharding import is_sharded
 from deepgen.train.validation import evaluating
 

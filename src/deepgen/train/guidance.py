@@ -19,7 +19,7 @@ import torch
 from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt, PromptMix
 from deepgen.pipeline import FALLBACK_DEFAULTS
-from deepgen.rewards.panel import Panel
+from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rl.advantages import weighted_totals
 from deepgen.train.rl_evaluation import draw_and_judge
 
@@ -69,7 +69,7 @@ def check_scales(scales: Sequence[float]) -> None:
 def try_scales(
     pipe: Callable[..., Any],
     prompts: Sequence[Prompt],
-    panel: Panel,
+    panel: RewardEnsemble,
     scales: Sequence[float],
     *,
     batch_size: int = 16,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepgen.data.prompts import PromptMix, open_prompts
-from deepgen.rewards.panel import Panel, PanelConfig
+from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig
 from deepgen.rewards.scorers import make_reward
 
 
 def open_judged_prompts(
-    path: Path, assignments: Sequence[str], config: PanelConfig
-) -> tuple[PromptMix, Panel]:
+    path: Path, assignments: Sequence[str], config: RewardEnsembleConfig
+) -> tuple[PromptMix, RewardEnsemble]:
     """A file of prompts, opened, with its rewards made.
 
     Args:
@@ -32,7 +32,7 @@ def open_judged_prompts(
     for name in dict.fromkeys((*mix.reward_names, *mix.held_out)):
         options = dict(mix.rewards.get(name, {}))
         rewards[name] = make_reward(str(options.pop("scorer", name)), **options)
-    panel = Panel(rewards, held_out=mix.held_out, config=config)
+    panel = RewardEnsemble(rewards, held_out=mix.held_out, config=config)
     for one in mix.sets:
         panel.check_weights(one.rewards)
     return mix, panel

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.rewards.panel import Panel, Scores
+from deepgen.rewards.ensemble import RewardEnsemble, Scores
 from deepgen.rewards.reward import Candidate
 
 _SEED = 0x5EED  # of the prompts that are looked at; no training seed
@@ -59,7 +59,7 @@ class RLEvaluation:
         panel: the rewards; those held out are logged too.
     """
 
-    def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: Panel) -> None:
+    def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: RewardEnsemble) -> None:
         self.config, self.stage, self.panel = config, stage, panel
         self.every = config.every
         self.prompts = fixed_prompts(config, mix)
@@ -103,7 +103,12 @@ def fixed_prompts(config: RLEvaluationConfig, mix: PromptMix) -> list[Prompt]:
 
 @torch.no_grad()
 def draw_and_judge(
-    pipe: Callable[..., Any], prompts: Sequence[Prompt], panel: Panel, *, batch_size: int, **options: Any
+    pipe: Callable[..., Any],
+    prompts: Sequence[Prompt],
+    panel: RewardEnsemble,
+    *,
+    batch_size: int,
+    **options: Any,
 ) -> tuple[list[int], Scores]:
     """One picture of each prompt, seeded with its place, and what the rewards say of it.
 

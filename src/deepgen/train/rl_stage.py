@@ -17,7 +17,7 @@ from torch import Tensor
 from deepgen.data.mixture import Mixture
 from deepgen.data.prompts import PromptMix
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.rewards.panel import Panel, TooManyFailures
+from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
 from deepgen.rl.advantages import advantages, flat_groups, weighted_totals
 from deepgen.rl.objective import ObjectiveLoss, PolicyStep
 from deepgen.rl.rollout import Trajectory
@@ -66,7 +66,7 @@ class RLStage:
         processes: Processes,
         pipe: DeepGenPipeline,
         mix: PromptMix,
-        panel: Panel,
+        panel: RewardEnsemble,
         mixture: Mixture | None = None,
     ) -> None:
         self.config, self.processes, self.pipe, self.mix, self.panel = config, processes, pipe, mix, panel

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.rewards.panel import Panel
+from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
 from deepgen.rl.objective import Objective
 from deepgen.rl.rollout import roll_out
@@ -51,7 +51,7 @@ class Explorer:
         policy: Policy,
         objective: Objective,
         mix: PromptMix,
-        panel: Panel,
+        panel: RewardEnsemble,
         dtype: torch.dtype,
     ) -> None:
         self.config, self.processes, self.policy = config, processes, policy

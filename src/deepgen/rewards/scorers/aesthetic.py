@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepgen.rewards.clip import ClipTower, TowerOptions
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class Aesthetic:
         self._tower = ClipTower(options, has_text=False)
         self.version = f"aesthetic-1-{Path(options.head_path).stem}-{self._tower.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each."""
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
@@ -53,7 +53,7 @@ class Aesthetic:
                 bias,
             ) in self._layers:  # linear one after the other: it was trained without activations
                 values = values @ weight.T + bias
-            verdicts += [Verdict(float(score)) for score in values[:, 0]]
+            verdicts += [RewardResult(float(score)) for score in values[:, 0]]
         return verdicts
 
 

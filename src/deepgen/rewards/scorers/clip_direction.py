@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deepgen.rewards.clip import ClipTower, TowerOptions
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class ClipDirection:
         self._tower = ClipTower(options)
         self.version = f"clip-direction-1-{self._tower.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each."""
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
@@ -56,13 +56,13 @@ class ClipDirection:
             verdicts += map(self._verdict, after - before, said_after - said_before)
         return verdicts
 
-    def _verdict(self, seen: Tensor, said: Tensor) -> Verdict:
+    def _verdict(self, seen: Tensor, said: Tensor) -> RewardResult:
         """Of the change in a picture and of that in its caption, (D,) each."""
         if float(said.norm()) < self.options.smallest_change:
-            return Verdict(None, "caption_before and caption_after say the same; there is no direction")
+            return RewardResult(None, "caption_before and caption_after say the same; there is no direction")
         if float(seen.norm()) < self.options.smallest_change:
-            return Verdict(0.0, "the picture did not change")
-        return Verdict(float(seen @ said / (seen.norm() * said.norm())))
+            return RewardResult(0.0, "the picture did not change")
+        return RewardResult(float(seen @ said / (seen.norm() * said.norm())))
 
 
 options, reward = ClipDirectionOptions, ClipDirection

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, answer_in, calls_at_once, number_in
-from deepgen.rewards.reward import Candidate, Kind, Verdict, missing_fields
+from deepgen.rewards.judge import answer_in, number_in
+from deepgen.rewards.reward import Candidate, Kind, RewardResult, missing_fields
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 
 RUBRIC = """The last picture was made from the ones before it by carrying out this instruction: "{prompt}"
 
@@ -36,32 +37,32 @@ class InstructionFollowing:
     def __init__(self, options: InstructionFollowingOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
         """The judge and its wording."""
         return f"instruction-following-1-{self._judge.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each, from one question each; the words are what the judge said."""
         lacking = [missing_fields(self.needs, candidate) for candidate in candidates]
         able = [c for c, reason in zip(candidates, lacking, strict=True) if not reason]
         said = iter(self._judge.ask_all([self._question(candidate) for candidate in able]))
-        return [Verdict(None, reason) if reason else _verdict(next(said)) for reason in lacking]
+        return [RewardResult(None, reason) if reason else _verdict(next(said)) for reason in lacking]
 
     def _question(self, candidate: Candidate) -> list[str | Image.Image]:
-        return [*candidate.references, candidate.image, self._judge.in_words(candidate.prompt)]
+        return [*candidate.references, candidate.image, self._judge.rubric_for(candidate.prompt)]
 
 
-def _verdict(said: str | None) -> Verdict:
+def _verdict(said: str | None) -> RewardResult:
     if said is None:
-        return Verdict(None, "the judge could not be reached", 1, 0)
+        return RewardResult(None, "the judge could not be reached", 1, 0)
     answer = answer_in(said)
     grade = None if answer is None else number_in(answer, 0, 10)
     if grade is None:
-        return Verdict(None, f"no grade from 0 to 10 in: {said}", 1, 0)
-    return Verdict(grade / 10, said, 1, 1)
+        return RewardResult(None, f"no grade from 0 to 10 in: {said}", 1, 0)
+    return RewardResult(grade / 10, said, 1, 1)
 
 
 options, reward = InstructionFollowingOptions, InstructionFollowing

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
 
-from deepgen.rewards.reward import Candidate, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,12 @@ class JPEG(EachAlone):
         self.options = options
         self.version = f"jpeg-1-{options.prefer}-q{options.quality}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """Writes the file into memory."""
         buffer = BytesIO()
         candidate.image.convert("RGB").save(buffer, "JPEG", quality=self.options.quality)
         size = len(buffer.getvalue()) / 1000
-        return Verdict(size if self.options.prefer == "large" else -size, f"{size:.1f} kB")
+        return RewardResult(size if self.options.prefer == "large" else -size, f"{size:.1f} kB")
 
 
 options, reward = JPEGOptions, JPEG

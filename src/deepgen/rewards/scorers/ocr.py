@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.ocr import RapidReader, Reader, targets_of, text_verdict
-from deepgen.rewards.reward import Candidate, EachAlone, Verdict
+from deepgen.rewards.interfaces import TextReader
+from deepgen.rewards.ocr import RapidReader, targets_of, text_result
+from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
 from deepgen.rewards.text_match import MatchConfig
 
 
@@ -23,15 +24,15 @@ class OCROptions(MatchConfig):
 class OCR(EachAlone):
     """Share of the asked-for letters that can be read, less wrong order and text nobody asked for."""
 
-    def __init__(self, options: OCROptions, reader: Reader | None = None) -> None:
+    def __init__(self, options: OCROptions, reader: TextReader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
         self.version = f"ocr-1-{version_of(options)}-{self._reader.version}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """Reads the picture; its words say "exact" where every letter is right."""
         targets = targets_of(candidate)
-        return text_verdict(targets, self._reader(candidate.image), self.options)
+        return text_result(targets, self._reader(candidate.image), self.options)
 
 
 def version_of(config: MatchConfig) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
-from deepgen.rewards.ocr import targets_of, text_verdict
-from deepgen.rewards.reward import Candidate, CannotJudge, Kind, Verdict
+from deepgen.rewards.ocr import targets_of, text_result
+from deepgen.rewards.reward import Candidate, CannotJudge, Kind, RewardResult
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 from deepgen.rewards.scorers.ocr import version_of
 from deepgen.rewards.text_match import MatchConfig
 
@@ -43,14 +43,14 @@ class OCRVLM:
     def __init__(self, options: OCRVLMOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection, needs_prompt=False)
+        self._judge = RubricJudge(options, RUBRIC, connection, needs_prompt=False)
 
     @property
     def version(self) -> str:
         """The judge, its wording, and what counts."""
         return f"ocr-vlm-1-{version_of(self.options)}-{self._judge.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each; a prompt without text to look for is not asked about."""
         targets: list[list[str] | str] = []
         for candidate in candidates:
@@ -61,18 +61,18 @@ class OCRVLM:
         able = [c for c, wanted in zip(candidates, targets, strict=True) if isinstance(wanted, list)]
         said = iter(self._judge.ask_all([(c.image, self._judge.rubric) for c in able]))
         return [
-            Verdict(None, wanted) if isinstance(wanted, str) else self._verdict(wanted, next(said))
+            RewardResult(None, wanted) if isinstance(wanted, str) else self._verdict(wanted, next(said))
             for wanted in targets
         ]
 
-    def _verdict(self, targets: list[str], said: str | None) -> Verdict:
+    def _verdict(self, targets: list[str], said: str | None) -> RewardResult:
         if said is None:
-            return Verdict(None, "the judge could not be reached", 1, 0)
+            return RewardResult(None, "the judge could not be reached", 1, 0)
         lines = lines_in(said)
         if lines is None:
-            return Verdict(None, f"no list of lines in: {said}", 1, 0)
-        verdict = text_verdict(targets, lines, self.options)
-        return Verdict(verdict.score, verdict.words, 1, 1)
+            return RewardResult(None, f"no list of lines in: {said}", 1, 0)
+        verdict = text_result(targets, lines, self.options)
+        return RewardResult(verdict.score, verdict.reason, 1, 1)
 
 
 def lines_in(said: str) -> list[str] | None:

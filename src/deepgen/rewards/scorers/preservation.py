@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.rewards.wire import decode_picture, encode_picture
 
 _BLOCKS = 16  # blocks along each side
@@ -53,7 +53,7 @@ class Preservation(EachAlone):
         self.options = o = options
         self.version = f"preservation-1-{o.threshold:g}-{o.largest_region:g}-{o.worst_psnr:g}-{o.best_psnr:g}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """Compares with the first reference, resized where the result has another size of the same shape.
 
         `mask` of the metadata is a base64 PNG, white where the edit was to happen.
@@ -72,7 +72,7 @@ class Preservation(EachAlone):
         scaled = float(np.clip((psnr - low) / (high - low), 0, 1))
         likeness = float(np.clip(ssim_map(first.mean(-1), second.mean(-1))[outside].mean(), 0, 1))
         words = f"PSNR {psnr:.1f} dB and SSIM {likeness:.2f} outside {region.mean():.0%} of the picture"
-        return Verdict((scaled + likeness) / 2, words)
+        return RewardResult((scaled + likeness) / 2, words)
 
     def _found_region(self, source: np.ndarray, result: np.ndarray) -> np.ndarray:
         """Blocks that changed, and their neighbours: bool (H, W)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class PSNR(EachAlone):
         self.high = options.most
         self.version = f"psnr-1-most{options.most:g}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """10 log10(255^2 / mean squared error); CannotJudge where the sizes differ."""
         first, second = candidate.image.convert("RGB"), candidate.references[0].convert("RGB")
         if first.size != second.size:
             raise CannotJudge(f"the picture is {first.size} and its reference {second.size}")
         error = np.mean((np.asarray(first, np.float64) - np.asarray(second, np.float64)) ** 2)
         value = self.options.most if error == 0 else 10 * np.log10(255**2 / error)
-        return Verdict(float(min(value, self.options.most)), f"{value:.1f} dB")
+        return RewardResult(float(min(value, self.options.most)), f"{value:.1f} dB")
 
 
 options, reward = PSNROptions, PSNR

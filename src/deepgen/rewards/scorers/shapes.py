@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.shapes.caption import Claim, Edit
 from deepgen.shapes.prompts import asked_of
 from deepgen.shapes.read import Reading, read
@@ -33,17 +33,17 @@ class Shapes(EachAlone):
         self.options = options
         self.version = f"shapes-1-{options.credit}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """The verdict on a 96x96 picture; its words tell what was found."""
         asked, reading = asked_and_read(candidate)
         claim = asked if isinstance(asked, Claim) else asked.claim
         right = is_right(claim, reading)
         if self.options.credit == "exact" or right:
-            return Verdict(float(right), in_words(reading))
+            return RewardResult(float(right), in_words(reading))
         if isinstance(asked, Claim):
-            return Verdict(claim_credit(asked, reading), in_words(reading))
+            return RewardResult(claim_credit(asked, reading), in_words(reading))
         shares = f"changed {change_share(asked, reading):.2f}, kept {keeping_share(asked, reading):.2f}"
-        return Verdict(edit_credit(asked, reading), f"{shares}; {in_words(reading)}")
+        return RewardResult(edit_credit(asked, reading), f"{shares}; {in_words(reading)}")
 
 
 def asked_and_read(candidate: Candidate) -> tuple[Claim | Edit, Reading]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.rewards.scorers.shapes import asked_and_read, in_words
 from deepgen.shapes.caption import Claim
 from deepgen.shapes.score import keeping_share
@@ -27,12 +27,12 @@ class ShapesKept(EachAlone):
     def __init__(self, options: ShapesKeptOptions) -> None:
         self.options = options
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """The verdict on the 96x96 result of an edit."""
         asked, reading = asked_and_read(candidate)
         if isinstance(asked, Claim):
             raise CannotJudge("this row is no edit: there is nothing to keep")
-        return Verdict(keeping_share(asked, reading), in_words(reading))
+        return RewardResult(keeping_share(asked, reading), in_words(reading))
 
 
 options, reward = ShapesKeptOptions, ShapesKept

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.ocr import RapidReader, Reader, targets_of, text_verdict, texts_of
-from deepgen.rewards.reward import Candidate, EachAlone, Verdict
+from deepgen.rewards.interfaces import TextReader
+from deepgen.rewards.ocr import RapidReader, targets_of, text_result, texts_of
+from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
 from deepgen.rewards.scorers.ocr import OCROptions, version_of
 from deepgen.rewards.text_match import locate, normalize
 
@@ -29,23 +30,23 @@ class TextEdit(EachAlone):
 
     needs = ("references", "targets")
 
-    def __init__(self, options: TextEditOptions, reader: Reader | None = None) -> None:
+    def __init__(self, options: TextEditOptions, reader: TextReader | None = None) -> None:
         self.options = options
         self._reader = reader or RapidReader(options.min_confidence)
         kind = f"{version_of(options)}-absent{options.absent_threshold:g}"
         self.version = f"text-edit-1-{kind}-{self._reader.version}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """Reads the result; old text that is part of the new one may stay there."""
         targets, lines = targets_of(candidate), self._reader(candidate.image)
-        there = text_verdict(targets, lines, self.options)
+        there = text_result(targets, lines, self.options)
         absent = candidate.metadata.get("absent")
         if absent is None:
             return there
         old = texts_of(absent, "absent")
         left = [text for text in old if self._is_there(text, lines) and not self._is_there(text, targets)]
-        words = f"{there.words}; still there: {left}" if left else there.words
-        return Verdict((there.score or 0.0) * (1 - len(left) / len(old)), words)
+        words = f"{there.reason}; still there: {left}" if left else there.reason
+        return RewardResult((there.score or 0.0) * (1 - len(left) / len(old)), words)
 
     def _is_there(self, text: str, lines: list[str]) -> bool:
         wanted, *found = (

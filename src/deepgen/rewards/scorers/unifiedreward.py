@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, calls_at_once
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge, calls_at_once
 
 RUBRIC = """Look at the picture and grade how well it serves this request: "{prompt}"
 
@@ -38,26 +38,26 @@ class UnifiedReward:
     def __init__(self, options: UnifiedRewardOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = calls_at_once(options)
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
         """The judge and its wording."""
         return f"unifiedreward-1-{self._judge.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict each, from one question each; the words are what the judge said."""
-        said = self._judge.ask_all([(c.image, self._judge.in_words(c.prompt)) for c in candidates])
+        said = self._judge.ask_all([(c.image, self._judge.rubric_for(c.prompt)) for c in candidates])
         return [_verdict(text) for text in said]
 
 
-def _verdict(said: str | None) -> Verdict:
+def _verdict(said: str | None) -> RewardResult:
     if said is None:
-        return Verdict(None, "the judge could not be reached", 1, 0)
+        return RewardResult(None, "the judge could not be reached", 1, 0)
     scores = [score_named(name, said) for name in ("Alignment", "Style")]
     if None in scores:
-        return Verdict(None, f"no two scores from 1 to 5 in: {said}", 1, 0)
-    return Verdict(sum(score for score in scores if score is not None) / 2, said, 1, 1)
+        return RewardResult(None, f"no two scores from 1 to 5 in: {said}", 1, 0)
+    return RewardResult(sum(score for score in scores if score is not None) / 2, said, 1, 1)
 
 
 def score_named(name: str, said: str) -> float | None:

@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image
 
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import Judge, JudgeOptions, answer_in
+from deepgen.rewards.judge import answer_in
 from deepgen.rewards.pairs import (
     Outcome,
     Pair,
@@ -26,7 +26,8 @@ from deepgen.rewards.pairs import (
     swiss_pairs,
     win_rates,
 )
-from deepgen.rewards.reward import Candidate, Kind, Verdict
+from deepgen.rewards.reward import Candidate, Kind, RewardResult
+from deepgen.rewards.rubric_judge import JudgeOptions, RubricJudge
 
 RUBRIC = """Two pictures, Image 1 and Image 2, were made for the same request: "{prompt}"
 
@@ -55,7 +56,7 @@ class UnifiedRewardThink:
     def __init__(self, options: UnifiedRewardThinkOptions, connection: Connection | None = None) -> None:
         self.options = options
         self.concurrency = 2  # groups at once: one keeps the judge busy, the other fills its gaps
-        self._judge = Judge(options, RUBRIC, connection)
+        self._judge = RubricJudge(options, RUBRIC, connection)
 
     @property
     def version(self) -> str:
@@ -63,11 +64,11 @@ class UnifiedRewardThink:
         order = "swap" if self.options.swap else "once"
         return f"unifiedreward-think-1-{self.options.pairing}-{order}-{self._judge.version}"
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def __call__(self, candidates: Sequence[Candidate]) -> list[RewardResult]:
         """One verdict for each of a group; a candidate none of whose pairs was decided gets none."""
         size = len(candidates)
         if size < 2:
-            return [Verdict(None, "there is nothing to compare it with")] * size
+            return [RewardResult(None, "there is nothing to compare it with")] * size
         asked: list[Pair] = []
         decided: list[Outcome] = []
         answers: list[tuple[Pair, int]] = []
@@ -86,7 +87,7 @@ class UnifiedRewardThink:
             num_answers = sum(count for pair, count in answers if i in pair)
             num_decided = sum(i in outcome[:2] for outcome in decided)
             words = f"{num_decided} of {num_pairs} pairs decided"
-            verdicts.append(Verdict(score, words, per_pair * num_pairs, num_answers))
+            verdicts.append(RewardResult(score, words, per_pair * num_pairs, num_answers))
         return verdicts
 
     def _rounds(self, size: int, decided: list[Outcome], asked: list[Pair]) -> Iterator[list[Pair]]:
@@ -125,7 +126,7 @@ class UnifiedRewardThink:
         for reference in first.references:
             sources += ["Source picture:", reference]
         pictures = ["Image 1:", first.image, "Image 2:", second.image]
-        return [*sources, *pictures, self._judge.in_words(first.prompt)]
+        return [*sources, *pictures, self._judge.rubric_for(first.prompt)]
 
 
 def winner_of(said: str | None, order: Pair) -> int | None:

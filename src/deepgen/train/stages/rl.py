@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from deepgen.data.mixture import Mixture, open_mixture
 from deepgen.diffusion.sde import check_sampler
-from deepgen.rewards.panel import PanelConfig
+from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.advantages import check_advantages
 from deepgen.rl.objective import Objective
 from deepgen.rl.objectives import make_objective
@@ -101,7 +101,7 @@ class RLConfig(SupervisedConfig):
     flat_groups: FlatGroups = "drop"
     max_resamples: int = 2
     sft_coef: float = 0.0
-    panel: PanelConfig = field(default_factory=PanelConfig)
+    panel: RewardEnsembleConfig = field(default_factory=RewardEnsembleConfig)
     evaluation: RLEvaluationConfig = field(default_factory=RLEvaluationConfig)
     sheet_every: int = 20
     sheet_groups: int = 4

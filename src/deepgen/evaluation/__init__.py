@@ -1,0 +1,1 @@
+"""Benchmarks: generate, score, report."""

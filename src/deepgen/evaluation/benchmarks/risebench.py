@@ -1,0 +1,262 @@
+"""RISEBench: edits that need reasoning about time, causes, space and logic; 360 of them, or the 64 on
+GitHub.
+
+The rule for samples that need not stay consistent changed on 2026-04-13. Before, they could never be right;
+that is the rule the published numbers of DeepGen were made with. Both accuracies are given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from deepgen.evaluation import final_score
+from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
+from deepgen.evaluation.response_schema import ResponseSchema, one_grade
+from deepgen.evaluation.text_files import read_json
+
+CATEGORIES = ("temporal_reasoning", "causal_reasoning", "spatial_reasoning", "logical_reasoning")
+_COUNTS = {
+    "full": dict(zip(CATEGORIES, (85, 90, 100, 85), strict=True)),
+    "64": dict.fromkeys(CATEGORIES, 16),
+}
+_END = 'End with one line "Final Score: X".'
+_CONSISTENCY = f"""\
+The first picture was to be edited into the second with this instruction: {{instruction}}
+From 1 to 5, how well was everything kept that the instruction leaves alone? {_END}"""
+_REASONING = f"""\
+A picture was to be edited with this instruction: {{instruction}}
+The right result: {{reference}}
+The last picture is the result. From 1 to 5, how well does it show the right result? {_END}"""
+_PICTURE = f"""\
+A picture was to be edited with this instruction: {{instruction}}
+The first picture shows the right result, the last the result. From 1 to 5, how well do they agree? {_END}"""
+_QUALITY = f"From 1 to 5, how clear and natural is this picture, free of artefacts? {_END}"
+_BIT = " Give 1 if it is fully right and 0 otherwise."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RISEBench(JudgeBenchmark):
+    """Up to three calls an edit."""
+
+    name = "risebench"
+    variants = ("full", "64")
+    is_edit = True
+    headline = "accuracy"
+    side = 768
+    rubrics = {
+        "consistency": _CONSISTENCY,
+        "reasoning": _REASONING,
+        "quality": _QUALITY,
+        "spatial_consistency": _CONSISTENCY,
+        "spatial_reasoning": _REASONING,
+        "spatial_reasoning_picture": _PICTURE,
+        "spatial_quality": _QUALITY,
+        "logical_consistency": _CONSISTENCY + _BIT,
+        "logical_reasoning": _REASONING + _BIT,
+        "logical_reasoning_picture": _PICTURE + _BIT,
+    }
+    notes = {
+        "official": "one sample free of consistency takes consistency out of every score; where an edit has "
+        "a reference picture, spatial consistency is judged against that",
+        "fixed": "consistency is left out where it is not asked for, and judged against the source",
+    }
+
+    def files(self) -> tuple[DataFile, ...]:
+        """The list of edits; pictures lie in folders beside it."""
+        if self.variant == "64":
+            return (
+                DataFile(
+                    path="data_total_64.json",
+                    origin="https://github.com/PhoenixZ810/RISEBench, data/data_total.json (5f22651)",
+                    sha256="8c60e730429e9f18df98e200fcefb9c246a4edeec17772eb1613076af2cb90c7",
+                    num_rows=64,
+                    aliases=("data_total.json", "data/data_total.json"),
+                ),
+            )
+        return (
+            DataFile(
+                path="datav2_total_w_subtask.json",
+                origin="https://huggingface.co/datasets/PhoenixZ/RISEBench, with data.zip unpacked beside it",
+                num_rows=360,
+            ),
+        )
+
+    def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
+        """In the file's order."""
+        (file,) = self.files()
+        path = self.locate(data_dir, file.path, *file.aliases)
+        items = []
+        for row in read_json(path):
+            paths = [row["image"], *([row["reference_img"]] if row.get("reference_img") else [])]
+            items.append(
+                Item(
+                    id=str(row["index"]),
+                    category=row["category"],
+                    prompt=row["instruction"].strip(),
+                    references=tuple(path.parent / name for name in paths),
+                    metadata=row,
+                )
+            )
+        found = Counter(item.category for item in items)
+        problems = [
+            problem
+            for category, expected in _COUNTS[self.variant].items()
+            for problem in count_problem(self.label, f"edits of {category}", expected, found[category])
+        ]
+        return items, problems
+
+    def image_path(self, item: Item, sample: int) -> str:
+        """images/CATEGORY/INDEX.png."""
+        return f"images/{item.category}/{item.id}.png"
+
+    def needs_every_answer(self) -> bool:
+        """All that were asked."""
+        return True
+
+    def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
+        """By category; logical edits have no question about quality."""
+        row = item.metadata
+        source, target = references[0], references[1] if len(references) > 1 else None
+        reference = str(row.get("reference_txt") or row.get("reference") or "")
+        fields = {"instruction": item.prompt, "reference": reference}
+        kind = item.category.split("_")[0]
+        prefix = f"{kind}_" if kind in ("spatial", "logical") else ""
+        asked: list[Question] = []
+        if "consistency_free" not in row:
+            is_swapped = kind == "spatial" and target is not None and self.protocol == "official"
+            before = target if is_swapped else source
+            assert before is not None
+            asked.append(
+                Question(
+                    key="consistency",
+                    prompt=f"{prefix}consistency",
+                    fields=fields,
+                    images=(before, image),
+                )
+            )
+        if prefix and target is not None:
+            name, shown = f"{prefix}reasoning_picture", (target, image)
+        else:
+            has_source = "reasoning_img" in row or kind == "logical"
+            name, shown = f"{prefix}reasoning", (source, image) if has_source else (image,)
+        asked.append(Question(key="reasoning", prompt=name, fields=fields, images=shown))
+        if kind != "logical":
+            name = "spatial_quality" if kind == "spatial" else "quality"
+            asked.append(Question(key="quality", prompt=name, fields=fields, images=(image,)))
+        return asked
+
+    def response_schema(self, item: Item, question: Question) -> ResponseSchema:
+        """A bit for logical edits, a grade for others."""
+        return one_grade(0, 1) if item.category == "logical_reasoning" else one_grade(1, 5)
+
+    def read(self, item: Item, key: str, reply: str) -> Any:
+        """The first number, from 1 to 5; the 0 and 1 of logical edits become 1 and 5."""
+        numbers = final_score.parse(reply)
+        if numbers is None:
+            return None
+        if item.category == "logical_reasoning":
+            return {0: 1, 1: 5}.get(numbers[0])
+        return numbers[0] if 1 <= numbers[0] <= 5 else None
+
+    def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        """The score in [1, 5]."""
+        value = score(
+            answers.get("consistency"),
+            answers["reasoning"],
+            answers.get("quality"),
+            is_logical=item.category == "logical_reasoning",
+        )
+        row = {"category": item.category, "subtask": item.metadata.get("subtask")}
+        return value, {**row, "consistency": None, **answers}
+
+    def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
+        """In percent; `accuracy` by the rule the published numbers were made with."""
+        rows = [dict(row) for score in scores for row in score.rows]
+        rows += [{"category": score.category} for score in scores if not score.rows]
+        return aggregate(rows, protocol)
+
+
+def score(
+    consistency: float | None, reasoning: float, quality: float | None, *, is_logical: bool = False
+) -> float:
+    """One number in [1, 5]; consistency is None where it is not asked for, quality of logical samples too.
+
+    0.3, 0.5 and 0.2 of consistency, reasoning and quality; 0.8 and 0.2 without consistency; logical 0.3 and
+    0.7. Without any reasoning it is halved, at least 1.
+    """
+    if is_logical:
+        assert consistency is not None
+        value = 0.3 * consistency + 0.7 * reasoning
+    else:
+        assert quality is not None
+        value = (
+            0.8 * reasoning + 0.2 * quality
+            if consistency is None
+            else 0.3 * consistency + 0.5 * reasoning + 0.2 * quality
+        )
+    return max(value / 2, 1.0) if reasoning == 1 else value
+
+
+def is_right(row: Mapping[str, Any], *, rule: str = "new") -> bool:
+    """Full marks in every grade asked for; `rule` is "old" or "new" (see the file's head). A failed row is
+    wrong.
+    """
+    if row.get("reasoning") is None:
+        return False
+    if row.get("consistency") is None and rule == "old":
+        return False
+    keys = ("consistency", "reasoning") if _is_logical(row) else ("consistency", "reasoning", "quality")
+    return all(row.get(key) is None or row[key] == 5 for key in keys)
+
+
+def _is_logical(row: Mapping[str, Any]) -> bool:
+    return row["category"] == "logical_reasoning"
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "fixed") -> dict[str, float]:
+    """Percentages of all samples and of each category: `accuracy` (old rule), `accuracy_new` and `score`.
+
+    Args:
+        rows: `category`, and of samples that did not fail `consistency` (None: not asked for), `reasoning`
+            and `quality` from 1 to 5; the 0 and 1 of logical samples are given as 1 and 5. May hold
+            `subtask`.
+        protocol: "official" leaves consistency out of every score as soon as one sample has none.
+    """
+    has_free = any(
+        row.get("reasoning") is not None and row.get("consistency") is None
+        for row in rows
+        if not _is_logical(row)
+    )
+    table: dict[str, float] = {}
+    groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [("", rows)]
+    for category in CATEGORIES:
+        groups.append((f" {category}", [row for row in rows if row["category"] == category]))
+    for subtask in sorted({str(row["subtask"]) for row in rows if row.get("subtask")}):
+        groups.append((f" subtask {subtask}", [row for row in rows if row.get("subtask") == subtask]))
+    for suffix, chosen in groups:
+        if not chosen:
+            continue
+        table[f"accuracy{suffix}"] = 100 * mean([float(is_right(row, rule="old")) for row in chosen])
+        table[f"accuracy_new{suffix}"] = 100 * mean([float(is_right(row)) for row in chosen])
+        scores = []
+        for row in chosen:
+            if row.get("reasoning") is None:
+                continue
+            drops = protocol == "official" and has_free and not _is_logical(row)
+            consistency = None if drops else row.get("consistency")
+            scores.append(
+                score(consistency, row["reasoning"], row.get("quality"), is_logical=_is_logical(row))
+            )
+        if scores:
+            table[f"score{suffix}"] = 25 * (mean(scores) - 1)
+    return table
+
+
+benchmark = RISEBench

@@ -1,0 +1,163 @@
+"""Drawing what is missing: in fixed chunks, each picture recorded as it is written.
+
+Process r of n takes every n-th chunk, so a picture is drawn in the same chunk with its own seed however many
+processes there are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from deepgen.data.png import save_png
+from deepgen.evaluation.benchmark import Item
+from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
+from deepgen.evaluation.run_config import Job, chunked
+from deepgen.evaluation.seeds import seed_of
+from deepgen.evaluation.store import Lines, Pictures, write_json
+
+_MOST_FAILURES = 8  # chunks in a row that cannot be drawn before the run stops
+Picture = tuple[Item, int]  # an item and the number of a sample
+
+
+def draw(job: Job, model: Model) -> dict[str, str]:
+    """Draw what this process has to; returns reasons by item where there is no picture.
+
+    Raises:
+        ValueError: eight chunks in a row failed, or a sequence has a gap.
+    """
+    return _Drawing(job, model).run()
+
+
+class _Drawing:
+    """This process's share of a benchmark's pictures."""
+
+    def __init__(self, job: Job, model: Model) -> None:
+        self.job, self.model = job, model
+        self.pictures = Pictures(job.folder, job.team.rank)
+        for problem in self.pictures.problems:
+            tqdm.write(f"deepgen: {job.benchmark.label}: {problem}; drawn again")
+        self.chunks = job.team.share(chunked(job.chosen, job.config.batch_size if model.is_batched else 1))
+        self.mine = [item for chunk in self.chunks for item in chunk]
+        self.sequence = None
+        if job.config.seeds == "sequential":
+            self.sequence = _Sequence(job.folder, job.team.rank, job.settings.seed)
+        self.failures: dict[str, str] = {}
+
+    def run(self) -> dict[str, str]:
+        """Draw, and finish items whose pictures are all there."""
+        there = sum((item.id, n) in self.pictures for item in self.mine for n in self.job.samples)
+        bar = tqdm(
+            total=len(self.mine) * len(self.job.samples),
+            initial=there,
+            desc=f"{self.job.benchmark.label}: draw",
+            unit="picture",
+            disable=self.job.hides_bars,
+        )
+        in_a_row = 0
+        for index, chunk in enumerate(self.chunks):
+            missing = self._missing(index, chunk)
+            if not missing:
+                continue
+            try:
+                self._draw(index, missing)
+                in_a_row = 0
+            except CannotDraw as error:
+                in_a_row += 1
+                self._failed(missing, error, in_a_row)
+            bar.update(len(missing))
+        bar.close()
+        self._finish()
+        return self.failures
+
+    def _missing(self, index: int, chunk: Sequence[Item]) -> list[Picture]:
+        """What has to be drawn of a chunk."""
+        all_of_it = [(item, n) for n in self.job.samples for item in chunk]
+        missing = [(item, n) for item, n in all_of_it if (item.id, n) not in self.pictures]
+        if self.sequence is None:
+            return missing
+        if index < self.sequence.next and missing:
+            raise ValueError(
+                f"{self.job.folder}: {missing[0][0].id} is missing from the middle of a sequence, and only "
+                "the whole sequence can be drawn again; choose another --output"
+            )
+        return all_of_it if index >= self.sequence.next else []
+
+    def _draw(self, index: int, missing: Sequence[Picture]) -> None:
+        """Draw, write and record pictures of one chunk."""
+        job, benchmark = self.job, self.job.benchmark
+        seeds = [seed_of(job.settings.seed, benchmark.label, item.id, n) for item, n in missing]
+        images = self._images(missing, seeds)
+        for (item, sample), image, seed in zip(missing, images, seeds, strict=True):
+            path = benchmark.image_path(item, sample)
+            (job.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            save_png(image, job.folder / path)
+            used = seed if self.sequence is None else None
+            self.pictures.add(item.id, sample, path, seed=used, size=image.size)
+        if self.sequence is not None:
+            self.sequence.advance(index + 1)
+
+    def _images(self, missing: Sequence[Picture], seeds: Sequence[int]) -> list[Image.Image]:
+        benchmark, model = self.job.benchmark, self.model
+        if isinstance(model, ImageFolder):
+            return [model.take(benchmark.label, benchmark.image_path(item, n)) for item, n in missing]
+        generator = None if self.sequence is None else self.sequence.generator
+        images = model.draw([item for item, _ in missing], seeds, self.job.settings, generator)
+        if len(images) != len(missing):
+            raise ValueError(f"{model.name} drew {len(images)} pictures where {len(missing)} were asked for")
+        return images
+
+    def _failed(self, missing: Sequence[Picture], error: CannotDraw, in_a_row: int) -> None:
+        """Note the reason; a model that cannot draw anything stops the run."""
+        self.failures.update({item.id: str(error) for item, _ in missing})
+        if in_a_row == _MOST_FAILURES and not isinstance(self.model, ImageFolder):
+            raise ValueError(
+                f"{_MOST_FAILURES} items in a row could not be drawn, the last because: {error}; start the "
+                "same command again to go on"
+            ) from error
+
+    def _finish(self) -> None:
+        """What else the official layout holds of whole items, and a record of those that failed."""
+        job = self.job
+        finished = Lines(job.folder, "finished", job.team.rank)
+        done = {row["item"] for row in finished}
+        for item in self.mine:
+            records = [self.pictures.get(item.id, n) for n in job.samples]
+            if item.id not in done and all(records):
+                paths = [job.folder / record["path"] for record in records if record]
+                job.benchmark.finish(job.folder, item, paths)
+                finished.append({"item": item.id})
+        if isinstance(self.model, ImageFolder) and self.failures:
+            example = min(self.failures)
+            tqdm.write(
+                f"deepgen: {job.benchmark.label}: {len(self.failures)} items have gaps, such as {example}"
+            )
+        for name, reason in self.failures.items():
+            Lines(job.folder, "failures", job.team.rank).append({"item": name, "reason": reason})
+
+
+class _Sequence:
+    """One generator for all pictures of a process, and where it stood after the last whole chunk."""
+
+    def __init__(self, folder: Path, rank: int, seed: int) -> None:
+        import torch
+
+        self._path = folder / f"sequence-{rank}.json"
+        self.generator = torch.Generator().manual_seed(seed)
+        self.next = 0
+        if self._path.is_file():
+            saved = json.loads(self._path.read_text())
+            self.next = saved["next"]
+            state = bytearray(base64.b64decode(saved["state"]))
+            self.generator.set_state(torch.frombuffer(state, dtype=torch.uint8))
+
+    def advance(self, index: int) -> None:
+        """All chunks before `index` are recorded."""
+        self.next = index
+        state = base64.b64encode(self.generator.get_state().numpy().tobytes()).decode()
+        write_json(self._path, {"next": index, "state": state})

@@ -1,0 +1,175 @@
+"""What benchmarks with a judge share: questions about each picture, asked again until a reply can be read.
+
+A subclass says what is asked (`questions`), what a reply says (`read`), and what follows for a picture
+(`row`). A reply that never comes in the form asked for is a problem of its picture, quoted; it is worth
+neither 0 nor a guess. How the judge is reached is not known here: see `deepgen.evaluation.judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Settings
+from deepgen.evaluation.response_schema import ResponseSchema
+from deepgen.evaluation.scorers import BenchmarkJudge, JudgeRequest, Scorers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One call.
+
+    Attributes:
+        key: what the answer is to `row`.
+        prompt: the name of the prompt; that of `key` if empty.
+        fields: put into the prompt.
+        images: shown in this order.
+    """
+
+    key: str
+    prompt: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[Image.Image, ...] = ()
+
+
+# What an estimate goes by: replies are short, a token is about four letters or 28 x 28 pixels (Qwen-VL's).
+LETTERS_A_TOKEN, SIDE_OF_TOKEN, TOKENS_A_REPLY = 4, 28, 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What scoring will take at most, without questions that are asked again.
+
+    Attributes:
+        questions: calls of the judge.
+        tokens_in, tokens_out: of all of them, roughly.
+    """
+
+    questions: int
+    tokens_in: float
+    tokens_out: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeBenchmark(Benchmark):
+    """Base of benchmarks a judge scores."""
+
+    needs = ("judge",)
+    rubrics: ClassVar[Mapping[str, str]] = {}  # our own prompts, by name
+    attempts = 3
+    side = 0  # longest side of a picture as JPEG; 0: PNG as it is
+
+    def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
+        """What is asked about one picture."""
+        raise NotImplementedError(f"{self.name} does not say what it asks")
+
+    def read(self, item: Item, key: str, reply: str) -> Any:
+        """The answer in a reply, or None where it has none."""
+        raise NotImplementedError(f"{self.name} does not say how it reads")
+
+    def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        """The picture's value and its row for `aggregate`."""
+        raise NotImplementedError(f"{self.name} does not say what follows")
+
+    def needs_every_answer(self) -> bool:
+        """Whether one unreadable reply leaves the whole picture without a verdict."""
+        return True
+
+    def response_schema(self, item: Item, question: Question) -> ResponseSchema | None:
+        """The reply to our own prompt as JSON; None where it is asked for in text only."""
+        return None
+
+    def estimate(self, items: Sequence[Item], settings: Settings) -> Estimate:
+        """What scoring will take, before it begins; references count as large as pictures."""
+        shown = Image.new("RGB", (settings.width, settings.height))
+        shown.thumbnail((self.side or max(shown.size),) * 2)
+        asked = [q for item in items for q in self.questions(item, shown, [shown] * len(item.references))]
+        tokens = 0.0
+        for question in asked:
+            letters = len(self.rubrics[question.prompt or question.key]) + sum(
+                len(text) for text in question.fields.values()
+            )
+            pixels = len(question.images) * shown.width * shown.height
+            tokens += letters / LETTERS_A_TOKEN + pixels / SIDE_OF_TOKEN**2
+        count = len(asked) * settings.num_samples
+        return Estimate(
+            questions=count,
+            tokens_in=tokens * settings.num_samples,
+            tokens_out=float(count * TOKENS_A_REPLY),
+        )
+
+    def num_questions(self, items: Sequence[Item]) -> int:
+        """Questions of all pictures, counted with a blank one."""
+        blank = Image.new("RGB", (1, 1))
+        each = [len(self.questions(item, blank, [blank] * len(item.references))) for item in items]
+        return sum(each) * self.settings.num_samples
+
+    def scorer_version(self, scorers: Scorers) -> str:
+        """The judge and its prompts."""
+        judge = _judge(scorers).describe(self.name, self.rubrics)
+        return f"{self.label}-{self.version}-{self.protocol} {judge}"
+
+    def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
+        """Ask about every picture of an item."""
+        ask = self.asker(scorers)
+        references = item.open_references()
+        values, rows, words, problems = [], [], [], []
+        for sample, image in enumerate(images):
+            answers: dict[str, Any] = {}
+            for question in self.questions(item, image, references):
+                answer, reply = ask(item, question)
+                answers[question.key] = answer
+                if answer is None:
+                    problems.append(f"sample {sample}, {question.key}: {_excerpt(reply)}")
+                else:
+                    words.append(f"{question.key}: {_excerpt(reply)}")
+            unread = [key for key, answer in answers.items() if answer is None]
+            if (unread and self.needs_every_answer()) or len(unread) == len(answers):
+                continue
+            value, row = self.row(item, answers)
+            values.append(value)
+            rows.append(row)
+        return ItemScore(
+            item=item.id,
+            category=item.category,
+            value=sum(values) / len(values) if values else None,
+            rows=tuple(rows),
+            words="\n".join(words),
+            problems=tuple(problems),
+            num_expected=len(images),
+            num_scored=len(values),
+        )
+
+    def asker(self, scorers: Scorers) -> Callable[[Item, Question], tuple[Any, str]]:
+        """What puts a question of an item: (answer or None, the reply or the reason there is none)."""
+        judge = _judge(scorers)
+
+        def ask(item: Item, question: Question) -> tuple[Any, str]:
+            prompt = question.prompt or question.key
+            request = JudgeRequest(
+                benchmark=self.name,
+                prompt=prompt,
+                rubric=self.rubrics[prompt],
+                fields=question.fields,
+                images=question.images,
+                side=self.side,
+                schema=self.response_schema(item, question),
+                attempts=self.attempts,
+            )
+            return judge.answer(request, lambda reply: self.read(item, question.key, reply))
+
+        return ask
+
+
+def _judge(scorers: Scorers) -> BenchmarkJudge:
+    if scorers.judge is None:
+        raise ValueError("this benchmark needs a judge; give --judge-url and --judge-model")
+    return scorers.judge
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 240 else line[:237] + "..."

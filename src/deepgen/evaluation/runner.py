@@ -1,0 +1,189 @@
+"""A benchmark from prompts to a table: draw what is missing, score what is not scored, add up.
+
+Every picture and every verdict is recorded as it comes, so a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from deepgen._version import __version__
+from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings
+from deepgen.evaluation.drawing import draw
+from deepgen.evaluation.models import Model
+from deepgen.evaluation.run_config import Job, RunConfig, Workers, workers
+from deepgen.evaluation.scorers import Scorers
+from deepgen.evaluation.scoring import add_up, score
+from deepgen.evaluation.store import write_json
+from deepgen.models.file_hash import hash_file
+
+__all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
+
+_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "rapidocr")
+
+
+def select(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items in their order: of every category its share, at least one where there is room.
+
+    Within a category those whose hashed names come first are taken, so a slice does not follow the file's
+    order.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.category].append(item)
+    quotas = {name: limit * len(group) / len(items) for name, group in groups.items()}
+    taken = {name: int(quota) for name, quota in quotas.items()}
+    if limit >= len(groups):
+        taken = {name: max(1, number) for name, number in taken.items()}
+    while sum(taken.values()) < limit:
+        name = max(groups, key=lambda each: (quotas[each] - taken[each], each))
+        taken[name] += 1
+    while sum(taken.values()) > limit:
+        name = max(groups, key=lambda each: (taken[each] > 1, taken[each] - quotas[each], each))
+        taken[name] -= 1
+    chosen = {
+        item.id
+        for name, group in groups.items()
+        for item in sorted(group, key=lambda each: hashlib.sha256(each.id.encode()).digest())[: taken[name]]
+    }
+    return [item for item in items if item.id in chosen]
+
+
+def run(
+    benchmark: Benchmark,
+    model: Model,
+    settings: Settings,
+    config: RunConfig,
+    scorers: Scorers,
+    team: Workers | None = None,
+) -> dict[str, Any] | None:
+    """Draw, score and add up one benchmark; see `deepgen.evaluation.report` for what is written.
+
+    Returns:
+        What `result.json` holds, on the first process; None on the others, and where nothing was to be
+        scored.
+
+    Raises:
+        FileNotFoundError, ValueError: official files are missing or altered, the folder holds a run of other
+            settings, or too few pictures have a verdict.
+    """
+    team = team or Workers()
+    items = benchmark.items(config.data_dir, allow_altered=config.allow_altered)
+    chosen = select(items, config.limit)
+    if config.has_scoring and (lacking := benchmark.check_scoring(chosen)):
+        raise ValueError("; ".join(lacking))
+    folder = config.output_dir / benchmark.label
+    manifest = make_manifest(benchmark, model, settings, config, team, len(items))
+    if team.rank == 0:
+        _open_folder(folder, manifest)
+    team.wait()
+    job = Job(benchmark=benchmark, settings=settings, config=config, team=team, folder=folder, chosen=chosen)
+    failures = draw(job, model)
+    team.wait()
+    if not config.has_scoring:
+        return None
+    version = benchmark.scorer_version(scorers)
+    for path, digest in _hashes_of(benchmark, benchmark.scoring_files(), config.data_dir).items():
+        version += f" {path} {digest[:12]}"
+    score(job, scorers, failures, version)
+    team.wait()
+    if team.rank != 0:
+        return None
+    manifest = {**manifest, "scorer": version}
+    if scorers.judge is not None and "judge" in benchmark.needs:
+        manifest["prompts"] = scorers.judge.prompt_source(benchmark.name)
+    return add_up(job, manifest, scorers)
+
+
+# --- the folder ---------------------------------------------------------------------------------------------
+
+
+def make_manifest(
+    benchmark: Benchmark,
+    model: Model,
+    settings: Settings,
+    config: RunConfig,
+    team: Workers,
+    num_items: int,
+) -> dict[str, Any]:
+    """How the numbers were made. `drawing` decides the pictures, and a folder has one of it."""
+    drawing: dict[str, Any] = {
+        "benchmark": benchmark.label,
+        "version": benchmark.version,
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "settings": asdict(settings),
+        "seeds": config.seeds if model.is_seeded else "not ours",
+        "data": data_hashes(benchmark, config.data_dir),
+    }
+    if config.seeds == "sequential":
+        drawing["set_up"] = {
+            "batch_size": config.batch_size,
+            "processes": team.count,
+            "limit": config.limit,
+        }
+    published = asdict(benchmark.settings)
+    changed = {key: value for key, value in asdict(settings).items() if value != published[key]}
+    return {
+        "drawing": drawing,
+        "published_settings": not changed or sorted(changed),
+        "protocol": benchmark.protocol,
+        "protocol_note": benchmark.notes.get(benchmark.protocol, "no difference between protocols is known"),
+        "limit": config.limit,
+        "num_items": num_items,
+        "processes": team.count,
+        "versions": versions(),
+    }
+
+
+def data_hashes(benchmark: Benchmark, data_dir: Path) -> dict[str, str]:
+    """SHA-256 of the official files that are there."""
+    return _hashes_of(benchmark, benchmark.files(), data_dir)
+
+
+def _hashes_of(benchmark: Benchmark, files: Sequence[DataFile], data_dir: Path) -> dict[str, str]:
+    found = {}
+    for file in files:
+        path = benchmark.locate(data_dir, file.path, *file.aliases)
+        if path.is_file():
+            found[file.path] = hash_file(path)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and what numbers depend on."""
+    found = {"deepgen": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _open_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.json"
+    wanted = json.loads(json.dumps(manifest["drawing"]))
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["drawing"]
+        different = [key for key in {**before, **wanted} if before.get(key) != wanted.get(key)]
+        if different:
+            key = different[0]
+            raise ValueError(
+                f"{folder} holds pictures of another run: {', '.join(different)} differ "
+                f"({key}: {before.get(key)} there, {wanted.get(key)} now); choose another --output"
+            )
+    for part in folder.rglob(".*.part"):
+        part.unlink()  # what a kill left half-written
+    write_json(path, manifest)

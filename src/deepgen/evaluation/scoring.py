@@ -1,0 +1,158 @@
+"""Scoring what was drawn: a verdict for each item, recorded as it comes, and the table they add up to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
+from deepgen.evaluation.run_config import Job, chunked
+from deepgen.evaluation.scorers import Scorers
+from deepgen.evaluation.store import Pictures, Scores, write_json
+from deepgen.rewards.reward import RewardUnavailable
+
+
+class TooFewVerdicts(ValueError):
+    """Too few pictures have a verdict for a score."""
+
+
+def score(job: Job, scorers: Scorers, failures: Mapping[str, str], version: str) -> None:
+    """Score this process's share.
+
+    Args:
+        job: whose pictures.
+        scorers: those the benchmark needs.
+        failures: why pictures are missing, by item.
+        version: what verdicts are made with; those of another are not reused.
+    """
+    pictures, scores = Pictures(job.folder, job.team.rank), Scores(job.folder, job.team.rank)
+    mine = [item for chunk in job.team.share(chunked(job.chosen, job.config.batch_size)) for item in chunk]
+
+    def one(item: Item) -> tuple[ItemScore, list[str]] | None:
+        records, hashes = _records(job, pictures, item)
+        kept = scores.get(item.id, hashes, version)
+        if kept is not None and kept.num_scored == kept.num_expected:
+            return None
+        reason = failures.get(item.id, "no picture")
+        gaps = tuple(f"sample {sample}: {reason}" for sample, record in enumerate(records) if record is None)
+        images = [_open(job.folder / record["path"]) for record in records if record is not None]
+        made = _verdict(job.benchmark, item, images, scorers)
+        return replace(made, num_expected=len(records), problems=(*gaps, *made.problems)), hashes
+
+    width = scorers.judge.concurrency if "judge" in job.benchmark.needs and scorers.judge else 1
+    bar = tqdm(total=len(mine), desc=f"{job.benchmark.label}: score", unit="item", disable=job.hides_bars)
+    with ThreadPoolExecutor(width) as pool:
+        try:
+            for made in pool.map(one, mine):
+                if made is not None:
+                    scores.add(*made, version)
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is not begun is not asked for
+            raise
+    bar.close()
+
+
+def _verdict(benchmark: Benchmark, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
+    """The benchmark's, or none where there is no picture or a service did not answer about it."""
+    empty = ItemScore(item=item.id, category=item.category, value=None, num_scored=0)
+    if not images:
+        return empty
+    try:
+        return benchmark.score(item, images, scorers)
+    except RewardUnavailable as error:  # the connection has been patient already
+        return replace(empty, problems=(str(error),))
+
+
+def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str, Any]:
+    """The table, or the reason there is none; written either way.
+
+    Raises:
+        TooFewVerdicts: too few pictures have a verdict.
+    """
+    benchmark, config = job.benchmark, job.config
+    pictures, stored = Pictures(job.folder, 0), Scores(job.folder, 0)
+    scores = [_stored(job, pictures, stored, item, manifest["scorer"]) for item in job.chosen]
+    expected = sum(each.num_expected for each in scores)
+    judged = sum(each.num_scored for each in scores)
+    least = benchmark.min_coverage if config.min_coverage is None else config.min_coverage
+    coverage = judged / expected
+    problems = [f"{each.item}: {problem}" for each in scores for problem in each.problems]
+    is_refused = (coverage < least and not config.allow_partial) or not judged
+    result: dict[str, Any] = {
+        "manifest": dict(manifest),
+        "benchmark": benchmark.label,
+        "headline": benchmark.headline,
+        "coverage": coverage,
+        "num_expected": expected,
+        "num_judged": judged,
+        "is_partial": coverage < 1 or len(job.chosen) < manifest["num_items"],
+        "table": {} if is_refused else benchmark.aggregate(scores, benchmark.protocol),
+        "problems": problems,
+        "strangers": pictures.strangers() if not _writes_more(benchmark) else [],
+        "same_pictures": doubles(job, pictures),
+        "items": [_item(job, pictures, *pair) for pair in zip(job.chosen, scores, strict=True)],
+    }
+    if scorers.judge is not None:
+        result["judge"] = scorers.judge.bill()
+    write_json(job.folder / "result.json", result)
+    if is_refused:
+        raise TooFewVerdicts(
+            f"{benchmark.label}: {judged} of {expected} pictures have a verdict ({coverage:.1%}, at "
+            f"least {least:.1%} needed), so there is no score; first: {'; '.join(problems[:3])}; all are in "
+            f"{job.folder / 'result.json'}; start again to try those once more, or --allow-partial"
+        )
+    return result
+
+
+def _stored(job: Job, pictures: Pictures, stored: Scores, item: Item, scorer: str) -> ItemScore:
+    _, hashes = _records(job, pictures, item)
+    found = stored.get(item.id, hashes, scorer)
+    if found is not None:
+        return found
+    return ItemScore(
+        item=item.id,
+        category=item.category,
+        value=None,
+        problems=("no verdict on these pictures",),
+        num_expected=len(job.samples),
+        num_scored=0,
+    )
+
+
+def _records(job: Job, pictures: Pictures, item: Item) -> tuple[list[dict[str, Any] | None], list[str]]:
+    """What is recorded of each sample, and the hashes, empty where nothing is."""
+    records = [pictures.get(item.id, n) for n in job.samples]
+    return records, ["" if record is None else str(record["sha256"]) for record in records]
+
+
+def _item(job: Job, pictures: Pictures, item: Item, verdict: ItemScore) -> dict[str, Any]:
+    records, _ = _records(job, pictures, item)
+    paths = [record["path"] for record in records if record is not None]
+    return {**asdict(verdict), "prompt": item.prompt, "pictures": paths}
+
+
+def doubles(job: Job, pictures: Pictures) -> list[list[str]]:
+    """Groups of pictures of different items or samples that are the same file."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for item in job.chosen:
+        for record in _records(job, pictures, item)[0]:
+            if record is not None:
+                groups[record["sha256"]].append(record["path"])
+    return [paths for paths in groups.values() if len(paths) > 1]
+
+
+def _writes_more(benchmark: Benchmark) -> bool:
+    return type(benchmark).finish is not Benchmark.finish
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,188 @@
+"""Twelve edits in a row: what is left of the cells that none of them is about, and how many edits held.
+
+A picture that is encoded and decoded again at every edit loses a little each time; this says how much after
+twelve. All chains take their first edit together, then their second, so that edits are drawn in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deepgen.data.png import save_png
+from deepgen.evaluation.benchmark import Item, Settings
+from deepgen.evaluation.models import Model
+from deepgen.evaluation.run_config import chunked
+from deepgen.evaluation.seeds import seed_of
+from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.store import Pictures
+from deepgen.evaluation.storybook_scores import kept_share, psnr_within
+from deepgen.tiny.edit_chain import ChainStep, EditChain, sample_chain
+from deepgen.tiny.read import Reading, read
+from deepgen.tiny.render import render
+
+NAME = "twelve edits"
+LEAST_PSNR = 30.0  # dB, what is hoped for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainReport:
+    """What chains of edits came to.
+
+    Attributes:
+        num_chains: chains that were drawn.
+        num_edits: of each chain.
+        held: share of edits after which the picture had what this edit asked for, and not before it.
+        held_interval: Wilson interval at 95 % over chains, whose edits are not independent.
+        whole: share of edits after which the whole picture was as all edits so far should have made it, by
+            nouns, cells and word.
+        kept: share of the cells left alone that still hold after the last edit what they held at first.
+        psnr: in dB between first and last picture within these cells, mean of the chains.
+        least_psnr: of the worst chain.
+        psnr_after_one: the same after the first edit.
+        num_above: chains of at least 30 dB after the last edit.
+    """
+
+    num_chains: int
+    num_edits: int
+    held: float
+    held_interval: tuple[float, float]
+    whole: float
+    kept: float
+    psnr: float
+    least_psnr: float
+    psnr_after_one: float
+    num_above: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: _rounded(value) for name, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{NAME}: {self.held:.2f} of the edits held, the whole picture was right after {self.whole:.2f} "
+            f"of them, cells kept {self.kept:.2f}, PSNR outside edited cells {self.psnr:.1f} dB after "
+            f"{self.num_edits} edits (worst {self.least_psnr:.1f}, after one {self.psnr_after_one:.1f}; "
+            f"{self.num_above} of {self.num_chains} chains have at least {LEAST_PSNR:.0f})"
+        )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def sample_chains(num_chains: int, seed: int = 0) -> list[EditChain]:
+    """That many chains; with more, the same come and further ones."""
+    return [sample_chain(np.random.default_rng((seed, index))) for index in range(num_chains)]
+
+
+def draw_chains(
+    model: Model,
+    chains: Sequence[EditChain],
+    settings: Settings,
+    folder: Path,
+    batch_size: int,
+    say: Callable[[int], None] = lambda step: None,
+) -> list[list[Image.Image]]:
+    """The pictures after each edit, chain by chain. Those that `folder` has of an earlier run are taken.
+
+    `say` is told how many edits of every chain are done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = Pictures(folder, 0)
+    drawn: list[list[Image.Image]] = [[] for _ in chains]
+    for step in range(len(chains[0].steps)):
+        items = [_item(chain, pictures, index, step) for index, (chain, pictures)
+                 in enumerate(zip(chains, drawn, strict=True))]  # fmt: skip
+        missing = [item for item in items if (item.id, step) not in stored]
+        for chunk in chunked(missing, batch_size):
+            seeds = [seed_of(settings.seed, NAME, item.id, step) for item in chunk]
+            for item, seed, image in zip(chunk, seeds, model.draw(chunk, seeds, settings), strict=True):
+                path = f"{item.id}-{step + 1:02d}.png"
+                save_png(image, folder / path)
+                stored.add(item.id, step, path, seed=seed)
+        for item, pictures in zip(items, drawn, strict=True):
+            record = stored.get(item.id, step)
+            assert record is not None
+            with Image.open(folder / record["path"]) as image:
+                pictures.append(image.convert("RGB"))
+        say(step + 1)
+    return drawn
+
+
+def _item(chain: EditChain, pictures: Sequence[Image.Image], index: int, step: int) -> Item:
+    before = pictures[-1] if pictures else render(chain.start)
+    return Item(
+        id=f"chain-{index:03d}",
+        category=NAME,
+        prompt=chain.steps[step].text,
+        references=(lambda: before,),
+    )
+
+
+def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]]) -> ChainReport:
+    """What the chains came to."""
+    steps = [
+        (_is_done(step, before, after), step.is_whole(after))
+        for chain, pictures in zip(chains, drawn, strict=True)
+        for step, before, after in _read_steps(chain, pictures)
+    ]
+    held, whole = (float(np.mean([step[index] for step in steps])) for index in (0, 1))
+    kept = [
+        kept_share(chain.start, chain.untouched, read(pictures[-1]))
+        for chain, pictures in zip(chains, drawn, strict=True)
+    ]
+    first = [_psnr(chain, pictures[0]) for chain, pictures in zip(chains, drawn, strict=True)]
+    last = [_psnr(chain, pictures[-1]) for chain, pictures in zip(chains, drawn, strict=True)]
+    return ChainReport(
+        num_chains=len(chains),
+        num_edits=len(chains[0].steps),
+        held=held,
+        held_interval=wilson(held, len(chains)),
+        whole=whole,
+        kept=float(np.mean([share for share in kept if share is not None])),
+        psnr=float(np.mean(last)),
+        least_psnr=min(last),
+        psnr_after_one=float(np.mean(first)),
+        num_above=sum(value >= LEAST_PSNR for value in last),
+    )
+
+
+def _psnr(chain: EditChain, image: Image.Image) -> float:
+    value = psnr_within(chain.start, chain.untouched, image)
+    assert value is not None  # a chain always leaves cells alone
+    return value
+
+
+def _read_steps(
+    chain: EditChain, pictures: Sequence[Image.Image]
+) -> list[tuple[ChainStep, Reading, Reading]]:
+    """Each edit with what is read before and after it."""
+    readings = [read(render(chain.start)), *(read(image) for image in pictures)]
+    return list(zip(chain.steps, readings[:-1], readings[1:], strict=True))
+
+
+def _is_done(step: ChainStep, before: Reading, after: Reading) -> bool:
+    """Whether an edit brought about what it asks for, which was not there already."""
+    return step.held(after) and not step.held(before)
+
+
+def chain_sheet(
+    chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Image]], most: int = 4
+) -> list[list[tuple[Image.Image, bool | None]]]:
+    """Rows of (picture, whether it has what its edit asked for); the first picture has no edit."""
+    rows = []
+    for chain, pictures in list(zip(chains, drawn, strict=True))[:most]:
+        row: list[tuple[Image.Image, bool | None]] = [(render(chain.start), None)]
+        steps = _read_steps(chain, pictures)
+        row += [(image, _is_done(*step)) for image, step in zip(pictures, steps, strict=True)]
+        rows.append(row)
+    return rows
