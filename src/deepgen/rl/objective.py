@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition, transition
+from deepgen.sampling.sde import Transition, transition
 
 Ground = Literal["trajectory", "clean"]
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from deepgen.diffusion.presets import get_preset
 from deepgen.prompt_text import PromptCut
+from deepgen.sampling.presets import get_preset
 
 logger = logging.getLogger(__name__)
 

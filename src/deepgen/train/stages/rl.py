@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepgen.data.mixture import Mixture, open_mixture
-from deepgen.diffusion.sde import check_sampler
 from deepgen.rewards.panel import PanelConfig
 from deepgen.rl.advantages import check_advantages
 from deepgen.rl.objective import Objective
 from deepgen.rl.objectives import make_objective
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.sde import check_sampler
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.optim import OptimConfig

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.schedule import set_timesteps
-from deepgen.diffusion.solvers import make_scheduler
+from deepgen.sampling.schedule import set_timesteps
+from deepgen.sampling.solvers import make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from torch import Tensor
 
-from deepgen.diffusion.guidance import Guidance, guide
-from deepgen.diffusion.presets import NAMES, PRESETS, get_preset, spaced
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.guidance import Guidance, guide
+from deepgen.sampling.presets import NAMES, PRESETS, get_preset, spaced
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "preset_quality.json"
 SPREAD = 0.2  # of the data
