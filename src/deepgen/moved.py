@@ -1,4 +1,4 @@
-"""Old import paths and names, kept for one release: they work, with a DeprecationWarning that says the new.
+"""Old import paths and names, kept for one release: they work, and a DeprecationWarning says the new one.
 
 Nothing is imported before an old name is used. A module whose classes got new names says so itself:
 

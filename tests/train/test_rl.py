@@ -157,8 +157,8 @@ def test_without_a_guidance_scale_pictures_and_edits_are_drawn_with_the_models_o
             has_reference=False,
             device=noisy.device,
         )
-        asked = policy.encode(prompts, [torch.Generator().manual_seed(0)], 64, 64)
-        return policy.velocity(asked, [0], noisy, sigma)
+        encoded = policy.encode(prompts, [torch.Generator().manual_seed(0)], 64, 64)
+        return policy.velocity(encoded, [0], noisy, sigma)
 
     own, other = (1.5, 3.0) if edits else (3.0, 1.5)
     torch.testing.assert_close(velocity(None), velocity(own), atol=0, rtol=0)
@@ -170,6 +170,24 @@ def test_a_step_scored_again_from_the_record_has_the_log_prob_it_was_drawn_with(
     for batch in made.batches(0):
         loss = made.losses(batch)
         assert float(loss.metrics["approx_kl"].max()) < 1e-12
+
+
+@pytest.mark.parametrize("edits", [False, True])
+@torch.no_grad()
+def test_a_rollout_keeps_what_its_steps_share_and_its_velocities_are_the_policys_bit_for_bit(
+    pipe, edits: bool
+) -> None:
+    made = stage(pipe, edits=edits)
+    (rollout, *_) = made.rollout_sampler.sample(0, [0])
+    sigmas = made.policy.sigmas(4, rollout.trajectory.clean.shape[-2:])
+    field = made.policy.rollout_velocity(rollout.prompts, rollout.rows, sigmas)
+    calls = []
+    pipe.transformer.context_embedder.register_forward_hook(lambda *_: calls.append(1))
+    for step, sigma in enumerate(sigmas[:-1]):
+        given = rollout.trajectory.clean + step, sigma.expand(len(rollout.rows))
+        kept = field(*given)
+        assert len(calls) == 1 + step
+        assert torch.equal(kept, made.policy.velocity(rollout.prompts, rollout.rows, *given))
 
 
 @pytest.mark.parametrize("objective", ["flow_grpo", "grpo_guard", "nft"])

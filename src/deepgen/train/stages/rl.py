@@ -46,7 +46,7 @@ class RLConfig(SupervisedConfig):
         prompts_per_rollout: groups of a rollout, on all processes together.
         updates_per_rollout: optimizer steps that follow it. `num_steps` counts optimizer steps.
         num_inference_steps: solver steps of a rollout.
-        sampler, eta: the stochastic sampler and its noise (diffusion/sde.py).
+        sampler, eta: the stochastic sampler and its noise (sampling/sde.py).
         window: which steps are stochastic, and which are trained.
         num_levels: noise levels an image is trained at, for objectives that work on clean latents.
         guidance_scale: of rollout and loss; 1 draws without the negative branch, None with the model's own
