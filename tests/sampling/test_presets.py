@@ -63,7 +63,7 @@ def test_a_difference_that_does_not_change_may_be_kept() -> None:
 
 
 def test_the_negative_branch_cannot_rest_first() -> None:
-    with pytest.raises(ValueError, match="cannot rest at the first step"):
+    with pytest.raises(ValueError, match="cannot be skipped at the first step"):
         Guidance(4.0).extend(torch.zeros(1))
 
 

@@ -35,8 +35,8 @@ class Preset:
         num_steps: solver steps; None: the model's own.
         spacing: (power, last): noise levels before the model's shift are a straight line from 1 to
             last^(1 / power), raised to the power; None: the solver's own.
-        guided_above: noise level in [0, 1] below which the negative branch is skipped and the last difference of
-            both branches is kept; 0 computes both at every step.
+        guided_above: noise level in [0, 1] below which the negative branch is skipped and the last difference
+            of both branches is kept; 0 computes both at every step.
     """
 
     name: str
