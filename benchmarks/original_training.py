@@ -61,7 +61,7 @@ class OriginalTransformer(DeepGenTransformer2DModel):
     """The DiT that pads and masks in any case."""
 
     def embed_images(
-        self, samples: Sequence[Sequence[Tensor]], trajectory: None = None
+        self, samples: Sequence[Sequence[Tensor]], step_cache: None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, S, D), image by image, and which are real (B, S)."""
         tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]

@@ -25,9 +25,9 @@ import tyro
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from torch import Tensor
 
-from deepgen.diffusion.presets import NAMES
-from deepgen.diffusion.solvers import make_scheduler
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.presets import NAMES
+from deepgen.sampling.solvers import make_scheduler
 from deepgen.shapes.prompts import prompt_rows
 
 SEED = 100

@@ -19,7 +19,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from deepgen.recipes.rl import rl_tiny
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.parallel import Processes
 
 MIX = """\
@@ -89,7 +89,7 @@ class RolloutKnobs:
         stage = config.build(Processes("cpu"))
         experience = stage.explore(0)
         rewards = experience.judged.scores.rewards[:, 0].reshape(self.prompts, config.group_size)
-        trained = len(stage.explorer.window(0).trained)
+        trained = len(stage.rollout_sampler.window(0).trained)
         branches = 2 if config.guidance_scale > 1 else 1
         passes = config.num_inference_steps + 3 * trained
         return (

@@ -32,7 +32,7 @@ from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, e
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.export import Trained, export_folder
 from deepgen.train.guidance import best_scales, fixed_prompts, try_scales, write_scales

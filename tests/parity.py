@@ -22,12 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from deepgen.diffusion.noise_levels import (
-    dynamic_levels,
-    loss_weights,
-    sample_density,
-    table_levels,
-)
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
@@ -35,6 +29,12 @@ from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM, vision_patches
 from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.noise_levels import (
+    dynamic_levels,
+    loss_weights,
+    sample_density,
+    table_levels,
+)
 from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
 from parity_deepspeed import run_deepspeed
@@ -302,7 +302,7 @@ def check_vae(goldens: Goldens, pipe: DeepGenPipeline, section: Section) -> None
 
 def check_scheduler(goldens: Goldens, pipe: DeepGenPipeline, section: Section) -> None:
     """Noise levels of sampling and the training table."""
-    from deepgen.diffusion.schedule import set_timesteps
+    from deepgen.sampling.schedule import set_timesteps
 
     golden = goldens.tensors("scheduler")
     for key in golden:

@@ -7,7 +7,6 @@ number, plus an absolute part for what cancels to about zero.
 from __future__ import annotations
 
 import ast
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt
-from deepgen.diffusion.sde import transition
 from deepgen.rl.advantages import advantages, weighted_totals
 from deepgen.rl.objective import Objective, PolicyStep
 from deepgen.rl.objectives import make_objective
-from deepgen.rl.rollout import roll_out
-from deepgen.rl.windows import Window
-from deepgen.train.policy import Asked, Policy
+from deepgen.sampling.rollout import roll_out
+from deepgen.sampling.sde import transition
+from deepgen.sampling.windows import Window
+from deepgen.train.policy import EncodedPrompt, Policy
 
 if TYPE_CHECKING:
     from parity import Goldens, Section
@@ -188,8 +187,8 @@ def check_rollout(goldens: Goldens, pipe: Any, section: Section) -> None:
         recorded, _, scale = case.partition(".cfg")
         guidance_scale = float(scale) or 1.0  # 0 is the original's word for no guidance
         positive, negative = pipe.encode_prompt(texts, guided=guidance_scale > 1, padding="batch")
-        asked = [
-            Asked(
+        encoded = [
+            EncodedPrompt(
                 Prompt(text=text, key=text, dataset="goldens", weights={}),
                 (entry["height"], entry["width"]),
                 None,
@@ -210,10 +209,11 @@ def check_rollout(goldens: Goldens, pipe: Any, section: Section) -> None:
         num_steps = golden[f"{case}.timesteps"].shape[1]
         rows = [row for row in range(len(texts)) for _ in range(len(noise) // len(texts))]
         steps = tuple(range(num_steps))
+        sigmas = policy.sigmas(num_steps, (noise.shape[-2], noise.shape[-1]))
         trajectory = roll_out(
-            partial(policy.velocity, asked, rows),
+            policy.rollout_velocity(encoded, rows, sigmas),
             noise,
-            policy.sigmas(num_steps, (noise.shape[-2], noise.shape[-1])),
+            sigmas,
             Window(steps, steps),
             lambda step, case=case: golden[f"{case}.step_noise.{step}"],
             sampler=SAMPLERS[recorded],

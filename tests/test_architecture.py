@@ -14,10 +14,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "deepgen"
 
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
-    ("_version", "moved", "extras", "diffusers_registration"),
+    ("_version", "extras", "diffusers_registration", "moved"),
     ("types", "config", "shapes", "tiny", "suggestions", "prompt_text"),
     ("worlds",),
-    ("models", "diffusion", "data", "rewards"),
+    ("models", "data", "rewards"),
+    ("sampling", "diffusion"),
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising",),
     ("pipeline", "planning"),

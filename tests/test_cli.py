@@ -21,10 +21,10 @@ from deepgen.commands import drawing, loading
 from deepgen.commands.options import ModelOptions
 from deepgen.commands.outputs import check_output
 from deepgen.data.png import read_record
-from deepgen.diffusion.solvers import NAMES, make_scheduler
 from deepgen.models.precision import is_widened as is_widened_layer
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.prompt_text import PromptCut
+from deepgen.sampling.solvers import NAMES, make_scheduler
 
 
 class FakePipeline:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from deepgen.cli import main
-from deepgen.models.parallel import divide
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.parallel import divide
 
 WORKER = Path(__file__).with_name("divided_worker.py")
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from deepgen.commands.options import PictureOptions
 from deepgen.commands.planned import NOMINAL, drawing_config
-from deepgen.diffusion.presets import NAMES
 from deepgen.models.memory import GB, choose, meta_models
 from deepgen.planning.cards import card
 from deepgen.planning.drawing import DrawingPlan, plan_drawing, said_seconds
+from deepgen.sampling.presets import NAMES
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
 BEGIN, END = "<!-- tools/drawing_plan.py -->\n", "<!-- end -->"

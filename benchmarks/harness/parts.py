@@ -11,8 +11,8 @@ import torch
 from deepgen.models import cpu_attention
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
-from deepgen.models.trajectory import Trajectory
 from deepgen.planning.flops import Sample, positions
+from deepgen.sampling.step_cache import StepCache
 from harness import inputs
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
@@ -102,12 +102,12 @@ def measure(
 
 def step_of_a_run(transformer: Any, arguments: dict[str, Any]) -> Callable[[], Any]:
     """A step after the first, as the pipeline makes it: what the steps share is there already."""
-    trajectory = Trajectory(arguments["timestep"][:1].repeat(2))
-    transformer(**arguments, trajectory=trajectory)
+    step_cache = StepCache(arguments["timestep"][:1].repeat(2))
+    transformer(**arguments, step_cache=step_cache)
 
     def step() -> Any:
-        trajectory.step = 1
-        return transformer(**arguments, trajectory=trajectory)
+        step_cache.step = 1
+        return transformer(**arguments, step_cache=step_cache)
 
     return step
 

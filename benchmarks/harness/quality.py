@@ -16,11 +16,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from deepgen.data.pixels import to_output
-from deepgen.diffusion.presets import get_preset
-from deepgen.diffusion.solvers import NAMES, make_scheduler
 from deepgen.evaluation.benchmarks.shapes import ShapesPrompt, prompts, score
 from deepgen.models.config import DEEPGEN_1_0
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.presets import get_preset
+from deepgen.sampling.solvers import NAMES, make_scheduler
 from harness.machine import now
 from harness.store import Store
 

@@ -26,10 +26,10 @@ from einops import rearrange
 from original_training import OriginalObjective, OriginalTransformer
 from torch import Tensor, nn
 
-from deepgen.diffusion.guidance import guide
-from deepgen.diffusion.presets import PRESETS, Preset
-from deepgen.diffusion.schedule import set_timesteps
 from deepgen.pipeline import DeepGenPipeline, GuidanceBatching
+from deepgen.sampling.guidance import guide
+from deepgen.sampling.presets import PRESETS, Preset
+from deepgen.sampling.schedule import set_timesteps
 from deepgen.train.objective import TrainingBatch
 from deepgen.types import Condition
 

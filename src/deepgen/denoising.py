@@ -1,4 +1,4 @@
-"""From noise to clean latents: the loop of a pipeline's call, and what diffusers' callbacks see of it.
+"""From noise to clean latents: the run of a pipeline's call, and what diffusers' callbacks see of it.
 
 What a callback or a caching technique asks of a pipeline (`current_timestep`, `guidance_scale`,
 `num_timesteps`, `interrupt`, ...) are properties of the run under way, kept here as diffusers' own pipelines
@@ -10,28 +10,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from deepgen.diffusion.guidance import Guidance
-from deepgen.diffusion.presets import PRESETS, Preset
 from deepgen.masking import KeptLatents
 from deepgen.models import caches
 from deepgen.models.adapter_scale import read_scale, scaled
-from deepgen.models.branches import Branches, Rows
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.memory import dit_values, free_bytes
-from deepgen.models.trajectory import may_keep
+from deepgen.sampling import ode
+from deepgen.sampling.guidance import Guidance
+from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
+from deepgen.sampling.ode import SamplingState
+from deepgen.sampling.presets import PRESETS, Preset
+from deepgen.sampling.step_cache import StepCache, may_keep
+from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.types import Condition
 
 if TYPE_CHECKING:
-    from deepgen.models.parallel import GuidanceExchange, Parallel
+    from deepgen.sampling.parallel import GuidanceExchange, Parallel
 
 GuidanceBatching = Literal["auto", "batched", "split"]
 Callback = Callable[..., dict[str, Any] | None]
-_CACHE_CONTEXTS: dict[Rows, str] = {"both": "guided", "negative": "negative", "positive": "positive"}
 
 # B samples, C latent channels, h w latent size
 
@@ -142,7 +144,7 @@ class DenoisingMixin:
             reference_latents: per sample, its references.
             num_inference_steps: solver steps.
             guidance_scale: weight of the positive branch over the negative.
-            preset: solver, spacing of its steps, and where the negative branch may rest.
+            preset: solver, spacing of its steps, and where the negative branch may be skipped.
             sigmas: noise levels of the steps before the scheduler's shift, falling, in (0, 1].
             guidance_batching: "batched" runs both branches in one call of the DiT, "split" one after the
                 other, in about half the working memory; "auto" splits where both do not fit into the memory
@@ -154,63 +156,61 @@ class DenoisingMixin:
                 `tensor_inputs` of its own.
             kept: of each sample, what a mask keeps of its source.
         """
-        patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
-        scheduler, timesteps = preset.prepare(
-            self.scheduler, num_inference_steps, latents.device, patches, sigmas
-        )
-        self._guidance_scale = guidance_scale if negative is not None else min(guidance_scale, 1.0)
-        self._num_timesteps = len(timesteps)
-        has_both, dtype, noise = preset.guided(timesteps), latents.dtype, latents
-        if caches.without_contexts(self.transformer) is not None:
-            has_both = [True] * len(timesteps)
-        if preset.solver is not None:
-            latents = latents.float()  # solvers with memory compute in what they are given; Euler in float32
-        condition = positive if negative is None else Condition.cat([negative, positive])
-        condition = condition.to(self.transformer.dtype)  # parts may differ, one quantised and one not
+        guidance_scale = guidance_scale if negative is not None else min(guidance_scale, 1.0)
+        condition = guided_condition(positive, negative, self.transformer.dtype)
         is_split = self._is_split(guidance_batching, latents, condition, reference_latents, negative is None)
-        branches = Branches(
-            condition,
-            reference_latents,
-            count=1 if negative is None else 2,
-            timesteps=timesteps if may_keep(self.transformer) else None,
+        state = self._begin(
+            latents, condition, reference_latents, preset, num_inference_steps, sigmas, guidance_scale
         )
-        guidance = Guidance(guidance_scale)
+        state.kept = kept
+        velocity = GuidedVelocity(self.transformer, is_split=is_split, exchange=self._exchange)
+        self._guidance_scale, self._num_timesteps = guidance_scale, len(state.timesteps)
         self._reset_caches()  # of a run that an error ended
         self._joint_attention_kwargs = joint_attention_kwargs
         adapters = scaled([self.transformer], read_scale(joint_attention_kwargs))
         try:
-            with adapters, self._kept_memory(), self.progress_bar(total=len(timesteps)) as progress:
-                for step, timestep in enumerate(timesteps):
-                    if self._interrupt:
-                        break
-                    self._current_timestep = timestep
-                    is_guided = self._check_guidance(branches)
-                    needs_both = is_guided and (has_both[step] or not guidance.has_difference)
-                    rests = branches.count == 2 and not needs_both
-                    velocity = self._velocity(latents, timestep, branches, step, rests, is_split)
-                    if is_guided:
-                        guidance.guidance_scale = self._guidance_scale
-                        velocity = guidance.extend(velocity) if rests else guidance(velocity)
-                    if preset.solver is not None:
-                        velocity = velocity.float()
-                    (latents,) = scheduler.step(
-                        velocity, scheduler.timesteps[step], latents, return_dict=False
-                    )[:1]
-                    if kept is not None:
-                        sigma, rows = scheduler.sigmas[step + 1], zip(kept, latents, noise, strict=True)
-                        latents = torch.stack([one.keep(after, before, sigma) for one, after, before in rows])
+            with adapters, self._kept_memory(), self.progress_bar(total=len(state.timesteps)) as progress:
+                while not state.is_done and not self._interrupt:
+                    step = state.step
+                    self._current_timestep = state.timesteps[step]
+                    self._check_guidance(state)
+                    ode.step([state], velocity)
                     if callback_on_step_end is not None:
-                        latents = self._call_back(
-                            callback_on_step_end,
-                            callback_on_step_end_tensor_inputs,
-                            (step, timestep, latents),
-                            branches,
-                        )
+                        self._call_back(callback_on_step_end, callback_on_step_end_tensor_inputs, step, state)
                     progress.update()
         finally:
             self._current_timestep = self._joint_attention_kwargs = None
             self._reset_caches()
-        return latents if preset.solver is None else latents.to(dtype)
+        return state.latents.to(latents.dtype) if state.is_float32 else state.latents  # (B, C, h, w)
+
+    def _begin(
+        self,
+        latents: Tensor,
+        condition: Condition,
+        references: Sequence[Sequence[Tensor]] | None,
+        preset: Preset,
+        num_inference_steps: int,
+        sigmas: Sequence[float] | None,
+        guidance_scale: float,
+    ) -> SamplingState:
+        """A run of all samples before its first step; condition rows are [negative, positive] or positive."""
+        patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
+        solver, timesteps = preset.prepare(
+            self.scheduler, num_inference_steps, latents.device, patches, sigmas
+        )
+        has_both = preset.guided(timesteps)
+        if caches.without_contexts(self.transformer) is not None:
+            has_both = [True] * len(timesteps)
+        make_cache = partial(StepCache, timesteps) if may_keep(self.transformer) else None
+        return SamplingState(
+            latents=latents,
+            timesteps=timesteps,
+            solver=solver,
+            inputs=GuidedInputs(condition, references, len(condition) // len(latents), make_cache),
+            guidance=Guidance(guidance_scale),
+            has_both=has_both,
+            is_float32=preset.solver is not None,
+        )
 
     def _is_split(
         self,
@@ -238,64 +238,31 @@ class DenoisingMixin:
             return not self._fits(latents, condition, references)
         return guidance_batching == "split"
 
-    def _check_guidance(self, branches: Branches) -> bool:
-        """Whether this step is guided, which a callback may have changed. ValueError where it cannot be."""
-        is_guided = self.do_classifier_free_guidance
-        if is_guided and branches.count == 1:
+    def _check_guidance(self, state: SamplingState) -> None:
+        """Take over guidance for the next step, which a callback may have changed. ValueError where it
+        cannot be.
+        """
+        assert state.inputs is not None
+        assert state.guidance is not None
+        state.guidance.guidance_scale = self._guidance_scale
+        if state.is_guided and state.inputs.num_branches == 1:
             raise ValueError(
                 f"guidance_scale became {self._guidance_scale} and there is no negative branch: begin with "
                 "guidance above 1, and let a callback that drops the negative rows set _guidance_scale to 0"
             )
-        caches.check_run(self.transformer, is_guided)
-        return is_guided
+        caches.check_run(self.transformer, state.is_guided)
 
-    def _call_back(
-        self,
-        callback: Callback,
-        names: Sequence[str],
-        state: tuple[int, Tensor, Tensor],
-        branches: Branches,
-    ) -> Tensor:
-        """Let a callback see and replace tensors after a step; the latents to go on with."""
-        step, timestep, latents = state
+    def _call_back(self, callback: Callback, names: Sequence[str], step: int, state: SamplingState) -> None:
+        """Let a callback see and replace tensors after a step."""
+        assert state.inputs is not None
         was_guided = self.do_classifier_free_guidance
-        known = {"latents": latents, **branches.embeds}
+        known = {"latents": state.latents, **state.inputs.embeds}
         given = {name: known[name] for name in getattr(callback, "tensor_inputs", names)}
-        known.update(callback(self, step, timestep, given) or {})
-        branches.replace(known["prompt_embeds"], known["pooled_prompt_embeds"])
+        known.update(callback(self, step, state.timesteps[step], given) or {})
+        state.inputs.replace(known["prompt_embeds"], known["pooled_prompt_embeds"])
+        state.latents = known["latents"]
         if was_guided != self.do_classifier_free_guidance and caches.without_contexts(self.transformer):
             self._reset_caches()  # what was kept is of another number of rows
-        return known["latents"]
-
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        branches: Branches,
-        step: int,
-        rests: bool,
-        is_split: bool,
-    ) -> Tensor:
-        """Velocities of all rows at a step, or of the positive ones where the negative branch rests."""
-        exchange = None if rests or branches.count == 1 else self._exchange
-        passes: tuple[Rows, ...] = ("both",)  # without guidance these are the positive rows
-        if rests or (is_split and branches.count == 2):
-            passes = ("positive",) if rests else ("negative", "positive")
-        if exchange is not None:
-            passes = (exchange.rows,)
-        velocities = []
-        for rows in passes:
-            noisy = torch.cat([latents] * (branches.count if rows == "both" else 1))
-            given = {name: value for name, value in branches.inputs(step, rows).items() if value is not None}
-            with self.transformer.cache_context(_CACHE_CONTEXTS[rows]):
-                velocities += self.transformer(
-                    hidden_states=noisy.to(branches.embeds["prompt_embeds"].dtype),
-                    timestep=timestep.expand(len(noisy)),
-                    return_dict=False,
-                    **given,
-                )
-        velocity = torch.cat(velocities)
-        return velocity if exchange is None else exchange(velocity)
 
     def _fits(
         self, latents: Tensor, condition: Condition, references: Sequence[Sequence[Tensor]] | None
@@ -324,7 +291,7 @@ class DenoisingMixin:
         Raises:
             ValueError: the number of processes does not fit, or the pictures are divided already.
         """
-        from deepgen.models.parallel import divide
+        from deepgen.sampling.parallel import divide
 
         if self.is_divided:
             raise ValueError("pictures are divided already; how cannot be changed in the same process")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from deepgen.data.masks import check_mask
 from deepgen.data.pixels import resize_pixels, to_pixels
-from deepgen.diffusion.losses import interpolate
 from deepgen.models import vae as latent_space
+from deepgen.sampling.interpolation import interpolate
 
 Size = tuple[int, int]  # (height, width), pixels
 

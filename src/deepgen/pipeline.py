@@ -36,8 +36,6 @@ from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
-from deepgen.diffusion.presets import get_preset
-from deepgen.diffusion.schedule import check_guidance, check_num_steps, check_sigmas
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.masking import KeptPixels
 from deepgen.models import vae as latent_space
@@ -60,6 +58,8 @@ from deepgen.models.saving import TrustedFilesMixin
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.picture_sizes import SizeRules
 from deepgen.prompt_text import PromptCut, PromptCutWarning
+from deepgen.sampling.presets import get_preset
+from deepgen.sampling.schedule import check_guidance, check_num_steps, check_sigmas
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
 from deepgen.worlds import prompt_warnings

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, JointBlock
-from deepgen.models.trajectory import Trajectory
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.step_cache import StepCache
 
 FLOAT = 2e-6  # relative: other orders of the same float32 sums
 
@@ -107,29 +107,29 @@ def forward_inputs(pipe: DeepGenPipeline) -> dict:
 
 @pytest.mark.parametrize("budget", [128 * 2**20, 1], ids=["all steps at once", "step by step"])
 @torch.no_grad()
-def test_a_trajectory_changes_no_velocity(
+def test_a_step_cache_changes_no_velocity(
     pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
-    monkeypatch.setattr("deepgen.models.trajectory._MODULATION_BYTES", budget)
+    monkeypatch.setattr("deepgen.sampling.step_cache.MODULATION_BYTES", budget)
     inputs, timesteps = forward_inputs(pipe), torch.tensor([1000.0, 700.0, 30.0])
-    trajectory = Trajectory(timesteps)
+    step_cache = StepCache(timesteps)
     for step, timestep in enumerate(timesteps):
-        trajectory.step = step
-        kept = pipe.transformer(timestep=timestep.expand(2), trajectory=trajectory, **inputs)[0]
+        step_cache.step = step
+        kept = pipe.transformer(timestep=timestep.expand(2), step_cache=step_cache, **inputs)[0]
         assert close(kept, pipe.transformer(timestep=timestep.expand(2), **inputs)[0])
 
 
 @torch.no_grad()
-def test_a_trajectory_heeds_a_condition_that_changes_on_the_way(pipe: DeepGenPipeline) -> None:
+def test_a_step_cache_heeds_a_condition_that_changes_on_the_way(pipe: DeepGenPipeline) -> None:
     inputs, timesteps = forward_inputs(pipe), torch.tensor([1000.0, 500.0])
-    trajectory = Trajectory(timesteps)
-    pipe.transformer(timestep=timesteps[:1].expand(2), trajectory=trajectory, **inputs)
-    trajectory.step = 1
+    step_cache = StepCache(timesteps)
+    pipe.transformer(timestep=timesteps[:1].expand(2), step_cache=step_cache, **inputs)
+    step_cache.step = 1
     changed = {
         name: inputs[name] + 1 if name in ("encoder_hidden_states", "pooled_projections") else inputs[name]
         for name in inputs
     }
-    kept = pipe.transformer(timestep=timesteps[1:].expand(2), trajectory=trajectory, **changed)[0]
+    kept = pipe.transformer(timestep=timesteps[1:].expand(2), step_cache=step_cache, **changed)[0]
     assert close(kept, pipe.transformer(timestep=timesteps[1:].expand(2), **changed)[0])
 
 

@@ -23,9 +23,9 @@ from deepgen.client import Client, RequestFailed
 from deepgen.commands import drawing, prompt_file
 from deepgen.data.masks import open_mask
 from deepgen.data.png import read_record
-from deepgen.diffusion.solvers import make_scheduler
 from deepgen.masking import KeptPixels
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.solvers import make_scheduler
 from deepgen.serve.gradio_app import draw
 from deepgen.serve.local import serve_locally
 from deepgen.serve.mcp_tools import Folders, Painter

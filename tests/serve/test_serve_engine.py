@@ -132,7 +132,7 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
         sampler.step(samples)
     assert all(sample.is_done for sample in samples)
     for sample, expected in zip(samples, alone, strict=True):
-        torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+        torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
 
 
 def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipeline) -> None:
@@ -160,12 +160,12 @@ def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipe
     finally:
         pipe.transformer.forward = forward  # type: ignore[method-assign]
     assert rows[0] == 6  # three pictures, two branches each
-    resting = sum(not both for sample in samples for both in sample.schedule.has_both)
+    resting = sum(not both for sample in samples for both in sample.has_both)
     assert resting > 0
     assert sum(rows) == 3 * 12 * 2 - resting
     for k, (sample, options) in enumerate(zip(samples, asked, strict=True)):
         expected = pipe("a red circle", seed=k, output_type="latent", **options).images[0]
-        torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+        torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
 
 
 class TakesNoStep:
@@ -246,7 +246,7 @@ def test_latents_of_exact_batches_do_not_depend_on_company_or_place(pipe: DeepGe
 
     alone = begin("a red circle", 0)
     sampler.step([alone], exact_batch=4)
-    assert alone.text_length > alone.conditions.positive.prompt_embeds.shape[1]
+    assert alone.text_length > alone.inputs.embeds["prompt_embeds"].shape[1]
     for place in range(4):
         batch = [begin(text, 7) for text in ("two big cats", "a black dog", "one star", "a blue fish")]
         batch[place] = begin("a red circle", 0)
@@ -357,7 +357,7 @@ def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
     sampler.step(samples)
     sampler.step(samples)
     for sample, expected in zip(samples, alone, strict=True):
-        torch.testing.assert_close(sample.latents, expected, atol=LATENTS, rtol=0)
+        torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
 
 
 def test_edits_keep_their_size_and_equal_the_pipelines(

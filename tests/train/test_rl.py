@@ -19,7 +19,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
 from deepgen.rewards.reward import EachAlone, RewardResult
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
 from deepgen.train.export import Trained, export_folder
@@ -162,8 +162,8 @@ def test_without_a_guidance_scale_pictures_and_edits_are_drawn_with_the_models_o
             has_reference=False,
             device=noisy.device,
         )
-        asked = policy.ask(prompts, [torch.Generator().manual_seed(0)], 64, 64)
-        return policy.velocity(asked, [0], noisy, sigma)
+        encoded = policy.encode(prompts, [torch.Generator().manual_seed(0)], 64, 64)
+        return policy.velocity(encoded, [0], noisy, sigma)
 
     own, other = (1.5, 3.0) if edits else (3.0, 1.5)
     torch.testing.assert_close(velocity(None), velocity(own), atol=0, rtol=0)
@@ -175,6 +175,24 @@ def test_a_step_scored_again_from_the_record_has_the_log_prob_it_was_drawn_with(
     for batch in made.batches(0):
         loss = made.losses(batch)
         assert float(loss.metrics["approx_kl"].max()) < 1e-12
+
+
+@pytest.mark.parametrize("edits", [False, True])
+@torch.no_grad()
+def test_a_rollout_keeps_what_its_steps_share_and_its_velocities_are_the_policys_bit_for_bit(
+    pipe, edits: bool
+) -> None:
+    made = stage(pipe, edits=edits)
+    (rollout, *_) = made.rollout_sampler.sample(0, [0])
+    sigmas = made.policy.sigmas(4, rollout.trajectory.clean.shape[-2:])
+    field = made.policy.rollout_velocity(rollout.prompts, rollout.rows, sigmas)
+    calls = []
+    pipe.transformer.context_embedder.register_forward_hook(lambda *_: calls.append(1))
+    for step, sigma in enumerate(sigmas[:-1]):
+        given = rollout.trajectory.clean + step, sigma.expand(len(rollout.rows))
+        kept = field(*given)
+        assert len(calls) == 1 + step
+        assert torch.equal(kept, made.policy.velocity(rollout.prompts, rollout.rows, *given))
 
 
 @pytest.mark.parametrize("objective", ["flow_grpo", "grpo_guard", "nft"])
@@ -268,8 +286,8 @@ def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
 
 def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
     made = stage(pipe, prompts_per_rollout=1)
-    made.processes = made.explorer.processes = AnotherOf(made.processes)
-    nothing = made.explorer.sample(0, [0])
+    made.processes = made.rollout_sampler.processes = AnotherOf(made.processes)
+    nothing = made.rollout_sampler.sample(0, [0])
     assert nothing == []
     assert made.score(nothing).rewards.shape == (0, 1)
 
@@ -277,7 +295,7 @@ def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
 def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) -> None:
     made = stage(pipe, prompts_per_rollout=6)
     one = PromptSet(name="first", rows=Rows(edits=False), weight=1.0, rewards={"brightness": 1.0})
-    made.mix = made.explorer.mix = PromptMix(sets=(one, replace(one, name="second")))
+    made.mix = made.rollout_sampler.mix = PromptMix(sets=(one, replace(one, name="second")))
     experience = made.explore(0)
     sets = [made.mix.draw(made.config.seed, int(group)).dataset for group in experience.judged.groups]
     assert set(sets) == {"first", "second"}
@@ -358,12 +376,12 @@ def test_the_next_rollouts_prompts_are_read_while_rewards_judge(
     pipe, fresh_pipe, trains_connector: bool
 ) -> None:
     made = stage(pipe, trains_connector=trains_connector, num_steps=2)
-    ask, events = made.policy.ask, []
-    made.policy.ask = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
+    ask, events = made.policy.encode, []
+    made.policy.encode = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
     collect = made.panel.collect
     made.panel.collect = lambda: events.append("collect") or collect()
     experiences = [made.explore(0), made.explore(1)]
-    first, second = (one.rollouts[0].asked[0].prompt.text for one in experiences)
+    first, second = (one.rollouts[0].prompts[0].prompt.text for one in experiences)
     # A prompt that a step would read in another way is not read before it; the last rollout has no next one.
     expected = (
         [first, "collect", second, "collect"] if trains_connector else [first, second, "collect", "collect"]
@@ -501,7 +519,7 @@ def test_fixed_prompts_are_judged_before_the_first_step_and_on_the_way(prompts: 
 def test_rewards_are_given_for_generation_and_editing_in_one_run(prompts: Path, tmp_path: Path) -> None:
     made = run(prompts).build(Processes("cpu"))
     experience = made.explore(0)
-    tasks = {bool(one.prompt.references) for rollout in experience.rollouts for one in rollout.asked}
+    tasks = {bool(one.prompt.references) for rollout in experience.rollouts for one in rollout.prompts}
     assert experience.judged.scores.valid.all()
     assert tasks <= {False, True}
     assert len({tuple(rollout.images[0].size) for rollout in experience.rollouts}) == 1

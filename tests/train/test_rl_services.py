@@ -18,7 +18,7 @@ import pytest
 
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsembleConfig
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.loop import train
 from deepgen.train.stages.rl import RLConfig
 

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from small_runs import small
 
-from deepgen.diffusion.noise_levels import sample_density
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.fresh import fresh_connector
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
+from deepgen.sampling.noise_levels import sample_density
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.noise_levels import density

@@ -133,7 +133,7 @@ def _processes(options: PictureOptions) -> Any:
 def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
     """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
     from deepgen.arguments import usual_guidance
-    from deepgen.diffusion.presets import get_preset
+    from deepgen.sampling.presets import get_preset
 
     guidance = options.guidance
     if guidance is None:
@@ -161,7 +161,7 @@ def record_of(
 ) -> PictureRecord:
     """How a picture is made, for the picture itself; its size is 0 where the model chooses it."""
     from deepgen.data.png import PictureRecord
-    from deepgen.diffusion.presets import get_preset
+    from deepgen.sampling.presets import get_preset
 
     return PictureRecord(
         prompt=prompt,

@@ -273,8 +273,8 @@ class EvalRun:
         return 0
 
     def _settings(self, benchmark: Benchmark) -> Settings:
-        from deepgen.diffusion.presets import get_preset
         from deepgen.evaluation.benchmark import settings_with
+        from deepgen.sampling.presets import get_preset
 
         negative = self.negative
         if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:

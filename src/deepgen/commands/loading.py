@@ -35,8 +35,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     with _paused_garbage_collector():
         import torch
 
-        from deepgen.diffusion.solvers import make_scheduler
         from deepgen.pipeline import DeepGenPipeline
+        from deepgen.sampling.solvers import make_scheduler
     if options.model == "tiny":
         print(TINY_NOTICE, file=sys.stderr)
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work

@@ -112,10 +112,10 @@ def drawing_config(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from deepgen.commands.drawing import settings_of
-    from deepgen.diffusion.presets import get_preset
-    from deepgen.diffusion.solvers import make_scheduler
     from deepgen.models.config import architecture
     from deepgen.planning.drawing import DrawingConfig
+    from deepgen.sampling.presets import get_preset
+    from deepgen.sampling.solvers import make_scheduler
 
     nominal = architecture(NOMINAL)
     settings = settings_of(options, nominal.defaults, is_edit)

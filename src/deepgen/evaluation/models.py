@@ -71,7 +71,7 @@ class ModelConfig:
         device: auto is cuda, then cpu.
         dtype: of weights; auto is bfloat16 on cuda and float32 elsewhere.
         lora: LoRA weights for a DeepGen model.
-        preset: solver and spacing of a DeepGen model's steps, see `deepgen.diffusion.presets`.
+        preset: solver and spacing of a DeepGen model's steps, see `deepgen.sampling.presets`.
         api_key: for an endpoint; sent as a bearer token.
         timeout, retries: of an endpoint, in seconds and tries after the first.
     """

@@ -43,7 +43,7 @@ class JointBlock(JointTransformerBlock):
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Context (B, L, D) and image tokens (B, S, D), as they came in."""
-        fuses = not isinstance(temb, Tensor)
+        fuses = _may_fuse(joint_attention_kwargs)
         kwargs = _for_attention(joint_attention_kwargs, fuses and cpu_attention.has_choice(hidden_states))
         vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb
         image, context = hidden_states, encoder_hidden_states
@@ -73,9 +73,7 @@ class JointBlock(JointTransformerBlock):
     def _add_mlp(
         self, x: Tensor, norm: Any, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor, fuses: bool
     ) -> Tensor:
-        """`fuses` where vectors came precomputed: then a picture is drawn, and nobody asks for the bits of
-        another pass.
-        """
+        """`fuses` where an image is drawn whose bits need not be those of another pass."""
         modulated = modulate(norm(x), shift, scale)
         if self._chunk_size is None:
             return add_gated(x, gate, feed_forward(mlp, modulated) if fuses else mlp(modulated))
@@ -101,7 +99,7 @@ class FinalJointBlock(JointBlock):
         `num_targets` in `joint_attention_kwargs` says that only the first so many image tokens are asked for;
         the others come back untouched.
         """
-        image, fuses = hidden_states, not isinstance(temb, Tensor)
+        image, fuses = hidden_states, _may_fuse(joint_attention_kwargs)
         kwargs = _for_attention(joint_attention_kwargs, fuses and cpu_attention.has_choice(image))
         targets = (joint_attention_kwargs or {}).get("num_targets")
         if targets is not None:
@@ -142,9 +140,14 @@ def _chunks(vectors: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 def _for_attention(kwargs: dict[str, Any] | None, may_choose: bool) -> dict[str, Any]:
-    """What the attention is told; diffusers warns of what it does not know, so not more than needed."""
-    told = {name: value for name, value in (kwargs or {}).items() if name != "num_targets"}
-    return {**told, "may_choose": True} if may_choose else told
+    """Arguments of the attention; diffusers warns of those it does not know, so not more than needed."""
+    given = {name: value for name, value in (kwargs or {}).items() if name not in ("num_targets", "may_fuse")}
+    return {**given, "may_choose": True} if may_choose else given
+
+
+def _may_fuse(kwargs: dict[str, Any] | None) -> bool:
+    """Whether operations may be joined, which rounds otherwise: not where a policy is scored on its bits."""
+    return bool((kwargs or {}).get("may_fuse"))
 
 
 def as_joint_block(block: JointTransformerBlock) -> JointBlock:

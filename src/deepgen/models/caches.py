@@ -1,9 +1,9 @@
 """diffusers' caching techniques on the DiT: which of them fit it, and what a run with one must look like.
 
 FirstBlockCache, MagCache and TaylorSeer keep what they remember apart for each `cache_context`, so the
-branches of guidance may run together, one after the other, or one of them rest. PyramidAttentionBroadcast and
-FasterCache count calls and know no contexts: with them both branches have to run in the same call, at every
-step.
+branches of guidance may run together, one after the other, or one of them be skipped.
+PyramidAttentionBroadcast and FasterCache count calls and know no contexts: with them both branches have to
+run in the same call, at every step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Compiling the DiT block by block, with what was compiled kept on disk.
 
 The blocks are compiled, not the DiT: one graph serves all blocks of a kind, what the steps of a run share
-stays outside of it (`trajectory.py`), and sizes are symbols, so that another size or prompt needs no new one.
+stays outside of it (`sampling/step_cache.py`), and sizes are symbols, so that another size or prompt needs no
+new one.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ SD3Transformer2DModel.
 
 Samples of one call may differ in size and in number of references. Shorter sequences are then padded on the
 right and a mask over keys keeps the padding invisible; where nothing is padded there is no mask, so fused
-kernels apply. What the steps of a run share is kept in a `Trajectory`.
+kernels apply. What the steps of a run share is kept in a step cache (`sampling/step_cache.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -31,7 +31,6 @@ from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
 from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
 from deepgen.models.containment import OwnFolderMixin
-from deepgen.models.trajectory import Trajectory
 
 __all__ = [
     "DeepGenTransformer2DModel",
@@ -39,6 +38,24 @@ __all__ = [
 ]  # diffusers finds the loader through ModelMixin in this module
 
 # B batch, C latent channels, h w latent size, S image tokens, L context tokens, D width
+
+
+class StepCacheLike(Protocol):
+    """What the DiT asks of a step cache.
+
+    Attributes:
+        is_exact: velocities are bit for bit those without a cache.
+    """
+
+    is_exact: bool
+
+    def once(self, name: Any, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """`compute(source)`, computed once as long as the source is the same."""
+        ...
+
+    def modulations(self, transformer: Any, pooled: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+        """Every block's modulation vectors at this step; None where blocks compute them."""
+        ...
 
 
 class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixin):
@@ -129,7 +146,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         encoder_attention_mask: Tensor | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
-        trajectory: Trajectory | None = None,
+        step_cache: StepCacheLike | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
         """Velocity of every sample.
 
@@ -142,8 +159,8 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
             encoder_attention_mask: boolean (B, L), True at real context positions; None if all are.
             joint_attention_kwargs: only `scale` (of a LoRA) is read.
             return_dict: wrap the result as diffusers does.
-            trajectory: of the run this step belongs to; what its steps share is then computed once, and what
-                no later step reads is left out. Not for training.
+            step_cache: of the run this step belongs to; what its steps share is then computed once, and what
+                no later step reads is left out, unless the cache is exact. Not for training.
 
         Returns:
             Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
@@ -162,13 +179,9 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
         targets = max(height * width for height, width in sizes) // self.config.patch_size**2
 
-        image, image_mask = self.embed_images(samples, trajectory)  # (B, S, D), (B, S) or None
-        if trajectory is None:
-            context = self.context_embedder(encoder_hidden_states)  # (B, L, D)
-            vectors = None
-        else:
-            context = trajectory.once("context", encoder_hidden_states, self.context_embedder)
-            vectors = trajectory.modulations(self, pooled_projections)
+        image, image_mask = self.embed_images(samples, step_cache)  # (B, S, D), (B, S) or None
+        context = self._once("context", encoder_hidden_states, self.context_embedder, step_cache)  # (B, L, D)
+        vectors = None if step_cache is None else step_cache.modulations(self, pooled_projections)
         modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
         kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
         is_divided = self._parallel_config is not None  # among processes, from the first block to proj_out
@@ -177,13 +190,13 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                 "a padded batch cannot be divided among processes; draw samples of one size, one number of "
                 "references and equally long prompts together"
             )
-        # A call of its own rounds as it would with gradient: a policy is scored on what it drew.
-        if (
-            trajectory is not None
-            and not is_divided
-            and isinstance(self.transformer_blocks[-1], FinalJointBlock)
-        ):
-            kwargs["num_targets"] = targets
+        # Without a cache, or with an exact one, a call rounds as it would with gradient: a policy is scored
+        # on what it drew.
+        if step_cache is not None and not step_cache.is_exact:
+            if not is_divided and isinstance(self.transformer_blocks[-1], FinalJointBlock):
+                kwargs["num_targets"] = targets
+            if vectors is not None:
+                kwargs["may_fuse"] = True
         for index, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 context, image = self._gradient_checkpointing_func(block, image, context, modulation, kwargs)
@@ -200,33 +213,44 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def embed_images(
-        self, samples: Sequence[Sequence[Tensor]], trajectory: Trajectory | None = None
+        self, samples: Sequence[Sequence[Tensor]], step_cache: StepCacheLike | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens of every sample's images, right-padded to the longest, and the mask of real ones (None: no
-        pads). With a trajectory, those of references (all images but the first) are kept in it.
+        pads). With a step cache, those of references (all images but the first) are kept in it.
         """
-        if trajectory is not None and any(len(sample) > 1 for sample in samples):
-            tokens = [self._kept_tokens(sample, trajectory) for sample in samples]
+        has_references = any(len(sample) > 1 for sample in samples)
+        if has_references and step_cache is not None and not step_cache.is_exact:
+            tokens = [self._kept_tokens(sample, step_cache) for sample in samples]
         else:
             shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
             if len(shapes) == 1:
-                columns = (torch.stack(images) for images in zip(*samples, strict=True))
-                return torch.cat([self.pos_embed(images) for images in columns], dim=1), None
-            tokens = [torch.cat([self.pos_embed(x[None])[0] for x in sample]) for sample in samples]
+                targets, *references = (torch.stack(images) for images in zip(*samples, strict=True))
+                columns = [self.pos_embed(targets)]  # one image of every sample each, (B, S_i, D)
+                for place, images in enumerate(references):
+                    columns.append(self._once(("reference", place), images, self.pos_embed, step_cache))
+                return torch.cat(columns, dim=1), None
+            tokens = [self._kept_tokens(sample, step_cache) for sample in samples]
         lengths = torch.tensor([len(x) for x in tokens], device=tokens[0].device)
         if len({len(x) for x in tokens}) == 1:
             return torch.stack(tokens), None
         padded = pad_sequence(tokens, batch_first=True)
         return padded, torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
 
-    def _kept_tokens(self, sample: Sequence[Tensor], trajectory: Trajectory) -> Tensor:
-        """Tokens of one sample's images, references from the trajectory."""
+    def _kept_tokens(self, sample: Sequence[Tensor], step_cache: StepCacheLike | None) -> Tensor:
+        """Tokens of one sample's images, (S, D), references from the cache."""
         target, *references = sample
         kept = [
-            trajectory.once(("reference", id(latents)), latents, lambda x: self.pos_embed(x[None])[0])
+            self._once(("reference", id(latents)), latents, lambda x: self.pos_embed(x[None])[0], step_cache)
             for latents in references
         ]
         return torch.cat([self.pos_embed(target[None])[0], *kept])
+
+    @staticmethod
+    def _once(
+        name: Any, source: Tensor, compute: Callable[[Tensor], Tensor], step_cache: StepCacheLike | None
+    ) -> Tensor:
+        """`compute(source)`, from the cache where there is one."""
+        return compute(source) if step_cache is None else step_cache.once(name, source, compute)
 
     @staticmethod
     def _masks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.optim import OptimConfig
 from deepgen.train.stages.rl import RLConfig
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition
 from deepgen.rl.objective import PolicyStep
+from deepgen.sampling.sde import Transition
 
 KL = Literal["velocity", "mean"]
 

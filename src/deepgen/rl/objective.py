@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition, transition
+from deepgen.sampling.sde import Transition, transition
 
 Ground = Literal["trajectory", "clean"]
 
@@ -39,7 +39,7 @@ class PolicyStep:
         old_mean: mean of that policy's step, float32 (B, C, h, w).
         old_velocity: that policy's velocity at `noisy`, (B, C, h, w).
         reference_velocity: of the reference model at `noisy`, (B, C, h, w); None where no KL is asked for.
-        sampler: name of the stochastic sampler (diffusion/sde.py).
+        sampler: name of the stochastic sampler (sampling/sde.py).
         eta: its noise.
         sigma_max: the schedule's second sigma, for "flow".
     """

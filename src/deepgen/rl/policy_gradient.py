@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition
 from deepgen.rl.clipping import ClipRange, check_clip_range, clipped_loss
 from deepgen.rl.kl import KL, check_kl, policy_kl
 from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
+from deepgen.sampling.sde import Transition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deepgen.diffusion.presets import NAMES as PRESETS
+from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.serve.desk import Desk
 from deepgen.serve.errors import ApiError
 from deepgen.serve.metrics import Metrics

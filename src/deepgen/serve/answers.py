@@ -9,7 +9,7 @@ from typing import Any
 
 from deepgen.data.png import PictureRecord
 from deepgen.data.resize import enlarged_from
-from deepgen.diffusion.presets import get_preset
+from deepgen.sampling.presets import get_preset
 from deepgen.serve.config import ServeConfig
 from deepgen.serve.fields import Fields
 from deepgen.serve.jobs import Drawn, Event, Job, Placed, Preview, Progress

@@ -116,7 +116,7 @@ class Engine:
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe, self.config.loras, self.config.preset)
+        self.sampler = Sampler(pipe, self.config.loras, self.config.preset, self.config.max_running)
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()
@@ -324,8 +324,9 @@ class Engine:
         for running in batch:
             task, sample = running.task, running.sample
             task.job.tell(Progress(running.index, sample.step, task.plan.num_steps))
-            if sample.step in task.preview_steps and sample.expected is not None:
-                image = self._preview(sample.expected)
+            expected = sample.expected_clean if sample.step in task.preview_steps else None
+            if expected is not None:
+                image = self._preview(expected[0])
                 task.job.tell(Preview(running.index, task.preview_steps[sample.step], image))
 
     def _forward(self, samples: list[Sample]) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepgen.data.picture_files import Kind
-from deepgen.diffusion.presets import NAMES as PRESETS
 from deepgen.prompt_text import check_prompt
+from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.serve.errors import invalid
 from deepgen.suggestions import suggestion
 

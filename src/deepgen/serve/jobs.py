@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from deepgen.diffusion.presets import get_preset
 from deepgen.prompt_text import PromptCut
+from deepgen.sampling.presets import get_preset
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class DrawRequest:
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
-        preset: solver and spacing of the steps, see `diffusion/presets.py`; `ModelFacts.preset` where None.
+        preset: solver and spacing of the steps, see `sampling/presets.py`; `ModelFacts.preset` where None.
         lora: the name of an adapter to draw with; see `ModelFacts.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepgen._version import __version__
-from deepgen.diffusion.presets import NAMES as PRESETS
+from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import (
     FORMATS,

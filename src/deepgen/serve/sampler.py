@@ -1,10 +1,9 @@
-"""One step for many pictures at once, each at its own place in its own schedule.
+"""One step for many images at once, each at its own place in its own schedule.
 
-The pipeline draws a batch from first to last step. Here the batch may be another at every step: a sample
-carries its latents, its schedule and how far it is, so samples of 20 and of 50 steps, begun at different
-times, share a forward, whatever solver each follows. The arithmetic of each is that of
-`DeepGenPipeline.denoise` with its preset, in the same order; what may differ is the rounding of matrix
-products of another batch size.
+The pipeline draws a batch from first to last step. Here the batch may be another at every step: each image is
+a run of its own (`sampling/ode.py`), so images of 20 and of 50 steps, begun at different times, share a call
+of the DiT, whatever solver each follows. The arithmetic of each is that of `DeepGenPipeline.denoise` with its
+preset, by the same functions; what may differ is the rounding of matrix products of another batch size.
 """
 
 from __future__ import annotations
@@ -12,32 +11,39 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 from deepgen.arguments import usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output
-from deepgen.diffusion.guidance import Guidance
-from deepgen.diffusion.presets import Preset, get_preset
-from deepgen.diffusion.schedule import check_guidance, check_num_steps
 from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.prompt_text import check_prompt
+from deepgen.sampling import ode
+from deepgen.sampling.guidance import Guidance
+from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
+from deepgen.sampling.presets import Preset, get_preset
+from deepgen.sampling.schedule import check_guidance, check_num_steps
+from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
+from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serve.adapters import LoraShelf
 from deepgen.serve.jobs import DrawRequest, JobFacts, ModelFacts
 from deepgen.types import Condition
 
-# B samples of a batch, C latent channels, h w latent size
+# C latent channels, h w latent size
 
 BatchKey = tuple[Any, ...]
+
+# What the steps of all running images may keep of the DiT's modulation, divided among them.
+CACHE_BYTES = 512 * 2**20
 
 # Exact batches have one length of text for each so many tokens, and a padded place in every row.
 _TEXT_UNIT = 32
@@ -86,51 +92,33 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The way from noise to a picture, for all pictures of a preset, a size and a number of steps.
+    """The way from noise to an image, for all images of a preset, a size and a number of steps.
 
     Attributes:
+        solver: before its first step.
         timesteps: 1000 * sigma of each step, float32 (num_steps,).
-        sigmas: the same and the last 0, float32 (num_steps + 1,).
         has_both: whether the negative branch runs at a step, where there is one.
-        solver: one with memory, before its first step; None: Euler's.
     """
 
+    solver: Any
     timesteps: Tensor
-    sigmas: Tensor
     has_both: list[bool]
-    solver: Any | None
 
 
-@dataclass(eq=False)
-class Sample:
-    """A picture that is being drawn."""
+@dataclass(eq=False, kw_only=True)
+class Sample(ode.SamplingState):
+    """An image that is being drawn: a run of one sample."""
 
     plan: Plan
-    conditions: Conditions
-    latents: Tensor  # (C, h, w)
-    noise: Tensor  # what it began as, (C, h, w)
     references: list[Tensor]  # (C, h, w) each
-    schedule: Schedule
-    solver: Any | None  # its own, with what it remembers
-    guidance: Guidance | None  # with the last difference of both branches
-    step: int = 0
-    expected: Tensor | None = field(default=None, repr=False)  # the clean latents its last velocity points at
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every step is taken."""
-        return self.step == self.plan.num_steps
-
-    @property
-    def runs_both(self) -> bool:
-        """Whether its next step takes both branches of guidance."""
-        return self.plan.is_guided and not self.is_done and self.schedule.has_both[self.step]
+    text_length: int  # what its context is padded to in an exact batch, tokens: longer than it is
 
     @property
     def batch_key(self) -> BatchKey:
         """Samples that agree in this can share a forward."""
         height, width = self.latents.shape[-2:]
-        return height, width, len(self.references), self.runs_both, self.plan.lora
+        runs_both = not self.is_done and self.runs_both
+        return height, width, len(self.references), runs_both, self.plan.lora
 
     @property
     def exact_key(self) -> BatchKey:
@@ -138,21 +126,15 @@ class Sample:
         shapes = tuple(tuple(reference.shape) for reference in self.references)
         return *self.batch_key, shapes, self.text_length
 
-    @property
-    def text_length(self) -> int:
-        """What the condition is padded to in an exact batch, tokens: longer than it is, in coarse steps."""
-        both = [self.conditions.positive, self.conditions.negative]
-        longest = max(c.prompt_embeds.shape[1] for c in both if c is not None)
-        return (longest // _TEXT_UNIT + 1) * _TEXT_UNIT
-
 
 class Sampler:
     """The pipeline's parts, called by the step. Only `plan` may be called from several threads.
 
     Args:
-        pipe: a pipeline that nobody else uses.
+        pipe: a pipeline that nothing else uses.
         loras: name -> adapters that requests may ask for.
         preset: of requests that name none.
+        max_running: images begun and not finished, which divide `CACHE_BYTES` among them.
 
     Raises:
         ValueError: the preset is unknown, the solver is not Euler, or the DiT keeps a cache from step to
@@ -160,7 +142,11 @@ class Sampler:
     """
 
     def __init__(
-        self, pipe: DeepGenPipeline, loras: Mapping[str, str] | None = None, preset: str = "exact"
+        self,
+        pipe: DeepGenPipeline,
+        loras: Mapping[str, str] | None = None,
+        preset: str = "exact",
+        max_running: int = 1,
     ) -> None:
         scheduler = pipe.scheduler
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
@@ -173,6 +159,8 @@ class Sampler:
         self.pipe, self._preset = pipe, get_preset(preset)
         self.loras = LoraShelf(pipe, loras or {})
         self._scheduler = copy.deepcopy(scheduler)
+        self._cache_bytes = min(CACHE_BYTES // max_running, MODULATION_BYTES)
+        self._velocity = GuidedVelocity(pipe.transformer)
         # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
         self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
         self._schedules: dict[tuple[str, int, int], Schedule] = {}
@@ -261,20 +249,34 @@ class Sampler:
 
     @torch.no_grad()
     def begin(self, plan: Plan, conditions: Conditions, seed: int) -> Sample:
-        """A picture before its first step; noise and references depend on the seed alone, as in the
+        """An image before its first step; noise and references depend on the seed alone, as in the
         pipeline.
         """
         generator = torch.Generator().manual_seed(seed)
-        dtype, device = self.pipe.transformer.dtype, self.pipe._execution_device
-        noise = self.pipe.prepare_latents(*plan.size, [generator], dtype, device)[0]
+        transformer, device = self.pipe.transformer, self.pipe._execution_device
+        dtype = transformer.dtype
+        noise = self.pipe.prepare_latents(*plan.size, [generator], dtype, device)  # (1, C, h, w)
         references = []
         if plan.pixels:
             references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
         schedule = self._schedule(plan.preset, plan.num_steps, noise)
-        solver = copy.deepcopy(schedule.solver)
-        latents = noise if solver is None else noise.float()  # solvers with memory compute in what they get
-        guidance = Guidance(plan.guidance_scale) if plan.is_guided else None
-        return Sample(plan, conditions, latents, noise, references, schedule, solver, guidance)
+        condition = guided_condition(conditions.positive, conditions.negative, dtype)
+        make_cache = None
+        if may_keep(transformer):
+            make_cache = partial(StepCache, schedule.timesteps, max_bytes=self._cache_bytes)
+        return Sample(
+            latents=noise,
+            timesteps=schedule.timesteps,
+            solver=copy.deepcopy(schedule.solver),
+            inputs=GuidedInputs(condition, [references] if references else None, len(condition), make_cache),
+            guidance=Guidance(plan.guidance_scale),
+            has_both=schedule.has_both,
+            is_float32=plan.preset.solver is not None,
+            kept=None if conditions.kept is None else [conditions.kept],
+            plan=plan,
+            references=references,
+            text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
+        )
 
     def _schedule(self, preset: Preset, num_steps: int, latents: Tensor) -> Schedule:
         patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
@@ -282,13 +284,9 @@ class Sampler:
         if key not in self._schedules:
             if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
                 self._schedules.clear()
-            solver, timesteps = preset.prepare(self._scheduler, num_steps, latents.device, patches)
-            self._schedules[key] = Schedule(
-                timesteps,
-                solver.sigmas.to(latents.device, torch.float32),
-                preset.guided(timesteps),
-                None if preset.solver is None else solver,
-            )
+            scheduler = copy.deepcopy(self._scheduler)
+            solver, timesteps = preset.prepare(scheduler, num_steps, latents.device, patches)
+            self._schedules[key] = Schedule(solver, timesteps, preset.guided(timesteps))
         return self._schedules[key]
 
     @torch.no_grad()
@@ -301,95 +299,27 @@ class Sampler:
                 of a row does not depend on the others, so a sample is bit for bit what it is alone; all must
                 be of one `exact_key`.
         """
-        velocities = self._velocities(samples, exact_batch)
-        moved = [self._moved(sample, rows) for sample, rows in zip(samples, velocities, strict=True)]
-        for sample, (latents, expected, solver, guidance) in zip(samples, moved, strict=True):
-            sample.latents, sample.expected = latents, expected
-            sample.solver, sample.guidance = solver, guidance
-            sample.step += 1
-
-    def _velocities(self, samples: list[Sample], exact_batch: int | None) -> list[Tensor]:
-        """Of each sample, (branches, C, h, w)."""
-        count = len(samples)
-        text_length = None if exact_batch is None else samples[0].text_length
-        if exact_batch is not None:
-            samples = samples + samples[:1] * (exact_batch - count)
-        runs_both, transformer = samples[0].runs_both, self.pipe.transformer
         self.loras.use(samples[0].plan.lora)
-        positive = [sample.conditions.positive for sample in samples]
-        negative = [
-            sample.conditions.negative for sample in samples if sample.conditions.negative is not None
-        ]
-        condition = Condition.cat([*negative, *positive] if runs_both else positive).to(transformer.dtype)
-        if text_length is not None:
-            condition = _padded(condition, text_length)
-        branches = 2 if runs_both else 1
-        timestep = torch.stack([sample.schedule.timesteps[sample.step] for sample in samples])
-        references = [sample.references for sample in samples] if samples[0].references else None
-        velocities = transformer(
-            hidden_states=torch.stack([x.latents.to(transformer.dtype) for x in samples] * branches),
-            encoder_hidden_states=condition.prompt_embeds,
-            pooled_projections=condition.pooled_prompt_embeds,
-            timestep=torch.cat([timestep] * branches),
-            reference_latents=None if references is None else references * branches,
-            encoder_attention_mask=condition.mask,
-            return_dict=False,
-        )[0]  # (branches * B, C, h, w)
-        return [velocities[index :: len(samples)] for index in range(count)]
-
-    def _moved(self, sample: Sample, rows: Tensor) -> tuple[Tensor, Tensor, Any | None, Guidance | None]:
-        """Latents after a step with these velocities, the clean latents they point at, and what the solver
-        and guidance then remember.
-        """
-        solver, guidance = _copied(sample.solver), copy.copy(sample.guidance)
-        if guidance is not None:
-            rows = guidance(rows) if sample.runs_both else guidance.extend(rows)
-        velocity = rows[0]
-        sigma, sigma_next = sample.schedule.sigmas[sample.step], sample.schedule.sigmas[sample.step + 1]
-        noisy = sample.latents.float()
-        if solver is None:
-            latents = (noisy + (sigma_next - sigma) * velocity).to(velocity.dtype)
-        else:
-            timestep = solver.timesteps[sample.step]
-            latents = solver.step(velocity[None].float(), timestep, noisy[None], return_dict=False)[0][0]
-        if sample.conditions.kept is not None:
-            latents = sample.conditions.kept.keep(latents, sample.noise, sigma_next)
-        return latents, noisy - sigma * velocity.float(), solver, guidance
+        text_length = None if exact_batch is None else samples[0].text_length
+        velocity = partial(self._velocity, num_samples=exact_batch, text_length=text_length)
+        moved = [sample.copy() for sample in samples]
+        ode.step(moved, velocity)
+        for sample, state in zip(samples, moved, strict=True):
+            vars(sample).update(vars(state))
+        if any(sample.is_done for sample in samples):
+            self._velocity.forget()
 
     @torch.no_grad()
     def finish(self, sample: Sample) -> Image.Image:
-        """The picture of a sample whose steps are all taken."""
+        """The image of a sample whose steps are all taken."""
         plan = sample.plan
-        latents = sample.latents.to(self.pipe.transformer.dtype)
-        pixels = latent_space.decode(self.pipe.vae, latents[None]).float()[0]
+        latents = sample.latents.to(self.pipe.transformer.dtype)  # (1, C, h, w)
+        pixels = latent_space.decode(self.pipe.vae, latents).float()[0]  # (3, H, W)
         if plan.final_size is not None:
             pixels = resize_pixels(pixels, plan.final_size)
         if plan.kept is not None:
             pixels = plan.kept.paste(pixels)
         return to_output([pixels], "pil")[0]
-
-
-def _copied(solver: Any | None) -> Any | None:
-    """A solver that can go on without moving the one it was; it replaces tensors and never writes into them.
-
-    A deep copy would do, and take a tenth of a small model's step.
-    """
-    twin = copy.copy(solver)
-    if twin is not None:
-        vars(twin).update(
-            {name: list(value) for name, value in vars(twin).items() if isinstance(value, list)}
-        )
-    return twin
-
-
-def _padded(condition: Condition, length: int) -> Condition:
-    """Rows of this many tokens, with a mask."""
-    missing = length - condition.prompt_embeds.shape[1]
-    mask = condition.mask
-    if mask is None:
-        mask = torch.ones(condition.prompt_embeds.shape[:2], dtype=torch.bool, device=condition.device)
-    embeds = F.pad(condition.prompt_embeds, (0, 0, 0, missing))
-    return Condition(embeds, condition.pooled_prompt_embeds, F.pad(mask, (0, missing)))
 
 
 def _kept_pixels(request: DrawRequest, size: tuple[int, int]) -> KeptPixels:

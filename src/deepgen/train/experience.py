@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deepgen.rl.rollout import Trajectory
-from deepgen.train.policy import Asked
+from deepgen.sampling.rollout import Trajectory
+from deepgen.train.policy import EncodedPrompt
 
 # B images of a micro-batch
 
@@ -21,14 +21,14 @@ class Rollout:
     """Images of one size and task, drawn by this process.
 
     Attributes:
-        asked: the prompts.
+        prompts: of the images.
         rows: which prompt each image is of.
         numbers: of the images in the run.
         trajectory: what was recorded.
         images: as they are judged.
     """
 
-    asked: list[Asked]
+    prompts: list[EncodedPrompt]
     rows: list[int]
     numbers: list[int]
     trajectory: Trajectory

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.noise_levels import Weighting, dynamic_levels, loss_weights, table_levels
+from deepgen.sampling.noise_levels import Weighting, dynamic_levels, loss_weights, table_levels
 from deepgen.train.randomness import generator, stratified
 
 _MODE_SCALE = 1.29

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepgen.diffusion.noise_levels import sample_losses
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens
 from deepgen.models.vlm import DeepGenVLM
+from deepgen.sampling.noise_levels import sample_losses
 
 Padding = Literal["hidden", "visible"]
 

@@ -2,15 +2,17 @@
 
 Both go through the same function with the same numbers, so a step scored again before the first update has
 the log-prob it was drawn with. Conditions are made once a rollout and kept, unless something that makes them
-is trained.
+is trained; a rollout also keeps what its steps share, in a way that changes no bit.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,21 +20,26 @@ from torch import Tensor, nn
 
 from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt
-from deepgen.diffusion.guidance import guide
-from deepgen.diffusion.schedule import set_timesteps
 from deepgen.models import vae as latent_space
+from deepgen.moved import renamed
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
+from deepgen.sampling.schedule import set_timesteps
+from deepgen.sampling.step_cache import StepCache, may_keep
+from deepgen.sampling.velocity import guided_velocity
 from deepgen.types import Condition
 
-# B images; C, h, w latent channels and sides
+__getattr__ = renamed(__name__, {"Asked": "deepgen.train.policy.EncodedPrompt"})
+
+# B images, T steps; C, h, w latent channels and sides
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedPrompt:
     """One prompt, ready for the DiT.
 
     Attributes:
-        prompt: what was asked.
+        prompt: its text, references and rewards.
         size: (height, width) of what is drawn, pixels.
         pixels: its references for the VLM, (3, H, W) in [-1, 1] each; None for text to image.
         references: their clean latents (C, h, w).
@@ -54,7 +61,7 @@ class Policy:
         pipe: the model.
         guidance_scale: above 1 runs the negative branch too, in rollout and loss; None is the model's own.
         is_condition_trained: connector or VLM learn, so a loss has to read the prompt again.
-        has_reference: a reference is asked for. It is the model with its adapters off where only adapters
+        has_reference: a reference is needed. It is the model with its adapters off where only adapters
             are trained, and otherwise a frozen copy of the DiT.
         device: where it computes.
     """
@@ -82,13 +89,13 @@ class Policy:
             return self._guidance_scale
         return usual_guidance(self.pipe.defaults, is_edit)
 
-    def ask(
+    def encode(
         self,
         prompts: Sequence[Prompt],
         generators: Sequence[torch.Generator],
         height: int | None,
         width: int | None,
-    ) -> list[Asked]:
+    ) -> list[EncodedPrompt]:
         """Sizes, conditions and reference latents of prompts.
 
         Args:
@@ -97,7 +104,7 @@ class Policy:
             height: of what is drawn, pixels; default the model's own, or an edit's source's.
             width: as `height`.
         """
-        asked: dict[int, Asked] = {}
+        encoded: dict[int, EncodedPrompt] = {}
         for is_edit in (False, True):
             rows = [n for n, prompt in enumerate(prompts) if bool(prompt.references) == is_edit]
             if not rows:
@@ -112,7 +119,7 @@ class Policy:
                 own = [generators[n] for n in rows]
                 latents = self.pipe.prepare_references(pixels, own, self.pipe.transformer.dtype)
             for place, n in enumerate(rows):
-                asked[n] = Asked(
+                encoded[n] = EncodedPrompt(
                     prompts[n],
                     sizes[place],
                     None if pixels is None else pixels[place],
@@ -120,13 +127,13 @@ class Policy:
                     positive.select([place]),
                     None if negative is None else negative.select([place]),
                 )
-        return [asked[n] for n in range(len(prompts))]
+        return [encoded[n] for n in range(len(prompts))]
 
-    def read_again(self, asked: Sequence[Asked]) -> list[Asked]:
+    def encode_again(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         """The same prompts with conditions that carry gradient."""
-        first = asked[0]
-        pixels = None if first.pixels is None else [one.pixels or [] for one in asked]
-        texts = [one.prompt.text for one in asked]
+        first = prompts[0]
+        pixels = None if first.pixels is None else [one.pixels or [] for one in prompts]
+        texts = [one.prompt.text for one in prompts]
         guided = self.guidance_scale(is_edit=pixels is not None) > 1
         positive, negative = self.pipe.encode_prompt(texts, pixels=pixels, guided=guided)
         return [
@@ -135,52 +142,83 @@ class Policy:
                 positive=positive.select([n]),
                 negative=None if negative is None else negative.select([n]),
             )
-            for n, one in enumerate(asked)
+            for n, one in enumerate(prompts)
         ]
 
     def velocity(
         self,
-        asked: Sequence[Asked],
+        prompts: Sequence[EncodedPrompt],
         rows: Sequence[int],
         noisy: Tensor,
         sigma: Tensor,
         *,
         by_reference: bool = False,
     ) -> Tensor:
-        """Velocities (B, C, h, w) of B images, image k being of prompt `asked[rows[k]]`.
+        """Velocities (B, C, h, w) of B images, image k being of `prompts[rows[k]]`.
 
         Args:
-            asked: prompts, all with references or all without.
+            prompts: all with references or all without.
             rows: which prompt each image is of.
             noisy: latents (B, C, h, w).
             sigma: their noise levels, (B,).
             by_reference: of the frozen reference instead of the policy.
         """
-        positive = Condition.cat([one.positive for one in asked]).select(rows)
-        is_guided = asked[0].negative is not None
-        condition = positive
-        if is_guided:
-            negatives = [one.negative for one in asked if one.negative is not None]
-            condition = Condition.cat([Condition.cat(negatives).select(rows), positive])
-        condition = condition.to(self.pipe.transformer.dtype)
-        branches = 2 if is_guided else 1
-        references = None
-        if asked[0].references:
-            references = [asked[row].references for row in rows] * branches
-        scale = self.pipe.scheduler.config.num_train_timesteps
         with self._network(by_reference) as network:
-            velocity = network(
-                hidden_states=torch.cat([noisy] * branches).to(condition.prompt_embeds.dtype),
-                encoder_hidden_states=condition.prompt_embeds,
-                pooled_projections=condition.pooled_prompt_embeds,
-                timestep=torch.cat([sigma] * branches) * scale,
-                reference_latents=references,
-                encoder_attention_mask=condition.mask,
-                return_dict=False,
-            )[0]
-        if not is_guided:
-            return velocity
-        return guide(velocity, self.guidance_scale(is_edit=references is not None))
+            return self._guided(network, prompts, self._inputs(prompts, rows), noisy, sigma, 0)
+
+    def rollout_velocity(
+        self, prompts: Sequence[EncodedPrompt], rows: Sequence[int], sigmas: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The velocity of a rollout, bit for bit that of `velocity`, which keeps what its steps share.
+
+        Args:
+            prompts: see `velocity`.
+            rows: see `velocity`.
+            sigmas: noise levels of the steps in their order, float32 (T + 1,).
+
+        Returns:
+            (noisy (B, C, h, w), sigma (B,)) to velocities (B, C, h, w), to be called once a step.
+        """
+        inputs, steps = self._inputs(prompts, rows, sigmas[:-1] * self._num_train_timesteps), count()
+
+        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self._guided(self.pipe.transformer, prompts, inputs, noisy, sigma, next(steps))
+
+        return velocity
+
+    def _inputs(
+        self, prompts: Sequence[EncodedPrompt], rows: Sequence[int], timesteps: Tensor | None = None
+    ) -> GuidedInputs:
+        """What the DiT is given besides latents; with the timesteps (T,) of a run, a cache for its steps."""
+        positive = Condition.cat([one.positive for one in prompts]).select(rows)
+        negatives = [one.negative for one in prompts if one.negative is not None]
+        negative = Condition.cat(negatives).select(rows) if negatives else None
+        make_cache = None
+        if timesteps is not None and may_keep(self.pipe.transformer):
+            make_cache = partial(StepCache, timesteps, is_exact=True)
+        return GuidedInputs(
+            guided_condition(positive, negative, self.pipe.transformer.dtype),
+            [prompts[row].references for row in rows] if prompts[0].references else None,
+            1 if negative is None else 2,
+            make_cache,
+        )
+
+    def _guided(
+        self,
+        network: Any,
+        prompts: Sequence[EncodedPrompt],
+        inputs: GuidedInputs,
+        noisy: Tensor,
+        sigma: Tensor,
+        step: int,
+    ) -> Tensor:
+        guidance_scale = self.guidance_scale(is_edit=bool(prompts[0].references))
+        timestep = sigma * self._num_train_timesteps  # (B,)
+        return guided_velocity(network, inputs, noisy, timestep, guidance_scale, step)
+
+    @property
+    def _num_train_timesteps(self) -> int:
+        return self.pipe.scheduler.config.num_train_timesteps
 
     @contextmanager
     def _network(self, by_reference: bool) -> Iterator[Any]:

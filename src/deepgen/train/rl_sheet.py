@@ -46,7 +46,7 @@ class Sheet:
                     return rows
                 if rollout.numbers[begin] not in place:  # a flat group, replaced by another
                     continue
-                prompt = rollout.asked[rollout.rows[begin]].prompt
+                prompt = rollout.prompts[rollout.rows[begin]].prompt
                 tiles = [_tile(picture, "reference", _PLAIN) for picture in prompt.references]
                 for n in range(begin, begin + count):
                     at = place[rollout.numbers[n]]

@@ -20,17 +20,17 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
 from deepgen.rl.advantages import advantages, flat_groups, weighted_totals
 from deepgen.rl.objective import ObjectiveLoss, PolicyStep
-from deepgen.rl.rollout import Trajectory
+from deepgen.sampling.rollout import Trajectory
 from deepgen.train.experience import Drawn, Experience, Judged, PolicyBatch, Rollout, Scored, update_parts
 from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.loop import StageLoss
 from deepgen.train.objective import TrainingBatch
 from deepgen.train.parallel import Processes
-from deepgen.train.policy import Asked, Policy
+from deepgen.train.policy import EncodedPrompt, Policy
 from deepgen.train.randomness import generator, normal, stratified
 from deepgen.train.rl_evaluation import RLEvaluation
 from deepgen.train.rl_sheet import Sheet
-from deepgen.train.rollouts import Explorer
+from deepgen.train.rollouts import RolloutSampler
 from deepgen.train.supervised import SupervisedStage
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RLStage:
             has_reference=self.objective.kl_coef > 0,
             device=self.device,
         )
-        self.explorer = Explorer(
+        self.rollout_sampler = RolloutSampler(
             config, processes, self.policy, self.objective, mix, panel, self.supervised.dtype
         )
         self.period = config.updates_per_rollout  # a run is stopped and saved between rollouts only
@@ -115,7 +115,7 @@ class RLStage:
         if self.experience is None or self.experience.number != number:
             raise ValueError(f"step {step} is inside a rollout; a run goes on from a rollout's beginning")
         self._metrics = self.experience.metrics if update == 0 else {}
-        places = len(self.explorer.window(number).trained) or self.config.num_levels
+        places = len(self.rollout_sampler.window(number).trained) or self.config.num_levels
         yield from self.experience.micro_batches(update, places, self.config.micro_batch_size)
 
     def explore(self, number: int) -> Experience:
@@ -126,8 +126,8 @@ class RLStage:
         """Draw the groups of a rollout; rewards judge them meanwhile."""
         look = self._first_look(0) if number == 0 and self._first_look is not None else {}
         started = time.perf_counter()
-        self.explorer.num_forwards, self._panel_metrics = 0, {}
-        rollouts = self._sample(number, self.explorer.groups_of(number))
+        self.rollout_sampler.num_forwards, self._panel_metrics = 0, {}
+        rollouts = self._sample(number, self.rollout_sampler.groups_of(number))
         return Drawn(number, rollouts, time.perf_counter() - started, look)
 
     def weigh(self, drawn: Drawn) -> Experience:
@@ -136,13 +136,13 @@ class RLStage:
         started = time.perf_counter()
         if (number + 1) * config.updates_per_rollout < config.num_steps:
             with self.supervised.autocast():
-                self.explorer.read_ahead(number + 1)
+                self.rollout_sampler.read_ahead(number + 1)
         scores = self.score(rollouts)
         judged = self.judge(scores)
         num_flat, attempt = len(judged.flat), 0
         while config.flat_groups == "resample" and len(judged.flat) and attempt < config.max_resamples:
             attempt += 1
-            others = self._sample(number, self.explorer.groups_of(number, attempt)[: len(judged.flat)])
+            others = self._sample(number, self.rollout_sampler.groups_of(number, attempt)[: len(judged.flat)])
             scores = scores.without(judged.flat, config.group_size) + self.score(others)
             rollouts += others
             judged = self.judge(scores)
@@ -160,7 +160,7 @@ class RLStage:
             "groups/flat_share": num_flat / config.prompts_per_rollout,
             "seconds/sample": drawn.seconds,
             "seconds/score": seconds,
-            "dit_passes": float(sum(self.processes.gather(self.explorer.num_forwards))),
+            "dit_passes": float(sum(self.processes.gather(self.rollout_sampler.num_forwards))),
             **self._panel_metrics,
             **self._mean_totals(judged),
         }
@@ -183,7 +183,7 @@ class RLStage:
 
     def _sample(self, number: int, groups: Sequence[int]) -> list[Rollout]:
         with self.supervised.autocast():
-            return self.explorer.sample(number, groups)
+            return self.rollout_sampler.sample(number, groups)
 
     def score(self, rollouts: Sequence[Rollout]) -> Scored:
         """Wait for what the rewards say about this process's images.
@@ -257,18 +257,18 @@ class RLStage:
     def losses(self, batch: PolicyBatch) -> ObjectiveLoss:
         """The objective of a micro-batch, one loss an image."""
         rollout, members = batch.rollout, batch.members
-        asked, rows = self._compact(rollout, members)
+        prompts, rows = self._compact(rollout, members)
         if self.policy.is_condition_trained:
-            asked = self.policy.read_again(asked)
+            prompts = self.policy.encode_again(prompts)
         known = self._recorded(rollout.trajectory, members, batch.place, rollout.numbers)
         if rollout.numbers[0] in self._old_velocities:
             known["old_velocity"] = self._old_velocities[rollout.numbers[0]][members, batch.place]
         noisy, sigma = known["noisy"], known["sigma"]
-        velocity = self.policy.velocity(asked, rows, noisy, sigma)
+        velocity = self.policy.velocity(prompts, rows, noisy, sigma)
         if self.objective.kl_coef:
             with torch.no_grad():
                 known["reference_velocity"] = self.policy.velocity(
-                    asked, rows, noisy, sigma, by_reference=True
+                    prompts, rows, noisy, sigma, by_reference=True
                 )
         return self.objective(
             PolicyStep(
@@ -297,16 +297,16 @@ class RLStage:
                 for place in range(self.config.num_levels):
                     known = self._recorded(rollout.trajectory, everyone, place, rollout.numbers)
                     velocities.append(
-                        self.policy.velocity(rollout.asked, rollout.rows, known["noisy"], known["sigma"])
+                        self.policy.velocity(rollout.prompts, rollout.rows, known["noisy"], known["sigma"])
                     )
             found[rollout.numbers[0]] = torch.stack(velocities, dim=1)
         return found
 
     @staticmethod
-    def _compact(rollout: Rollout, members: Sequence[int]) -> tuple[list[Asked], list[int]]:
+    def _compact(rollout: Rollout, members: Sequence[int]) -> tuple[list[EncodedPrompt], list[int]]:
         """The prompts of some images, and which of them each is of."""
         used = sorted({rollout.rows[n] for n in members})
-        return [rollout.asked[row] for row in used], [used.index(rollout.rows[n]) for n in members]
+        return [rollout.prompts[row] for row in used], [used.index(rollout.rows[n]) for n in members]
 
     def _recorded(
         self, trajectory: Trajectory, members: Sequence[int], place: int, numbers: Sequence[int]

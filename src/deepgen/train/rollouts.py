@@ -14,21 +14,25 @@ from torch import Tensor
 
 from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt, PromptMix
+from deepgen.moved import renamed
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
 from deepgen.rl.objective import Objective
-from deepgen.rl.rollout import roll_out
-from deepgen.rl.windows import Window
+from deepgen.sampling.rollout import roll_out
+from deepgen.sampling.windows import Window
 from deepgen.train.experience import Rollout
 from deepgen.train.parallel import Processes
-from deepgen.train.policy import Asked, Policy
+from deepgen.train.policy import EncodedPrompt, Policy
 from deepgen.train.randomness import generator, normal
 
 if TYPE_CHECKING:
     from deepgen.train.stages.rl import RLConfig
 
 
-class Explorer:
+__getattr__ = renamed(__name__, {"Explorer": "deepgen.train.rollouts.RolloutSampler"})
+
+
+class RolloutSampler:
     """Draws the groups of a rollout.
 
     Args:
@@ -57,7 +61,7 @@ class Explorer:
         self.config, self.processes, self.policy = config, processes, policy
         self.objective, self.mix, self.panel, self.dtype = objective, mix, panel, dtype
         self.num_forwards = 0
-        self._ahead: dict[tuple[int, ...], list[Asked]] = {}  # prompts that are read already, by their groups
+        self._ahead: dict[tuple[int, ...], list[EncodedPrompt]] = {}  # encoded already, by their groups
 
     def groups_of(self, number: int, attempt: int = 0) -> range:
         """Numbers of the groups of a rollout, or of those that replace some of them at an attempt."""
@@ -76,14 +80,14 @@ class Explorer:
         """Draw this process's share of some groups; each goes to the rewards as soon as it is drawn."""
         config, own = self.config, self._own(groups)
         with torch.no_grad():
-            asked = self._ahead.pop(tuple(own), None) or self._ask(own)
+            encoded = self._ahead.pop(tuple(own), None) or self._encode(own)
             rollouts = []
-            for members in _alike(asked):
+            for members in _alike(encoded):
                 size = config.rollout_batch_size or config.micro_batch_size
                 per_pass = max(1, size // config.group_size)
                 for begin in range(0, len(members), per_pass):
                     some = members[begin : begin + per_pass]
-                    rollout = self._draw(number, [asked[n] for n in some], [own[n] for n in some])
+                    rollout = self._draw(number, [encoded[n] for n in some], [own[n] for n in some])
                     rollouts.append(rollout)
                     self._submit(rollout)
         return rollouts
@@ -96,25 +100,25 @@ class Explorer:
         if not self.policy.is_condition_trained:
             own = self._own(self.groups_of(number))
             with torch.no_grad():
-                self._ahead = {tuple(own): self._ask(own)}
+                self._ahead = {tuple(own): self._encode(own)}
 
     def _own(self, groups: Sequence[int]) -> list[int]:
         """This process's share of some groups."""
         return list(groups[self.processes.rank :: self.processes.world_size])
 
-    def _ask(self, own: Sequence[int]) -> list[Asked]:
+    def _encode(self, own: Sequence[int]) -> list[EncodedPrompt]:
         config = self.config
         prompts = [self.mix.draw(config.seed, group) for group in own]
         generators = [torch.Generator().manual_seed(_torch_seed(config.seed, group)) for group in own]
-        return self.policy.ask(prompts, generators, config.height, config.width)
+        return self.policy.encode(prompts, generators, config.height, config.width)
 
-    def _draw(self, number: int, asked: list[Asked], groups: Sequence[int]) -> Rollout:
+    def _draw(self, number: int, encoded: list[EncodedPrompt], groups: Sequence[int]) -> Rollout:
         config, count = self.config, self.config.group_size
-        rows = [row for row in range(len(asked)) for _ in range(count)]
+        rows = [row for row in range(len(encoded)) for _ in range(count)]
         numbers = [group * count + n for group in groups for n in range(count)]
         pipe = self.policy.pipe
         factor = pipe.vae_scale_factor
-        height, width = (side // factor for side in asked[0].size)
+        height, width = (side // factor for side in encoded[0].size)
         shape = (pipe.transformer.config.in_channels, height, width)
         begins = [group for group in groups for _ in range(count)] if config.shares_noise else numbers
         noise = torch.stack([normal(config.seed, "rollout noise", begin, shape) for begin in begins])
@@ -122,14 +126,12 @@ class Explorer:
         def step_noise(step: int) -> Tensor:
             return torch.stack([normal(config.seed, f"noise of step {step}", n, shape) for n in numbers])
 
-        def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
-            self.num_forwards += len(noisy) * (1 if asked[0].negative is None else 2)
-            return self.policy.velocity(asked, rows, noisy, sigma)
-
+        sigmas = self.policy.sigmas(config.num_inference_steps, (height, width))  # (T + 1,)
+        self.num_forwards += len(rows) * (1 if encoded[0].negative is None else 2) * (len(sigmas) - 1)
         trajectory = roll_out(
-            velocity,
-            noise.to(self.policy.device, self.dtype),
-            self.policy.sigmas(config.num_inference_steps, (height, width)),
+            self.policy.rollout_velocity(encoded, rows, sigmas),
+            noise.to(self.policy.device, self.dtype),  # (B, C, h, w)
+            sigmas,
             self.window(number),
             step_noise,
             sampler=config.sampler,
@@ -137,12 +139,12 @@ class Explorer:
             keeps=[name for name in ("mean",) if f"old_{name}" in self.objective.needs],
         )
         images = to_output(list(self.policy.decode(trajectory.clean)), "pil")
-        return Rollout(asked, rows, numbers, trajectory, images)
+        return Rollout(encoded, rows, numbers, trajectory, images)
 
     def _submit(self, rollout: Rollout) -> None:
         count = self.config.group_size
         for begin in range(0, len(rollout.images), count):
-            prompt: Prompt = rollout.asked[rollout.rows[begin]].prompt
+            prompt: Prompt = rollout.prompts[rollout.rows[begin]].prompt
             group = [
                 Candidate(
                     image=image, prompt=prompt.text, references=prompt.references, metadata=prompt.metadata
@@ -152,10 +154,10 @@ class Explorer:
             self.panel.submit(group, prompt.weights)
 
 
-def _alike(asked: Sequence[Asked]) -> list[list[int]]:
+def _alike(encoded: Sequence[EncodedPrompt]) -> list[list[int]]:
     """Places of prompts that can be drawn together: of one size, and with equally many references."""
     kinds: dict[Any, list[int]] = {}
-    for n, one in enumerate(asked):
+    for n, one in enumerate(encoded):
         kinds.setdefault((one.size, len(one.references)), []).append(n)
     return list(kinds.values())
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition
 from deepgen.rl.objective import PolicyStep
 from deepgen.rl.policy_gradient import PolicyGradient
+from deepgen.sampling.sde import Transition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from deepgen.diffusion.sde import Transition
 from deepgen.rl.objective import PolicyStep
 from deepgen.rl.policy_gradient import PolicyGradient
+from deepgen.sampling.sde import Transition
 
 _TINY = 1e-8
 

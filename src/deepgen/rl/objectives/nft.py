@@ -16,9 +16,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from deepgen.diffusion.losses import interpolate
 from deepgen.rl.kl import check_kl, gaussian_kl
 from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
+from deepgen.sampling.interpolation import interpolate
 
 _SMALLEST_ERROR = 1e-5  # of the self-normalisation, which divides by it
 

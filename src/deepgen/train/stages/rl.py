@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepgen.data.mixture import Mixture, open_mixture
-from deepgen.diffusion.sde import check_sampler
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.advantages import check_advantages
 from deepgen.rl.objective import Objective
 from deepgen.rl.objectives import make_objective
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.sde import check_sampler
+from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.optim import OptimConfig
@@ -46,7 +46,7 @@ class RLConfig(SupervisedConfig):
         prompts_per_rollout: groups of a rollout, on all processes together.
         updates_per_rollout: optimizer steps that follow it. `num_steps` counts optimizer steps.
         num_inference_steps: solver steps of a rollout.
-        sampler, eta: the stochastic sampler and its noise (diffusion/sde.py).
+        sampler, eta: the stochastic sampler and its noise (sampling/sde.py).
         window: which steps are stochastic, and which are trained.
         num_levels: noise levels an image is trained at, for objectives that work on clean latents.
         guidance_scale: of rollout and loss; 1 draws without the negative branch, None with the model's own

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deepgen.diffusion.losses import interpolate
-from deepgen.diffusion.noise_levels import flow_matching_loss
 from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.sampling.interpolation import interpolate
+from deepgen.sampling.noise_levels import flow_matching_loss
 from deepgen.tiny.codes import NUM_SLOTS, POOLED_SCALE, WIDTH, directions, empty_code, write_code
 from deepgen.tiny.edits import BAD_EDIT_KINDS
 from deepgen.tiny.example import Example

@@ -15,11 +15,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from deepgen.diffusion.losses import interpolate
-from deepgen.diffusion.noise_levels import flow_matching_loss
 from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.sampling.interpolation import interpolate
+from deepgen.sampling.noise_levels import flow_matching_loss
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
 from deepgen.train.loop import StageLoss, TrainConfig

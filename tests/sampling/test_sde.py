@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.sde import NAMES, transition
+from deepgen.sampling.sde import NAMES, transition
 
 SIGMAS = torch.tensor([1.0, 0.9, 0.6, 0.2, 0.0])
 MAX = 0.9

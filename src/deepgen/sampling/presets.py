@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgen.diffusion.schedule import set_timesteps
-from deepgen.diffusion.solvers import make_scheduler
+from deepgen.sampling.schedule import set_timesteps
+from deepgen.sampling.solvers import make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Preset:
         num_steps: solver steps; None: the model's own.
         spacing: (power, last): noise levels before the model's shift are a straight line from 1 to
             last^(1 / power), raised to the power; None: the solver's own.
-        guided_above: noise level in [0, 1] below which the negative branch rests and the last difference of
-            both branches is kept; 0 computes both at every step.
+        guided_above: noise level in [0, 1] below which the negative branch is skipped and the last difference
+            of both branches is kept; 0 computes both at every step.
     """
 
     name: str

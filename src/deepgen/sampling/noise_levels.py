@@ -14,7 +14,7 @@ import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
 
-from deepgen.diffusion.schedule import dynamic_mu
+from deepgen.sampling.schedule import dynamic_mu
 
 Weighting = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 

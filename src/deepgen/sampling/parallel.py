@@ -17,7 +17,7 @@ from diffusers.models._modeling_parallel import ContextParallelInput, ContextPar
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from deepgen.models.branches import Rows
+from deepgen.sampling.guided_inputs import Rows
 
 if TYPE_CHECKING:
     from deepgen.models.dit import DeepGenTransformer2DModel

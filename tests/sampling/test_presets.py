@@ -10,9 +10,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from torch import Tensor
 
-from deepgen.diffusion.guidance import Guidance, guide
-from deepgen.diffusion.presets import NAMES, PRESETS, get_preset, spaced
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.guidance import Guidance, guide
+from deepgen.sampling.presets import NAMES, PRESETS, get_preset, spaced
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "preset_quality.json"
 SPREAD = 0.2  # of the data
@@ -63,7 +63,7 @@ def test_a_difference_that_does_not_change_may_be_kept() -> None:
 
 
 def test_the_negative_branch_cannot_rest_first() -> None:
-    with pytest.raises(ValueError, match="cannot rest at the first step"):
+    with pytest.raises(ValueError, match="cannot be skipped at the first step"):
         Guidance(4.0).extend(torch.zeros(1))
 
 

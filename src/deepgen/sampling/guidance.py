@@ -16,7 +16,7 @@ def guide(velocity: Tensor, guidance_scale: float) -> Tensor:
 
 
 class Guidance:
-    """Guidance along one trajectory, where the negative branch may rest at some steps.
+    """Guidance along one trajectory, where the negative branch may be skipped at some steps.
 
     The difference of both branches changes slowly near the picture, so where only the positive one was
     computed the last difference stands for the next: v = v_pos + (g - 1) (v_pos - v_neg)_last. Leaving
@@ -29,7 +29,7 @@ class Guidance:
 
     @property
     def has_difference(self) -> bool:
-        """Whether both branches have run, so that the negative one may rest."""
+        """Whether both branches have run, so that the negative one may be skipped."""
         return self._difference is not None
 
     def __call__(self, velocity: Tensor) -> Tensor:
@@ -41,5 +41,5 @@ class Guidance:
     def extend(self, positive: Tensor) -> Tensor:
         """Guided velocity from the positive rows alone, (B, ...) both; both branches must have run before."""
         if self._difference is None:
-            raise ValueError("the negative branch cannot rest at the first step; guide once before")
+            raise ValueError("the negative branch cannot be skipped at the first step; guide once before")
         return positive + (self.guidance_scale - 1) * self._difference

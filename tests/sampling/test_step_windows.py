@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from deepgen.rl.windows import WindowConfig
+from deepgen.sampling.windows import WindowConfig
 
 
 def test_the_recipe_trains_30_of_50_steps_and_never_the_last() -> None:
