@@ -1,6 +1,6 @@
 """How well a run of storybook-dit draws from perfect codes: shares of right pictures by kind, and a sheet.
 
-    python tools/storybook_codes.py RUN --vae FOLDER -n 24 --sheet sheet.png
+python tools/storybook_codes.py RUN --vae FOLDER -n 24 --sheet sheet.png
 """
 
 from __future__ import annotations
