@@ -2,8 +2,8 @@
 
 Added are the pages that lie outside of docs/ (`OUTSIDE`), every other file of the repository that a page
 links to, shown as text, and one page for each public module, which mkdocstrings fills from its docstrings.
-Modules are found, not listed, so moving one needs no change here. Comments that say how blocks are run are left
-out.
+Modules are found, not listed, so moving one needs no change here. Comments that say how blocks are run are
+left out.
 
 A page is the same on the site and in a checkout: its links are relative to its place in the repository, and
 are turned into links of the site here.

@@ -72,7 +72,7 @@ class Scores:
         rewards: float32 (I, R); 0 where not valid, which means nothing.
         valid: bool (I, R): there is a score. False where a call failed, and where the weight was 0.
         weights: float32 (I, R), as submitted.
-        words: what was said, or why there is no score: words[i][name].
+        words: what was said, or why there is no score: `words[i][name]`.
         held_out_names, held_out, held_out_valid: the same for the H judges that are only watched: (I, H).
         metrics: numbers for the log, such as "clip_sim/failure_rate"; see `Panel.collect`.
     """
