@@ -8,6 +8,8 @@
 # make bench       speed, memory and quality; BENCH="--size tiny" in seconds, for other options benchmarks/bench.py --help
 # make bench-train speed of a training step, against the original's path
 # make docs        run every block of README.md and docs/ and check links; says how many ran, and what was substituted
+# make docs-site   build the documentation site into site/, without network; ends at the first warning
+# make wheel       build the wheel, install it into an empty environment with its dependencies, and draw a picture there
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +18,7 @@ CASES ?= tests/eval/cases
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow check parity peers parity-bench bench bench-train docs
+.PHONY: setup demo test test-slow check parity peers parity-bench bench bench-train docs docs-site wheel
 setup: $(STAMP)
 
 # PyTorch first and by itself: it is the one large download, and a failure there should say so.
@@ -62,3 +64,9 @@ bench-train: $(STAMP)
 docs: $(STAMP)
 	$(PY) -m pytest tests/test_docs.py
 	$(PY) tools/run_docs.py $(PAGES)
+
+docs-site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+wheel:
+	$(PYTHON) tools/check_wheel.py
