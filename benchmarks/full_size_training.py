@@ -23,9 +23,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from full_size import peak_gb
 
+from deepgen.checkpoints.parts import WEIGHTED, Part, build, materialize, named_config
 from deepgen.data.mixture import open_mixture
 from deepgen.models.config import DEEPGEN_1_0
-from deepgen.models.parts import WEIGHTED, Part, build, materialize, named_config
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.train.overrides import override

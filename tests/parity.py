@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from deepgen.checkpoints.weights import load_components
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN, DeepGenVLM, vision_patches
-from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.noise_levels import (
     dynamic_levels,

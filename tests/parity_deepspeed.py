@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from deepgen.checkpoints.checkpoint import open_native
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.layouts import detect
+from deepgen.checkpoints.verify import verify
 from deepgen.models import vae as latent_space
-from deepgen.models.checkpoint import open_native
-from deepgen.models.convert import convert
-from deepgen.models.layouts import detect
-from deepgen.models.verify import verify
 from deepgen.pipeline import DeepGenPipeline
 
 if TYPE_CHECKING:

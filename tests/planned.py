@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from deepgen.checkpoints.parts import WEIGHTED, build, named_config, part_class
 from deepgen.models.config import ARCHITECTURES
-from deepgen.models.parts import WEIGHTED, build, named_config, part_class
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.plan import PlanConfig, _models
 

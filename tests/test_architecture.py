@@ -18,6 +18,7 @@ LEVELS = (
     ("types", "config", "shapes", "tiny", "suggestions", "prompt_text"),
     ("worlds",),
     ("models", "data", "rewards"),
+    ("checkpoints",),
     ("sampling", "diffusion"),
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising",),

@@ -37,7 +37,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen import diffusers_registration
-from deepgen.models import remote_code
+from deepgen.checkpoints import remote_code
 from deepgen.models import vae as latent_space
 from deepgen.models.connector import StackedChannelBridgeOutput
 from deepgen.pipeline import DeepGenPipeline

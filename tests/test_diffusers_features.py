@@ -113,7 +113,7 @@ def test_pinned_memory_is_for_cuda(folder: Path, monkeypatch) -> None:
         asked.append(is_pinned)
         raise InterruptedError
 
-    monkeypatch.setattr("deepgen.models.parts.read_ahead", read_ahead)
+    monkeypatch.setattr("deepgen.checkpoints.parts.read_ahead", read_ahead)
     for device in ("cuda:1", "mps", "cpu"):
         with pytest.raises(InterruptedError):
             load(folder, dtype=torch.float32, device_map=device)

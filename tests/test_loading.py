@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepgen.models.convert import convert
+from deepgen.checkpoints.convert import convert
 from deepgen.pipeline import DeepGenPipeline
 from parity import Goldens
 

@@ -19,9 +19,9 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from deepgen.checkpoints.lora_files import read_lora
+from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.cli import main
-from deepgen.models.lora_files import read_lora
-from deepgen.models.lora_settings import LoraError
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from lora_cases import CASES, write_case
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from checkpoints import WRITERS
-from deepgen.models.convert import convert
+from deepgen.checkpoints.convert import convert
 from deepgen.picture_sizes import SizeRules, read_size_rules
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from parity import Goldens

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from deepgen.checkpoints.verify import verify
 from deepgen.evaluation.benchmarks.shapes import evaluate
-from deepgen.models.verify import verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 

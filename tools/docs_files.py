@@ -267,7 +267,7 @@ def native(path: Path, small: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from deepgen.models.convert import convert
+    from deepgen.checkpoints.convert import convert
 
     convert(small, path.with_suffix(".folder"), layout="native", progress=False)
     (file,) = path.with_suffix(".folder").rglob("*.safetensors")

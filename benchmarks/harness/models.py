@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from deepgen.checkpoints.parts import WEIGHTED, _fill_computed_buffers, build, named_config
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
-from deepgen.models.parts import WEIGHTED, _fill_computed_buffers, build, named_config
 from deepgen.models.precision import compute_in_float32
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.planning import flops

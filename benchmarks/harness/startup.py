@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from deepgen.models.checkpoint import LoadReport
+from deepgen.checkpoints.checkpoint import LoadReport
+from deepgen.checkpoints.convert import Checkpoint, _write_deepgen
+from deepgen.checkpoints.layouts import detect
+from deepgen.checkpoints.parts import WEIGHTED, Part, build, named_config
+from deepgen.checkpoints.tensors import LazyTensor
 from deepgen.models.config import DEEPGEN_1_0, Architecture
-from deepgen.models.convert import Checkpoint, _write_deepgen
-from deepgen.models.layouts import detect
-from deepgen.models.parts import WEIGHTED, Part, build, named_config
-from deepgen.models.tensors import LazyTensor
 from deepgen.pipeline import TINY_DIR
 from harness.models import Subject, _with_small_tokenizer, shortened
 from harness.store import Store

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from deepgen.checkpoints.memory import dit_values, free_bytes
 from deepgen.masking import KeptLatents
 from deepgen.models import caches
 from deepgen.models.adapter_scale import read_scale, scaled
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.memory import dit_values, free_bytes
 from deepgen.sampling import ode
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition

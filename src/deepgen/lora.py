@@ -1,7 +1,7 @@
 """LoRA on the parts of a pipeline: `load_lora_weights` for any trainer's files, and diffusers' other methods.
 
-A file is read (`models/lora_files.py`) and fitted to the models (`models/lora_fit.py`) before anything
-changes; then PEFT's layers are put in with the exact names, ranks and strengths that were found.
+A file is read (`checkpoints/lora_files.py`) and fitted to the models (`checkpoints/lora_fit.py`) before
+anything changes; then PEFT's layers are put in with the exact names, ranks and strengths that were found.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from diffusers.loaders.lora_pipeline import SanaLoraLoaderMixin, _load_lora_into
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from deepgen.models.layouts import HubOptions
-from deepgen.models.lora_files import LoraFile, read_lora
-from deepgen.models.lora_fit import FittedLora, LowRankUpdate, fit, peft_settings
-from deepgen.models.lora_keys import PARTS
+from deepgen.checkpoints.layouts import HubOptions
+from deepgen.checkpoints.lora_files import LoraFile, read_lora
+from deepgen.checkpoints.lora_fit import FittedLora, LowRankUpdate, fit, peft_settings
+from deepgen.checkpoints.lora_keys import PARTS
 
 logger = logging.getLogger(__name__)
 

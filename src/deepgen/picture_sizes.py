@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from deepgen.checkpoints.checkpoint import read_checkpoint
+from deepgen.checkpoints.layouts import detect, read_json, resolve
 from deepgen.data.pixels import to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
-from deepgen.models.checkpoint import read_checkpoint
-from deepgen.models.layouts import detect, read_json, resolve
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 
 USUAL_SIDE = 512  # pixels, of a model that names no size of its own: the published one

@@ -32,6 +32,8 @@ from deepgen.arguments import (
     read_references,
     usual_guidance,
 )
+from deepgen.checkpoints.memory import free_bytes
+from deepgen.checkpoints.saving import TrustedFilesMixin
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
@@ -44,7 +46,6 @@ from deepgen.models.allocation import kept_memory
 from deepgen.models.condition_cache import ConditionCache, fingerprint
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.memory import free_bytes
 from deepgen.models.prompts import (
     PromptLimits,
     Tokens,
@@ -54,7 +55,6 @@ from deepgen.models.prompts import (
     image_tokens,
     tokenize,
 )
-from deepgen.models.saving import TrustedFilesMixin
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.picture_sizes import SizeRules
 from deepgen.prompt_text import PromptCut, PromptCutWarning
@@ -162,10 +162,10 @@ class DeepGenPipeline(
             ValueError: files are broken, keys are missing or foreign; with `verify`, files are not as they
                 were saved, or no sum is known.
         """
-        from deepgen.models.checkpoint import read_checkpoint
-        from deepgen.models.dtypes import asked_dtype, check_dtype, part_dtypes
-        from deepgen.models.layouts import HubOptions, detect
-        from deepgen.models.weights import load_components, single_device
+        from deepgen.checkpoints.checkpoint import read_checkpoint
+        from deepgen.checkpoints.dtypes import asked_dtype, check_dtype, part_dtypes
+        from deepgen.checkpoints.layouts import HubOptions, detect
+        from deepgen.checkpoints.weights import load_components, single_device
 
         dtype = asked_dtype(kwargs)
         check_dtype(dtype)
@@ -176,7 +176,7 @@ class DeepGenPipeline(
             if name in kwargs
         }
         if kwargs.pop("verify", False):
-            from deepgen.models.verify import require_unchanged
+            from deepgen.checkpoints.verify import require_unchanged
 
             require_unchanged(source, HubOptions(**hub))
         layout = detect(source, HubOptions(**hub))
@@ -187,7 +187,7 @@ class DeepGenPipeline(
             placed["device_map"] = device
             del kwargs["device_map"]
         if (gguf := kwargs.pop("transformer_gguf", None)) is not None:
-            from deepgen.models.gguf_files import load_transformer
+            from deepgen.checkpoints.gguf_files import load_transformer
 
             if "transformer" in kwargs:
                 raise ValueError("transformer and transformer_gguf both say what the DiT is; give one")

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.models import remote_code
+from deepgen.checkpoints import remote_code
 
 _SETTINGS = "_pipeline_settings"  # on the connector, the part that no other pipeline has
 

@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
+from deepgen.checkpoints import hub_files
+from deepgen.checkpoints.published import (
+    BASE_PIPELINE,
+    BASE_VLM,
+    PUBLISHED,
+    PUBLISHED_NAME,
+    PUBLISHED_REVISION,
+)
 from deepgen.cli import main
-from deepgen.models import hub_files
-from deepgen.models.published import BASE_PIPELINE, BASE_VLM, PUBLISHED, PUBLISHED_NAME, PUBLISHED_REVISION
 from hub_server import Hub, git_sha1, running, sha256
 
 ROOT = Path(__file__).parents[2]

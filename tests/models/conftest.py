@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from checkpoints import BASES, GOLDENS, HEADS, WRITERS, State
-from deepgen.models.convert import convert
+from deepgen.checkpoints.convert import convert
 
 
 @pytest.fixture(scope="session")

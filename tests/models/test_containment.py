@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from checkpoints import HEADS
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.info import info
+from deepgen.checkpoints.layouts import weight_files
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.verify import verify
+from deepgen.checkpoints.weights import load_components
 from deepgen.models.containment import check_folder, require_plain
-from deepgen.models.convert import convert
-from deepgen.models.info import info
-from deepgen.models.layouts import weight_files
-from deepgen.models.tensors import CheckpointError
-from deepgen.models.verify import verify
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.models.weights import load_components
 from deepgen.pipeline import DeepGenPipeline
 
 REFUSED = r"no file of its own folder|leads out of the model's folder"

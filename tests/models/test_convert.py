@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import deepgen
 from checkpoints import GOLDENS
-from deepgen.models.convert import convert
-from deepgen.models.layouts import detect, weight_files
-from deepgen.models.tensors import CheckpointError, LazyTensor, open_file, open_files
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.layouts import detect, weight_files
+from deepgen.checkpoints.tensors import CheckpointError, LazyTensor, open_file, open_files
+from deepgen.checkpoints.weights import load_components
+from deepgen.checkpoints.writer import parse_size, write_file, write_shards
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.models.weights import load_components
-from deepgen.models.writer import parse_size, write_file, write_shards
 from deepgen.pipeline import DeepGenPipeline
 
 
@@ -195,7 +195,7 @@ def test_an_interrupted_conversion_leaves_nothing(ours, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return write_file(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("deepgen.models.writer.write_file", interrupted)
+    monkeypatch.setattr("deepgen.checkpoints.writer.write_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(ours, tmp_path / "out", progress=False)
     assert [file.name for file in tmp_path.iterdir()] == ["ours"]
@@ -240,8 +240,8 @@ def test_what_is_written_is_what_the_safetensors_library_reads(tmp_path):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from deepgen.models.tensors import open_file
-from deepgen.models.writer import write_shards
+from deepgen.checkpoints.tensors import open_file
+from deepgen.checkpoints.writer import write_shards
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) // 1024
 before = memory("VmRSS")

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoints import BASES, HEADS
-from deepgen.models.convert import convert
-from deepgen.models.parts import WEIGHTED
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.parts import WEIGHTED
 from deepgen.pipeline import DeepGenPipeline
 from parity import Goldens
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepgen.checkpoints.gguf_files import Kind, read_gguf, write_gguf
+from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.cli import main
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import ModelOptions
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.gguf_files import Kind, read_gguf, write_gguf
-from deepgen.models.tensors import CheckpointError
 from deepgen.pipeline import DeepGenPipeline
 
 gguf = pytest.importorskip("gguf")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from deepgen.checkpoints.gguf_header import describe_gguf
+from deepgen.checkpoints.layouts import detect
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.verify import verify
 from deepgen.cli import main
-from deepgen.models.gguf_header import describe_gguf
-from deepgen.models.layouts import detect
-from deepgen.models.tensors import CheckpointError
-from deepgen.models.verify import verify
 
 FILES = Path(__file__).parent / "gguf_samples"
 

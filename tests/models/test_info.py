@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from deepgen.checkpoints.info import PartInfo, info, lora_parameters
+from deepgen.checkpoints.parts import build, named_config
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY
-from deepgen.models.info import PartInfo, info, lora_parameters
-from deepgen.models.parts import build, named_config
 
 
 def by_name(result) -> dict[str, PartInfo]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepgen.models.layouts import HubOptions, detect, weight_files
-from deepgen.models.tensors import CheckpointError, open_file
+from deepgen.checkpoints.layouts import HubOptions, detect, weight_files
+from deepgen.checkpoints.tensors import CheckpointError, open_file
 
 
 def test_every_native_layout_is_recognised(native_layout, native, tmp_path):

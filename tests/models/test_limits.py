@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from deepgen.models.convert import convert
-from deepgen.models.info import info
-from deepgen.models.limits import check_config, check_layers
-from deepgen.models.tensors import CheckpointError
-from deepgen.models.verify import verify
-from deepgen.models.weights import load_components
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.info import info
+from deepgen.checkpoints.limits import check_config, check_layers
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.verify import verify
+from deepgen.checkpoints.weights import load_components
 
 DOORS: dict[str, Callable[[Path], Any]] = {
     "load": load_components,

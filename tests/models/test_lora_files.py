@@ -14,10 +14,10 @@ from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraC
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deepgen.models.layouts import HubOptions
-from deepgen.models.lora_files import read_lora
-from deepgen.models.lora_settings import LoraError
-from deepgen.models.tensors import CheckpointError
+from deepgen.checkpoints.layouts import HubOptions
+from deepgen.checkpoints.lora_files import read_lora
+from deepgen.checkpoints.lora_settings import LoraError
+from deepgen.checkpoints.tensors import CheckpointError
 
 MODULE = "transformer_blocks.0.attn.to_q"
 
@@ -213,7 +213,7 @@ def test_of_a_hub_repository_only_the_lora_is_fetched(
 
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, **options: there)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("deepgen.models.lora_files.resolve", resolve)
+    monkeypatch.setattr("deepgen.checkpoints.lora_files.resolve", resolve)
     assert read_lora("some/style").pairs[0].scale == 4.0
     assert fetched == [("some/style", ["adapter_model.safetensors", "adapter_config.json"])]
     there += ["b.safetensors"]

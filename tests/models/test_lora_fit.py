@@ -10,11 +10,11 @@ import torch
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 from torch import Tensor
 
+from deepgen.checkpoints.lora_files import read_lora
+from deepgen.checkpoints.lora_fit import fit
+from deepgen.checkpoints.lora_names import PlaceTable
+from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.lora_files import read_lora
-from deepgen.models.lora_fit import fit
-from deepgen.models.lora_names import PlaceTable
-from deepgen.models.lora_settings import LoraError
 
 State = dict[str, Tensor]
 
@@ -138,8 +138,8 @@ def test_a_fused_file_computes_what_the_changed_weights_compute(
         if key.endswith(".weight"):
             state[key] += value
     fitted = fit(read_lora(flattened(pairs)), {"transformer": adapted})
+    from deepgen.checkpoints.lora_fit import peft_settings
     from deepgen.lora import _state
-    from deepgen.models.lora_fit import peft_settings
 
     updates = list(fitted.updates)
     adapted.load_lora_adapter(_state(updates), prefix=None, adapter_name="x", metadata=peft_settings(updates))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from deepgen.models.memory import BUDGETS, GB, PLANS, MemoryPlan, choose, meta_models, need, part_bytes
+from deepgen.checkpoints.memory import BUDGETS, GB, PLANS, MemoryPlan, choose, meta_models, need, part_bytes
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from deepgen.models.safetensors_header import LARGEST_HEADER
-from deepgen.models.tensors import CheckpointError, open_file
+from deepgen.checkpoints.safetensors_header import LARGEST_HEADER
+from deepgen.checkpoints.tensors import CheckpointError, open_file
 
 STATE = {
     "a": torch.arange(12, dtype=torch.float32).reshape(3, 4),

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import HEADS
-from deepgen.models.convert import convert
-from deepgen.models.published import PUBLISHED_REVISION
-from deepgen.models.sums import SUMS, read_sums, write_sums
-from deepgen.models.tensors import CheckpointError
-from deepgen.models.verify import require_unchanged, verify
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.published import PUBLISHED_REVISION
+from deepgen.checkpoints.sums import SUMS, read_sums, write_sums
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.verify import require_unchanged, verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 ODD_NAMES = [

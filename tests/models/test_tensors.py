@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepgen.models import tensors as tensors_module
-from deepgen.models.names import connector_name, native_name, split, strip_wrappers, vlm_name
-from deepgen.models.tensors import CheckpointError, LazyTensor, open_file, open_files, read_ahead
+from deepgen.checkpoints import tensors as tensors_module
+from deepgen.checkpoints.names import connector_name, native_name, split, strip_wrappers, vlm_name
+from deepgen.checkpoints.tensors import CheckpointError, LazyTensor, open_file, open_files, read_ahead
 
 
 def example() -> dict[str, torch.Tensor]:

@@ -17,18 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import BASES, GOLDENS
+from deepgen.checkpoints import writer
+from deepgen.checkpoints.base_models import complete
+from deepgen.checkpoints.checkpoint import read_checkpoint
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.info import info
+from deepgen.checkpoints.layouts import detect
+from deepgen.checkpoints.parts import WEIGHTED
+from deepgen.checkpoints.tensors import CheckpointError, open_file
+from deepgen.checkpoints.torch_files import open_tree
+from deepgen.checkpoints.verify import verify
+from deepgen.checkpoints.weights import adapt, load_components
 from deepgen.cli import main
-from deepgen.models import writer
-from deepgen.models.bases import complete
-from deepgen.models.checkpoint import read_checkpoint
-from deepgen.models.convert import convert
-from deepgen.models.info import info
-from deepgen.models.layouts import detect
-from deepgen.models.parts import WEIGHTED
-from deepgen.models.tensors import CheckpointError, open_file
-from deepgen.models.torch_files import open_tree
-from deepgen.models.verify import verify
-from deepgen.models.weights import adapt, load_components
 from deepgen.pipeline import DeepGenPipeline
 
 RANK_1 = "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"

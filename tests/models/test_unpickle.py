@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepgen.models.pickle_names import Inert, PickleError
-from deepgen.models.tensors import CheckpointError, open_file
-from deepgen.models.torch_files import StoredTensor, open_tree
-from deepgen.models.unpickle import unpickle
+from deepgen.checkpoints.pickle_names import Inert, PickleError
+from deepgen.checkpoints.tensors import CheckpointError, open_file
+from deepgen.checkpoints.torch_files import StoredTensor, open_tree
+from deepgen.checkpoints.unpickle import unpickle
 
 
 def load(data: bytes) -> Any:
@@ -271,7 +271,7 @@ def test_a_tensor_of_a_million_dimensions_is_refused_at_once(tmp_path):
 
 
 def test_tensors_that_share_few_numbers_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepgen.models.torch_files.REPEATS_SLACK", 0)
+    monkeypatch.setattr("deepgen.checkpoints.torch_files.REPEATS_SLACK", 0)
     torch.save({str(number): torch.ones(1).expand(10_000) for number in range(50)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="repeat the numbers of the file"):
         open_file(tmp_path / "x.pt")
@@ -303,7 +303,7 @@ def test_an_old_file_s_list_of_storages_holds_names(tmp_path):
 
 
 def test_instructions_are_counted(monkeypatch):
-    monkeypatch.setattr("deepgen.models.unpickle.MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("deepgen.checkpoints.unpickle.MOST_INSTRUCTIONS", 1000)
     with pytest.raises(PickleError, match="more than 1000 instructions"):
         load(b"N" * 2000 + b".")
 

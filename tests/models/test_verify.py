@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepgen.models.published import PUBLISHED, PUBLISHED_REVISION, PublishedFile
-from deepgen.models.verify import Problem, VerifyReport, verify
+from deepgen.checkpoints.published import PUBLISHED, PUBLISHED_REVISION, PublishedFile
+from deepgen.checkpoints.verify import Problem, VerifyReport, verify
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+from deepgen.checkpoints.sums import SUMS
+from deepgen.checkpoints.verify import VerifyReport, verify
 from deepgen.cli import main
-from deepgen.models.sums import SUMS
-from deepgen.models.verify import VerifyReport, verify
 
 WRONG_JSON = ("null", "[]", "3", '"text"', "{}", '{"a":' * 3000, "NaN", "{")
 
@@ -98,7 +98,7 @@ def test_an_error_that_no_reader_is_known_to_raise_is_a_finding(
     def fail(path: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("deepgen.models.verify.open_file", fail)
+    monkeypatch.setattr("deepgen.checkpoints.verify.open_file", fail)
     assert "MemoryError" in str(verify(ours))
 
 

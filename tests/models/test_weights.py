@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import GOLDENS, HEADS
-from deepgen.models.checkpoint import read_checkpoint
-from deepgen.models.layouts import detect
-from deepgen.models.parts import WEIGHTED
-from deepgen.models.tensors import CheckpointError
+from deepgen.checkpoints.checkpoint import read_checkpoint
+from deepgen.checkpoints.layouts import detect
+from deepgen.checkpoints.parts import WEIGHTED
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.weights import load_components
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.models.weights import load_components
 
 SIX = {"vlm", "connector", "transformer", "vae", "scheduler", "tokenizer"}
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepgen.models.run_facts import differing_fact, parse_config, run_settings
-from deepgen.models.tensors import CheckpointError
-from deepgen.models.zero_partitions import open_zero, zero_files
+from deepgen.checkpoints.run_facts import differing_fact, parse_config, run_settings
+from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.checkpoints.zero_partitions import open_zero, zero_files
 
 RUNS = [f"zero{stage}-ranks{ranks}" for stage in (1, 2, 3) for ranks in (1, 2, 3)]
 ODD = {"embed.weight": (7, 5), "embed.bias": (5,), "layers.0.weight": (3, 11), "layers.0.bias": (1,)}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepgen.models.tensors import open_file
-from deepgen.models.verify import verify
-from deepgen.models.zeros import PAGE, ZeroRun, ZeroSearch, is_zero, zero_ranges
+from deepgen.checkpoints.tensors import open_file
+from deepgen.checkpoints.verify import verify
+from deepgen.checkpoints.zeros import PAGE, ZeroRun, ZeroSearch, is_zero, zero_ranges
 
 SIZE = 40_000  # elements of four bytes
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deepgen.checkpoints.memory import MemoryPlan, part_bytes
 from deepgen.cli import main
 from deepgen.commands import planned
-from deepgen.models.memory import MemoryPlan, part_bytes
 from deepgen.planning.cards import CARDS
 from deepgen.planning.drawing import (
     ARITHMETIC_SHARE,

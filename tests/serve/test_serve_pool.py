@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.commands.loading import load_pipeline
 from deepgen.commands.options import ModelOptions
-from deepgen.models.tensors import CheckpointError
 from deepgen.serve.engine import Engine, EngineConfig
 from deepgen.serve.jobs import (
     Cancelled,

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from deepgen.checkpoints.convert import convert
+from deepgen.checkpoints.info import info
 from deepgen.cli import main
 from deepgen.data.png import read_record
-from deepgen.models.convert import convert
-from deepgen.models.info import info
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serve.app import ServeConfig, make_app
 from deepgen.serve.engine import Engine, EngineConfig

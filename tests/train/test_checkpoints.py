@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepgen.models.sums import SUMS, read_sums
+from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.train import checkpoints as module
 from deepgen.train.checkpoints import (
     CheckpointWriter,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_runs import small
 
-from deepgen.models import remote_code
-from deepgen.models.sums import SUMS, read_sums
-from deepgen.models.verify import verify
+from deepgen.checkpoints import remote_code
+from deepgen.checkpoints.sums import SUMS, read_sums
+from deepgen.checkpoints.verify import verify
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.recipes import export, recipe, recipe_of, run
 from deepgen.train.export import Trained

@@ -14,7 +14,7 @@ import pytest
 import torch
 from launched_runs import assert_equal, finish, kill, losses, start, weights
 
-from deepgen.models.sums import SUMS, read_sums
+from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.recipes import export, recipe
 from deepgen.train.checkpoints import (
     CheckpointWriter,

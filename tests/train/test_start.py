@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from small_runs import small
 from transformers import Qwen2_5_VLModel
 
-import deepgen.models.fresh as fresh
+import deepgen.checkpoints.fresh as fresh
 from base_models import write_qwen, write_sd3
+from deepgen.checkpoints.base_models import BASE_PIPELINE, BASE_VLM
+from deepgen.checkpoints.fresh import BaseModels, fitted_connector, load_fresh
+from deepgen.checkpoints.parts import named_config
 from deepgen.cli import main
-from deepgen.models.bases import BASE_PIPELINE, BASE_VLM
 from deepgen.models.config import DEEPGEN_1_0
-from deepgen.models.fresh import BaseModels, fitted_connector, load_fresh
-from deepgen.models.parts import named_config
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, plan_run, recipe, run
 from deepgen.train.overrides import override

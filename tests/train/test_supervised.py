@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from small_runs import small
 
+from deepgen.checkpoints.fresh import fresh_connector
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
-from deepgen.models.fresh import fresh_connector
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
 from deepgen.sampling.noise_levels import sample_density

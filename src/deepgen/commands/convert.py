@@ -46,7 +46,7 @@ class Convert:
         source, target = self._source_and_target()
         if self.gguf != "none":
             return self._write_gguf(source, target)
-        from deepgen.models.convert import convert
+        from deepgen.checkpoints.convert import convert
 
         heads = {"num_attention_heads": self.connector_heads} if self.connector_heads is not None else None
         done = convert(
@@ -74,7 +74,7 @@ class Convert:
         return needed_model(self.source, self.model, "convert"), self.target
 
     def _write_gguf(self, source: str, target: Path) -> int:
-        from deepgen.models.gguf_files import convert_to_gguf
+        from deepgen.checkpoints.gguf_files import convert_to_gguf
 
         if self.layout != "deepgen" or self.dtype != "as stored":
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from deepgen.models.hub_files import Listing
+    from deepgen.checkpoints.hub_files import Listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Download:
 
     def run(self) -> int:
         """Exit code 0 once every file is there and its sum is right."""
-        from deepgen.models.published import BASE_FILES, PUBLISHED_NAME
+        from deepgen.checkpoints.published import BASE_FILES, PUBLISHED_NAME
 
         self._check()
         names = [self.name] if self.name or not self.bases else []
@@ -57,7 +57,7 @@ class Download:
         return 0
 
     def _check(self) -> None:
-        from deepgen.models.published import PUBLISHED_NAME
+        from deepgen.checkpoints.published import PUBLISHED_NAME
 
         if self.name == "tiny":
             raise ValueError("tiny is inside this package and needs no download; draw with --model tiny")
@@ -76,7 +76,7 @@ class Download:
         return folder if count == 1 else folder / name.split("/")[1]
 
     def _patterns(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        from deepgen.models.published import BASE_FILES, NOT_WEIGHTS
+        from deepgen.checkpoints.published import BASE_FILES, NOT_WEIGHTS
 
         if self.all:
             return ("*",), ()
@@ -92,7 +92,7 @@ class Download:
     def _fetch(self, name: str, folder: Path | None) -> Path:
         from huggingface_hub import constants
 
-        from deepgen.models.hub_files import check_published, fetch, find_offline, list_files, list_sums
+        from deepgen.checkpoints.hub_files import check_published, fetch, find_offline, list_files, list_sums
 
         allow, ignore = self._patterns(name)
         if constants.HF_HUB_OFFLINE and folder is None:
@@ -104,7 +104,7 @@ class Download:
         known = check_published(listing)
         _describe(listing, folder)
         if self.plan:
-            from deepgen.models.hub_files import check_space
+            from deepgen.checkpoints.hub_files import check_space
 
             check_space(listing, folder)
             return folder or Path()
@@ -117,7 +117,7 @@ class Download:
         return found
 
     def _say_next(self, places: dict[str, Path]) -> None:
-        from deepgen.models.published import BASE_FILES
+        from deepgen.checkpoints.published import BASE_FILES
 
         for name, place in places.items():
             if name not in BASE_FILES:
@@ -139,7 +139,7 @@ _GENERATE = 'deepgen generate "a lighthouse in fog"'
 
 
 def _convert(checkpoint: str, bases: dict[str, Path]) -> str:
-    from deepgen.models.published import BASE_PIPELINE, BASE_VLM
+    from deepgen.checkpoints.published import BASE_PIPELINE, BASE_VLM
 
     parts = {"vlm": BASE_VLM, "transformer": BASE_PIPELINE, "vae": BASE_PIPELINE}
     named = [f" --{part} {shlex.quote(str(bases[name]))}" for part, name in parts.items() if name in bases]
@@ -149,7 +149,7 @@ def _convert(checkpoint: str, bases: dict[str, Path]) -> str:
 def _describe(listing: Listing, folder: Path | None) -> None:
     from huggingface_hub import constants
 
-    from deepgen.models.hub_files import missing_bytes
+    from deepgen.checkpoints.hub_files import missing_bytes
 
     left = missing_bytes(listing, folder)
     _say(

@@ -25,7 +25,7 @@ class Info:
 
     def run(self) -> int:
         """Exit code 0 once it is printed."""
-        from deepgen.models.info import info
+        from deepgen.checkpoints.info import info
 
         source = locate(needed_model(self.path, self.model, "info"))
         print_report(info(source), as_json=self.json)

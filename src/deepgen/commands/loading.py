@@ -67,7 +67,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     settings |= base_models(options)
     lora = None
     if options.lora is not None:
-        from deepgen.models.lora_files import read_lora
+        from deepgen.checkpoints.lora_files import read_lora
 
         lora = read_lora(options.lora)  # before the model: a bad file is told at once
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
@@ -105,7 +105,7 @@ def base_models(options: ModelOptions) -> dict[str, Any]:
     if options.connector_heads is not None:
         settings["connector_config"] = {"num_attention_heads": options.connector_heads}
     if settings:
-        from deepgen.models.layouts import detect
+        from deepgen.checkpoints.layouts import detect
 
         if detect(locate(options.model)).kind == "deepgen":
             given = (
@@ -133,7 +133,7 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
     memory = asked_memory(options)
     if memory == "none":
         return Placement(options.quantize, options.offload)
-    from deepgen.models.memory import GB, choose, meta_models
+    from deepgen.checkpoints.memory import GB, choose, meta_models
 
     free = free_memory(device) if memory == "auto" else int(memory) * GB
     plan = choose(meta_models(locate(options.model)), free, can_offload=device == "cuda")
@@ -144,7 +144,7 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
 
 def free_memory(device: str) -> int:
     """Bytes that are free: of the accelerator's own memory, or of the machine's where it has none."""
-    from deepgen.models.memory import free_bytes
+    from deepgen.checkpoints.memory import free_bytes
 
     return free_bytes(device)
 
@@ -197,7 +197,7 @@ def is_large(model: str) -> bool:
     if path.is_file():
         return path.stat().st_size > LARGE_MODEL_BYTES
     if path.is_dir():
-        from deepgen.models.layouts import NATIVE_SUFFIXES
+        from deepgen.checkpoints.layouts import NATIVE_SUFFIXES
 
         files = (file for file in path.rglob("*") if file.suffix in NATIVE_SUFFIXES)
         return sum(file.stat().st_size for file in files) > LARGE_MODEL_BYTES

@@ -12,7 +12,7 @@ from deepgen.commands.options import PictureOptions, asked_memory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from deepgen.models.memory import MemoryPlan
+    from deepgen.checkpoints.memory import MemoryPlan
     from deepgen.planning.cards import Card
     from deepgen.planning.drawing import DrawingConfig
 
@@ -25,8 +25,8 @@ def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edi
     Raises:
         ValueError: an unknown card, a card of this machine that is not listed, or no way to fit.
     """
+    from deepgen.checkpoints.memory import meta_models
     from deepgen.data.images import open_image
-    from deepgen.models.memory import meta_models
     from deepgen.planning.cards import card
     from deepgen.planning.drawing import plan_drawing
 
@@ -55,8 +55,8 @@ def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edi
 
 def planned_model(model: str) -> tuple[str, str]:
     """What is counted, and the first words of the plan: a local checkpoint, or the published architecture."""
+    from deepgen.checkpoints.published import PUBLISHED_NAME
     from deepgen.models.config import ARCHITECTURES
-    from deepgen.models.published import PUBLISHED_NAME
 
     if model in ARCHITECTURES or Path(model).expanduser().exists():
         return model, f"{model} "
@@ -157,7 +157,7 @@ def _memory(
     options: PictureOptions, models: Mapping[str, Any], card: Card
 ) -> tuple[MemoryPlan, tuple[str, ...]]:
     """How the model is kept, and what to type for it where nothing was asked for."""
-    from deepgen.models.memory import GB, MemoryPlan, choose
+    from deepgen.checkpoints.memory import GB, MemoryPlan, choose
 
     asked, chosen = asked_memory(options), (options.quantize, options.offload)
     if card.link is None and options.offload != "none":
@@ -174,7 +174,7 @@ def _memory(
 
 
 def _remedy(models: Mapping[str, Any], card: Card) -> str:
-    from deepgen.models.memory import GB, choose
+    from deepgen.checkpoints.memory import GB, choose
 
     plan = choose(models, int(card.memory_gb * GB), can_offload=card.has_own_memory)
     return f"--memory auto ({plan}), or a smaller --size"

@@ -37,7 +37,7 @@ class Verify:
 
     def run(self) -> int:
         """Exit code 0 when nothing is wrong, 1 otherwise."""
-        from deepgen.models.verify import verify
+        from deepgen.checkpoints.verify import verify
 
         source = locate(needed_model(self.path, self.model, "verify"))
         report = verify(source, scan=self.scan, hashes=self.hashes, progress=sys.stderr.isatty())

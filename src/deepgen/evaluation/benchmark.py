@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
+from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.scorers import Scorers
-from deepgen.models.file_hash import hash_file
 
 Protocol = Literal["official", "fixed"]
 Reference = Path | Callable[[], Image.Image]

@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Item, Settings
-from deepgen.models.file_hash import hash_file
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import RewardUnavailable
 
@@ -157,7 +157,7 @@ class PipelineModel:
 def _load_deepgen(name: str, config: ModelConfig) -> Model:
     import torch
 
-    from deepgen.models.lora_files import read_lora
+    from deepgen.checkpoints.lora_files import read_lora
     from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
     device, dtype = _place(config)

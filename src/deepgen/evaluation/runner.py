@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen._version import __version__
+from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings
 from deepgen.evaluation.drawing import draw
 from deepgen.evaluation.models import Model
@@ -23,7 +24,6 @@ from deepgen.evaluation.run_config import Job, RunConfig, Workers, workers
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
 from deepgen.evaluation.store import write_json
-from deepgen.models.file_hash import hash_file
 
 __all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
 

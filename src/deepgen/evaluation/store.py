@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import ItemScore
-from deepgen.models.file_hash import hash_file
 
 
 class Lines:

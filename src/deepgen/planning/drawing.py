@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deepgen.models.memory import GB, MARGIN, MemoryPlan, Need, Picture, need, part_bytes
+from deepgen.checkpoints.memory import GB, MARGIN, MemoryPlan, Need, Picture, need, part_bytes
 from deepgen.planning.cards import Card
 from deepgen.planning.flops import (
     Positions,

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepgen.models.lora_files import read_lora
-from deepgen.models.lora_keys import PARTS
-from deepgen.models.lora_settings import LoraError
-from deepgen.models.tensors import CheckpointError
+from deepgen.checkpoints.lora_files import read_lora
+from deepgen.checkpoints.lora_keys import PARTS
+from deepgen.checkpoints.lora_settings import LoraError
+from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.pipeline import DeepGenPipeline
 
 SUFFIX = ".safetensors"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepgen.arguments import make_generators
-from deepgen.models.tensors import CheckpointError
+from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.serve.engine import EngineConfig, seconds_until
 from deepgen.serve.jobs import (
     Draining,

@@ -126,7 +126,7 @@ def work(
         except OSError:  # the server is gone, and with it whoever waited
             os._exit(0)
 
-    from deepgen.models.tensors import CheckpointError
+    from deepgen.checkpoints.tensors import CheckpointError
     from deepgen.serve.engine import Engine
 
     try:

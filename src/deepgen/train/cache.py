@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from deepgen.checkpoints.tensors import as_bytes
 from deepgen.data.batches import picture_pixels
 from deepgen.data.cache import (
     Cache,
@@ -37,7 +38,6 @@ from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.pictures import ruled_sizes
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
-from deepgen.models.tensors import as_bytes
 from deepgen.pipeline import DeepGenPipeline
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]

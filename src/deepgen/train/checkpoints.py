@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deepgen.models.sums import SUMS, hash_file, read_sums, write_sums
+from deepgen.checkpoints.sums import SUMS, hash_file, read_sums, write_sums
 from deepgen.train.parallel import Processes
 from deepgen.train.sharding import Piece
 from deepgen.train.state import Snapshot

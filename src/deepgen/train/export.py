@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from deepgen.models.lora import DEFAULT_SCALE
-from deepgen.models.names import lora_name, native_name
-from deepgen.models.sums import write_sums
+from deepgen.checkpoints.lora import DEFAULT_SCALE
+from deepgen.checkpoints.names import lora_name, native_name
+from deepgen.checkpoints.sums import write_sums
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.train.checkpoints import check_checkpoint, latest_checkpoint, read_checkpoint_folder
 from deepgen.train.supervised import SupervisedConfig, prepare_parts

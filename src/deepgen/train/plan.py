@@ -22,8 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from deepgen.checkpoints.parts import WEIGHTED, build, named_config
 from deepgen.models.config import DEEPGEN_1_0, Architecture
-from deepgen.models.parts import WEIGHTED, build, named_config
 from deepgen.planning.cards import CARDS, Card, card
 from deepgen.planning.flops import Sample, Work, is_trained, positions, sample_flops
 from deepgen.train.activations import Arithmetic, Kept, sample_activations, vae_working_bytes

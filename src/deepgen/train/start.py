@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from deepgen.models.bases import base_folder, complete
-from deepgen.models.checkpoint import read_checkpoint
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
-from deepgen.models.dtypes import common_dtype
-from deepgen.models.fresh import (
+from deepgen.checkpoints.base_models import base_folder, complete
+from deepgen.checkpoints.checkpoint import read_checkpoint
+from deepgen.checkpoints.dtypes import common_dtype
+from deepgen.checkpoints.fresh import (
     BaseModels,
     changed_connector,
     check_base,
@@ -28,8 +27,9 @@ from deepgen.models.fresh import (
     open_bases,
     planned_architecture,
 )
-from deepgen.models.layouts import Layout, detect, weight_files
-from deepgen.models.parts import WEIGHTED, stored_dtype
+from deepgen.checkpoints.layouts import Layout, detect, weight_files
+from deepgen.checkpoints.parts import WEIGHTED, stored_dtype
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16  # of each weight file

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 import deepgen.tiny
+from deepgen.checkpoints.sums import hash_file
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.storybook_prompts import ABILITIES, prompts_of
 from deepgen.evaluation.storybook_scores import score_picture
-from deepgen.models.sums import hash_file
 from deepgen.tiny.render import CANVAS
 
 _JUDGES = ("read.py", "claims.py", "scene.py")  # what a verdict is made with
