@@ -175,8 +175,8 @@ def test_a_block_that_draws_gives_the_same_with_two_products(
 
     monkeypatch.setattr(cpu_attention, "has_choice", lambda query: True)
     monkeypatch.setattr(cpu_attention, "_choose", lambda *tensors: cpu_attention.two_products)
-    targets = {"joint_attention_kwargs": {"num_targets": 10}} if is_final else {}
-    chosen_context, chosen = block(**inputs, temb=vectors, **targets)
+    kwargs = {"may_fuse": True, **({"num_targets": 10} if is_final else {})}
+    chosen_context, chosen = block(**inputs, temb=vectors, joint_attention_kwargs=kwargs)
     queries = (10, 10) if is_final else (29, 24)
     assert list(choices) == [(queries[0], 29, 2, 32), (queries[1], 24, 2, 32)]
     count = 10 if is_final else 24
@@ -196,6 +196,8 @@ def test_only_a_picture_that_is_drawn_without_a_mask_has_a_choice(
     if case == "masked":
         mask = torch.ones(2, 1, 1, 29, dtype=torch.bool)
         inputs["joint_attention_kwargs"] = {"attention_mask": mask, "image_mask": mask[..., :24]}
+    if case != "scored":
+        inputs["joint_attention_kwargs"] = {**inputs.get("joint_attention_kwargs", {}), "may_fuse": True}
     if case == "backend asked for":
         for module in (block.attn, block.attn2):
             module.processor._attention_backend = "native"
@@ -204,5 +206,5 @@ def test_only_a_picture_that_is_drawn_without_a_mask_has_a_choice(
     monkeypatch.setattr("deepgen.models.blocks.feed_forward", lambda mlp, x: mlp(x))  # needs the processor
     monkeypatch.setattr(cpu_attention, "WAYS", (cpu_attention.pytorch,))
     with torch.set_grad_enabled(case == "with gradient"):
-        block(**inputs, temb=embedding if case == "scored" else block.modulation(embedding))
+        block(**inputs, temb=block.modulation(embedding))
     assert bool(choices) == (case == "drawn")
