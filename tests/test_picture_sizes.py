@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import WRITERS
+from checkpoint_files import WRITERS
 from deepgen.checkpoints.convert import convert
 from deepgen.picture_sizes import SizeRules, read_size_rules
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline

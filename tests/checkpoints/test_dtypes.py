@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from checkpoints import BASES, HEADS
+from checkpoint_files import BASES, HEADS
 from deepgen.checkpoints.convert import convert
 from deepgen.checkpoints.parts import WEIGHTED
 from deepgen.pipeline import DeepGenPipeline

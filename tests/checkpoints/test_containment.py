@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints import HEADS
+from checkpoint_files import HEADS
 from deepgen.checkpoints.convert import convert
 from deepgen.checkpoints.info import info
 from deepgen.checkpoints.layouts import weight_files

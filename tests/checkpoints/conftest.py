@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from checkpoints import BASES, GOLDENS, HEADS, WRITERS, State
+from checkpoint_files import BASES, GOLDENS, HEADS, WRITERS, State
 from deepgen.checkpoints.convert import convert
 
 

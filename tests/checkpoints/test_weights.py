@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import GOLDENS, HEADS
+from checkpoint_files import GOLDENS, HEADS
 from deepgen.checkpoints.checkpoint import read_checkpoint
 from deepgen.checkpoints.layouts import detect
 from deepgen.checkpoints.parts import WEIGHTED

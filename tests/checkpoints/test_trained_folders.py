@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import BASES, GOLDENS
+from checkpoint_files import BASES, GOLDENS
 from deepgen.checkpoints import writer
 from deepgen.checkpoints.base_models import complete
 from deepgen.checkpoints.checkpoint import read_checkpoint

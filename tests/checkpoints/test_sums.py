@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import HEADS
+from checkpoint_files import HEADS
 from deepgen.checkpoints.convert import convert
 from deepgen.checkpoints.published import PUBLISHED_REVISION
 from deepgen.checkpoints.sums import SUMS, read_sums, write_sums

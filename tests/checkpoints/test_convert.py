@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deepgen
-from checkpoints import GOLDENS
+from checkpoint_files import GOLDENS
 from deepgen.checkpoints.convert import convert
 from deepgen.checkpoints.layouts import detect, weight_files
 from deepgen.checkpoints.tensors import CheckpointError, LazyTensor, open_file, open_files
