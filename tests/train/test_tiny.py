@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
 from deepgen.recipes import run
-from deepgen.recipes.tiny import RECIPES
+from deepgen.recipes.tiny import RECIPES, finish_storybook_vae
 from deepgen.shapes.scene import sample_scene
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.loop import train
@@ -129,6 +129,13 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are(tmp_path, vae_dir):
     same = {name: torch.equal(before[name], value) for name, value in after.items()}
     assert all(same[name] for name in same if name.startswith("encoder."))
     assert not all(same[name] for name in same if name.startswith("decoder."))
+    finish_storybook_vae(tmp_path / "decoder", tmp_path / "finished", encoder_dir=start)
+    finished = load_file(tmp_path / "finished" / "diffusion_pytorch_model.safetensors")
+    averages = load_file(latest_checkpoint(tmp_path / "decoder") / "ema.safetensors")
+    assert all(
+        torch.equal(value, averages[name] if name.startswith("decoder.") else before[name])
+        for name, value in finished.items()
+    )
 
 
 def test_the_storybook_dit_needs_a_vae_and_a_pool_of_its_size(tmp_path, vae_dir):

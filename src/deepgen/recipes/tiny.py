@@ -118,11 +118,24 @@ def _reader(source: Path, sizes: Architecture) -> tuple[DeepGenVLM, StackedChann
     return vlm, connector
 
 
-def finish_storybook_vae(run_dir: str | Path, output_dir: str | Path) -> None:
-    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation."""
-    vae = load_vae(Path(run_dir))
-    rng = np.random.default_rng(0)
-    normalize_latents(vae, storybook_pixels([sample_scene(rng) for _ in range(256)]))
+def finish_storybook_vae(
+    run_dir: str | Path, output_dir: str | Path, encoder_dir: str | Path | None = None
+) -> None:
+    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation.
+
+    Args:
+        run_dir: the run.
+        output_dir: the folder.
+        encoder_dir: for a run that trained the decoder alone, the finished folder it began with; latents and
+            their statistics stay that folder's.
+    """
+    if encoder_dir is not None:
+        vae = load_vae(Path(encoder_dir))
+        load_weights(vae.decoder, Path(run_dir), "decoder.")
+    else:
+        vae = load_vae(Path(run_dir))
+        rng = np.random.default_rng(0)
+        normalize_latents(vae, storybook_pixels([sample_scene(rng) for _ in range(256)]))
     vae.save_pretrained(output_dir)
 
 
