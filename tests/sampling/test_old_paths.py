@@ -26,6 +26,9 @@ MODULES = {
 NAMES = {
     **deepgen.models.OLD_NAMES,
     **deepgen.train.OLD_NAMES,
+    "deepgen.train.benchmarks": {
+        "BenchmarkValidation": "deepgen.train.benchmark_validation.BenchmarkValidation"
+    },
     "deepgen.rl.advantages": {"Advantages": "deepgen.rl.advantages.AdvantageBatch"},
     "deepgen.rewards.ensemble": {"Scores": "deepgen.rewards.reward_batch.RewardBatch"},
 }

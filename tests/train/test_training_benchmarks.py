@@ -17,7 +17,8 @@ from deepgen.evaluation.runner import run as run_benchmark
 from deepgen.evaluation.scorers import Scorers
 from deepgen.recipes import recipe, run
 from deepgen.rl.stage import RLConfig
-from deepgen.train.benchmarks import BenchmarksConfig, BenchmarkValidation
+from deepgen.train.benchmark_validation import BenchmarkValidation
+from deepgen.train.benchmarks import BenchmarksConfig
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
