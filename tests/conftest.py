@@ -12,6 +12,7 @@ from PIL import Image
 
 from deepgen.pipeline import DeepGenPipeline
 from parity import Goldens
+from small_runs import MIXTURE
 
 torch.set_num_threads(1)  # tests run side by side, and tiny tensors gain nothing from threads
 
@@ -47,6 +48,13 @@ def _copy(components: dict[str, Any]) -> DeepGenPipeline:
     pipe = DeepGenPipeline(**copy.deepcopy(components), defaults=defaults)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Path:
+    """A mixture of the shapes world."""
+    (tmp_path / "mixture.yaml").write_text(MIXTURE)
+    return tmp_path / "mixture.yaml"
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from deepgen.data.prompts import Prompt
 from deepgen.rl.advantages import advantages, weighted_totals
 from deepgen.rl.objective import Objective, PolicyStep
 from deepgen.rl.objectives import make_objective
+from deepgen.rl.policy import EncodedPrompt, Policy
 from deepgen.sampling.rollout import roll_out
 from deepgen.sampling.sde import transition
 from deepgen.sampling.windows import Window
-from deepgen.train.policy import EncodedPrompt, Policy
 
 if TYPE_CHECKING:
     from parity import Goldens, Section

@@ -23,8 +23,9 @@ LEVELS = (
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising",),
     ("pipeline", "planning"),
-    ("rl", "evaluation", "eval", "client"),
+    ("evaluation", "eval", "client"),
     ("train", "serve"),
+    ("rl",),  # a stage of the training loop, which mixes in the supervised one
     ("recipes",),
     ("commands",),
     ("cli",),

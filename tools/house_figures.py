@@ -191,9 +191,11 @@ def carriers(package: Package) -> list[str]:
 
     Counted are dataclasses and named tuples of `rewards` (its scorers aside) and of all that belongs to RL,
     which have a field called reward, score, verdict, result, advantage or total (or its plural), or a field
-    whose type is such a class. Settings (...Config, ...Options, ...Limits) do not carry a value.
+    whose type is such a class. Settings (...Config, ...Options, ...Limits, ...Settings) do not carry a value,
+    nor does the search for a guidance scale, which trains nothing.
     """
-    is_rl = re.compile(r"(rewards\.(?!scorers\.)|rl\.|train\.(rl_|stages\.rl$|rollouts|experience|policy)).*")
+    today, before = r"rl\.(?!guidance_search)", r"train\.(rl_|stages\.rl$|rollouts|experience|policy)"
+    is_rl = re.compile(rf"(rewards\.(?!scorers\.)|{today}|{before}).*")
     classes = {
         f"{module.name}.{node.name}": node
         for module in package.modules.values()
@@ -212,7 +214,7 @@ def carriers(package: Package) -> list[str]:
 
 def _is_record(node: ast.ClassDef) -> bool:
     marks = " ".join(ast.unparse(mark) for mark in (*node.decorator_list, *node.bases))
-    is_settings = re.search(r"(Config|Options|Limits)$", node.name) is not None
+    is_settings = re.search(r"(Config|Options|Limits|Settings)$", node.name) is not None
     return ("dataclass" in marks or "NamedTuple" in marks) and not is_settings
 
 

@@ -41,7 +41,7 @@ def test_scores_come_in_the_order_of_submission_with_weights_and_words() -> None
     assert scores.rewards.dtype == np.float32
     assert scores.valid.tolist() == [[True, True], [True, True], [True, False]]
     np.testing.assert_allclose(scores.weights, [[0.7, 0.3], [0.7, 0.3], [1, 0]])
-    assert [dict(words) for words in scores.words][2] == {"grey": "grey"}
+    assert [dict(reasons) for reasons in scores.reasons][2] == {"grey": "grey"}
     assert panel.collect().rewards.shape == (0, 2)
 
 
@@ -98,7 +98,7 @@ def test_a_failure_is_a_masked_entry_with_its_reason(answer, words: str, caplog)
     panel.submit([candidate(255), candidate(255)], {"grey": 1, "bad": 1})
     scores = panel.collect()
     assert scores.valid.tolist() == [[True, False]] * 2
-    assert words in scores.words[0]["bad"]
+    assert words in scores.reasons[0]["bad"]
     assert scores.metrics["bad/failure_rate"] == 1
     assert scores.metrics["grey/failure_rate"] == 0
     assert "bad/mean" not in scores.metrics
@@ -110,8 +110,8 @@ def test_a_candidate_without_a_needed_field_is_not_sent() -> None:
     panel.submit([candidate(0), candidate(1, targets=["HI"])], {"ocr": 1})
     scores = panel.collect()
     assert not reward.calls
-    assert scores.words[0]["ocr"] == "the candidate has no targets and no references"
-    assert scores.words[1]["ocr"] == "the candidate has no references"
+    assert scores.reasons[0]["ocr"] == "the candidate has no targets and no references"
+    assert scores.reasons[1]["ocr"] == "the candidate has no references"
 
 
 def test_a_call_that_takes_too_long_is_given_up_and_the_next_one_is_made() -> None:
@@ -130,7 +130,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_the_next_one_is_made() -> No
     never.set()
     assert time.monotonic() - started < 5
     assert scores.valid.tolist() == [[False], [True]]
-    assert scores.words[0]["slow"] == "no answer within 0.2 s"
+    assert scores.reasons[0]["slow"] == "no answer within 0.2 s"
 
 
 def test_submitting_does_not_wait_and_rewards_run_beside_each_other() -> None:
@@ -173,7 +173,8 @@ def test_a_reward_that_fails_in_a_row_is_left_alone_then_probed() -> None:
     scores = panel.collect()
     assert len(reward.calls) == 2
     assert (
-        "not called, after failed calls in a row; the last reason: RewardUnavailable" in scores.words[4]["r"]
+        "not called, after failed calls in a row; the last reason: RewardUnavailable"
+        in scores.reasons[4]["r"]
     )
     assert scores.metrics["r/skipped_rate"] == 3 / 5
     is_dead[0] = False

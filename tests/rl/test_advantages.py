@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepgen.rl.advantages import NAMES, Advantages, advantages, flat_groups, weighted_totals
+from deepgen.rl.advantages import NAMES, AdvantageBatch, advantages, flat_groups, weighted_totals
 
 TINY = 1e-4
 
@@ -20,7 +20,7 @@ def run(
     valid: list[list[bool]] | None = None,
     weights: list[list[float]] | None = None,
     clip: float = 5.0,
-) -> Advantages:
+) -> AdvantageBatch:
     matrix = torch.tensor(rewards)
     return advantages(
         name,

@@ -12,15 +12,25 @@ import pytest
 
 import deepgen.models
 import deepgen.rl
+import deepgen.train
 
 with pytest.warns(DeprecationWarning, match=r"deepgen\.diffusion is now deepgen\.sampling"):
     import deepgen.diffusion
 
-MODULES = {**deepgen.diffusion.MODULES, **deepgen.models.OLD_MODULES, **deepgen.rl.OLD_MODULES}
+MODULES = {
+    **deepgen.diffusion.MODULES,
+    **deepgen.models.OLD_MODULES,
+    **deepgen.rl.OLD_MODULES,
+    **deepgen.train.OLD_MODULES,
+}
 NAMES = {
     **deepgen.models.OLD_NAMES,
-    "deepgen.train.policy": {"Asked": "deepgen.train.policy.EncodedPrompt"},
-    "deepgen.train.rollouts": {"Explorer": "deepgen.train.rollouts.RolloutSampler"},
+    **deepgen.train.OLD_NAMES,
+    "deepgen.train.benchmarks": {
+        "BenchmarkValidation": "deepgen.train.benchmark_validation.BenchmarkValidation"
+    },
+    "deepgen.rl.advantages": {"Advantages": "deepgen.rl.advantages.AdvantageBatch"},
+    "deepgen.rewards.ensemble": {"Scores": "deepgen.rewards.reward_batch.RewardBatch"},
 }
 SOURCE = Path(deepgen.__file__ or "").parent
 
@@ -52,7 +62,7 @@ def test_the_warning_points_at_the_line_that_imports() -> None:
     command = [sys.executable, "-W", "always::DeprecationWarning:__main__", "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if " is now deepgen." in line]
-    assert [line.split(":")[:2] for line in lines] == [["<string>", number] for number in "112"]
+    assert [line.split(":")[:2] for line in lines] == [["<string>", number] for number in "1122"]
 
 
 def test_nothing_of_ours_imports_an_old_path() -> None:

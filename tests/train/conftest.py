@@ -1,19 +1,12 @@
-"""A mixture of the tiny world."""
+"""A small model of the storybook's architecture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from small_runs import MIXTURE
 
 from storybook_model import write_storybook_model
-
-
-@pytest.fixture
-def mixture(tmp_path: Path) -> Path:
-    (tmp_path / "mixture.yaml").write_text(MIXTURE)
-    return tmp_path / "mixture.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small
 
 from deepgen.cli import main
 from deepgen.data.batches import Batches
@@ -27,6 +26,7 @@ from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.supervised import DropoutConfig, SupervisedStage
 from pictures_on_disk import write_picture
+from small_runs import small
 
 MIXTURE = """
 root: .

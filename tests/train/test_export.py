@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import small
 
 from deepgen.checkpoints import remote_code
 from deepgen.checkpoints.sums import SUMS, read_sums
@@ -16,6 +15,7 @@ from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.recipes import export, recipe, recipe_of, run
 from deepgen.train.export import Trained
 from deepgen.train.overrides import override
+from small_runs import small
 
 
 def draw(pipe: DeepGenPipeline) -> torch.Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launched_runs import assert_equal, finish, kill, losses, start, weights
 
 from deepgen.train.checkpoints import checkpoints
+from launched_runs import assert_equal, finish, kill, losses, start, weights
 
 
 @pytest.mark.slow

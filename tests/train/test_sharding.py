@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from launched_runs import assert_equal, finish, kill, losses, start, weights
 
 from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.recipes import export, recipe
@@ -27,6 +26,7 @@ from deepgen.train.optim import OptimConfig
 from deepgen.train.overrides import override
 from deepgen.train.sharding import Piece, Turns
 from deepgen.train.state import Snapshot
+from launched_runs import assert_equal, finish, kill, losses, start, weights
 
 
 class Alone:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import small
 from transformers import Qwen2_5_VLModel
 
 import deepgen.checkpoints.fresh as fresh
@@ -24,6 +23,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, plan_run, recipe, run
 from deepgen.train.overrides import override
 from deepgen.train.supervised import SupervisedConfig
+from small_runs import small
 
 CONNECTOR = "num_hidden_layers=1,num_think_tokens=4,intermediate_size=24"
 

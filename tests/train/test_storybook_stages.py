@@ -12,12 +12,12 @@ import deepgen.recipes
 from deepgen.cli import main
 from deepgen.data.prompts import open_prompts
 from deepgen.recipes import recipe
+from deepgen.rl.evaluation import RLEvaluationConfig, fixed_prompts
+from deepgen.rl.gate import changes_of
+from deepgen.rl.stage import RLConfig
 from deepgen.tiny.rows import GROUPS
 from deepgen.tiny.splits import SAMPLERS
-from deepgen.train.gate import changes_of
 from deepgen.train.plot import read_log
-from deepgen.train.rl_evaluation import RLEvaluationConfig, fixed_prompts
-from deepgen.train.stages.rl import RLConfig
 
 MIXTURES = Path(deepgen.recipes.__file__).parent / "mixtures"
 SHORT = (

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small
 
 from deepgen.checkpoints.fresh import fresh_connector
 from deepgen.models.config import DEEPGEN_TINY
@@ -26,6 +25,7 @@ from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
 from deepgen.train.randomness import stratified
 from deepgen.train.supervised import DropoutConfig, SupervisedConfig, SupervisedStage
+from small_runs import small
 
 
 def build(mixture: Path, name: str = "alignment", **options: Any) -> SupervisedStage:

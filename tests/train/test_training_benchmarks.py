@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small
 
 from deepgen.evaluation.benchmark import settings_with
 from deepgen.evaluation.benchmarks import load_benchmark
@@ -17,14 +16,16 @@ from deepgen.evaluation.runner import RunConfig
 from deepgen.evaluation.runner import run as run_benchmark
 from deepgen.evaluation.scorers import Scorers
 from deepgen.recipes import recipe, run
-from deepgen.train.benchmarks import BenchmarksConfig, BenchmarkValidation
+from deepgen.rl.stage import RLConfig
+from deepgen.train.benchmark_validation import BenchmarkValidation
+from deepgen.train.benchmarks import BenchmarksConfig
 from deepgen.train.checkpoints import latest_checkpoint
 from deepgen.train.overrides import override
 from deepgen.train.parallel import Processes
-from deepgen.train.stages.rl import RLConfig
 from evaluation.benchmark_files import hashes, write_all
 from evaluation.stub_scorers import stub_scorers
 from rewards.reward_server import serving
+from small_runs import small
 
 LOOKING = {
     "benchmarks.names": "shapes,shapes:edit",

@@ -174,21 +174,21 @@ class TuneGuidance:
 
         from deepgen.commands.loading import load_pipeline
         from deepgen.rewards.ensemble import RewardEnsembleConfig
-        from deepgen.train import guidance
-        from deepgen.train.judged_prompts import open_judged_prompts
+        from deepgen.rl import guidance_search
+        from deepgen.rl.judged_prompts import open_judged_prompts
 
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
         model = needed_model(self.path, self.model, "rewards guidance")
         check_steps(self.steps)
         if self.scales:
-            guidance.check_scales(self.scales)
+            guidance_search.check_scales(self.scales)
         if self.write:
-            guidance.check_folder(Path(model))
+            guidance_search.check_folder(Path(model))
         mix, panel = open_judged_prompts(self.prompts, self.rewards, RewardEnsembleConfig())
         pipe = load_pipeline(ModelOptions(model=model, device=self.device, dtype=self.dtype))
         pipe.set_progress_bar_config(disable=True)
-        prompts = guidance.fixed_prompts(mix, self.num_prompts)
+        prompts = guidance_search.fixed_prompts(mix, self.num_prompts)
         scales = self.scales or _usual_scales(pipe.defaults)
         bar = tqdm(total=len(prompts) * len(scales), unit="picture", disable=not sys.stderr.isatty())
 
@@ -198,7 +198,7 @@ class TuneGuidance:
             return drawn
 
         results = []
-        for result in guidance.try_scales(
+        for result in guidance_search.try_scales(
             draw, prompts, panel, scales, batch_size=self.batch_size, num_inference_steps=self.steps
         ):
             results.append(result)
@@ -209,9 +209,9 @@ class TuneGuidance:
                 file=sys.stderr if self.json else sys.stdout,
             )
         bar.close()
-        best = guidance.best_scales(results, pipe.defaults)
+        best = guidance_search.best_scales(results, pipe.defaults)
         if self.write:
-            guidance.write_scales(Path(model), best)
+            guidance_search.write_scales(Path(model), best)
         if self.json:
             print(json.dumps({"best": best, "results": [asdict(one) for one in results]}, indent=2))
         else:

@@ -109,7 +109,7 @@ class Train:
         return 0
 
     def _gate(self) -> int:
-        from deepgen.train.gate import changes_of, fallen, table
+        from deepgen.rl.gate import changes_of, fallen, table
 
         if self.largest_fall < 0:
             raise ValueError(f"--largest-fall must be at least 0, got {self.largest_fall:g}")

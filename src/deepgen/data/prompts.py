@@ -33,7 +33,6 @@ from PIL import Image
 from deepgen.data.example import RowError
 from deepgen.data.pictures import load_picture
 from deepgen.data.records import RecordFile
-from deepgen.data.world_prompts import ShapesRows, storybook_rows
 from deepgen.extras import missing_extra
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
@@ -249,9 +248,11 @@ class _Reader:
             return None
         options = {key: entry[key] for key in _OPTIONS[place] if key in entry}
         try:
-            if place == "shapes":
-                return {name: (ShapesRows(entry["shapes"], **options), 1.0)}
-            if place == "storybook":
+            if place in _WORLDS:
+                from deepgen.data.world_prompts import ShapesRows, storybook_rows  # here: loads whole worlds
+
+                if place == "shapes":
+                    return {name: (ShapesRows(entry["shapes"], **options), 1.0)}
                 return storybook_rows(name, entry["storybook"], **options)
             root = self.path.parent / Path(str(self.content.get("root") or ".")).expanduser()
             return {name: (_open(root / Path(str(entry["path"])).expanduser()), 1.0)}

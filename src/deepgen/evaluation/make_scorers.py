@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepgen.evaluation.default_scorers import CLIP, DETECTOR, OCR
 from deepgen.evaluation.judge import JudgeConfig, PromptedJudge
 from deepgen.evaluation.scorers import HOW_TO_GIVE, Scorers
 from deepgen.rewards.interfaces import TextReader
@@ -29,10 +30,10 @@ class ScorerConfig:
         cache_dir: where the judge's replies are kept.
     """
 
-    detector: str = "facebook/mask2former-swin-small-coco-instance"
-    clip: str = "openai/clip-vit-large-patch14"
+    detector: str = DETECTOR
+    clip: str = CLIP
     vqa: str = "Salesforce/blip-vqa-base"
-    ocr: str = "rapidocr"
+    ocr: str = OCR
     min_confidence: float = 0.5
     device: str = "auto"
     judge: JudgeConfig | None = None

@@ -15,8 +15,8 @@ from deepgen.train.run_folder import read_run
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
 if TYPE_CHECKING:
+    from deepgen.rl.plan import RLPlan
     from deepgen.train.plan import Plan
-    from deepgen.train.rl_plan import RLPlan
 
 
 def run(
@@ -127,16 +127,16 @@ def plan_run(
         ValueError: the recipe trains a part of the tiny model, or the card is unknown.
     """
     from deepgen.data.mixture_file import read_outline
+    from deepgen.rl.config import RLSettings
+    from deepgen.rl.plan import plan_rl
     from deepgen.train.plan import card, plan, plan_of_recipe
-    from deepgen.train.rl_plan import plan_rl
-    from deepgen.train.stages.rl import RLConfig
     from deepgen.train.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
     architecture = config.start.architecture()
-    if isinstance(config, RLConfig):
+    if isinstance(config, RLSettings):
         return plan_rl(config, architecture, card(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
     if config.data is None or config.data.is_dir():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepgen.rl.stage import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.train.optim import OptimConfig
-from deepgen.train.stages.rl import RLConfig
 
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
 _MIXTURES = Path(__file__).parent / "mixtures"

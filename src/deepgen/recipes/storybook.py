@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepgen.recipes.rl import rl_tiny
+from deepgen.rl.evaluation import RLEvaluationConfig
+from deepgen.rl.stage import RLConfig
 from deepgen.train.loop import TrainConfig
 from deepgen.train.optim import OptimConfig
-from deepgen.train.rl_evaluation import RLEvaluationConfig
 from deepgen.train.stages.alignment import AlignmentConfig
-from deepgen.train.stages.rl import RLConfig
 from deepgen.train.stages.sft import SFTConfig
 
 START = "storybook-parts"  # the folder that the pre-trained parts make, where no `model` is given

@@ -14,16 +14,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from deepgen.moved import renamed
 from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import RewardCache, content_key
 from deepgen.rewards.reward import Candidate, Reward, RewardResult, RewardUnavailable, missing_fields
+from deepgen.rewards.reward_batch import RewardBatch
+
+Candidates = tuple[Candidate, ...]
 
 logger = logging.getLogger(__name__)
+
+__getattr__ = renamed(__name__, {"Scores": "deepgen.rewards.reward_batch.RewardBatch"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +67,6 @@ class RewardEnsembleConfig:
 
 class TooManyFailures(OSError):
     """A reward gave too few verdicts to train on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What the rewards made of I candidates, in the order they were submitted.
-
-    Attributes:
-        names: the R rewards that may be trained on.
-        rewards: float32 (I, R); 0 where not valid, which means nothing.
-        valid: bool (I, R): there is a score. False where a call failed, and where the weight was 0.
-        weights: float32 (I, R), as submitted.
-        words: what was said, or why there is no score: words[i][name].
-        held_out_names, held_out, held_out_valid: the same for the H judges that are only watched: (I, H).
-        metrics: numbers for the log, such as "clip_sim/failure_rate"; see `RewardEnsemble.collect`.
-    """
-
-    names: tuple[str, ...]
-    rewards: np.ndarray
-    valid: np.ndarray
-    weights: np.ndarray
-    words: tuple[Mapping[str, str], ...]
-    held_out_names: tuple[str, ...]
-    held_out: np.ndarray
-    held_out_valid: np.ndarray
-    metrics: Mapping[str, float]
 
 
 class Submission:
@@ -169,7 +150,7 @@ class RewardEnsemble:
         self._submissions.append(submission)
         return submission
 
-    def collect(self) -> Scores:
+    def collect(self) -> RewardBatch:
         """Wait for everything submitted since the last time, and line it up.
 
         The metrics of each reward called: `failure_rate` (verdicts without a score / asked for), `mean` and
@@ -197,17 +178,18 @@ class RewardEnsemble:
                     metrics |= {f"{name}/mean": float(scores.mean()), f"{name}/std": float(scores.std())}
         rows = [(submission, i) for submission in submissions for i in range(submission.num_candidates)]
         weights = [[submission.weights.get(name, 0.0) for name in self.names] for submission, _ in rows]
-        words = tuple(
+        reasons = tuple(
             {name: verdicts[i].reason for name, verdicts in said.items()}
             for submission, said in answers
             for i in range(submission.num_candidates)
         )
-        return Scores(
+        return RewardBatch(
+            numbers=np.arange(len(rows), dtype=np.int64),
             names=self.names,
             rewards=rewards,
             valid=valid,
             weights=np.array(weights, dtype=np.float32).reshape(len(rows), len(self.names)),
-            words=words,
+            reasons=reasons,
             held_out_names=self.held_out_names,
             held_out=held_out,
             held_out_valid=held_out_valid,
@@ -232,19 +214,13 @@ def _matrix(
     return values, valid
 
 
-@dataclass
-class _Call:
-    candidates: tuple[Candidate, ...]
-    future: Future[list[RewardResult]] = field(default_factory=Future)
-
-
 class RewardWorker:
     """Where the calls of one reward queue: at most `concurrency` at once, each with a time-out."""
 
     def __init__(self, name: str, reward: Reward, config: RewardEnsembleConfig, cache: RewardCache) -> None:
         self._name, self._reward, self._config, self._cache = name, reward, config, cache
         self._breaker = Breaker(config.breaker_after, config.breaker_pause, config.breaker_longest_pause)
-        self._queue: deque[_Call] = deque()
+        self._queue: deque[tuple[Candidates, Future[list[RewardResult]]]] = deque()
         self._num_running = 0
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -252,12 +228,12 @@ class RewardWorker:
         self._window: deque[bool] = deque(maxlen=config.failure_window)
         self._last_reason = self._call_failure = ""
 
-    def ask(self, candidates: tuple[Candidate, ...]) -> Future[list[RewardResult]]:
-        call = _Call(candidates)
+    def ask(self, candidates: Candidates) -> Future[list[RewardResult]]:
+        future: Future[list[RewardResult]] = Future()
         with self._lock:
-            self._queue.append(call)
+            self._queue.append((candidates, future))
         self._start_waiting()
-        return call.future
+        return future
 
     def check_failure_rate(self) -> None:
         with self._lock:
@@ -290,39 +266,53 @@ class RewardWorker:
             with self._lock:
                 if not self._queue or self._num_running >= self._reward.concurrency:
                     return
-                call = self._queue.popleft()
+                candidates, future = self._queue.popleft()
                 self._num_running += 1
             started = time.monotonic()
-            timer = threading.Timer(self._config.timeout, self._give_up, (call,))
+            timer = threading.Timer(self._config.timeout, self._give_up, (candidates, future))
             timer.daemon = True
             thread = threading.Thread(
-                target=self._work, args=(call, timer, started), name=f"reward {self._name}", daemon=True
+                target=self._work,
+                args=(candidates, future, timer, started),
+                name=f"reward {self._name}",
+                daemon=True,
             )
             timer.start()
             thread.start()
 
-    def _work(self, call: _Call, timer: threading.Timer, started: float) -> None:
+    def _work(
+        self,
+        candidates: Candidates,
+        future: Future[list[RewardResult]],
+        timer: threading.Timer,
+        started: float,
+    ) -> None:
         try:
-            verdicts, was_called = self._verdicts(call.candidates, started)
+            verdicts, was_called = self._verdicts(candidates, started)
             outcome = self._breaker.succeeded if was_called else None
         except Exception as error:  # whatever somebody's reward raises: it must not take the others along
             is_known = isinstance(error, RewardUnavailable)
             logger.warning("reward %s failed: %s", self._name, error, exc_info=None if is_known else error)
             self._call_failure = f"{type(error).__name__}: {error}"
-            verdicts = _without_score(call.candidates, self._call_failure)
+            verdicts = _without_score(candidates, self._call_failure)
             outcome = self._breaker.failed
         timer.cancel()
-        self._finish(call, verdicts, outcome)
+        self._finish(future, verdicts, outcome)
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, candidates: Candidates, future: Future[list[RewardResult]]) -> None:
         reason = self._call_failure = f"no answer within {self._config.timeout:g} s"
-        if self._finish(call, _without_score(call.candidates, reason), self._breaker.failed):
+        if self._finish(future, _without_score(candidates, reason), self._breaker.failed):
             logger.warning("reward %s failed: %s", self._name, reason)
 
-    def _finish(self, call: _Call, verdicts: list[RewardResult], outcome: Callable[[], None] | None) -> bool:
+    def _finish(
+        self,
+        future: Future[list[RewardResult]],
+        verdicts: list[RewardResult],
+        outcome: Callable[[], None] | None,
+    ) -> bool:
         """Deliver and tell the breaker, unless the call was given up already; whether it was delivered."""
         with self._lock:
-            if call.future.done():
+            if future.done():
                 return False
             self._num_running -= 1
             if outcome is not None:
@@ -333,11 +323,11 @@ class RewardWorker:
                 self._counts["failed"] += verdict.score is None
                 if verdict.score is None:
                     self._last_reason = verdict.reason
-            call.future.set_result(verdicts)
+            future.set_result(verdicts)
         self._start_waiting()
         return True
 
-    def _verdicts(self, candidates: tuple[Candidate, ...], started: float) -> tuple[list[RewardResult], bool]:
+    def _verdicts(self, candidates: Candidates, started: float) -> tuple[list[RewardResult], bool]:
         """From the cache or from the reward, and whether that was called; a candidate without a needed field
         is not sent.
         """

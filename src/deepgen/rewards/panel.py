@@ -5,8 +5,11 @@ from deepgen.moved import renamed
 _NAMES = {
     "Panel": "RewardEnsemble",
     "PanelConfig": "RewardEnsembleConfig",
-    "Scores": "Scores",
     "Submission": "Submission",
     "TooManyFailures": "TooManyFailures",
 }
-__getattr__ = renamed(__name__, {old: f"deepgen.rewards.ensemble.{new}" for old, new in _NAMES.items()})
+__getattr__ = renamed(
+    __name__,
+    {old: f"deepgen.rewards.ensemble.{new}" for old, new in _NAMES.items()}
+    | {"Scores": "deepgen.rewards.reward_batch.RewardBatch"},
+)

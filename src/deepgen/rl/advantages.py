@@ -15,45 +15,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepgen.moved import renamed
+
 _TINY = 1e-4  # added to a standard deviation, so that a group of equals is divided by something
 
 # I images, R rewards
 
 
-@dataclass(frozen=True)
-class Advantages:
-    """What each image is worth to the policy.
+@dataclass(frozen=True, kw_only=True)
+class AdvantageBatch:
+    """What each image is worth to the policy, beside those it is compared with.
 
     Attributes:
         values: float32 (I,), 0 where there is no signal.
         has_signal: boolean (I,), whether an image had a valid reward and another one to compare it with.
+        totals: float32 (I,), weighted rewards; NaN where no reward was given.
+        groups: whole numbers (I,), equal for images of one prompt.
+        flat: the groups in which all rewards are equal, sorted.
     """
 
     values: Tensor
     has_signal: Tensor
+    totals: Tensor
+    groups: Tensor
+    flat: Tensor
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Rewards ready for statistics, float64, with groups numbered from 0."""
+__getattr__ = renamed(__name__, {"Advantages": "deepgen.rl.advantages.AdvantageBatch"})
 
-    rewards: Tensor  # (I, R), 0 where not valid
-    valid: Tensor  # (I, R), what counts: judged, and wanted
-    weights: Tensor  # (I, R), what is wanted
-    groups: Tensor  # (I,)
 
-    def total(self) -> tuple[Tensor, Tensor]:
-        """Weighted reward (I, 1) and whether there is one (I, 1)."""
-        return (self.share() * self.rewards).sum(1, keepdim=True), self.valid.any(1, keepdim=True)
+def _share(valid: Tensor, weights: Tensor) -> Tensor:
+    """Weights of the valid rewards, (I, R), scaled so that each image keeps its total weight."""
+    kept = weights * valid
+    return kept * weights.sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1e-12)
 
-    def share(self) -> Tensor:
-        """Weights of the valid rewards, (I, R), scaled so that each image keeps its total weight."""
-        kept = self.weights * self.valid
-        return kept * self.weights.sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1e-12)
 
-    def whole(self) -> Tensor:
-        """The groups of someone who compares all with all."""
-        return torch.zeros_like(self.groups)
+def _total(rewards: Tensor, valid: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted reward (I, 1) and whether there is one (I, 1)."""
+    return (_share(valid, weights) * rewards).sum(1, keepdim=True), valid.any(1, keepdim=True)
+
+
+def _whole(groups: Tensor) -> Tensor:
+    """The groups where all images are compared with all."""
+    return torch.zeros_like(groups)
 
 
 def _statistics(values: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,36 +91,39 @@ def _standardised(values: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor
     return centred / (std + _TINY), compared
 
 
-def _grpo(batch: _Batch) -> tuple[Tensor, Tensor]:
+def _grpo(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """GRPO (arXiv 2402.03300, section 4.1.2): r = sum of W R, A = (r - group mean) / (group std + eps)."""
-    return _standardised(*batch.total(), batch.groups)
+    return _standardised(*_total(rewards, valid, weights), groups)
 
 
-def _grpo_global_std(batch: _Batch) -> tuple[Tensor, Tensor]:
+def _grpo_global_std(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor
+) -> tuple[Tensor, Tensor]:
     """GRPO with the std of the whole batch, which a group of near-equals cannot make small."""
-    total, valid = batch.total()
-    centred, compared = _centred(total, valid, batch.groups)
-    _, std, _ = _statistics(total, valid, batch.whole())
+    total, known = _total(rewards, valid, weights)
+    centred, compared = _centred(total, known, groups)
+    _, std, _ = _statistics(total, known, _whole(groups))
     return centred / (std + _TINY), compared
 
 
-def _reinforcepp(batch: _Batch) -> tuple[Tensor, Tensor]:
+def _reinforcepp(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """REINFORCE++ (arXiv 2501.03262): r against mean and std of the whole batch."""
-    return _standardised(*batch.total(), batch.whole())
+    return _standardised(*_total(rewards, valid, weights), _whole(groups))
 
 
-def _gdpo(batch: _Batch) -> tuple[Tensor, Tensor]:
+def _gdpo(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """GDPO (arXiv 2601.05242): every reward is standardised in its group before they are added.
 
     z = (R - group mean) / (group std + eps), c = sum of W z, A = (c - mean c) / (std c + eps) over the batch.
     So a reward with a wide spread does not drown one with a narrow spread.
     """
-    z, compared = _standardised(batch.rewards, batch.valid, batch.groups)
-    combined = (batch.share() * z).sum(1, keepdim=True)
-    return _standardised(combined, compared.any(1, keepdim=True), batch.whole())
+    z, compared = _standardised(rewards, valid, groups)
+    combined = (_share(valid, weights) * z).sum(1, keepdim=True)
+    return _standardised(combined, compared.any(1, keepdim=True), _whole(groups))
 
 
-_WAYS: dict[str, Callable[[_Batch], tuple[Tensor, Tensor]]] = {
+# rewards (I, R), valid (I, R), weights (I, R), groups (I,) to advantages (I, 1), has_signal (I, 1)
+_WAYS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "grpo": _grpo,
     "grpo_global_std": _grpo_global_std,
     "reinforcepp": _reinforcepp,
@@ -135,7 +142,7 @@ def check_advantages(name: str, clip: float = 5.0) -> None:
 
 def advantages(
     name: str, rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, clip: float = 5.0
-) -> Advantages:
+) -> AdvantageBatch:
     """Advantages of a whole batch, gathered from all processes.
 
     Args:
@@ -150,10 +157,15 @@ def advantages(
         ValueError: the name is unknown, shapes disagree, a weight is negative, or a valid reward not finite.
     """
     check_advantages(name, clip)
-    batch = _prepare(rewards, valid, weights, groups)
-    values, compared = _WAYS[name](batch)
+    values, compared = _WAYS[name](*_prepare(rewards, valid, weights, groups))
     values = torch.where(compared, values, 0.0).clamp(-clip, clip)
-    return Advantages(values[:, 0].float(), compared[:, 0])
+    return AdvantageBatch(
+        values=values[:, 0].float(),
+        has_signal=compared[:, 0],
+        totals=weighted_totals(rewards, valid, weights),
+        groups=groups,
+        flat=flat_groups(rewards, valid, weights, groups),
+    )
 
 
 def weighted_totals(rewards: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
@@ -161,7 +173,7 @@ def weighted_totals(rewards: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
     where none is valid.
     """
     groups = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
-    total, known = _prepare(rewards, valid, weights, groups).total()
+    total, known = _total(*_prepare(rewards, valid, weights, groups)[:3])
     return torch.where(known, total, math.nan)[:, 0].float()
 
 
@@ -170,18 +182,25 @@ def flat_groups(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor)
 
     Arguments are those of `advantages`; the result has their numbers in `groups`.
     """
-    batch = _prepare(rewards, valid, weights, groups)
-    mean, _, _ = _statistics(batch.rewards, batch.valid, batch.groups)
+    values, counts, _, places = _prepare(rewards, valid, weights, groups)
+    mean, _, _ = _statistics(values, counts, places)
     # The mean of equal numbers may be off by a rounding.
-    differs = batch.valid & ((batch.rewards - mean).abs() > 1e-12 * (1 + mean.abs()))
+    differs = counts & ((values - mean).abs() > 1e-12 * (1 + mean.abs()))
     numbers = torch.unique(groups)
     teaches = torch.zeros(len(numbers), dtype=torch.bool, device=groups.device)
-    teaches[batch.groups[differs.any(1)]] = True
+    teaches[places[differs.any(1)]] = True
     return numbers[~teaches]
 
 
-def _prepare(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> _Batch:
-    """Check the arguments of the public functions and bring them to float64."""
+def _prepare(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check the arguments of the public functions and bring them to float64.
+
+    Returns:
+        rewards (I, R), 0 where they do not count; which count (I, R): judged, and wanted; weights (I, R); and
+        groups (I,), numbered from 0.
+    """
     if rewards.ndim != 2 or not len(rewards):
         raise ValueError(f"rewards must be (images, rewards) and not empty, got {tuple(rewards.shape)}")
     for name, tensor in (("valid", valid), ("weights", weights)):
@@ -197,7 +216,7 @@ def _prepare(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) ->
     if not bool(rewards[counts].isfinite().all()):
         raise ValueError("a valid reward is not finite; mark what could not be judged as not valid")
     # float64: a few hundred numbers, and a std of nearly equal rewards is a difference of close ones.
-    return _Batch(
+    return (
         torch.where(counts, rewards, 0.0).double(),
         counts,
         weights.double(),

@@ -31,7 +31,7 @@ from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.planning.flops import Sample, sample_flops
 from deepgen.train.adapters import LoraSettings, adapt_transformer, adapt_vlm
-from deepgen.train.benchmarks import BenchmarksConfig, benchmark_observers
+from deepgen.train.benchmarks import BenchmarksConfig
 from deepgen.train.cache import latent_moments, open_cache
 from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.noise_levels import NoiseLevelConfig, noise_levels
@@ -205,7 +205,13 @@ class SupervisedStage:
         self.objective.to(self.device)
         self.modules: nn.Module = self.objective
         self._data = None if mixture is None else _batches(config, mixture, cache)
-        self.observers = [*_observers(config, self), *benchmark_observers(config.benchmarks, self)]
+        self.observers: list[Any] = [*_observers(config, self)]
+        if config.benchmarks.names:
+            from deepgen.train.benchmark_validation import (
+                benchmark_observers,  # here: it loads the evaluation
+            )
+
+            self.observers += benchmark_observers(config.benchmarks, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
         self._flops: dict[Sample, float] = {}  # of the sizes met so far

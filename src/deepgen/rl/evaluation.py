@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.rewards.ensemble import RewardEnsemble, Scores
+from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
+from deepgen.rewards.reward_batch import RewardBatch
 
 _SEED = 0x5EED  # of the prompts that are looked at; no training seed
 
@@ -109,7 +110,7 @@ def draw_and_judge(
     *,
     batch_size: int,
     **options: Any,
-) -> tuple[list[int], Scores]:
+) -> tuple[list[int], RewardBatch]:
     """One picture of each prompt, seeded with its place, and what the rewards say of it.
 
     Args:

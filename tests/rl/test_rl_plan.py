@@ -10,8 +10,8 @@ from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
 from deepgen.planning.cards import CARDS
 from deepgen.recipes import plan_run
 from deepgen.recipes.rl import rl, rl_published, rl_tiny
+from deepgen.rl.plan import RLPlan, plan_rl
 from deepgen.train.plan import plan
-from deepgen.train.rl_plan import RLPlan, plan_rl
 
 TINY = replace(rl_tiny(), prompts_per_rollout=4, num_steps=10, precision="float32")
 

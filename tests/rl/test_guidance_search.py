@@ -16,7 +16,7 @@ from deepgen.data.prompts import Prompt
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import EachAlone, RewardResult
-from deepgen.train.guidance import GuidanceResult, best_scales, try_scales, write_scales
+from deepgen.rl.guidance_search import GuidanceResult, best_scales, try_scales, write_scales
 
 
 class Red(EachAlone):

@@ -1,7 +1,7 @@
 """What a run of reinforcement learning cost the abilities it did not train, and whether that is too much.
 
 The run's own evaluation looks at the same prompts with the same noise before the first step and after the
-last (rl_evaluation.py), so the two looks differ by the weights alone. They are read from the log, which a
+last (evaluation.py), so the two looks differ by the weights alone. They are read from the log, which a
 resumed run continues.
 """
 

@@ -19,6 +19,9 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
 from deepgen.rewards.reward import EachAlone, RewardResult
+from deepgen.rl.evaluation import RLEvaluationConfig
+from deepgen.rl.policy import Policy
+from deepgen.rl.stage import RLConfig, RLStage
 from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
 from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
@@ -26,10 +29,6 @@ from deepgen.train.export import Trained, export_folder
 from deepgen.train.loop import train
 from deepgen.train.objective import TrainingBatch
 from deepgen.train.parallel import Processes
-from deepgen.train.policy import Policy
-from deepgen.train.rl_evaluation import RLEvaluationConfig
-from deepgen.train.rl_stage import RLStage
-from deepgen.train.stages.rl import RLConfig
 from deepgen.train.state import TrainState
 
 
@@ -220,7 +219,7 @@ def test_a_rollout_is_followed_by_exactly_the_configured_number_of_optimizer_ste
             made.loss(batch).loss.backward()
             numbers |= {batch.rollout.numbers[n] for n in batch.members}
         state.update()
-        assert made.experience.number == step // updates
+        assert made.buffer.number == step // updates
         seen.append(sorted(numbers))
     assert state.step == 4
     for first in range(0, 4, updates):  # each image in one update of its rollout
@@ -269,11 +268,11 @@ def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh
         {"brightness": Brightness(), "broken": Broken()}, config=RewardEnsembleConfig(failure_limit=1)
     )
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
-    experience = made.explore(0)
-    assert experience.metrics["failure_rate/broken"] == (1.0, 1.0)
+    buffer = made.explore(0)
+    assert buffer.metrics["failure_rate/broken"] == (1.0, 1.0)
     alone = stage(fresh_pipe).explore(0)
     # 1e-3: a total of weight 4 is four times as far from the 1e-4 that is added to its deviation
-    np.testing.assert_allclose(experience.judged.advantages, alone.judged.advantages, rtol=1e-3)
+    np.testing.assert_allclose(buffer.advantages.values, alone.advantages.values, rtol=1e-3)
 
 
 def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
@@ -289,26 +288,26 @@ def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
     made.processes = made.rollout_sampler.processes = AnotherOf(made.processes)
     nothing = made.rollout_sampler.sample(0, [0])
     assert nothing == []
-    assert made.score(nothing).rewards.shape == (0, 1)
+    assert made.collect(nothing).rewards.shape == (0, 1)
 
 
 def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) -> None:
     made = stage(pipe, prompts_per_rollout=6)
     one = PromptSet(name="first", rows=Rows(edits=False), weight=1.0, rewards={"brightness": 1.0})
     made.mix = made.rollout_sampler.mix = PromptMix(sets=(one, replace(one, name="second")))
-    experience = made.explore(0)
-    sets = [made.mix.draw(made.config.seed, int(group)).dataset for group in experience.judged.groups]
+    buffer = made.explore(0)
+    sets = [made.mix.draw(made.config.seed, int(group)).dataset for group in buffer.advantages.groups]
     assert set(sets) == {"first", "second"}
     for name in ("first", "second"):
-        own = [total for total, of in zip(experience.judged.totals, sets, strict=True) if of == name]
-        assert experience.metrics[f"reward_of/{name}"] == (pytest.approx(np.mean(own)), 1.0)
-    assert experience.metrics["reward"] == (pytest.approx(experience.judged.totals.mean()), 1.0)
+        own = [total for total, of in zip(buffer.advantages.totals, sets, strict=True) if of == name]
+        assert buffer.metrics[f"reward_of/{name}"] == (pytest.approx(np.mean(own)), 1.0)
+    assert buffer.metrics["reward"] == (pytest.approx(buffer.advantages.totals.mean()), 1.0)
 
 
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:
     made = stage(pipe, panel=RewardEnsemble({"brightness": Constant()}))
     assert list(made.batches(0)) == []
-    assert made.experience.metrics["groups/flat_share"] == (1.0, 1.0)
+    assert made.buffer.metrics["groups/flat_share"] == (1.0, 1.0)
     state = TrainState(made.modules, made.config.optim, 4, None)
     before = {name: p.detach().clone() for name, p in state.parameters.items()}
     state.update()
@@ -324,10 +323,10 @@ def test_groups_of_equals_are_replaced_by_groups_of_other_prompts(pipe) -> None:
 
     calls: list[Any] = []
     made = stage(pipe, panel=RewardEnsemble({"brightness": FirstPromptsAreEqual()}), flat_groups="resample")
-    experience = made.explore(0)
-    assert len(experience.judged.flat) == 0
-    assert experience.judged.scores.numbers.tolist() == [6, 7, 8, 9, 10, 11]
-    assert sorted(experience.parts[0]) == [6, 7, 8, 9, 10, 11]
+    buffer = made.explore(0)
+    assert len(buffer.advantages.flat) == 0
+    assert buffer.rewards.numbers.tolist() == [6, 7, 8, 9, 10, 11]
+    assert sorted(buffer.parts[0]) == [6, 7, 8, 9, 10, 11]
 
 
 def test_the_supervised_loss_is_mixed_in_as_a_convex_sum(pipe, fresh_pipe, mixture: Path) -> None:
@@ -368,7 +367,7 @@ def test_the_supervised_loss_is_computed_while_rewards_judge(pipe, mixture: Path
             is_supervised.set()
     assert kinds == sorted(kinds, reverse=True)
     assert set(kinds) == {"TrainingBatch", "PolicyBatch"}
-    assert made.experience.judged.scores.valid.all()
+    assert made.buffer.rewards.valid.all()
 
 
 @pytest.mark.parametrize("trains_connector", [False, True])
@@ -380,15 +379,15 @@ def test_the_next_rollouts_prompts_are_read_while_rewards_judge(
     made.policy.encode = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
     collect = made.panel.collect
     made.panel.collect = lambda: events.append("collect") or collect()
-    experiences = [made.explore(0), made.explore(1)]
-    first, second = (one.rollouts[0].prompts[0].prompt.text for one in experiences)
+    buffers = [made.explore(0), made.explore(1)]
+    first, second = (one.rollouts[0].prompts[0].prompt.text for one in buffers)
     # A prompt that a step would read in another way is not read before it; the last rollout has no next one.
     expected = (
         [first, "collect", second, "collect"] if trains_connector else [first, second, "collect", "collect"]
     )
     assert events == expected
     alone = stage(fresh_pipe, trains_connector=trains_connector).explore(1).rollouts[0]
-    assert torch.equal(experiences[1].rollouts[0].trajectory.clean, alone.trajectory.clean)
+    assert torch.equal(buffers[1].rollouts[0].trajectory.clean, alone.trajectory.clean)
 
 
 def test_nft_compares_with_the_policy_that_drew_the_images_in_every_update(pipe) -> None:
@@ -518,8 +517,8 @@ def test_fixed_prompts_are_judged_before_the_first_step_and_on_the_way(prompts: 
 
 def test_rewards_are_given_for_generation_and_editing_in_one_run(prompts: Path, tmp_path: Path) -> None:
     made = run(prompts).build(Processes("cpu"))
-    experience = made.explore(0)
-    tasks = {bool(one.prompt.references) for rollout in experience.rollouts for one in rollout.prompts}
-    assert experience.judged.scores.valid.all()
+    buffer = made.explore(0)
+    tasks = {bool(one.prompt.references) for rollout in buffer.rollouts for one in rollout.prompts}
+    assert buffer.rewards.valid.all()
     assert tasks <= {False, True}
-    assert len({tuple(rollout.images[0].size) for rollout in experience.rollouts}) == 1
+    assert len({tuple(rollout.images[0].size) for rollout in buffer.rollouts}) == 1

@@ -1,4 +1,4 @@
-"""A picture of a rollout: each group in a row, each image with its reward and its advantage."""
+"""A contact sheet of a rollout: each group in a row, each image with its reward and its advantage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TILE, _LINE, _MARGIN = 128, 12, 4
 _GOOD, _BAD, _PLAIN = (0, 140, 0), (190, 0, 0), (90, 90, 90)
 
 
-class Sheet:
+class ContactSheet:
     """Writes `samples/step-NNNNNNNN.png` from the last rollout.
 
     Args:
@@ -35,12 +35,11 @@ class Sheet:
         return {}
 
     def _rows(self) -> list[Image.Image]:
-        experience, count = self.stage.experience, self.stage.config.group_size
-        judged = experience.judged
-        names = self.stage.panel.names
-        place = {number: n for n, number in enumerate(judged.scores.numbers.tolist())}
+        buffer, count = self.stage.buffer, self.stage.config.group_size
+        rewards, worth = buffer.rewards, buffer.advantages.values.tolist()
+        place = {number: n for n, number in enumerate(rewards.numbers.tolist())}
         rows = []
-        for rollout in experience.rollouts:
+        for rollout in buffer.rollouts:
             for begin in range(0, len(rollout.images), count):
                 if len(rows) == self.num_groups:
                     return rows
@@ -51,13 +50,13 @@ class Sheet:
                 for n in range(begin, begin + count):
                     at = place[rollout.numbers[n]]
                     told = " ".join(
-                        f"{name} {judged.scores.rewards[at, column]:.2f}"
-                        for column, name in enumerate(names)
-                        if judged.scores.valid[at, column]
+                        f"{name} {rewards.rewards[at, column]:.2f}"
+                        for column, name in enumerate(rewards.names)
+                        if rewards.valid[at, column]
                     )
-                    worth = float(judged.advantages[at])
-                    color = _GOOD if worth > 0 else _BAD if worth < 0 else _PLAIN
-                    tiles.append(_tile(rollout.images[n], f"{worth:+.2f}  {told or 'no score'}", color))
+                    advantage = worth[at]
+                    color = _GOOD if advantage > 0 else _BAD if advantage < 0 else _PLAIN
+                    tiles.append(_tile(rollout.images[n], f"{advantage:+.2f}  {told or 'no score'}", color))
                 rows.append(_row(prompt.text, tiles))
         return rows
 

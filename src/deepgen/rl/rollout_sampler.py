@@ -7,29 +7,23 @@ an image or a rollout, so they are the same on any number of processes and after
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepgen.data.pixels import to_output
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.moved import renamed
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
+from deepgen.rl.config import RLSettings
 from deepgen.rl.objective import Objective
+from deepgen.rl.policy import EncodedPrompt, Policy
+from deepgen.rl.rollout_buffer import Rollout
 from deepgen.sampling.rollout import roll_out
 from deepgen.sampling.windows import Window
-from deepgen.train.experience import Rollout
 from deepgen.train.parallel import Processes
-from deepgen.train.policy import EncodedPrompt, Policy
 from deepgen.train.randomness import generator, normal
-
-if TYPE_CHECKING:
-    from deepgen.train.stages.rl import RLConfig
-
-
-__getattr__ = renamed(__name__, {"Explorer": "deepgen.train.rollouts.RolloutSampler"})
 
 
 class RolloutSampler:
@@ -50,7 +44,7 @@ class RolloutSampler:
 
     def __init__(
         self,
-        config: RLConfig,
+        config: RLSettings,
         processes: Processes,
         policy: Policy,
         objective: Objective,

@@ -17,9 +17,9 @@ from deepgen.arguments import usual_guidance
 from deepgen.models.config import Architecture
 from deepgen.planning.cards import Card
 from deepgen.planning.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
+from deepgen.rl.config import RLSettings
 from deepgen.train.activations import vae_working_bytes
 from deepgen.train.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
-from deepgen.train.stages.rl import RLConfig
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RLPlan:
 
 
 def plan_rl(
-    recipe: RLConfig,
+    recipe: RLSettings,
     architecture: Architecture,
     card: Card,
     num_processes: int = 1,
@@ -111,7 +111,7 @@ def plan_rl(
     )
 
 
-def _branches(recipe: RLConfig, architecture: Architecture) -> int:
+def _branches(recipe: RLSettings, architecture: Architecture) -> int:
     """Passes of the DiT at a step: guidance needs the negative branch too."""
     scale = recipe.guidance_scale
     if scale is None:
@@ -123,7 +123,7 @@ class _Rollout:
     """The numbers of one rollout."""
 
     def __init__(
-        self, recipe: RLConfig, models: Mapping[str, Any], num_processes: int, branches: int
+        self, recipe: RLSettings, models: Mapping[str, Any], num_processes: int, branches: int
     ) -> None:
         self.recipe, self.models, self.num_processes, self.branches = recipe, models, num_processes, branches
         self.objective = recipe.made_objective()

@@ -18,9 +18,9 @@ import pytest
 
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsembleConfig
+from deepgen.rl.stage import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.train.loop import train
-from deepgen.train.stages.rl import RLConfig
 
 
 @contextmanager

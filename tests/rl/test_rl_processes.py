@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from launched_runs import finish, weights
 
 PROMPTS = """

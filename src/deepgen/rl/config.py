@@ -1,9 +1,7 @@
-"""Stage 3, reinforcement learning (MR-GRPO): sample, score, improve.
+"""Settings of stage 3, reinforcement learning: what is drawn, how it is scored, how the policy follows.
 
-A rollout draws groups of images for prompts, several rewards judge them while the next group is drawn, and
-advantages over all processes' images say which should become likelier. Then follow exactly
-`updates_per_rollout` optimizer steps. All randomness is keyed by the number of a group, an image or a
-rollout, so it is the same on any number of processes and after a restart.
+Whatever reads settings reads `RLSettings`; a recipe is an `RLConfig` (stage.py), which can also build its
+stage. So the parts of a stage know their settings, and the stage its parts, without a circle.
 """
 
 from __future__ import annotations
@@ -12,28 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deepgen.data.mixture import Mixture, open_mixture
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.advantages import check_advantages
+from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.objective import Objective
 from deepgen.rl.objectives import make_objective
 from deepgen.sampling.sde import check_sampler
 from deepgen.sampling.windows import WindowConfig
 from deepgen.train.adapters import LoraSettings
-from deepgen.train.judged_prompts import open_judged_prompts
 from deepgen.train.optim import OptimConfig
 from deepgen.train.overrides import override
-from deepgen.train.parallel import Processes
-from deepgen.train.rl_evaluation import RLEvaluationConfig
-from deepgen.train.rl_stage import RLStage
 from deepgen.train.supervised import SupervisedConfig
 
 FlatGroups = Literal["drop", "keep", "resample"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLConfig(SupervisedConfig):
-    """What is drawn, how it is judged and how the policy follows.
+class RLSettings(SupervisedConfig):
+    """What is drawn, how it is scored and how the policy follows.
 
     `data`, `global_batch_size`, `dropout` and `levels` are those of the supervised loss that is mixed in
     where `sft_coef` is above 0. The defaults are a cheap rollout; the recipe `rl-published` has the published
@@ -160,21 +154,3 @@ class RLConfig(SupervisedConfig):
         changes = dict(option.split("=", 1) for option in self.objective_options)
         made: Any = make_objective(self.objective)
         return override(made, changes)
-
-    def build(self, processes: Processes) -> RLStage:
-        """The stage, with its model, prompts and rewards opened."""
-        if self.prompts is None:
-            raise ValueError(
-                "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
-            )
-        mix, panel = open_judged_prompts(self.prompts, self.rewards, self.panel)
-        mixture = self._mixture()
-        pipe = self.start.load(self.dtype(processes.device))
-        return RLStage(self, processes, pipe, mix, panel, mixture)
-
-    def _mixture(self) -> Mixture | None:
-        if not self.sft_coef:
-            return None
-        if self.data is None:
-            raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
-        return open_mixture(self.data, self.data_root)

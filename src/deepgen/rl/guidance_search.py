@@ -21,7 +21,7 @@ from deepgen.data.prompts import Prompt, PromptMix
 from deepgen.pipeline import FALLBACK_DEFAULTS
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rl.advantages import weighted_totals
-from deepgen.train.rl_evaluation import draw_and_judge
+from deepgen.rl.evaluation import draw_and_judge
 
 INDEX = "model_index.json"
 EDIT_SETTING = "edit_guidance_scale"
@@ -109,7 +109,7 @@ def try_scales(
             worth = totals[edits == is_edit]
             worth = worth[~np.isnan(worth)]
             if not len(worth):
-                reasons = {word for words in scores.words for word in words.values() if word}
+                reasons = {reason for said in scores.reasons for reason in said.values() if reason}
                 num_drawn = int((edits == is_edit).sum())
                 raise ValueError(
                     f"none of {num_drawn} pictures with guidance {scale:g} got a verdict: "

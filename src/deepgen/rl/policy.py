@@ -21,15 +21,12 @@ from torch import Tensor, nn
 from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt
 from deepgen.models import vae as latent_space
-from deepgen.moved import renamed
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import guided_velocity
 from deepgen.types import Condition
-
-__getattr__ = renamed(__name__, {"Asked": "deepgen.train.policy.EncodedPrompt"})
 
 # B images, T steps; C, h, w latent channels and sides
 

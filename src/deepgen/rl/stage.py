@@ -1,0 +1,279 @@
+"""Stage 3, reinforcement learning (MR-GRPO): sample, score, improve.
+
+A rollout draws groups of images for prompts; several rewards judge a group while the next is drawn;
+advantages over the images of all processes say which should become likelier. Then follow exactly
+`updates_per_rollout` optimizer steps. All randomness is keyed by the number of a group, an image or a
+rollout, so it is the same on any number of processes and after a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.prompts import PromptMix
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
+from deepgen.rewards.reward_batch import RewardBatch
+from deepgen.rl.advantages import AdvantageBatch, advantages
+from deepgen.rl.config import RLSettings
+from deepgen.rl.contact_sheet import ContactSheet
+from deepgen.rl.evaluation import RLEvaluation
+from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.objective import ObjectiveLoss
+from deepgen.rl.policy import Policy
+from deepgen.rl.policy_steps import PolicySteps
+from deepgen.rl.rollout_buffer import PolicyBatch, Rollout, RolloutBuffer, update_parts
+from deepgen.rl.rollout_sampler import RolloutSampler
+from deepgen.train.loop import StageLoss
+from deepgen.train.objective import TrainingBatch
+from deepgen.train.parallel import Processes
+from deepgen.train.randomness import generator
+from deepgen.train.supervised import SupervisedStage
+
+# Names in the log; what is before the slash shares a panel of the curves.
+_PANELS = {
+    "mean": "reward/{}",
+    "std": "reward_std/{}",
+    "ratio": "ratio",
+    "clip_low": "clip/low",
+    "clip_high": "clip/high",
+    "kl": "kl",
+    "approx_kl": "approx_kl",
+}
+
+
+class RLStage:
+    """Rollouts, their scores, and micro-batches of the policy's loss.
+
+    Args:
+        config: the recipe.
+        processes: this process among the others.
+        pipe: the model; its parts are changed in place.
+        mix: prompts.
+        panel: rewards.
+        mixture: data of the supervised loss that is mixed in; None where none is.
+
+    Attributes:
+        buffer: the last rollout, with what it is worth.
+    """
+
+    def __init__(
+        self,
+        config: RLSettings,
+        processes: Processes,
+        pipe: DeepGenPipeline,
+        mix: PromptMix,
+        panel: RewardEnsemble,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self.config, self.processes, self.pipe, self.mix, self.panel = config, processes, pipe, mix, panel
+        self.supervised = SupervisedStage(config, processes, pipe, mixture)
+        self.modules, self.device = self.supervised.modules, self.supervised.device
+        pipe.set_progress_bar_config(disable=True)
+        self.objective = config.made_objective()
+        self.policy = Policy(
+            pipe,
+            guidance_scale=config.guidance_scale,
+            is_condition_trained=config.trains_connector or config.vlm_lora is not None,
+            has_reference=self.objective.kl_coef > 0,
+            device=self.device,
+        )
+        self.rollout_sampler = RolloutSampler(
+            config, processes, self.policy, self.objective, mix, panel, self.supervised.dtype
+        )
+        self.policy_steps = PolicySteps(config, self.policy, self.objective, self.device)
+        self.period = config.updates_per_rollout  # a run is stopped and saved between rollouts only
+        self.buffer: RolloutBuffer | None = None
+        self._first_look: RLEvaluation | None = None
+        self.observers = self._observers()
+        self._metrics: dict[str, tuple[float, float]] = {}
+
+    def _observers(self) -> list[Any]:
+        config, found = self.config, list[Any]()
+        if config.sheet_every and self.processes.is_main:
+            found.append(ContactSheet(self, config.sheet_every, config.sheet_groups))
+        if config.evaluation.prompts is not None and self.processes.is_main:
+            judged = open_judged_prompts(config.evaluation.prompts, config.rewards, config.panel)
+            self._first_look = RLEvaluation(config.evaluation, self, *judged)
+            found.append(self._first_look)
+        return found + self.supervised.observers  # benchmarks and validation, as in the other stages
+
+    def batches(self, step: int) -> Iterator[PolicyBatch | TrainingBatch]:
+        """This process's micro-batches of an optimizer step; the first of a rollout samples and scores it.
+
+        Those of the supervised loss come first: while they are computed, the rewards judge the last groups.
+        """
+        number, update = divmod(step, self.config.updates_per_rollout)
+        rollouts = self.sample(number) if update == 0 else None
+        if self.config.sft_coef:
+            yield from self.supervised.batches(step)
+        if rollouts is not None:
+            self.buffer = self.score(number, rollouts)
+        if self.buffer is None or self.buffer.number != number:
+            raise ValueError(f"step {step} is inside a rollout; a run goes on from a rollout's beginning")
+        self._metrics = self.buffer.metrics if update == 0 else {}
+        places = len(self.rollout_sampler.window(number).trained) or self.config.num_levels
+        yield from self.buffer.micro_batches(update, places, self.config.micro_batch_size)
+
+    # --- sample ---------------------------------------------------------------------------------------------
+
+    def sample(self, number: int) -> list[Rollout]:
+        """Draw this process's groups of a rollout; rewards judge them meanwhile."""
+        self._metrics = self._first_look(0) if number == 0 and self._first_look is not None else {}
+        started = time.perf_counter()
+        self.rollout_sampler.num_forwards = 0
+        rollouts = self._draw(number, self.rollout_sampler.groups_of(number))
+        self._metrics["seconds/sample"] = (time.perf_counter() - started, 1.0)
+        return rollouts
+
+    def _draw(self, number: int, groups: Sequence[int]) -> list[Rollout]:
+        with self.supervised.autocast():
+            return self.rollout_sampler.sample(number, groups)
+
+    # --- score ----------------------------------------------------------------------------------------------
+
+    def score(self, number: int, rollouts: Sequence[Rollout]) -> RolloutBuffer:
+        """Wait for the rewards, and say what each image is worth; flat groups are replaced if configured."""
+        config, rollouts, started = self.config, list(rollouts), time.perf_counter()
+        if (number + 1) * config.updates_per_rollout < config.num_steps:
+            with self.supervised.autocast():
+                self.rollout_sampler.read_ahead(number + 1)
+        own = self.collect(rollouts)  # of this process
+        rewards, worth = self.compare(own)  # of all
+        num_flat, attempt, metrics = len(worth.flat), 0, dict(own.metrics)
+        while config.flat_groups == "resample" and len(worth.flat) and attempt < config.max_resamples:
+            attempt += 1
+            others = self._draw(number, self.rollout_sampler.groups_of(number, attempt)[: len(worth.flat)])
+            more = self.collect(others)
+            metrics |= more.metrics
+            own = own.without(worth.flat.numpy(), config.group_size) + more
+            rollouts += others
+            rewards, worth = self.compare(own)
+        buffer = RolloutBuffer(number, rollouts, rewards, worth, self._parts(number, rewards, worth))
+        seconds = time.perf_counter() - started
+        with self.supervised.autocast():
+            self.policy_steps.remember(rollouts)
+        buffer.metrics = self._rollout_metrics(buffer, num_flat, seconds, metrics)
+        return buffer
+
+    def explore(self, number: int) -> RolloutBuffer:
+        """A whole rollout: sample and score."""
+        return self.score(number, self.sample(number))
+
+    def collect(self, rollouts: Sequence[Rollout]) -> RewardBatch:
+        """Wait for what the rewards say about this process's images.
+
+        Raises:
+            TooManyFailures: on every process, where a reward of one of them fails too often.
+        """
+        rewards, problem = None, ""
+        try:
+            rewards = self.panel.collect()
+        except TooManyFailures as error:
+            problem = str(error)
+        problems = [found for found in self.processes.gather(problem) if found]
+        if rewards is None or problems:
+            raise TooManyFailures(problems[0])
+        return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
+
+    def compare(self, own: RewardBatch) -> tuple[RewardBatch, AdvantageBatch]:
+        """Gather the scores of all processes and say what each image is worth beside the others."""
+        rewards = RewardBatch.gather(self.processes.gather(own))
+        groups = rewards.numbers // self.config.group_size
+        table = [
+            torch.from_numpy(values) for values in (rewards.rewards, rewards.valid, rewards.weights, groups)
+        ]
+        return rewards, advantages(self.config.advantage, *table, clip=self.config.advantage_clip)
+
+    def _parts(self, number: int, rewards: RewardBatch, worth: AdvantageBatch) -> list[list[int]]:
+        """Numbers of the images of each update: those that teach something."""
+        kept = worth.has_signal.numpy().copy()
+        if self.config.flat_groups != "keep":
+            kept &= ~np.isin(worth.groups.numpy(), worth.flat.numpy())
+        rng = generator(self.config.seed, "updates", number)
+        return update_parts(rewards.numbers[kept].tolist(), self.config.updates_per_rollout, rng)
+
+    # --- improve --------------------------------------------------------------------------------------------
+
+    def loss(self, batch: PolicyBatch | TrainingBatch) -> StageLoss:
+        """A micro-batch's share of (1 - lambda) RL + lambda supervised loss."""
+        if isinstance(batch, TrainingBatch):
+            found = self.supervised.loss(batch)
+            named = {f"sft/{name}": value for name, value in found.metrics.items()}
+            return StageLoss(self.config.sft_coef * found.loss, named, found.flops)
+        with self.supervised.autocast():
+            result = self.losses(batch)
+        loss = result.per_sample.sum() * batch.share * (1 - self.config.sft_coef)
+        metrics: dict[str, tuple[float, float]] = {}
+        for name, values in result.metrics.items():
+            metrics[_PANELS.get(name, f"policy/{name}")] = (float(values.sum()), float(len(values)))
+        if "ratio" in result.metrics:
+            metrics["ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
+        return StageLoss(loss, metrics)
+
+    def losses(self, batch: PolicyBatch) -> ObjectiveLoss:
+        """The objective of a micro-batch, one loss an image."""
+        return self.objective(self.policy_steps(batch))
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    def take_metrics(self) -> dict[str, tuple[float, float]]:
+        """What a rollout has to say of itself, once, with its first optimizer step."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics
+
+    def _rollout_metrics(
+        self, buffer: RolloutBuffer, num_flat: int, seconds: float, of_rewards: dict[str, float]
+    ) -> dict[str, tuple[float, float]]:
+        """Each as (sum, count): what `sample` noted, and what the scores say."""
+        worth = buffer.advantages
+        once = {
+            "rollout": float(buffer.number),
+            "advantage/abs": float(np.abs(worth.values.numpy()).mean()),
+            "advantage/signal_share": float(worth.has_signal.numpy().mean()),
+            "groups/flat_share": num_flat / self.config.prompts_per_rollout,
+            "seconds/score": seconds,
+            "dit_passes": float(sum(self.processes.gather(self.rollout_sampler.num_forwards))),
+        }
+        for name, value in of_rewards.items():
+            reward, _, kind = name.rpartition("/")
+            once[_PANELS.get(kind, f"{kind}/{{}}").format(reward)] = value
+        once |= self._mean_totals(worth)
+        return {name: (value, 1.0) for name, value in once.items()} | self._metrics
+
+    def _mean_totals(self, worth: AdvantageBatch) -> dict[str, float]:
+        """`reward` of all images, and `reward_of/SET` of each set's where there are several."""
+        groups, totals = worth.groups.tolist(), worth.totals.numpy()
+        names = {group: self.mix.dataset_of(self.config.seed, group) for group in set(groups)}
+        datasets = np.array([names[group] for group in groups])
+        by_name = {"reward": totals}
+        if len(self.mix.sets) > 1:
+            by_name |= {f"reward_of/{name}": totals[datasets == name] for name in np.unique(datasets)}
+        return {name: float(np.nanmean(one)) for name, one in by_name.items() if not np.isnan(one).all()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig(RLSettings):
+    """A recipe of reinforcement learning: the settings (config.py), and how their stage is opened."""
+
+    def build(self, processes: Processes) -> RLStage:
+        """The stage, with its model, prompts and rewards opened."""
+        if self.prompts is None:
+            raise ValueError(
+                "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
+            )
+        mix, panel = open_judged_prompts(self.prompts, self.rewards, self.panel)
+        mixture = None
+        if self.sft_coef:
+            if self.data is None:
+                raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
+            mixture = open_mixture(self.data, self.data_root)
+        pipe = self.start.load(self.dtype(processes.device))
+        return RLStage(self, processes, pipe, mix, panel, mixture)
