@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt
+from deepgen.generation import GenerationSettings
 from deepgen.models import vae as latent_space
 from deepgen.moved import renamed
 from deepgen.pipeline import DeepGenPipeline
@@ -85,9 +85,8 @@ class Policy:
 
     def guidance_scale(self, is_edit: bool) -> float:
         """Weight of the prompt over the negative branch."""
-        if self._guidance_scale is not None:
-            return self._guidance_scale
-        return usual_guidance(self.pipe.defaults, is_edit)
+        settings = GenerationSettings(guidance_scale=self._guidance_scale)
+        return settings.resolve(self.pipe.defaults, is_edit).guidance_scale
 
     def encode(
         self,
