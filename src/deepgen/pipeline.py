@@ -384,10 +384,8 @@ class DeepGenPipeline(
         """
         refuse_unknown(unknown, ARGUMENTS)
         self._interrupt = False
-        if sigmas is not None:
-            num_inference_steps = check_sigmas(sigmas, num_inference_steps)
         settings = GenerationSettings(
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=check_sigmas(sigmas, num_inference_steps),
             guidance_scale=guidance_scale,
             height=height,
             width=width,
@@ -407,11 +405,7 @@ class DeepGenPipeline(
         if self.is_divided and seed is None and generator is None:
             raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
-        groups = defaultdict(list)  # samples of equal size go together
-        for sample in range(len(generators)):
-            groups[targets.sizes[sample // num_images_per_prompt]].append(sample)
-        if latents is not None:
-            self._check_latents(latents, len(generators), groups)
+        groups = self._groups(targets.sizes, num_images_per_prompt, latents)
         given = (prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
         positive, negative, cuts = self._conditions(
             prompts, given, settings, targets.pixels, padding, lora_scale
@@ -447,6 +441,17 @@ class DeepGenPipeline(
         seeds = seeds and [seeds[sample] for sample in order]
         drawn_sizes = [targets.sizes[sample // num_images_per_prompt] for sample in order]
         return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes, prompt_cuts=cuts)
+
+    def _groups(
+        self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None
+    ) -> dict[tuple[int, int], list[int]]:
+        """Samples by the size they are drawn at, which go together; given noise is checked."""
+        groups = defaultdict(list)
+        for sample in range(len(sizes) * num_images_per_prompt):
+            groups[sizes[sample // num_images_per_prompt]].append(sample)
+        if latents is not None:
+            self._check_latents(latents, len(sizes) * num_images_per_prompt, groups)
+        return groups
 
     def _targets(
         self,

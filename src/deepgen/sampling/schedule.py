@@ -63,8 +63,12 @@ def dynamic_mu(num_tokens: int, config: Any) -> float:
     return config.get("base_shift", 0.5) + slope * (num_tokens - config.get("base_image_seq_len", 256))
 
 
-def check_sigmas(sigmas: Sequence[float], num_inference_steps: int | None) -> int:
-    """The number of steps that noise levels make; ValueError unless they fall and lie in (0, 1]."""
+def check_sigmas(sigmas: Sequence[float] | None, num_inference_steps: int | None) -> int | None:
+    """The number of steps that noise levels make, or the one given without them; ValueError unless they
+    fall and lie in (0, 1].
+    """
+    if sigmas is None:
+        return num_inference_steps
     levels = [float(sigma) for sigma in sigmas]
     is_falling = all(before > after for before, after in pairwise(levels))
     if not levels or not is_falling or not all(0 < sigma <= 1 for sigma in levels):
