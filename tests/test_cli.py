@@ -31,7 +31,13 @@ class FakePipeline:
     """Answers every call with a picture whose grey is the seed, and remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.defaults = {"num_inference_steps": 16, "guidance_scale": 2.5, "edit_guidance_scale": 1.5}
+        self.defaults = {
+            "height": 96,
+            "width": 96,
+            "num_inference_steps": 16,
+            "guidance_scale": 2.5,
+            "edit_guidance_scale": 1.5,
+        }
         self.calls: list[dict[str, Any]] = []
         self.fails_at: tuple[int, BaseException] | None = None
         self.cuts: list[PromptCut] = []
@@ -46,7 +52,7 @@ class FakePipeline:
         if self.fails_at is not None and len(self.calls) == self.fails_at[0]:
             raise self.fails_at[1]
         self.calls.append({"prompt": prompt, **arguments})
-        size = (arguments["width"] or 96, arguments["height"] or 96)
+        size = (arguments.get("width", 96), arguments.get("height", 96))
         picture = Image.new("RGB", size, (arguments["seed"] % 256,) * 3)
         return SimpleNamespace(images=[picture], drawn_sizes=[size[::-1]], prompt_cuts=self.cuts)
 
@@ -80,8 +86,13 @@ def test_generate_writes_one_picture_and_says_where(fake: FakePipeline, capsys) 
     assert capsys.readouterr().out.startswith("new/folder/star.png  96x96, seed 7, ")
     record = read_record(Path("new/folder/star.png"))
     assert record is not None
-    assert (record.prompt, record.seed, record.steps, record.guidance) == ("a red star", 7, 16, 2.5)
-    assert (record.model, record.scheduler, record.width) == ("tiny", "euler", 96)
+    assert (record.prompt, record.seed, record.num_inference_steps, record.guidance_scale) == (
+        "a red star",
+        7,
+        16,
+        2.5,
+    )
+    assert (record.model, record.solver, record.width) == ("tiny", "euler", 96)
 
 
 def test_every_option_reaches_the_pipeline(fake: FakePipeline) -> None:
@@ -106,7 +117,7 @@ def test_a_preset_chooses_solver_and_steps_and_stands_in_the_record(fake: FakePi
     assert main(["generate", "a star", "--preset", "balanced", "--seed", "1"]) == 0
     assert (fake.calls[0]["preset"], fake.calls[0]["num_inference_steps"]) == ("balanced", 17)
     record = read_record(Path("out.png"))
-    assert (record.preset, record.scheduler, record.steps) == ("balanced", "unipc", 17)
+    assert (record.preset, record.solver, record.num_inference_steps) == ("balanced", "unipc", 17)
     assert main(["generate", "a star", "--preset", "fast", "--steps", "9", "--seed", "1"]) == 0
     assert fake.calls[1]["num_inference_steps"] == 9
 
@@ -114,7 +125,7 @@ def test_a_preset_chooses_solver_and_steps_and_stands_in_the_record(fake: FakePi
 @pytest.mark.usefixtures("nothing_loads")
 def test_a_preset_and_another_solver_exclude_each_other(capsys) -> None:
     assert main(["generate", "a star", "--preset", "fast", "--scheduler", "heun"]) == 2
-    assert "--preset fast chooses the solver; leave out --scheduler heun" in capsys.readouterr().err
+    assert "--preset fast chooses the solver; leave out --solver heun" in capsys.readouterr().err
 
 
 def test_several_pictures_have_seeds_in_turn_and_a_grid(fake: FakePipeline) -> None:
@@ -129,7 +140,7 @@ def test_pictures_are_written_in_the_format_of_their_name(suffix: str, fake: Fak
     assert main(["generate", "a stár", "-n", "2", "--seed", "4", "-o", f"s.{suffix}"]) == 0
     assert sorted(path.name for path in Path().iterdir()) == [f"s-{k}.{suffix}" for k in (0, 1, "grid")]
     record = read_record(Path(f"s-1.{suffix}"))
-    assert (record.prompt, record.seed, record.steps) == ("a stár", 5, 16)
+    assert (record.prompt, record.seed, record.num_inference_steps) == ("a stár", 5, 16)
     assert Image.open(f"s-0.{suffix}").format == {"webp": "WEBP"}.get(suffix, "JPEG")
     assert main(["generate", "a secret", "--no-metadata", "--quality", "30", "-o", f"t.{suffix}"]) == 0
     assert read_record(Path(f"t.{suffix}")) is None
@@ -155,7 +166,7 @@ def test_edit_hands_over_its_pictures_and_takes_the_edit_s_own_guidance(fake: Fa
     call = fake.calls[0]
     assert [(image.mode, image.size) for image in call["image"]] == [("RGB", (30, 20))] * 2
     assert call["guidance_scale"] == 1.5
-    assert read_record(Path("out.png")).references == ("a.png", "b.png")
+    assert read_record(Path("out.png")).image == ("a.png", "b.png")
 
 
 def test_ctrl_c_keeps_the_finished_pictures_and_exits_with_130(fake: FakePipeline, capsys) -> None:
@@ -200,26 +211,41 @@ REFUSED = [
     (["generate"], "the prompt is missing"),
     (["generate", "x", "--max-prompt-tokens", "0"], "--max-prompt-tokens must be at least 1"),
     (["generate", "bad \udcff bytes"], "the prompt is not valid text at character 4"),
-    (["generate", "x", "--negative", "\udcff"], "--negative is not valid text"),
+    (["generate", "x", "--negative", "\udcff"], "--negative-prompt is not valid text"),
     (["generate", "x", "--size", "512"], "--size '512' is not WIDTHxHEIGHT in pixels, such as 96x96"),
     (["generate", "x", "--size", "axb"], "is not WIDTHxHEIGHT"),
     (["generate", "x", "--size", "100x96"], "not a multiple of 32 on both sides; try 96x96 or 128x96"),
     (["generate", "x", "--size", "0x96"], "not a multiple of 32 on both sides; try 32x96"),
     (["generate", "x", "--size", "512x300"], "positions end at 384 pixels a side; try 384x224"),
     (["edit", "x", "--image", "picture.png", "--size", "20x20"], "on both sides; try 32x32"),
-    (["generate", "x", "--steps", "0"], "--steps must be at least 1, got 0"),
-    (["edit", "x", "--image", "picture.png", "--steps", "-3"], "--steps must be at least 1, got -3"),
-    (["generate", "x", "--guidance", "nan"], "--guidance must be a finite number, 0 or more, got nan"),
-    (["generate", "x", "--guidance", "-1"], "--guidance must be a finite number, 0 or more, got -1.0"),
-    (["generate", "--file", "prompts.jsonl", "--steps", "0"], "--steps must be at least 1, got 0"),
-    (["generate", "--file", "prompts.jsonl", "--guidance", "inf"], "--guidance must be a finite number"),
-    (["eval", "shapes", "--steps", "0"], "--steps must be at least 1, got 0"),
+    (["generate", "x", "--steps", "0"], "--num-inference-steps must be a whole number of at least 1, got 0"),
+    (
+        ["edit", "x", "--image", "picture.png", "--steps", "-3"],
+        "--num-inference-steps must be a whole number of at least 1, got -3",
+    ),
+    (["generate", "x", "--guidance", "nan"], "--guidance-scale must be a finite number, 0 or more, got nan"),
+    (["generate", "x", "--guidance", "-1"], "--guidance-scale must be a finite number, 0 or more, got -1.0"),
+    (
+        ["generate", "--file", "prompts.jsonl", "--steps", "0"],
+        "--num-inference-steps must be a whole number of at least 1, got 0",
+    ),
+    (
+        ["generate", "--file", "prompts.jsonl", "--guidance", "inf"],
+        "--guidance-scale must be a finite number",
+    ),
+    (["eval", "shapes", "--steps", "0"], "--num-inference-steps must be a whole number of at least 1, got 0"),
     (["eval", "shapes", "--limit", "0"], "--limit must be at least 1, got 0"),
-    (["eval", "run", "shapes", "--steps", "0"], "--steps must be at least 1, got 0"),
-    (["eval", "run", "shapes", "--guidance", "nan"], "--guidance must be a finite number"),
+    (
+        ["eval", "run", "shapes", "--steps", "0"],
+        "--num-inference-steps must be a whole number of at least 1, got 0",
+    ),
+    (["eval", "run", "shapes", "--guidance", "nan"], "--guidance-scale must be a finite number"),
     (["eval", "run", "shapes", "--size", "100"], "on both sides; try 96x96"),
     (["eval", "run", "shapes", "--size", "512"], "positions end at 384 pixels a side; try 384x384"),
-    (["rewards", "guidance", "tiny", "--prompts", "p.yaml", "--steps", "0"], "--steps must be at least 1"),
+    (
+        ["rewards", "guidance", "tiny", "--prompts", "p.yaml", "--steps", "0"],
+        "--num-inference-steps must be a whole",
+    ),
     (["generate", "x", "-n", "0"], "--num-images must be at least 1, got 0"),
     (["generate", "x", "--seed", "-1"], "--seed must be between 0"),
     (["generate", "x", "--seed", str(2**63)], "--seed must be between 0"),
@@ -336,7 +362,7 @@ def test_every_solver_draws_from_the_command_line(
     assert main(["generate", "a star", "--seed", "1", "--steps", "3", "--scheduler", scheduler]) == 0
     assert "flat shapes" in capsys.readouterr().err
     assert np.asarray(Image.open("out.png")).std() > 0
-    assert read_record(Path("out.png")).scheduler == scheduler
+    assert read_record(Path("out.png")).solver == scheduler
 
 
 def test_a_size_the_model_cannot_draw_names_the_nearest(

@@ -306,7 +306,7 @@ def test_an_absurdly_long_prompt_is_not_tokenised_whole(pipe: DeepGenPipeline) -
 
 def test_a_long_prompt_that_does_not_fit_the_memory_is_refused(pipe: DeepGenPipeline, monkeypatch) -> None:
     pipe.vlm.config.text_config.max_position_embeddings = 10**6
-    monkeypatch.setattr("deepgen.pipeline.free_bytes", lambda device: 10**7)
+    monkeypatch.setattr("deepgen.encoding.free_bytes", lambda device: 10**7)
     with pytest.raises(MemoryError, match=r"tokens of prompt takes about .* GB beside the model"):
         pipe("a red star " * 5000)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepgen.generation import GenerationSettings
+
 MAX_SEED = 2**63 - 1 - 64  # picture k of a batch has seed + k
 CATEGORY = "DeepGen"
 
@@ -126,10 +128,13 @@ class DeepGenGenerate:
             "required": {
                 "model": ("DEEPGEN_MODEL",),
                 "prompt": ("STRING", {"multiline": True, "default": "a red circle"}),
+                "seed": _SEED,
+            },
+            "optional": {
                 **_sampling(),
                 "batch_size": ("INT", {"default": 1, "min": 1, "max": 64}),
+                **_last(),
             },
-            "optional": _optional(),
         }
 
     def generate(
@@ -137,16 +142,32 @@ class DeepGenGenerate:
         model: Model,
         prompt: str,
         seed: int,
-        steps: int,
-        guidance: float,
-        width: int,
-        height: int,
-        batch_size: int,
+        num_inference_steps: int = 0,
+        guidance_scale: float = 0.0,
+        width: int = 0,
+        height: int = 0,
+        batch_size: int = 1,
         negative_prompt: str = "",
+        preset: str = "exact",
+        solver: str = "default",
+        steps: int = 0,
+        guidance: float = 0.0,
+        **unknown: Any,
     ) -> tuple[Tensor]:
         """The pictures, (batch_size, height, width, 3)."""
-        asked = _asked(seed, steps, guidance, width, height, negative_prompt)
-        return (_draw(model, [prompt], None, num_images_per_prompt=batch_size, **asked),)
+        asked = _settings(
+            {"steps": steps, "guidance": guidance},
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            width=width,
+            height=height,
+            negative_prompt=negative_prompt,
+            preset=preset,
+            solver=solver,
+            **unknown,
+        )
+        return (_draw(model, [prompt], None, asked, num_images_per_prompt=batch_size),)
 
 
 class DeepGenEdit:
@@ -165,9 +186,15 @@ class DeepGenEdit:
                 "model": ("DEEPGEN_MODEL",),
                 "image": ("IMAGE",),
                 "instruction": ("STRING", {"multiline": True, "default": "make the circle blue"}),
-                **_sampling(),
+                "seed": _SEED,
             },
-            "optional": {"image_2": ("IMAGE",), "image_3": ("IMAGE",), "mask": ("MASK",), **_optional()},
+            "optional": {
+                **_sampling(),
+                "image_2": ("IMAGE",),
+                "image_3": ("IMAGE",),
+                "mask": ("MASK",),
+                **_last(),
+            },
         }
 
     def edit(
@@ -176,14 +203,19 @@ class DeepGenEdit:
         image: Tensor,
         instruction: str,
         seed: int,
-        steps: int,
-        guidance: float,
-        width: int,
-        height: int,
+        num_inference_steps: int = 0,
+        guidance_scale: float = 0.0,
+        width: int = 0,
+        height: int = 0,
         image_2: Tensor | None = None,
         image_3: Tensor | None = None,
         mask: Tensor | None = None,
         negative_prompt: str = "",
+        preset: str = "exact",
+        solver: str = "default",
+        steps: int = 0,
+        guidance: float = 0.0,
+        **unknown: Any,
     ) -> tuple[Tensor]:
         """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked.
 
@@ -191,54 +223,82 @@ class DeepGenEdit:
         """
         more = [_picture(other[0]) for other in (image_2, image_3) if other is not None]
         references = [[_picture(one), *more] for one in image]
-        asked = _asked(seed, steps, guidance, width, height, negative_prompt)
+        asked = _settings(
+            {"steps": steps, "guidance": guidance},
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            width=width,
+            height=height,
+            negative_prompt=negative_prompt,
+            preset=preset,
+            solver=solver,
+            **unknown,
+        )
+        masked = {}
         if mask is not None:
             if len(mask) > 1 and not (mask == mask[:1]).all():
                 raise ValueError(
                     f"one mask for all pictures of a batch, got {len(mask)}; edit them one by one"
                 )
-            asked["mask"] = _transparent(mask[0])
-        return (_draw(model, [instruction] * len(references), references, **asked),)
+            masked["mask"] = _transparent(mask[0])
+        return (_draw(model, [instruction] * len(references), references, asked, **masked),)
+
+
+_SEED = ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True})
+_STEPS = {"default": 0, "min": 0, "max": 200}
+_GUIDANCE = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
 
 
 def _sampling() -> dict[str, Any]:
+    """Fields after the seed, in the order in which workflows keep their values."""
     size = {"default": 0, "min": 0, "max": 4096, "step": 16}
     return {
-        "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True}),
-        "steps": ("INT", {"default": 0, "min": 0, "max": 200}),
-        "guidance": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}),
+        "num_inference_steps": ("INT", _STEPS),
+        "guidance_scale": ("FLOAT", _GUIDANCE),
         "width": ("INT", dict(size)),
         "height": ("INT", dict(size)),
     }
 
 
-def _optional() -> dict[str, Any]:
-    return {"negative_prompt": ("STRING", {"multiline": True, "default": ""})}
-
-
-def _asked(
-    seed: int, steps: int, guidance: float, width: int, height: int, negative_prompt: str
-) -> dict[str, Any]:
-    if bool(width) != bool(height):
-        raise ValueError(f"give both width and height, or 0 for both; got {width} and {height}")
+def _last() -> dict[str, Any]:
+    """Fields that came later, and former names as inputs without a field, for workflows in API format."""
     return {
-        "seed": seed,
-        "num_inference_steps": steps or None,
-        "guidance_scale": guidance or None,
-        "width": width or None,
-        "height": height or None,
-        "negative_prompt": negative_prompt,
+        "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
+        "preset": (["exact", "balanced", "fast"],),
+        "solver": (["default", "euler", "heun", "dpm++", "unipc"],),
+        "steps": ("INT", {**_STEPS, "forceInput": True, "tooltip": "former name of num_inference_steps"}),
+        "guidance": ("FLOAT", {**_GUIDANCE, "forceInput": True, "tooltip": "former name of guidance_scale"}),
     }
 
 
-def _draw(model: Model, prompts: list[str], images: Any, **asked: Any) -> Tensor:
-    """(B, H, W, 3) in [0, 1] on the CPU; a batch is of one size, so the pipeline gives one tensor."""
-    from deepgen.pipeline import FALLBACK_DEFAULTS
+def _settings(former: dict[str, Any], **given: Any) -> GenerationSettings:
+    """What was chosen; 0, nothing and "default" are the model's own."""
+    from deepgen.generation import NAMES, GenerationSettings, refuse_unknown, standard_names
 
+    refuse_unknown(given, NAMES)
+    if bool(given["width"]) != bool(given["height"]):
+        raise ValueError(
+            f"give both width and height, or 0 for both; got {given['width']} and {given['height']}"
+        )
+    chosen = {name: value for name, value in given.items() if value not in (0, "", "default")}
+    aliases = {name: value for name, value in former.items() if value}
+    return GenerationSettings(**{"seed": 0, **standard_names({**chosen, **aliases}, former)})
+
+
+def _draw(model: Model, prompts: list[str], images: Any, asked: GenerationSettings, **more: Any) -> Tensor:
+    """(B, H, W, 3) in [0, 1] on the CPU; a batch is of one size, so the pipeline gives one tensor."""
     pipe = model.activate()
-    usual = {**FALLBACK_DEFAULTS, **pipe.config.defaults}["num_inference_steps"]
-    on_step = _on_step(asked["num_inference_steps"] or usual)
-    drawn = pipe(prompts, image=images, output_type="pt", callback_on_step_end=on_step, **asked).images
+    settings = asked.resolve(pipe.defaults, is_edit=images is not None)
+    on_step = _on_step(settings.num_inference_steps)
+    drawn = pipe(
+        prompts,
+        image=images,
+        output_type="pt",
+        callback_on_step_end=on_step,
+        **settings.arguments(),
+        **more,
+    ).images
     return drawn.float().cpu().permute(0, 2, 3, 1).contiguous()
 
 

@@ -1,11 +1,11 @@
-"""What a call of the pipeline is given, in whatever form, made uniform and checked.
+"""Argument normalisation and validation of a call of the pipeline: prompts, references, seeds, embeddings.
 
 Every refusal names the argument, and everything here is cheap, so a mistake is known before a model runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,12 +88,6 @@ def given_condition(name: str, embeds: Tensor, pooled: Tensor | None) -> Conditi
     if pooled is None or len(pooled) != len(embeds):
         raise ValueError(f"{name} needs its pooled embeddings, one row for each of its {len(embeds)}")
     return Condition(embeds, pooled)
-
-
-def usual_guidance(defaults: Mapping[str, Any], is_edit: bool) -> float:
-    """The guidance scale a model was tuned for; some have another one for edits."""
-    usual = defaults["guidance_scale"]
-    return defaults.get("edit_guidance_scale", usual) if is_edit else usual
 
 
 def check_negative(negative: Condition | None, guidance_scale: float, count: int) -> Condition | None:

@@ -25,6 +25,7 @@ from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.ode import SamplingState
 from deepgen.sampling.presets import PRESETS, Preset
+from deepgen.sampling.solvers import choose_solver
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.types import Condition
@@ -134,6 +135,7 @@ class DenoisingMixin:
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         kept: Sequence[KeptLatents] | None = None,
+        solver: str | None = None,
     ) -> Tensor:
         """Follow the flow from noise to clean latents, (B, C, h, w) both.
 
@@ -155,12 +157,13 @@ class DenoisingMixin:
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given, unless it has
                 `tensor_inputs` of its own.
             kept: of each sample, what a mask keeps of its source.
+            solver: name of a solver instead of the pipeline's scheduler, where the preset chooses none.
         """
         guidance_scale = guidance_scale if negative is not None else min(guidance_scale, 1.0)
         condition = guided_condition(positive, negative, self.transformer.dtype)
         is_split = self._is_split(guidance_batching, latents, condition, reference_latents, negative is None)
         state = self._begin(
-            latents, condition, reference_latents, preset, num_inference_steps, sigmas, guidance_scale
+            latents, condition, reference_latents, preset, num_inference_steps, sigmas, guidance_scale, solver
         )
         state.kept = kept
         velocity = GuidedVelocity(self.transformer, is_split=is_split, exchange=self._exchange)
@@ -192,12 +195,12 @@ class DenoisingMixin:
         num_inference_steps: int,
         sigmas: Sequence[float] | None,
         guidance_scale: float,
+        solver_name: str | None,
     ) -> SamplingState:
         """A run of all samples before its first step; condition rows are [negative, positive] or positive."""
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
-        solver, timesteps = preset.prepare(
-            self.scheduler, num_inference_steps, latents.device, patches, sigmas
-        )
+        scheduler = choose_solver(solver_name, self.scheduler)
+        solver, timesteps = preset.prepare(scheduler, num_inference_steps, latents.device, patches, sigmas)
         has_both = preset.guided(timesteps)
         if caches.without_contexts(self.transformer) is not None:
             has_both = [True] * len(timesteps)

@@ -18,9 +18,9 @@ from deepgen.checkpoints.checkpoint import read_checkpoint
 from deepgen.checkpoints.layouts import detect, read_json, resolve
 from deepgen.data.pixels import to_pixels
 from deepgen.data.resize import nearest_valid_sizes, reference_size
+from deepgen.generation import FALLBACK_DEFAULTS
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 
-USUAL_SIDE = 512  # pixels, of a model that names no size of its own: the published one
 _CONFIGS = ("model_index.json", "transformer/config.json", "vae/config.json")
 References = Sequence[Sequence[Image.Image]]  # per prompt, its pictures
 Size = tuple[int, int]  # (height, width), pixels
@@ -171,5 +171,5 @@ def size_rules(
     if not isinstance(positions, int) or not isinstance(patch, int):
         return None
     unit = 2 ** (len(vae.get("block_out_channels") or range(4)) - 1) * patch
-    height, width = (defaults.get(side, USUAL_SIDE) for side in ("height", "width"))
-    return SizeRules(unit, positions * unit, height, width)
+    usual = {**FALLBACK_DEFAULTS, **defaults}
+    return SizeRules(unit, positions * unit, usual["height"], usual["width"])

@@ -8,13 +8,12 @@ source.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,51 +23,31 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from deepgen.arguments import (
-    check_negative,
-    given_condition,
-    make_generators,
-    read_prompts,
-    read_references,
-    usual_guidance,
-)
-from deepgen.checkpoints.memory import free_bytes
+from deepgen.arguments import make_generators, read_prompts, read_references
 from deepgen.checkpoints.saving import TrustedFilesMixin
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
+from deepgen.encoding import EncodingMixin, Padding
+from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.masking import KeptPixels
 from deepgen.models import vae as latent_space
-from deepgen.models.adapter_scale import read_scale, scaled
+from deepgen.models.adapter_scale import read_scale
 from deepgen.models.allocation import kept_memory
-from deepgen.models.condition_cache import ConditionCache, fingerprint
+from deepgen.models.condition_cache import ConditionCache
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
-from deepgen.models.prompts import (
-    PromptLimits,
-    Tokens,
-    editing_prompt,
-    fit_prompt,
-    generation_prompt,
-    image_tokens,
-    tokenize,
-)
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.picture_sizes import SizeRules
-from deepgen.prompt_text import PromptCut, PromptCutWarning
-from deepgen.sampling.presets import get_preset
-from deepgen.sampling.schedule import check_guidance, check_num_steps, check_sigmas
+from deepgen.prompt_text import PromptCut
+from deepgen.sampling.schedule import check_sigmas
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
 from deepgen.worlds import prompt_warnings
 
-Padding = Literal["pair", "batch"]
-
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
-_LONG_PROMPT = 8192  # tokens, from which on it is asked whether reading them fits
-FALLBACK_DEFAULTS = {"height": 512, "width": 512, "num_inference_steps": 50, "guidance_scale": 4.0}
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
 
@@ -89,8 +68,30 @@ class DeepGenPipelineOutput(BaseOutput):
     prompt_cuts: list[PromptCut] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What a call draws, a row for each prompt.
+
+    Attributes:
+        sizes: (height, width) that are drawn, pixels.
+        final_sizes: (height, width) an edit is brought back to; None: as drawn.
+        pixels: references as the model reads them, (3, H, W) in [-1, 1]; None for text to image.
+        masked: what a mask keeps of the first reference; None without a mask.
+    """
+
+    sizes: list[tuple[int, int]]
+    final_sizes: list[tuple[int, int] | None]
+    pixels: list[list[Tensor]] | None
+    masked: list[KeptPixels] | None
+
+
 class DeepGenPipeline(
-    TrustedFilesMixin, DenoisingMixin, DeepGenLoraLoaderMixin, SavedPipelineMixin, DiffusionPipeline
+    TrustedFilesMixin,
+    EncodingMixin,
+    DenoisingMixin,
+    DeepGenLoraLoaderMixin,
+    SavedPipelineMixin,
+    DiffusionPipeline,
 ):
     """Text to image, and editing with one or several references, in one model (DeepGen 1.0, arXiv
     2602.12205).
@@ -239,21 +240,6 @@ class DeepGenPipeline(
         return {**FALLBACK_DEFAULTS, **self.config.defaults}
 
     @property
-    def max_prompt_tokens(self) -> int | None:
-        """How many tokens of a prompt are read; None: what the VLM's context holds. What is left out of a
-        longer one is told (`PromptCut`). May be set, and is saved with the pipeline.
-        """
-        return self.config.max_prompt_tokens
-
-    @max_prompt_tokens.setter
-    def max_prompt_tokens(self, limit: int | None) -> None:
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise ValueError(
-                f"max_prompt_tokens must be a whole number of at least 1, or None, got {limit!r}"
-            )
-        self.register_to_config(max_prompt_tokens=limit)
-
-    @property
     def world(self) -> str | None:
         """The world that a small model draws ("storybook"); None of models of real pictures."""
         return self.config.world
@@ -268,188 +254,11 @@ class DeepGenPipeline(
         """ValueError unless the model can draw this size."""
         self.sizes.check(height, width)
 
-    # --- conditions -----------------------------------------------------------------------------------------
-
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] = "",
-        pixels: Sequence[Sequence[Tensor]] | None = None,
-        *,
-        guided: bool = True,
-        padding: Padding = "pair",
-        lora_scale: float = 1.0,
-    ) -> tuple[Condition, Condition | None]:
-        """Conditions of prompts and of their negatives.
-
-        Pads are visible to the connector, so what a prompt is padded to is part of its meaning. `"pair"` pads
-        each prompt and its negative to the longer of the two, which is what the original does with one
-        prompt, and makes a condition independent of the rest of the batch. `"batch"` pads everything to the
-        longest, as the original does with several.
-
-        Without references a negative prompt is read once for each length it is padded to, and its condition
-        kept for further calls until a weight or an adapter changes (`models/condition_cache.py`).
-
-        Args:
-            prompt: one or n prompts; instructions where `pixels` is given.
-            negative_prompt: one, or one per prompt.
-            pixels: per prompt, its references, (3, H, W) in [-1, 1] with sides that are multiples of 32.
-            guided: also return the negatives' conditions.
-            padding: `"pair"` or `"batch"`.
-            lora_scale: strength of the LoRAs of VLM and connector, over what `set_adapters` said.
-
-        Returns:
-            Positive and negative condition of n rows; the negative is None unless `guided`.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = (
-            [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        )
-        if len(negatives) != len(prompts):
-            raise ValueError(
-                f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts; give one or as many"
-            )
-        if padding not in ("pair", "batch"):
-            raise ValueError(f"unknown padding {padding!r}; known: pair, batch")
-        tokens = self._tokenize(prompts + negatives, None if pixels is None else [*pixels, *pixels])
-
-        count = len(prompts)
-        longest = [max(pair) for pair in zip(tokens.lengths[:count], tokens.lengths[count:], strict=True)]
-        if padding == "batch":
-            longest = [max(longest)] * count
-        groups = defaultdict(list)
-        for index, length in enumerate(longest):
-            groups[length].append(index)
-
-        encoded, order = [], []
-        with scaled([self.vlm, self.connector], lora_scale):
-            for length, members in groups.items():
-                opposites = [count + i for i in members] if guided else []
-                if pixels is None:
-                    encoded.append(self._encode_tokens(tokens.select(members, length), None))
-                    if opposites:
-                        encoded.append(self._encode_negatives(tokens.select(opposites, length)))
-                else:  # both branches see the references, which are read once
-                    shown = [pixels[row % count] for row in (*members, *opposites)]
-                    encoded.append(self._encode_tokens(tokens.select([*members, *opposites], length), shown))
-                order += [*members, *opposites]
-        everything = Condition.cat(encoded).select([order.index(row) for row in range(len(order))])
-        if not guided:
-            return everything, None
-        return everything.select(range(count)), everything.select(range(count, 2 * count))
-
-    def _encode_negatives(self, tokens: Tokens) -> Condition:
-        """Conditions of negative prompts without references: each different one once, and kept.
-
-        Always apart from the prompts, whose rounding then does not tell whether a negative was kept.
-        """
-        device = self._execution_device
-        weights = None
-        if not torch.is_grad_enabled():
-            weights = fingerprint([self.vlm.language_model, self.connector], device)
-        rows: dict[bytes, int] = {}
-        conditions, places = [], []
-        for index in range(len(tokens.input_ids)):
-            row = tokens.select([index], tokens.input_ids.shape[1])
-            content = torch.cat([row.input_ids, row.attention_mask]).numpy().tobytes()
-            if content not in rows:
-                rows[content] = len(conditions)
-                key = None if weights is None else (weights, content)
-                conditions.append(self._negatives.get(key, lambda row=row: self._encode_tokens(row, None)))
-            places.append(rows[content])
-        return Condition.cat(conditions).select(places)
-
-    def _tokenize(self, prompts: Sequence[str], pixels: Sequence[Sequence[Tensor]] | None) -> Tokens:
-        """Tokens of prompts in their template; what is too long is cut, with a warning."""
-        prompts, cuts = self.fit_prompts(prompts, pixels)
-        for cut in cuts:
-            warnings.warn(str(cut), PromptCutWarning, stacklevel=3)
-        if pixels is None:
-            return tokenize(self.tokenizer, [generation_prompt(prompt) for prompt in prompts])
-        counts = image_tokens(pixels)
-        texts = [editing_prompt(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
-        return tokenize(self.tokenizer, texts)
-
-    def fit_prompts(
-        self,
-        prompts: Sequence[str],
-        pixels: Sequence[Sequence[Tensor]] | None = None,
-        name: str = "prompt",
-        tokenizer: PreTrainedTokenizerBase | None = None,
-    ) -> tuple[list[str], list[PromptCut]]:
-        """Prompts as they will be read: whole, or their beginnings where they are longer than
-        `max_prompt_tokens` or than the VLM's context, which template, references and think tokens share.
-
-        Args:
-            prompts: without their template.
-            pixels: per prompt, its references, see `encode_prompt`.
-            name: of the argument, for what is told.
-            tokenizer: a copy to count with, from another thread; default the pipeline's.
-
-        Returns:
-            The prompts, and what was left out of those that were too long.
-        """
-        limits = PromptLimits(
-            context=self.vlm.config.text_config.max_position_embeddings,
-            num_think_tokens=self.connector.config.num_think_tokens,
-            max_prompt_tokens=self.max_prompt_tokens,
-        )
-        counts = [None] * len(prompts) if pixels is None else image_tokens(pixels)
-        fitted, cuts = [], []
-        for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
-            called = name if len(prompts) == 1 else f"{name} {index}"
-            text, cut = fit_prompt(tokenizer or self.tokenizer, prompt, limits, count, called)
-            fitted.append(text)
-            if cut is not None:
-                cuts.append(cut)
-        return fitted, cuts
-
-    def _encode_tokens(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]] | None) -> Condition:
-        """One VLM pass and one connector pass over equally padded rows; images shared by rows are read
-        once.
-        """
-        device = self._execution_device
-        self._check_room(tokens)
-        images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
-        places = {key: index for index, key in enumerate(images)}
-        think_tokens = self.connector.think_tokens().to(device)
-        with self._kept_memory():
-            states = self.vlm(
-                input_ids=tokens.input_ids.to(device),
-                attention_mask=tokens.attention_mask.to(device),
-                think_tokens=think_tokens,
-                taps=self.connector.taps,
-                pixel_values=[x.to(device) for x in images.values()],
-                image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
-            )
-            return Condition(*self.connector(states.to(think_tokens.dtype)))  # parts may differ
-
-    def _check_room(self, tokens: Tokens) -> None:
-        """MemoryError where reading a very long prompt needs more memory than is free.
-
-        Where a system lends memory it does not have, the process would be killed without a word instead.
-        """
-        rows, length = tokens.input_ids.shape
-        length += self.connector.config.num_think_tokens
-        if length < _LONG_PROMPT:
-            return
-        text, taps = self.vlm.config.text_config, len(self.connector.taps or (0,))
-        wide = 2 * text.hidden_size * (taps + 2) + 3 * text.intermediate_size
-        needed = rows * length * wide * self.vlm.dtype.itemsize
-        if min(tokens.lengths) < tokens.input_ids.shape[1]:
-            needed += 3 * rows * length**2  # what hides pads, as it is made: one byte for each pair of tokens
-        free = free_bytes(self._execution_device.type)
-        if needed > free:
-            raise MemoryError(
-                f"reading {length:,} tokens of prompt takes about {needed / 1e9:.1f} GB beside the model, "
-                f"and {free / 1e9:.1f} GB are free; shorten the prompt, or set max_prompt_tokens"
-            )
+    # --- references and noise -------------------------------------------------------------------------------
 
     def _kept_memory(self) -> AbstractContextManager[None]:
         """Freed memory is used again while a part runs, on a CPU and without gradient."""
         return kept_memory(self._execution_device.type == "cpu" and not torch.is_grad_enabled())
-
-    # --- references and noise -------------------------------------------------------------------------------
 
     def prepare_latents(
         self,
@@ -529,6 +338,8 @@ class DeepGenPipeline(
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         mask: ImageSource | None = None,
+        solver: str | None = None,
+        **unknown: Any,
     ) -> DeepGenPipelineOutput | tuple[Any]:
         """Draw pictures from prompts, or edit pictures by instructions.
 
@@ -565,21 +376,24 @@ class DeepGenPipeline(
             callback_on_step_end_tensor_inputs: see `denoise`.
             mask: a picture (path, bytes or PIL image) as large as each prompt's first reference, and
                 transparent where that may change; everything else comes back pixel for pixel.
+            solver: "euler", "heun", "dpm++" or "unipc"; default the preset's, or the pipeline's scheduler.
+            **unknown: refused, with the nearest name that is known.
 
         Raises:
-            ValueError: an argument is out of range or does not fit another; the message names it.
+            ValueError: an argument is unknown, out of range or does not fit another; the message names it.
         """
+        refuse_unknown(unknown, ARGUMENTS)
         self._interrupt = False
-        chosen = get_preset(preset)
-        steps = num_inference_steps
-        if sigmas is not None:
-            steps = check_sigmas(sigmas, steps)
-        if steps is None:
-            steps = chosen.num_steps or self.defaults["num_inference_steps"]
-        if guidance_scale is None:
-            guidance_scale = usual_guidance(self.defaults, is_edit=image is not None)
-        check_num_steps(steps)
-        check_guidance(guidance_scale)
+        settings = GenerationSettings(
+            num_inference_steps=check_sigmas(sigmas, num_inference_steps),
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            preset=preset,
+            solver=solver,
+        ).resolve(self.defaults, is_edit=image is not None)
         lora_scale = read_scale(joint_attention_kwargs)
         callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         self._check_arguments(num_images_per_prompt, output_type, callback_inputs)
@@ -587,92 +401,120 @@ class DeepGenPipeline(
         # n prompts with their references; sample k belongs to prompt k // num_images_per_prompt.
         prompts = read_prompts(prompt, prompt_embeds)
         count = len(prompts) if prompts is not None else len(prompt_embeds)
-        references = read_references(image, count)
-        sizes, sources = self.sizes.drawn(references, count, height, width)
-        pixels = None if references is None else self.sizes.read(references, height, width)
-        back = [source if restore_size else None for source in sources]
-        masked = None if mask is None else self._masked(mask, references, sizes, back)
+        targets = self._targets(read_references(image, count), count, settings, restore_size, mask)
         if self.is_divided and seed is None and generator is None:
             raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
-        groups = defaultdict(list)  # samples of equal size go together
-        for sample in range(len(generators)):
-            groups[sizes[sample // num_images_per_prompt]].append(sample)
-        if latents is not None:
-            self._check_latents(latents, len(generators), groups)
-
-        guided, cuts = guidance_scale > 1, []
-        if prompts is not None:
-            prompts, cuts = self.fit_prompts(prompts, pixels)
-            negatives, more = self._fit_negatives(negative_prompt, pixels, count)
-            cuts += more if guided else []
-            for cut in cuts:
-                warnings.warn(str(cut), PromptCutWarning, stacklevel=3)
-            positive, negative = self.encode_prompt(
-                prompts, negatives, pixels, guided=guided, padding=padding, lora_scale=lora_scale
-            )
-        else:
-            positive, negative = given_condition("prompt_embeds", prompt_embeds, pooled_prompt_embeds), None
-        if negative_prompt_embeds is not None and guided:
-            negative = given_condition(
-                "negative_prompt_embeds", negative_prompt_embeds, negative_pooled_prompt_embeds
-            )
-        negative = check_negative(negative, guidance_scale, count)
+        groups = self._groups(targets.sizes, num_images_per_prompt, latents)
+        given = (prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
+        positive, negative, cuts = self._conditions(
+            prompts, given, settings, targets.pixels, padding, lora_scale
+        )
 
         drawn: dict[int, Tensor] = {}
-        dtype, device = self.transformer.dtype, self._execution_device
-        for size, samples in groups.items():
+        for samples in groups.values():
             if self._interrupt and drawn:  # what was not begun would be noise, so it is left out
                 break
             rows = [sample // num_images_per_prompt for sample in samples]
-            own = [generators[sample] for sample in samples]
-            noise = self.prepare_latents(*size, own, dtype, device) if latents is None else latents[samples]
-            shown = None if pixels is None else [pixels[row] for row in rows]
-            reference_latents = shown and self.prepare_references(shown, own, dtype, reference_posterior)
-            kept = masked and {row: masked[row].latents(self.vae, size, dtype, device) for row in set(rows)}
-            clean = self.denoise(
-                noise.to(device, dtype),
-                positive.select(rows),
-                None if negative is None else negative.select(rows),
-                reference_latents,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                preset=chosen,
+            pictures = self._draw(
+                targets,
+                rows,
+                (positive.select(rows), None if negative is None else negative.select(rows)),
+                [generators[sample] for sample in samples],
+                None if latents is None else latents[samples],
+                settings,
+                reference_posterior,
+                output_type,
                 sigmas=sigmas,
                 guidance_batching=guidance_batching or self.guidance_batching,
                 joint_attention_kwargs=joint_attention_kwargs,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_inputs,
-                kept=kept and [kept[row] for row in rows],
             )
-            pictures = self._decode(clean, output_type, [back[row] for row in rows])
-            if masked is not None and output_type != "latent":
-                pictures = [masked[row].paste(x) for row, x in zip(rows, pictures, strict=True)]
             drawn.update(zip(samples, pictures, strict=True))
         self.maybe_free_model_hooks()
 
         order = sorted(drawn)
         images = to_output([drawn[sample] for sample in order], output_type)
-        if seeds is not None:
-            seeds = [seeds[sample] for sample in order]
-        drawn_sizes = [sizes[sample // num_images_per_prompt] for sample in order]
         if not return_dict:
             return (images,)
+        seeds = seeds and [seeds[sample] for sample in order]
+        drawn_sizes = [targets.sizes[sample // num_images_per_prompt] for sample in order]
         return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes, prompt_cuts=cuts)
 
-    def _fit_negatives(
-        self, given: str | Sequence[str] | None, pixels: Sequence[Sequence[Tensor]] | None, count: int
-    ) -> tuple[str | list[str], list[PromptCut]]:
-        """Negative prompts as they will be read; one serves for all prompts, with references of each."""
-        if not given:
-            return "", []
-        if pixels is None and isinstance(given, str):
-            (text,), cuts = self.fit_prompts([given], name="negative_prompt")
-            return text, cuts
-        texts = [given] * count if isinstance(given, str) else list(given)
-        if len(texts) != count:
-            return texts, []  # refused where they are encoded
-        return self.fit_prompts(texts, pixels, "negative_prompt")
+    def _groups(
+        self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None
+    ) -> dict[tuple[int, int], list[int]]:
+        """Samples by the size they are drawn at, which go together; given noise is checked."""
+        groups = defaultdict(list)
+        for sample in range(len(sizes) * num_images_per_prompt):
+            groups[sizes[sample // num_images_per_prompt]].append(sample)
+        if latents is not None:
+            self._check_latents(latents, len(sizes) * num_images_per_prompt, groups)
+        return groups
+
+    def _targets(
+        self,
+        references: list[list[Image.Image]] | None,
+        count: int,
+        settings: ResolvedSettings,
+        restore_size: bool,
+        mask: ImageSource | None,
+    ) -> Targets:
+        """What a call draws of so many prompts with their references."""
+        height, width = settings.height, settings.width
+        sizes, sources = self.sizes.drawn(references, count, height, width)
+        pixels = None if references is None else self.sizes.read(references, height, width)
+        final_sizes = [source if restore_size else None for source in sources]
+        masked = None if mask is None else self._masked(mask, references, sizes, final_sizes)
+        return Targets(sizes, final_sizes, pixels, masked)
+
+    def _draw(
+        self,
+        targets: Targets,
+        rows: Sequence[int],
+        conditions: tuple[Condition, Condition | None],
+        generators: Sequence[torch.Generator],
+        latents: Tensor | None,
+        settings: ResolvedSettings,
+        posterior: latent_space.Posterior,
+        output_type: OutputType,
+        **options: Any,
+    ) -> list[Tensor]:
+        """Draw samples of one size: pixels (3, H, W), or latents (C, h, w) where these are wanted.
+
+        Args:
+            targets: see `Targets`.
+            rows: the prompt of each sample.
+            conditions: positive and negative, of each sample.
+            generators: of each sample.
+            latents: initial noise (B, C, h, w), if it was given.
+            settings: see `denoise`.
+            posterior: of references.
+            output_type: see `__call__`.
+            **options: see `denoise`.
+        """
+        size, dtype, device = targets.sizes[rows[0]], self.transformer.dtype, self._execution_device
+        noise = self.prepare_latents(*size, generators, dtype, device) if latents is None else latents
+        shown = None if targets.pixels is None else [targets.pixels[row] for row in rows]
+        references = shown and self.prepare_references(shown, generators, dtype, posterior)
+        masked = targets.masked
+        kept = masked and {row: masked[row].latents(self.vae, size, dtype, device) for row in set(rows)}
+        clean = self.denoise(
+            noise.to(device, dtype),  # (B, C, h, w)
+            *conditions,
+            references,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            preset=settings.chosen_preset,
+            solver=settings.solver,
+            kept=kept and [kept[row] for row in rows],
+            **options,
+        )
+        pictures = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
+        if masked is None or output_type == "latent":
+            return pictures
+        return [masked[row].paste(picture) for row, picture in zip(rows, pictures, strict=True)]
 
     def _decode(
         self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
@@ -757,3 +599,7 @@ class DeepGenPipeline(
         """
         sizes, _ = self.sizes.drawn(references, count, height, width)
         return sizes, None if references is None else self.sizes.read(references, height, width)
+
+
+_CODE = DeepGenPipeline.__call__.__wrapped__.__code__  # of the call itself, within torch's decorator
+ARGUMENTS = _CODE.co_varnames[1 : _CODE.co_argcount]  # of a call, by name

@@ -78,7 +78,7 @@ def test_several_pictures_reach_the_model(calls: list[Any]) -> None:
     assert main(["edit", "red", "b.jpg", "--image", "a.png"]) == 0
     ((prompt, options),) = calls
     assert (prompt, [image.size for image in options["image"]]) == ("red", [(64, 64), (64, 32)])
-    assert read_record(Path("out.png")).references == ("b.jpg", "a.png")
+    assert read_record(Path("out.png")).image == ("b.jpg", "a.png")
 
 
 @pytest.mark.usefixtures("nothing_loads")

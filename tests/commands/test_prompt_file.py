@@ -61,7 +61,7 @@ def test_every_row_is_drawn_as_it_says(drawn: list[str]) -> None:
     assert main(["generate", "--file", write(rows), "-o", "out", "--seed", "40"]) == 0
     assert sorted(files("out")) == ["000001.png", "000003.png", "edits/blue.png"]
     assert read_record(Path("out/000001.png")).seed == 40
-    assert read_record(Path("out/edits/blue.png")).references == ("red.png",)
+    assert read_record(Path("out/edits/blue.png")).image == ("red.png",)
     record = read_record(Path("out/000003.png"))
     assert (record.seed, record.width, record.height, record.negative_prompt) == (42, 96, 32, "fog")
     assert Image.open("out/edits/blue.png").size == (64, 48)
@@ -170,11 +170,11 @@ def test_a_row_may_ask_for_several_pictures_and_its_own_preset(drawn: list[str])
     assert main(["generate", "--file", write(rows), "-o", "out"]) == 0
     assert sorted(files("out")) == ["000002.png", *(f"cats/c-{k}.webp" for k in range(3))]
     records = [read_record(Path(f"out/cats/c-{k}.webp")) for k in range(3)]
-    assert [(record.seed, record.preset, record.steps) for record in records] == [
+    assert [(record.seed, record.preset, record.num_inference_steps) for record in records] == [
         (k, "fast", 12) for k in (5, 6, 7)
     ]
     dog = read_record(Path("out/000002.png"))
-    assert (dog.steps, dog.guidance, dog.preset, dog.seed) == (3, 1, "exact", 1)
+    assert (dog.num_inference_steps, dog.guidance_scale, dog.preset, dog.seed) == (3, 1, "exact", 1)
     before = files("out")
     Path("out/cats/c-1.webp").unlink()
     drawn.clear()
@@ -216,12 +216,12 @@ def test_a_row_may_have_a_mask_and_an_edit_drawn_smaller_is_said(drawn: list[str
         ({"n": 2.5}, "n must be int, got 2.5"),
         ({"n": True}, "n must be int, got True"),
         ({"preset": "balance"}, "preset 'balance' is unknown; did you mean balanced?"),
-        ({"steps": "5"}, "steps must be int"),
-        ({"guidance": "high"}, "guidance must be float"),
-        ({"num_inference_steps": 3}, "unknown field 'num_inference_steps'"),
-        ({"refrences": []}, "unknown field 'refrences'; did you mean references?"),
+        ({"steps": "5"}, "num_inference_steps must be int"),
+        ({"guidance": "high"}, "guidance_scale must be float"),
+        ({"num_inference_step": 3}, "unknown field 'num_inference_step'; did you mean num_inference_steps?"),
+        ({"refrences": []}, "unknown field 'refrences'; did you mean image?"),
         ({"references": [3]}, "no such picture"),
-        ({"mask": "m.png"}, "mask marks what may change in a picture; name the picture under references"),
+        ({"mask": "m.png"}, "mask marks what may change in a picture; name the picture under image"),
         ({"name": "a.gif"}, ".gif is none of them; try a.png"),
         ({"name": "/a.png"}, "must lie below the output folder"),
         ({"seed": 2**63 - 1, "n": 2}, "seed must be between 0 and 2^63 - 2"),

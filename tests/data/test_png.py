@@ -15,13 +15,13 @@ RECORD = PictureRecord(
     prompt='ein grüner Stern, 星, "quoted"\nsecond line',
     negative_prompt="blurry",
     seed=2**40,
-    steps=16,
-    guidance=2.5,
+    num_inference_steps=16,
+    guidance_scale=2.5,
     width=6,
     height=4,
-    scheduler="euler",
+    solver="euler",
     model="tiny",
-    references=("a.png", "b.png"),
+    image=("a.png", "b.png"),
 )
 
 
@@ -31,7 +31,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         assert image.text["prompt"] == RECORD.prompt
         assert image.text["seed"] == str(2**40)
-        assert json.loads(image.text["deepgen"])["guidance"] == 2.5
+        assert json.loads(image.text["deepgen"])["guidance_scale"] == 2.5
         assert image.tobytes() == PICTURE.tobytes()
 
 

@@ -33,7 +33,7 @@ def scorers(server, cache=None, prompts=None, **options):
 
 def go(name, data, output, scorers, **config):
     benchmark = load_benchmark(name)
-    settings = settings_with(benchmark.settings, height=16, width=16, num_steps=1)
+    settings = settings_with(benchmark.settings, height=16, width=16, num_inference_steps=1)
     given = {"output_dir": output, "data_dir": data, "allow_altered": True, **config}
     return run(benchmark, NoiseModel(), settings, RunConfig(**given), scorers)
 

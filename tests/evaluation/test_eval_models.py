@@ -27,7 +27,7 @@ from evaluation.benchmark_files import NoiseModel, hashes, write_all
 from evaluation.stub_scorers import stub_scorers
 from rewards.reward_server import serving
 
-SMALL = Settings(num_steps=2, height=96, width=96)
+SMALL = Settings(num_inference_steps=2, height=96, width=96)
 
 
 def png(color: str) -> str:
@@ -173,7 +173,7 @@ def test_a_pipeline_that_is_not_ours_goes_through_two_benchmarks(sd3, tmp_path):
     for name in ("cvtg2k", "shapes"):
         benchmark = load_benchmark(name)
         config = RunConfig(output_dir=tmp_path, data_dir=data, allow_altered=True, limit=2)
-        settings = settings_with(benchmark.settings, num_steps=1, height=96, width=96)
+        settings = settings_with(benchmark.settings, num_inference_steps=1, height=96, width=96)
         result = run(benchmark, model, settings, config, Scorers(reader=Words()))
         assert result["coverage"] == 1
     item = Item(id="1", category="", prompt="a red circle")

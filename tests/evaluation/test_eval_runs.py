@@ -52,7 +52,7 @@ def data(tmp_path):
 
 def go(name, data, output, model, scorers=SIGHT, team=None, config=None, **changes):
     benchmark = load_benchmark(name)
-    settings = settings_with(benchmark.settings, height=16, width=16, num_steps=1, **changes)
+    settings = settings_with(benchmark.settings, height=16, width=16, num_inference_steps=1, **changes)
     given = {"output_dir": output, "data_dir": data, "allow_altered": True, **(config or {})}
     return run(benchmark, model, settings, RunConfig(**given), scorers, team)
 

@@ -206,11 +206,17 @@ def test_a_workflow_fits_the_nodes(pack: Any, path: Path) -> None:
 def check_fields(kind: Any, node: dict[str, Any]) -> None:
     inputs = kind.INPUT_TYPES()
     everything = {**inputs["required"], **inputs.get("optional", {})}
+    everything = {  # an input without a field is shown as a socket
+        name: kind for name, kind in everything.items() if not (kind[1:] and kind[1].get("forceInput"))
+    }
     wired = {given["name"]: given for given in node["inputs"]}
     values = list(node["widgets_values"])
     for name, (type_, *options) in everything.items():
         if isinstance(type_, str) and type_ not in WIDGETS:
             assert wired.pop(name)["type"] == type_
+            continue
+        if not values:  # a workflow of an earlier version: later fields have their defaults
+            assert name in ("preset", "solver")
             continue
         value = values.pop(0)
         if isinstance(type_, list):

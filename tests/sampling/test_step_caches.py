@@ -177,7 +177,7 @@ def modulation_calls(pipe: DeepGenPipeline) -> list[int]:
 
 def served(pipe: DeepGenPipeline, seeds: Sequence[int], **options: Any) -> Sampler:
     sampler = Sampler(pipe, **options)
-    plans = [sampler.plan(DrawRequest(prompt="a red circle", num_steps=4)) for _ in seeds]
+    plans = [sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=4)) for _ in seeds]
     samples = [
         sampler.begin(plan, sampler.encode(plan), seed) for plan, seed in zip(plans, seeds, strict=True)
     ]

@@ -130,7 +130,7 @@ def test_a_png_remembers_how_it_was_made(client: Any, tmp_path: Any) -> None:
     (tmp_path / "a.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
     record = read_record(tmp_path / "a.png")
     assert record is not None
-    assert (record.prompt, record.seed, record.steps) == ("a stár", 2, 2)
+    assert (record.prompt, record.seed, record.num_inference_steps) == ("a stár", 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
@@ -140,7 +140,7 @@ def test_files_of_other_formats_remember_it_too(kind: Any, client: Any, tmp_path
     path.write_bytes(base64.b64decode(answer.data[0].b64_json))
     record = read_record(path)
     assert record is not None
-    assert (record.prompt, record.seed, record.steps) == ("a stár", 2, 2)
+    assert (record.prompt, record.seed, record.num_inference_steps) == ("a stár", 2, 2)
 
 
 def test_a_format_that_cannot_hold_the_picture_is_refused(client: Any) -> None:
@@ -168,7 +168,11 @@ def test_a_preset_is_asked_for_by_name_and_remembered(
     (tmp_path / "a.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
     record = read_record(tmp_path / "a.png")
     assert record is not None
-    assert (record.preset, record.scheduler, record.steps) == ("balanced", "unipc", 9)  # half of 17
+    assert (record.preset, record.solver, record.num_inference_steps) == (
+        "balanced",
+        "unipc",
+        9,
+    )  # half of 17
     alone = pipe("a star", height=64, width=64, seed=2, preset="balanced", num_inference_steps=9).images[0]
     assert is_near(opened(answer.data[0].b64_json), alone)
 

@@ -91,7 +91,7 @@ def difference(one: Image.Image, other: Image.Image) -> int:
 def test_alone_a_picture_is_the_pipelines_up_to_rounding(
     make_engine: Make, fresh_pipe: DeepGenPipeline
 ) -> None:
-    request = DrawRequest(prompt="a red circle", seed=5, num_steps=3, num_images=2)
+    request = DrawRequest(prompt="a red circle", seed=5, num_inference_steps=3, num_images=2)
     drawn = make_engine(max_batch=1).submit(request).result(30)
     assert [d.seed for d in drawn] == [5, 6]
     for picture in drawn:
@@ -102,7 +102,7 @@ def test_alone_a_picture_is_the_pipelines_up_to_rounding(
 def test_samples_that_take_turns_one_at_a_time_are_bit_equal_to_each_alone(make_engine: Make) -> None:
     engine = make_engine(max_batch=1)
     asked = [
-        DrawRequest(prompt=text, seed=k, num_steps=steps, guidance_scale=scale)
+        DrawRequest(prompt=text, seed=k, num_inference_steps=steps, guidance_scale=scale)
         for k, (text, steps, scale) in enumerate(
             [("a red circle", 2, 4.0), ("two blue squares and a star", 4, 1.0), ("cat", 3, 2.5)]
         )
@@ -122,7 +122,7 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
     sampler = Sampler(pipe)
     samples, alone = [], []
     for k, (text, steps) in enumerate([("a red circle", 4), ("two blue squares on a white ground", 5)]):
-        request = DrawRequest(prompt=text, num_steps=steps, guidance_scale=guidance_scale)
+        request = DrawRequest(prompt=text, num_inference_steps=steps, guidance_scale=guidance_scale)
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
         asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "output_type": "latent"}
@@ -145,7 +145,7 @@ def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipe
     samples, rows = [], []
     for k, options in enumerate(asked):
         named = None if options["preset"] == "fast" else options["preset"]  # the sampler's own
-        plan = sampler.plan(DrawRequest(prompt="a red circle", num_steps=12, preset=named))
+        plan = sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=12, preset=named))
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
     forward = pipe.transformer.forward
 
@@ -180,7 +180,7 @@ class TakesNoStep:
 
 def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGenPipeline) -> None:
     sampler = Sampler(pipe, preset="balanced")
-    plan = sampler.plan(DrawRequest(prompt="a red circle", num_steps=5, guidance_scale=1))
+    plan = sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=5, guidance_scale=1))
     conditions = sampler.encode(plan)
     whole, broken = (sampler.begin(plan, conditions, seed=1) for _ in range(2))
     other = sampler.begin(plan, conditions, seed=2)
@@ -197,7 +197,9 @@ def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGe
 def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, picture: Image.Image, preset: str) -> None:
     mask = Image.new("L", picture.size, 0)
     mask.paste(255, (30, 20, 60, 50))
-    request = DrawRequest(prompt="a star", images=(picture,), mask=mask, seed=1, preset=preset, num_steps=3)
+    request = DrawRequest(
+        prompt="a star", images=(picture,), mask=mask, seed=1, preset=preset, num_inference_steps=3
+    )
     made = np.asarray(make_engine().submit(request).result(30)[0].image)
     kept = np.asarray(mask) == 0
     assert (made[kept] == np.asarray(picture)[kept]).all()
@@ -209,7 +211,7 @@ def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> No
     own = engine.model.defaults["num_inference_steps"]
     assert [engine.model.usual_steps(name) for name in (None, "balanced", "exact")] == [12, 17, own]
     facts = engine.submit(DrawRequest(prompt="a")).facts
-    assert (facts.num_steps, facts.preset) == (12, "fast")
+    assert (facts.settings.num_inference_steps, facts.settings.preset) == (12, "fast")
     with pytest.raises(ValueError, match="unknown preset 'quick'; known: exact, balanced, fast"):
         engine.submit(DrawRequest(prompt="a", preset="quick"))
 
@@ -219,10 +221,10 @@ def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
 ) -> None:
     other = picture.transpose(Image.Transpose.ROTATE_90)
     asked = [
-        DrawRequest(prompt="a red circle", seed=1, num_steps=3),
-        DrawRequest(prompt="two blue squares on a white ground and a star", seed=2, num_steps=5),
-        DrawRequest(prompt="cat", seed=3, num_steps=4, guidance_scale=2.0),
-        DrawRequest(prompt="cat", seed=4, num_steps=2, guidance_scale=1.0),
+        DrawRequest(prompt="a red circle", seed=1, num_inference_steps=3),
+        DrawRequest(prompt="two blue squares on a white ground and a star", seed=2, num_inference_steps=5),
+        DrawRequest(prompt="cat", seed=3, num_inference_steps=4, guidance_scale=2.0),
+        DrawRequest(prompt="cat", seed=4, num_inference_steps=2, guidance_scale=1.0),
         DrawRequest(prompt="make it blue", images=(picture,), seed=5, num_images=2),
         DrawRequest(prompt="make it red", images=(other,), seed=6, height=64, width=64),
     ]
@@ -241,7 +243,7 @@ def test_latents_of_exact_batches_do_not_depend_on_company_or_place(pipe: DeepGe
     sampler = Sampler(pipe)
 
     def begin(text: str, seed: int) -> Any:
-        plan = sampler.plan(DrawRequest(prompt=text, num_steps=4))
+        plan = sampler.plan(DrawRequest(prompt=text, num_inference_steps=4))
         return sampler.begin(plan, sampler.encode(plan), seed)
 
     alone = begin("a red circle", 0)
@@ -266,7 +268,7 @@ def test_an_exact_batch_that_does_not_fit_is_halved_as_it_is_filled_up(make_engi
         step(samples, exact_batch)
 
     engine.sampler.step = small_memory  # type: ignore[method-assign]
-    engine.submit(DrawRequest(prompt="a", seed=1, num_steps=1)).result(30)
+    engine.submit(DrawRequest(prompt="a", seed=1, num_inference_steps=1)).result(30)
     assert rows == [8, 4, 2]
 
 
@@ -347,7 +349,7 @@ def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
     asked = {"height": 64, "width": 64}
     samples, alone = [], []
     for seed, image in enumerate([picture, picture.crop((0, 0, 40, 32))]):
-        request = DrawRequest(prompt="make it blue", images=(image,), num_steps=2, **asked)
+        request = DrawRequest(prompt="make it blue", images=(image,), num_inference_steps=2, **asked)
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=seed))
         drawn = pipe("make it blue", image=image, seed=seed, output_type="latent", **asked)
@@ -375,11 +377,11 @@ def test_edits_keep_their_size_and_equal_the_pipelines(
 def test_a_request_joins_between_the_steps_of_another(make_engine: Make, fresh_pipe: DeepGenPipeline) -> None:
     engine = make_engine()
     gate = Gate(engine)
-    first = engine.submit(DrawRequest(prompt="a red circle", seed=1, num_steps=5))
+    first = engine.submit(DrawRequest(prompt="a red circle", seed=1, num_inference_steps=5))
     gate.wait()
     gate.open(1)
     gate.wait()  # before its second step
-    second = engine.submit(DrawRequest(prompt="a green star and a cross", seed=2, num_steps=2))
+    second = engine.submit(DrawRequest(prompt="a green star and a cross", seed=2, num_inference_steps=2))
     gate.open()
     results = [first.result(30)[0].image, second.result(30)[0].image]
     assert gate.batches == [1, 1, 2, 2, 1]
@@ -394,7 +396,7 @@ def test_samples_of_other_shapes_are_stepped_in_turn(make_engine: Make) -> None:
     engine = make_engine()
     gate = Gate(engine)
     jobs = [
-        engine.submit(DrawRequest(prompt="a", seed=k, num_steps=2, height=side, width=side))
+        engine.submit(DrawRequest(prompt="a", seed=k, num_inference_steps=2, height=side, width=side))
         for k, side in enumerate([64, 32, 64, 32])
     ]
     gate.open()
@@ -404,7 +406,7 @@ def test_samples_of_other_shapes_are_stepped_in_turn(make_engine: Make) -> None:
 
 
 def test_events_tell_the_place_progress_previews_and_the_picture(make_engine: Make) -> None:
-    job = make_engine().submit(DrawRequest(prompt="a", seed=1, num_steps=4, num_previews=3))
+    job = make_engine().submit(DrawRequest(prompt="a", seed=1, num_inference_steps=4, num_previews=3))
     events = list(job.events(30))
     assert events[0] == Placed(0)
     assert [e.step for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
@@ -427,7 +429,7 @@ def test_a_linear_preview_knows_colours_from_latents(pipe: DeepGenPipeline) -> N
 def test_a_cancelled_job_stops_between_steps_and_its_neighbour_goes_on(make_engine: Make) -> None:
     engine = make_engine()
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", seed=k, num_steps=6)) for k in range(2)]
+    jobs = [engine.submit(DrawRequest(prompt="a", seed=k, num_inference_steps=6)) for k in range(2)]
     gate.wait()
     jobs[0].cancel()
     gate.open()
@@ -440,7 +442,7 @@ def test_a_cancelled_job_stops_between_steps_and_its_neighbour_goes_on(make_engi
 def test_a_job_that_is_late_ends_while_it_waits_or_is_drawn(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_steps=4, timeout_s=0.2)) for _ in range(2)]
+    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=4, timeout_s=0.2)) for _ in range(2)]
     gate.wait()
     time.sleep(0.3)
     gate.open()
@@ -457,10 +459,10 @@ def test_keys_take_turns(make_engine: Make) -> None:
     def listen(key: str) -> Callable[[Any], None]:
         return lambda event: order.append(key) if isinstance(event, Drawn) else None
 
-    first = DrawRequest(prompt="a", num_steps=1, num_images=5, key="busy")
+    first = DrawRequest(prompt="a", num_inference_steps=1, num_images=5, key="busy")
     jobs = [engine.submit(first, listen("busy"))]
     gate.wait()
-    jobs.append(engine.submit(DrawRequest(prompt="b", num_steps=1, key="other"), listen("other")))
+    jobs.append(engine.submit(DrawRequest(prompt="b", num_inference_steps=1, key="other"), listen("other")))
     gate.open()
     for job in jobs:
         job.result(30)
@@ -482,19 +484,19 @@ def test_the_fair_queue_serves_one_of_each_key_in_turn() -> None:
 def test_a_full_queue_refuses_and_says_when_to_come_back(make_engine: Make) -> None:
     engine = make_engine(max_running=1, max_waiting=2, max_waiting_per_key=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_steps=3, key="one"))]
+    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="one"))]
     gate.wait()
-    jobs.append(engine.submit(DrawRequest(prompt="a", num_steps=3, key="one")))
+    jobs.append(engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="one")))
     with pytest.raises(QueueFull, match="of one key"):
         engine.submit(DrawRequest(prompt="a", key="one"))
-    jobs.append(engine.submit(DrawRequest(prompt="a", num_steps=3, key="two")))
+    jobs.append(engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="two")))
     with pytest.raises(QueueFull, match="2 pictures wait") as refused:
         engine.submit(DrawRequest(prompt="a", key="three"))
     assert refused.value.retry_after >= 1
     gate.open()
     for job in jobs:
         job.result(30)
-    engine.submit(DrawRequest(prompt="a", num_steps=1, key="three")).result(30)
+    engine.submit(DrawRequest(prompt="a", num_inference_steps=1, key="three")).result(30)
 
 
 def test_an_error_is_retried_once_and_the_picture_is_the_same(
@@ -526,11 +528,11 @@ def test_a_lasting_error_fails_the_request_with_an_id_and_the_engine_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(engine.sampler, part, fail)
         with pytest.raises(WorkerFailed) as failed:
-            engine.submit(DrawRequest(prompt="a", num_steps=1)).result(30)
+            engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
     assert len(calls) == 2
     assert "secret" not in str(failed.value)
     assert failed.value.error_id in caplog.text
-    engine.submit(DrawRequest(prompt="a", num_steps=1)).result(30)
+    engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
 
 
 def test_what_does_not_fit_is_halved_and_then_refused(make_engine: Make) -> None:
@@ -544,12 +546,12 @@ def test_what_does_not_fit_is_halved_and_then_refused(make_engine: Make) -> None
         step(samples)
 
     engine.sampler.step = small_memory  # type: ignore[method-assign]
-    job = engine.submit(DrawRequest(prompt="a", seed=1, num_images=8, num_steps=2))
+    job = engine.submit(DrawRequest(prompt="a", seed=1, num_images=8, num_inference_steps=2))
     assert len(job.result(30)) == 8
     assert sizes == [8, 4, 2, 2, 4, 2, 2] + [2] * 4
     fits[0] = 0
     with pytest.raises(OutOfMemory):
-        engine.submit(DrawRequest(prompt="a", num_steps=1)).result(30)
+        engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
 
 
 def test_a_mask_keeps_every_pixel_outside_it(make_engine: Make, picture: Image.Image) -> None:
@@ -586,7 +588,7 @@ def test_what_cannot_be_drawn_is_refused_before_it_waits(
 
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_steps=2)) for _ in range(3)]
+    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=2)) for _ in range(3)]
     assert engine.drain(30)
     assert [len(job.result(0)) for job in jobs] == [1, 1, 1]
     with pytest.raises(Draining):
@@ -596,7 +598,7 @@ def test_draining_finishes_what_was_accepted_and_takes_nothing_new(make_engine: 
 def test_closing_ends_what_is_not_done(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_steps=50)) for _ in range(2)]
+    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=50)) for _ in range(2)]
     gate.wait()
     assert not engine.drain(0.01)
     gate.open()

@@ -69,7 +69,7 @@ def alone() -> Iterator[Engine]:
 
 
 def drawn_alone(engine: Engine, prompt: str, seed: int, num_steps: int | None = None) -> Image.Image:
-    request = DrawRequest(prompt=prompt, seed=seed, num_steps=num_steps)
+    request = DrawRequest(prompt=prompt, seed=seed, num_inference_steps=num_steps)
     return engine.submit(request).result(120)[0].image
 
 
@@ -97,7 +97,9 @@ def is_equal(one: Image.Image, other: Image.Image) -> bool:
 
 @pytest.mark.slow
 def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: Pool, alone: Engine) -> None:
-    job = ready.submit(DrawRequest(prompt="a red circle", seed=5, num_images=3, num_steps=4, num_previews=1))
+    job = ready.submit(
+        DrawRequest(prompt="a red circle", seed=5, num_images=3, num_inference_steps=4, num_previews=1)
+    )
     events = list(job.events(60))
     assert sum(isinstance(event, Placed) for event in events) == 1
     assert sorted(e.index for e in events if isinstance(e, Preview)) == [0, 1, 2]
@@ -111,7 +113,7 @@ def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: P
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) -> None:
-    request = DrawRequest(prompt="a blue star", seed=1, num_images=3, num_steps=LONG)
+    request = DrawRequest(prompt="a blue star", seed=1, num_images=3, num_inference_steps=LONG)
     job, other = ready.submit(request), ready.submit(DrawRequest(prompt="a cross", seed=9))
     wait_for_progress(job)
     os.kill(workers_of(ready)[0], signal.SIGKILL)
@@ -128,7 +130,7 @@ def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) ->
 def test_a_request_that_was_drawn_by_two_dying_workers_ends_with_an_id(
     ready: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = ready.submit(DrawRequest(prompt="a", num_steps=LONG))
+    job = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
     for _ in range(2):
         until(lambda: workers_of(ready))
         wait_for_progress(job)
@@ -138,12 +140,12 @@ def test_a_request_that_was_drawn_by_two_dying_workers_ends_with_an_id(
         job.result(30)
     assert failed.value.error_id in caplog.text
     until(lambda: ready.status().is_accepting)
-    ready.submit(DrawRequest(prompt="a", num_steps=1)).result(60)
+    ready.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(60)
 
 
 @pytest.mark.slow
 def test_accepted_requests_outlive_all_workers_and_new_ones_are_told_to_wait(ready: Pool) -> None:
-    jobs = [ready.submit(DrawRequest(prompt="a", num_steps=20, seed=seed)) for seed in range(6)]
+    jobs = [ready.submit(DrawRequest(prompt="a", num_inference_steps=20, seed=seed)) for seed in range(6)]
     for worker in list(ready._workers):
         os.kill(worker.process.pid, signal.SIGKILL)
     until(lambda: not ready.status().is_accepting)
@@ -155,8 +157,8 @@ def test_accepted_requests_outlive_all_workers_and_new_ones_are_told_to_wait(rea
 
 @pytest.mark.slow
 def test_cancelled_and_late_requests_leave_the_worker(ready: Pool) -> None:
-    job = ready.submit(DrawRequest(prompt="a", num_steps=LONG))
-    late = ready.submit(DrawRequest(prompt="a", num_steps=LONG, timeout_s=0.5))
+    job = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
+    late = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG, timeout_s=0.5))
     wait_for_progress(job)
     job.cancel()
     with pytest.raises(Cancelled):
@@ -197,7 +199,7 @@ def test_an_adapter_that_does_not_fit_ends_the_start_with_its_own_error(
 @pytest.mark.slow
 def test_closing_ends_what_is_not_done(pool: Pool) -> None:  # the last: it closes the pool
     until(lambda: pool.status().is_accepting)
-    job = pool.submit(DrawRequest(prompt="a", num_steps=LONG))
+    job = pool.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
     assert not pool.drain(0.01)
     with pytest.raises(Draining):
         pool.submit(DrawRequest(prompt="a"))

@@ -75,7 +75,7 @@ def test_pictures_are_those_the_model_draws_under_evaluation(name, folder_name, 
     folder = tmp_path / "benchmarks/step-00000000"
     benchmark = load_benchmark(name)
     settings = settings_with(
-        benchmark.settings, num_steps=2, guidance_scale=stage.pipe.config.defaults[scale]
+        benchmark.settings, num_inference_steps=2, guidance_scale=stage.pipe.config.defaults[scale]
     )
     config = RunConfig(output_dir=tmp_path / "run", data_dir=tmp_path, batch_size=8, limit=4)
     result = run_benchmark(benchmark, load_model("tiny"), settings, config, Scorers())

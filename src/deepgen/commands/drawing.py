@@ -11,9 +11,8 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from deepgen.data.png import PictureRecord
+    from deepgen.generation import ResolvedSettings
 
 ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
 
@@ -46,7 +46,7 @@ def draw(
     options.check()
     prompt = check_prompt(prompt)
     check_text("the prompt", prompt)
-    check_text("--negative", options.negative)
+    check_text("--negative-prompt", options.negative_prompt)
     opened = [open_image(path) for path in references]
     if mask is not None:
         check_mask(open_mask(mask), opened[0])
@@ -59,7 +59,7 @@ def draw(
     pipe: Any = load_pipeline(options)  # Any: diffusers' types say little of its config and output
     if processes is not None:
         pipe.divide(options.parallel)
-    settings = settings_of(options, pipe.defaults, is_edit=bool(opened))
+    settings = options.settings().resolve(pipe.defaults, is_edit=bool(opened))
     if processes is None or processes.is_main_process:
         for warning in pipe.prompt_warnings(prompt, is_edit=bool(opened)):
             print(f"deepgen: {warning}", file=sys.stderr)
@@ -75,12 +75,9 @@ def draw(
                 desc=path.name, leave=False, disable=None
             )  # None: only on a terminal
             with quiet_cuts():
-                output = pipe(prompt, image=opened or None, seed=seed, **masked, **settings)
+                output = pipe(prompt, image=opened or None, seed=seed, **masked, **settings.arguments())
             image = output.images[0]
-            record = made_of(
-                record_of(options, settings, prompt=prompt, seed=seed, references=references, mask=mask),
-                output,
-            )
+            record = record_of(options, settings, prompt, seed, references, mask, output)
             if record.prompt_cut and not drawn and is_main:
                 print(f"deepgen: {record.prompt_cut}", file=sys.stderr)
             drawn.append(image)
@@ -100,8 +97,7 @@ def check_sizes(options: PictureOptions, references: Sequence[Image]) -> None:
     """ValueError where the model cannot draw what is asked for; reads its configs and no weights."""
     rules = read_sizes(options.model)
     if rules is not None:
-        height, width = options.height_and_width() or (None, None)
-        rules.drawn([references] if references else None, 1, height, width)
+        rules.drawn([references] if references else None, 1, *options.height_and_width())
 
 
 def _processes(options: PictureOptions) -> Any:
@@ -130,68 +126,30 @@ def _processes(options: PictureOptions) -> Any:
     return PartialState(cpu=options.device == "cpu")
 
 
-def settings_of(options: PictureOptions, defaults: Mapping[str, Any], is_edit: bool) -> dict[str, Any]:
-    """The pipeline's arguments, with the model's own steps and guidance spelled out for the record."""
-    from deepgen.arguments import usual_guidance
-    from deepgen.sampling.presets import get_preset
-
-    guidance = options.guidance
-    if guidance is None:
-        guidance = usual_guidance(defaults, is_edit)
-    height, width = options.height_and_width() or (None, None)
-    steps = get_preset(options.solver_preset).num_steps or defaults["num_inference_steps"]
-    return {
-        "negative_prompt": options.negative,
-        "height": height,
-        "width": width,
-        "preset": options.solver_preset,
-        "num_inference_steps": steps if options.steps is None else options.steps,
-        "guidance_scale": guidance,
-    }
-
-
 def record_of(
     options: PictureOptions,
-    settings: Mapping[str, Any],
-    *,
+    settings: ResolvedSettings,
     prompt: str,
     seed: int,
     references: Sequence[str],
     mask: str | None = None,
+    output: Any = None,
 ) -> PictureRecord:
-    """How a picture is made, for the picture itself; its size is 0 where the model chooses it."""
-    from deepgen.data.png import PictureRecord
-    from deepgen.sampling.presets import get_preset
-
-    return PictureRecord(
-        prompt=prompt,
-        negative_prompt=settings["negative_prompt"],
-        seed=seed,
-        steps=settings["num_inference_steps"],
-        guidance=settings["guidance_scale"],
-        width=settings["width"] or 0,
-        height=settings["height"] or 0,
-        scheduler=get_preset(options.solver_preset).solver or options.scheduler,
-        preset=options.solver_preset,
-        model=options.model,
-        references=tuple(Path(reference).name for reference in references),
-        mask=None if mask is None else Path(mask).name,
-    )
-
-
-def made_of(record: PictureRecord, output: Any) -> PictureRecord:
-    """The record of the one picture in a pipeline's output: its size, the size that was drawn, and what was
-    left out of its prompts.
+    """How the one picture of a pipeline's output was made; before it is drawn, its size is 0 where the model
+    chooses it.
     """
-    image, drawn_size = output.images[0], output.drawn_sizes[0]
-    is_resized = drawn_size != (image.height, image.width)
-    return replace(
-        record,
-        width=image.width,
-        height=image.height,
-        drawn_width=drawn_size[1] if is_resized else None,
-        drawn_height=drawn_size[0] if is_resized else None,
-        prompt_cut="; ".join(map(str, output.prompt_cuts)) or None,
+    sizes: dict[str, Any] = {}
+    if output is not None:
+        (image,), (drawn_size,) = output.images, output.drawn_sizes
+        sizes = {"size": (image.height, image.width), "drawn_size": drawn_size}
+        sizes["prompt_cuts"] = output.prompt_cuts
+    return settings.record(
+        prompt=prompt,
+        seed=seed,
+        model=options.model,
+        image=[Path(reference).name for reference in references],
+        mask=None if mask is None else Path(mask).name,
+        **sizes,
     )
 
 
@@ -207,10 +165,10 @@ def about(record: PictureRecord) -> str:
 
 def _size(options: PictureOptions, references: Sequence[Image]) -> tuple[int, int] | None:
     """(height, width) of one picture, or None where the model chooses."""
-    asked = options.height_and_width()
-    if asked is None and references:
+    height, width = options.height_and_width()
+    if height is None and width is None and references:
         return references[0].height, references[0].width
-    return asked
+    return None if height is None or width is None else (height, width)
 
 
 @contextmanager
@@ -229,4 +187,4 @@ def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:
 
 def _kept_text(options: PictureOptions, prompt: str, references: Sequence[str]) -> str:
     """What a picture's record holds of the user's words."""
-    return " ".join([prompt, options.negative or "", *references]) if options.metadata else ""
+    return " ".join([prompt, options.negative_prompt or "", *references]) if options.metadata else ""

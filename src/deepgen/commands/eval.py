@@ -40,7 +40,7 @@ class EvalShapes(NamedModelOptions):
     """Items of each kind."""
     preset: Preset = "exact"
     """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
     """Solver steps; default the preset's, or the model's own."""
     seed: int = 0
     """Of the items and of the noise."""
@@ -50,7 +50,7 @@ class EvalShapes(NamedModelOptions):
         from deepgen.evaluation.benchmarks.shapes import evaluate
 
         self.check_model()
-        check_steps(self.steps)
+        check_steps(self.num_inference_steps)
         if self.limit < 1:
             raise ValueError(f"--limit must be at least 1, got {self.limit}")
         check_folder(self.output)
@@ -59,7 +59,7 @@ class EvalShapes(NamedModelOptions):
         report = evaluate(
             pipe,
             limit_per_kind=self.limit,
-            num_steps=self.steps,
+            num_steps=self.num_inference_steps,
             seed=self.seed,
             output_dir=self.output,
             preset=self.preset,
@@ -84,9 +84,9 @@ class EvalStorybook(NamedModelOptions):
     """Only these of: generation, text, editing, reasoning, reasoning-editing."""
     preset: Preset = "exact"
     """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
     """Solver steps; default the preset's, or the model's own."""
-    guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
+    guidance_scale: Annotated[float | None, arg(aliases=["--guidance"], metavar="FLOAT")] = None
     """Weight of the prompt; default the model's own."""
     batch_size: int = 16
     """Pictures in a call of the model."""
@@ -99,8 +99,8 @@ class EvalStorybook(NamedModelOptions):
         from deepgen.evaluation.storybook_table import brief
 
         self.check_model()
-        check_steps(self.steps)
-        check_guidance(self.guidance)
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
         for name in ("limit", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -110,8 +110,8 @@ class EvalStorybook(NamedModelOptions):
             num_prompts=self.limit,
             num_seeds=self.seeds,
             seed=self.seed,
-            num_steps=self.steps,
-            guidance_scale=self.guidance,
+            num_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
             batch_size=self.batch_size,
             **chosen,
         )
@@ -152,15 +152,15 @@ class EvalRun:
     """Items of each benchmark, spread over its categories; default all."""
     preset: Preset = "exact"
     """Of a DeepGen model: balanced and fast choose solver and steps, where exact takes the published ones."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
     """Solver steps; default the preset's, or the published ones."""
-    guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
+    guidance_scale: Annotated[float | None, arg(aliases=["--guidance"], metavar="FLOAT")] = None
     """Weight of the prompt; default the published one."""
     size: Annotated[int | None, arg(metavar="INT")] = None
     """Height and width; default the published ones, or the model's own where it cannot draw those."""
     samples: Annotated[int | None, arg(metavar="INT")] = None
     """Pictures of each item; default the published number."""
-    negative: Annotated[str | None, arg(metavar="TEXT|@FILE")] = None
+    negative_prompt: Annotated[str | None, arg(aliases=["--negative"], metavar="TEXT|@FILE")] = None
     """What to steer away from, or @ and a file that says it. Editing benchmarks need a choice; "" is none."""
     seed: Annotated[int | None, arg(metavar="INT")] = None
     """The base seed; default the published one."""
@@ -219,8 +219,8 @@ class EvalRun:
 
         if not self.names:
             raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
-        check_steps(self.steps)
-        check_guidance(self.guidance)
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
         benchmarks = [load_benchmark(name, self.protocol) for name in self.names]
         settings = [self._settings(benchmark) for benchmark in benchmarks]
         config = RunConfig(
@@ -276,18 +276,19 @@ class EvalRun:
         from deepgen.evaluation.benchmark import settings_with
         from deepgen.sampling.presets import get_preset
 
-        negative = self.negative
+        negative = self.negative_prompt
         if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:
             raise ValueError(
                 f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
-                'this package; give it with --negative @FILE, or --negative "" to draw without'
+                'this package; give it with --negative-prompt @FILE, or --negative-prompt "" to draw '
+                "without"
             )
         if negative is not None and negative.startswith("@"):
             negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
         return settings_with(
             benchmark.settings,
-            num_steps=get_preset(self.preset).num_steps if self.steps is None else self.steps,
-            guidance_scale=self.guidance,
+            num_inference_steps=self.num_inference_steps or get_preset(self.preset).num_steps,
+            guidance_scale=self.guidance_scale,
             height=self.size,
             width=self.size,
             num_samples=self.samples,

@@ -75,7 +75,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         pipe.max_prompt_tokens = options.max_prompt_tokens
     if lora is not None:
         pipe.load_lora_weights(lora, strict=not options.lora_partial)
-    pipe.scheduler = make_scheduler(options.scheduler, pipe.scheduler)
+    pipe.scheduler = make_scheduler(options.solver, pipe.scheduler)
     _place(pipe, device, placement.offload)
     pipe.guidance_batching = options.guidance_batching
     if placement.has_tiles:

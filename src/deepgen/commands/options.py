@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from deepgen.commands.outputs import check_file_name
+from deepgen.generation import (
+    GenerationSettings,
+    check_guidance_scale,
+    check_num_inference_steps,
+    check_seed,
+)
 
-Scheduler = Literal["euler", "heun", "dpm++", "unipc"]
+Solver = Literal["euler", "heun", "dpm++", "unipc"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Offload = Literal["none", "model", "sequential", "group"]
@@ -43,7 +49,7 @@ class ModelOptions:
     """The base VAE of a checkpoint that holds none; a folder of an SD3 pipeline will do."""
     connector_heads: Annotated[int | None, arg(metavar="INT")] = None
     """Attention heads of the connector, where neither the checkpoint nor a config.json beside it says."""
-    scheduler: Scheduler = "euler"
+    solver: Annotated[Solver, arg(aliases=["--scheduler"])] = "euler"
     """The solver that walks from noise to the picture."""
     dtype: Dtype = "auto"
     """Number format. auto: bfloat16 where the device has it, float32 for small models on a CPU."""
@@ -142,13 +148,17 @@ class PictureOptions(ModelOptions):
     """Of .jpg and .webp files, 1 to 100; default 95."""
     size: Annotated[str | None, arg(metavar="WxH")] = None
     """Width x height, such as 768x512. Default: the model's own; for an edit, its first picture's."""
+    height: Annotated[int | None, arg(metavar="INT")] = None
+    """Pixels, instead of --size; one side alone leaves the other to the model."""
+    width: Annotated[int | None, arg(metavar="INT")] = None
+    """As --height."""
     preset: Preset | Literal["auto"] = "exact"
     """balanced, fast: fewer steps for about the same picture. auto: exact, with --memory auto."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
     """Solver steps; default the preset's, or the model's own."""
-    guidance: Annotated[float | None, arg(metavar="FLOAT")] = None
+    guidance_scale: Annotated[float | None, arg(aliases=["--guidance"], metavar="FLOAT")] = None
     """Weight of the prompt (classifier-free guidance); default the model's own."""
-    negative: Annotated[str | None, arg(metavar="TEXT")] = None
+    negative_prompt: Annotated[str | None, arg(aliases=["--negative"], metavar="TEXT")] = None
     """What to steer away from."""
     seed: Annotated[int | None, arg(metavar="INT")] = None
     """Picture k is drawn with seed + k, whatever else is drawn. Default: a random one, which is printed."""
@@ -176,19 +186,16 @@ class PictureOptions(ModelOptions):
     def check(self) -> None:
         """ValueError for what no model can do; not at construction, where tyro would frame the message."""
         self.height_and_width()
-        check_steps(self.steps)
-        check_guidance(self.guidance)
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
         if self.card is not None and not self.plan:
             raise ValueError(f"--card {self.card} is for --plan; --device says where to draw")
         self.check_prompt_limit()
-        if self.solver_preset != "exact" and self.scheduler != "euler":
-            raise ValueError(
-                f"--preset {self.preset} chooses the solver; leave out --scheduler {self.scheduler}"
-            )
+        if self.solver_preset != "exact" and self.solver != "euler":
+            raise ValueError(f"--preset {self.preset} chooses the solver; leave out --solver {self.solver}")
         if self.num_images < 1:
             raise ValueError(f"--num-images must be at least 1, got {self.num_images}")
-        if self.seed is not None and not 0 <= self.seed <= 2**63 - self.num_images:
-            raise ValueError(f"--seed must be between 0 and 2^63 - {self.num_images}, got {self.seed}")
+        check_seed(self.seed, self.num_images, "--seed")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"--quality must be between 1 and 100, got {self.quality}")
         if not self.has_folder:
@@ -196,9 +203,25 @@ class PictureOptions(ModelOptions):
             if self.quality is not None and self.output.suffix.lower() == ".png":
                 raise ValueError(f"--quality is for .jpg and .webp, and {self.output} loses nothing")
 
-    def height_and_width(self) -> tuple[int, int] | None:
-        """The asked size as (height, width), or None where the model chooses."""
-        return parse_size(self.size, example="96x96" if self.model == "tiny" else "512x512")
+    def height_and_width(self) -> tuple[int | None, int | None]:
+        """The asked height and width, None where the model chooses."""
+        size = parse_size(self.size, example="96x96" if self.model == "tiny" else "512x512")
+        if size is not None and (self.height is not None or self.width is not None):
+            raise ValueError(f"--size {self.size} says height and width; leave out --height and --width")
+        return size or (self.height, self.width)
+
+    def settings(self) -> GenerationSettings:
+        """How each picture is drawn but its seed; None leaves a choice to the model."""
+        height, width = self.height_and_width()
+        return GenerationSettings(
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            height=height,
+            width=width,
+            negative_prompt=self.negative_prompt,
+            preset=self.solver_preset,
+            solver=None if self.solver == "euler" else self.solver,  # the pipeline's scheduler
+        )
 
 
 def parse_size(size: str | None, name: str = "--size", example: str = "512x512") -> tuple[int, int] | None:
@@ -214,18 +237,8 @@ def parse_size(size: str | None, name: str = "--size", example: str = "512x512")
     return int(match[2]), int(match[1])
 
 
-def check_steps(steps: int | None, name: str = "--steps") -> None:
-    """ValueError unless there is at least one step, or none are named; PyTorch is not imported for it."""
-    if steps is not None and steps < 1:
-        raise ValueError(f"{name} must be at least 1, got {steps}")
-
-
-def check_guidance(guidance: float | None, name: str = "--guidance") -> None:
-    """ValueError unless the weight is a finite number that is not negative, or none is named."""
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise ValueError(
-            f"{name} must be a finite number, 0 or more, got {guidance}; 1 draws without guidance"
-        )
+check_steps = partial(check_num_inference_steps, name="--num-inference-steps")
+check_guidance = partial(check_guidance_scale, name="--guidance-scale")
 
 
 def check_text(name: str, text: str | None) -> None:

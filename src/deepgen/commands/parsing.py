@@ -70,23 +70,29 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
             "in quotes"
         )
     if found := re.search(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*?)\)", text):
-        value, option, choices = found.groups()
+        value, option, choices = found[1], _as_typed(found[2], words), found[3]
         known = re.findall(r"'(.*?)'", choices)
         if option == "--device":  # "gpu" is nearest to "cpu", and means the opposite
             return f"{option} {value!r} is unknown; known: {', '.join(known)}"
         return f"{option} {value!r} is unknown{suggestion_or_all(value, known)}"
     if found := re.search(r"Missing value for argument '(.*?)'", text):
-        return f"{found[1]} needs a value; see {called} --help"
+        return f"{_as_typed(found[1], words)} needs a value; see {called} --help"
     if found := re.search(r"Error parsing (\S+): .*?\|?([A-Z][A-Z0-9]*) could be .*? from \[(.*?)\]", text):
-        return f"{found[1]} {found[3]} is no {_WORDS.get(found[2], found[2])}"
+        return f"{_as_typed(found[1], words)} {found[3]} is no {_WORDS.get(found[2], found[2])}"
     if found := re.search(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", text):
-        return f"{found[1]} {found[2].split(' ')[0]} is no whole number"
+        return f"{_as_typed(found[1], words)} {found[2].split(' ')[0]} is no whole number"
     if "Missing from " in text:
         return f"{called} needs {', '.join(_missing(printed)) or 'more'}; see {called} --help"
     return text or f"these arguments cannot be understood; see {called} --help"
 
 
 _WORDS = {"INT": "whole number", "FLOAT": "number"}
+
+
+def _as_typed(option: str, words: Sequence[str]) -> str:
+    """The spelling that was typed of an option; tyro names all, as in `--steps/--num-inference-steps`."""
+    typed = {word.partition("=")[0].replace("_", "-") for word in words}
+    return next((name for name in option.split("/") if name in typed), option)
 
 
 def _command(commands: Any, arguments: Sequence[str]) -> tuple[list[str], Any, list[str]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from deepgen.checkpoints.memory import MemoryPlan
+    from deepgen.generation import ResolvedSettings
     from deepgen.planning.cards import Card
     from deepgen.planning.drawing import DrawingConfig
 
@@ -111,19 +112,16 @@ def drawing_config(
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from deepgen.commands.drawing import settings_of
     from deepgen.models.config import architecture
     from deepgen.planning.drawing import DrawingConfig
-    from deepgen.sampling.presets import get_preset
     from deepgen.sampling.solvers import make_scheduler
 
     nominal = architecture(NOMINAL)
-    settings = settings_of(options, nominal.defaults, is_edit)
+    settings = options.settings().resolve(nominal.defaults, is_edit)
     height, width = _drawn_size(models, settings, references)
-    preset = get_preset(options.solver_preset)
-    solver = make_scheduler(options.scheduler, FlowMatchEulerDiscreteScheduler(**nominal.scheduler))
-    _, timesteps = preset.prepare(solver, settings["num_inference_steps"], "cpu", height * width // 256)
-    is_guided = settings["guidance_scale"] > 1
+    preset = settings.chosen_preset
+    solver = make_scheduler(options.solver, FlowMatchEulerDiscreteScheduler(**nominal.scheduler))
+    _, timesteps = preset.prepare(solver, settings.num_inference_steps, "cpu", height * width // 256)
     asks = options.memory == "none" and options.preset != "auto"
     gguf = options.transformer_gguf
     return DrawingConfig(
@@ -132,8 +130,8 @@ def drawing_config(
         references=max(1, len(references)) if is_edit else 0,
         prompt_tokens=40 if is_edit else 80,
         num_calls=len(timesteps),
-        num_guided=sum(preset.guided(timesteps)) if is_guided else 0,
-        is_split=is_guided and options.guidance_batching == "split",
+        num_guided=sum(preset.guided(timesteps)) if settings.is_guided else 0,
+        is_split=settings.is_guided and options.guidance_batching == "split",
         memory=memory,
         moving=options.offload if asks and options.offload != "none" else memory.offload,
         gguf_bytes=gguf.stat().st_size if gguf is not None else 0,
@@ -141,7 +139,7 @@ def drawing_config(
 
 
 def _drawn_size(
-    models: Mapping[str, Any], settings: Mapping[str, Any], references: Sequence[Image]
+    models: Mapping[str, Any], settings: ResolvedSettings, references: Sequence[Image]
 ) -> tuple[int, int]:
     from deepgen.models.config import architecture
     from deepgen.picture_sizes import size_rules
@@ -149,7 +147,7 @@ def _drawn_size(
     rules = size_rules(models["transformer"].config, models["vae"].config, architecture(NOMINAL).defaults)
     if rules is None:
         raise ValueError("the model's configs do not say which sizes it draws; name another with --model")
-    (size,), _ = rules.drawn([references] if references else None, 1, settings["height"], settings["width"])
+    (size,), _ = rules.drawn([references] if references else None, 1, settings.height, settings.width)
     return size
 
 

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
 from deepgen.commands.loading import load_pipeline, read_sizes
-from deepgen.commands.options import PictureOptions, Preset, check_text, parse_size
+from deepgen.commands.options import PictureOptions, Preset, Solver, check_text, parse_size
 from deepgen.commands.outputs import check_file_name, check_folder
+from deepgen.generation import check_seed, refuse_unknown, standard_names
 from deepgen.prompt_text import check_prompt
 from deepgen.suggestions import suggestion_or_all
 
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path("outputs/pictures")
 MOST_PICTURES = 10_000  # of one row: a larger number is a slip
 # What a row may say, and the type it has in JSON.
-_TEXTS = ("prompt", "mask", "negative", "size", "preset", "name")
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(_TEXTS, (str,)),
-    **dict.fromkeys(("steps", "seed", "n"), (int,)),
-    "guidance": (int, float),
-    "references": (list,),
+    **dict.fromkeys(("prompt", "mask", "negative_prompt", "size", "preset", "solver", "name"), (str,)),
+    **dict.fromkeys(("num_inference_steps", "height", "width", "seed", "n"), (int,)),
+    "guidance_scale": (int, float),
+    "image": (list,),
 }
+_ALIASES = ("steps", "guidance", "negative", "scheduler", "references")  # former names, and the options'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,15 @@ class PromptFileRow:
     Attributes:
         line: its number, from 1.
         prompt: what to draw, or with references how to change them.
-        references: pictures, by paths from the file's folder.
+        image: references, by paths from the file's folder.
         mask: a picture that is transparent where the first reference may change, by its path.
-        negative: what to steer away from.
+        negative_prompt: what to steer away from.
         size: WIDTHxHEIGHT.
+        height, width: instead of `size`.
         preset: solver and number of its steps.
-        steps: solver steps.
-        guidance: weight of the prompt.
+        solver: the name of a solver.
+        num_inference_steps: solver steps.
+        guidance_scale: weight of the prompt.
         seed: of the noise; by default that of the command line (or 0) plus the line's number - 1, and plus k
             for picture k of a line that asks for several.
         name: the picture's file below the output folder; by default the line's number. Of several pictures
@@ -61,20 +64,29 @@ class PromptFileRow:
 
     line: int
     prompt: str
-    references: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
     mask: str | None = None
-    negative: str | None = None
+    negative_prompt: str | None = None
     size: str | None = None
+    height: int | None = None
+    width: int | None = None
     preset: Preset | None = None
-    steps: int | None = None
-    guidance: float | None = None
+    solver: Solver | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     seed: int
     name: str
 
     def options(self, given: PictureOptions) -> PictureOptions:
         """The command line's options with what the line says instead."""
-        own = {name: getattr(self, name) for name in ("negative", "size", "preset", "steps", "guidance")}
-        return replace(given, **{name: value for name, value in own.items() if value is not None})
+        if self.solver is not None and given.solver not in ("euler", self.solver):
+            raise ValueError(
+                f"solver {self.solver} differs from --solver {given.solver}; leave one of them out"
+            )
+        names = ("negative_prompt", "preset", "solver", "num_inference_steps", "guidance_scale")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        sizes = {name: getattr(self, name) for name in ("size", "height", "width")}
+        return replace(given, **own, **(sizes if any(sizes.values()) else {}))
 
 
 def read_rows(
@@ -161,18 +173,19 @@ def _read_json(line: str) -> dict[str, Any] | None:
         raise ValueError("not a row: JSON nested too deeply; expected an object of plain fields") from error
     if not isinstance(given, dict):
         raise ValueError(f"expected an object such as {{'prompt': '...'}}, got {type(given).__name__}")
-    if unknown := sorted(set(given) - set(_KINDS)):
-        raise ValueError(f"unknown field {unknown[0]!r}{suggestion_or_all(unknown[0], list(_KINDS))}")
+    given = standard_names(given, _ALIASES)
+    refuse_unknown(given, _KINDS)
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
         if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
             raise ValueError(f"{key} must be {_KINDS[key][-1].__name__}, got {value!r}")
     check_prompt(given.get("prompt"))
-    for key in ("prompt", "negative", "name"):
+    for key in ("prompt", "negative_prompt", "name"):
         check_text(key, given.get(key))
-    if "preset" in given and given["preset"] not in get_args(Preset):
-        known = list(get_args(Preset))
-        raise ValueError(f"preset {given['preset']!r} is unknown{suggestion_or_all(given['preset'], known)}")
+    for key, kind in (("preset", Preset), ("solver", Solver)):
+        if key in given and given[key] not in get_args(kind):
+            known = list(get_args(kind))
+            raise ValueError(f"{key} {given[key]!r} is unknown{suggestion_or_all(given[key], known)}")
     parse_size(given.get("size"), "size")
     return given
 
@@ -182,19 +195,18 @@ def _pictures(given: Mapping[str, Any], number: int, folder: Path) -> list[Promp
     count = given["n"]
     if not 1 <= count <= MOST_PICTURES:
         raise ValueError(f"n must be between 1 and {MOST_PICTURES}, got {count}")
-    if not 0 <= given["seed"] <= 2**63 - count:
-        raise ValueError(f"seed must be between 0 and 2^63 - {count}, got {given['seed']}")
+    check_seed(given["seed"], count)
     name = PurePosixPath(given["name"])
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"name {given['name']!r} must lie below the output folder")
     check_file_name(Path(name), "name")
-    references = tuple(_found(folder, reference) for reference in given.get("references", ()))
+    references = tuple(_found(folder, reference) for reference in given.get("image", ()))
     mask = given.get("mask")
     if mask is not None and not references:
-        raise ValueError("mask marks what may change in a picture; name the picture under references")
+        raise ValueError("mask marks what may change in a picture; name the picture under image")
     names = [str(name)] if count == 1 else [str(name.with_stem(f"{name.stem}-{k}")) for k in range(count)]
     own = {key: value for key, value in given.items() if key != "n"}
-    own = {**own, "line": number, "references": references, "mask": mask and _found(folder, mask)}
+    own = {**own, "line": number, "image": references, "mask": mask and _found(folder, mask)}
     return [PromptFileRow(**{**own, "seed": given["seed"] + k, "name": names[k]}) for k in range(count)]
 
 
@@ -229,7 +241,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     """Draw one process's share; what could not be drawn is said and returned."""
     if not rows:
         return []
-    from deepgen.commands.drawing import about, made_of, quiet_cuts, record_of, settings_of
+    from deepgen.commands.drawing import about, quiet_cuts, record_of
     from deepgen.data.images import open_image
     from deepgen.data.picture_files import save_picture
 
@@ -244,24 +256,24 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
     for row in rows:
         target, own = folder / row.name, row.options(options)
         try:
-            settings = settings_of(own, pipe.defaults, is_edit=bool(row.references))
-            asked = {"prompt": row.prompt, "seed": row.seed, "references": row.references, "mask": row.mask}
-            record = record_of(own, settings, **asked)
-            if _is_drawn(target, record if options.metadata else None):
+            settings = own.settings().resolve(pipe.defaults, is_edit=bool(row.image))
+            asked = (own, settings, row.prompt, row.seed, row.image, row.mask)
+            if _is_drawn(target, record_of(*asked) if options.metadata else None):
                 continue
-            if row.mask is not None:
-                settings["mask"] = row.mask
-            references = [open_image(reference) for reference in row.references]
+            masked = {} if row.mask is None else {"mask": row.mask}
+            references = [open_image(reference) for reference in row.image]
             with quiet_cuts():
-                output = pipe(row.prompt, image=references or None, seed=row.seed, **settings)
-            made = made_of(record, output)
+                output = pipe(
+                    row.prompt, image=references or None, seed=row.seed, **masked, **settings.arguments()
+                )
+            made = record_of(*asked, output)
             target.parent.mkdir(parents=True, exist_ok=True)
             save_picture(output.images[0], target, made if options.metadata else None, options.quality)
         except ValueError as error:
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
-        for warning in pipe.prompt_warnings(row.prompt, is_edit=bool(row.references)):
+        for warning in pipe.prompt_warnings(row.prompt, is_edit=bool(row.image)):
             print(f"deepgen: {path}, line {row.line}: {warning}", file=sys.stderr)
         if made.prompt_cut:
             print(f"deepgen: {path}, line {row.line}: {made.prompt_cut}", file=sys.stderr)
@@ -277,12 +289,12 @@ def _can_be_drawn(
     failures: list[str],
 ) -> bool:
     """Whether the model draws what the row asks; otherwise the reason is added to `failures`."""
-    own = row.options(options)
     try:
+        own = row.options(options)
         own.check()
-        size = own.height_and_width()
-        if rules is not None and size is not None:
-            rules.check(*size)
+        height, width = own.height_and_width()
+        if rules is not None and (height is not None or width is not None):
+            rules.drawn(None, 1, height, width)
     except ValueError as error:
         failures.append(f"{path}, line {row.line}: {error}")
         return False

@@ -155,7 +155,7 @@ class TuneGuidance:
     """How many are drawn, with every scale."""
     batch_size: int = 16
     """Prompts drawn together."""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
     """Solver steps; default the model's own."""
     write: bool = False
     """Make the best scales the model's own, in its folder."""
@@ -180,7 +180,7 @@ class TuneGuidance:
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
         model = needed_model(self.path, self.model, "rewards guidance")
-        check_steps(self.steps)
+        check_steps(self.num_inference_steps)
         if self.scales:
             guidance_search.check_scales(self.scales)
         if self.write:
@@ -199,7 +199,12 @@ class TuneGuidance:
 
         results = []
         for result in guidance_search.try_scales(
-            draw, prompts, panel, scales, batch_size=self.batch_size, num_inference_steps=self.steps
+            draw,
+            prompts,
+            panel,
+            scales,
+            batch_size=self.batch_size,
+            num_inference_steps=self.num_inference_steps,
         ):
             results.append(result)
             what = "edits" if result.is_edit else "pictures"
@@ -241,9 +246,9 @@ class Rewards:
 
 def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
     """No guidance, the model's own for pictures and for edits, and three between none and the larger."""
-    from deepgen.arguments import usual_guidance
+    from deepgen.generation import GenerationSettings
 
-    own = {usual_guidance(defaults, is_edit) for is_edit in (False, True)}
+    own = {GenerationSettings().resolve(defaults, is_edit).guidance_scale for is_edit in (False, True)}
     between = {round(1 + share * (max(own) - 1), 2) for share in (0, 0.25, 0.5, 0.75)}
     return tuple(sorted(own | between))
 

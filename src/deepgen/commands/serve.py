@@ -94,8 +94,8 @@ class Serve(NamedModelOptions):
         except ImportError as error:
             raise missing_extra("serving needs more packages", "serve", error) from error
         self.check_model()
-        if self.scheduler != "euler":
-            raise ValueError(f"--scheduler {self.scheduler}: serving knows euler only; leave it out")
+        if self.solver != "euler":
+            raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
         for name in ("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")

@@ -22,6 +22,13 @@ from PIL import Image, PngImagePlugin
 from deepgen._version import __version__
 
 KEY = "deepgen"
+# Names in files of earlier versions, and today's.
+_FORMER = {
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "scheduler": "solver",
+    "references": "image",
+}
 _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286  # tags of EXIF 2.3
 _UNICODE = b"UNICODE\0"  # the character code of a user comment; the byte order is left to the writer
 
@@ -37,14 +44,14 @@ class PictureRecord:
     prompt: str
     negative_prompt: str | None = None
     seed: int
-    steps: int | None = None
-    guidance: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     width: int
     height: int
-    scheduler: str | None = None
+    solver: str | None = None
     preset: str | None = None
     model: str
-    references: tuple[str, ...] = ()  # names of the pictures given to an edit
+    image: tuple[str, ...] = ()  # names of the pictures given to an edit, where they have names
     mask: str | None = None  # the name of its mask
     drawn_width: int | None = None
     drawn_height: int | None = None
@@ -82,8 +89,9 @@ def read_record(path: Path) -> PictureRecord | None:
         comment = None if text else image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
     for fields in [_parsed(text)] if text else _comments(comment):
         try:
-            return PictureRecord(**{**fields, "references": tuple(fields["references"])})
-        except (TypeError, KeyError):  # another program's entry of the same name
+            named = {_FORMER.get(name, name): value for name, value in fields.items()}
+            return PictureRecord(**{**named, "image": tuple(named["image"])})
+        except (AttributeError, TypeError, KeyError):  # another program's entry of the same name
             continue
     return None
 
@@ -132,6 +140,6 @@ def text_entries(record: PictureRecord) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for name, value in asdict(record).items():
         if value is not None and value != ():
-            info.add_text(name, str(value) if name != "references" else ", ".join(value))
+            info.add_text(name, str(value) if name != "image" else ", ".join(value))
     info.add_text(KEY, json.dumps(asdict(record), ensure_ascii=False))
     return info

@@ -7,7 +7,7 @@ is made with a variant. Scores of two versions are never compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,25 +15,23 @@ from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.scorers import Scorers
+from deepgen.generation import GenerationSettings, refuse_unknown, standard_names
 
 Protocol = Literal["official", "fixed"]
 Reference = Path | Callable[[], Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How pictures are drawn. None is the model's own default.
+class Settings(GenerationSettings):
+    """How a benchmark draws: generation settings that are part of it, so its defaults are the published ones
+    and not the model's. Steps and guidance that are None are the model's own.
 
     Attributes:
-        num_steps: solver steps.
-        guidance_scale: weight of the prompt.
-        negative_prompt: what to steer away from.
-        height, width: of a picture in pixels.
         num_samples: pictures of each item.
         seed: the base seed; see `deepgen.evaluation.seeds`.
     """
 
-    num_steps: int | None = 50
+    num_inference_steps: int | None = 50
     guidance_scale: float | None = 4.0
     negative_prompt: str = ""
     height: int = 512
@@ -43,11 +41,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse pictures of nothing."""
+        super().__post_init__()
         for name in ("height", "width", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run's manifest says; preset and solver belong to the model and stand with it."""
+        return {name: value for name, value in asdict(self).items() if name not in ("preset", "solver")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +254,14 @@ class Benchmark:
 
 
 def settings_with(settings: Settings, **changes: Any) -> Settings:
-    """Settings with those changes that are not None."""
+    """Settings with those changes that are not None; UnknownFieldError for one that there is not."""
+    refuse_unknown(changes, [one.name for one in fields(settings)])
     return replace(settings, **{key: value for key, value in changes.items() if value is not None})
+
+
+def with_standard_names(drawing: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's `drawing`, of whatever version, with today's names of the settings."""
+    return {**drawing, "settings": standard_names(drawing["settings"], ["num_steps"])}
 
 
 def is_safe(name: str) -> bool:

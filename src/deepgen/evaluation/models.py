@@ -126,7 +126,7 @@ class PipelineModel:
             "negative_prompt": settings.negative_prompt or None,
             "height": settings.height,
             "width": settings.width,
-            "num_inference_steps": settings.num_steps,
+            "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
         }
         options = {key: value for key, value in options.items() if value is not None}
@@ -135,7 +135,8 @@ class PipelineModel:
         if sources is not None:
             sources = [[source.resize(size) for source in row] for row in sources]
         if self._is_deepgen:
-            options["preset"] = self._preset
+            options["preset"] = settings.preset or self._preset
+            options |= {} if settings.solver is None else {"solver": settings.solver}
             options["seed" if generator is None else "generator"] = (
                 list(seeds) if generator is None else generator
             )
@@ -245,7 +246,7 @@ class Endpoint:
             "size": f"{settings.width}x{settings.height}",
             "response_format": "b64_json",
             "seed": seed,
-            "num_inference_steps": settings.num_steps,
+            "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
             "negative_prompt": settings.negative_prompt or None,
             "model": self._model or None,

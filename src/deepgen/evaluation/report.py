@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepgen.evaluation.benchmark import ItemScore
+from deepgen.evaluation.benchmark import ItemScore, with_standard_names
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.published import PUBLISHED
 from deepgen.evaluation.statistics import FEWEST, Paired, intervals, paired
@@ -46,7 +46,7 @@ class Result:
     def way(self) -> str:
         """What has to be equal for numbers to stand in one table."""
         manifest = self.document["manifest"]
-        drawing = manifest["drawing"]
+        drawing = with_standard_names(manifest["drawing"])
         same = {key: drawing[key] for key in ("version", "data", "settings")}
         same |= {key: manifest[key] for key in ("scorer", "protocol", "limit")}
         return json.dumps(same, sort_keys=True)
@@ -184,7 +184,7 @@ def compare(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[str
             raise ValueError(
                 f"{one.label}: scored by {scorers[0]} and by {scorers[1]}; score both with the same scorer"
             )
-        drawings = [result.document["manifest"]["drawing"] for result in (one, other)]
+        drawings = [with_standard_names(result.document["manifest"]["drawing"]) for result in (one, other)]
         differ = [key for key in drawings[0] if drawings[0][key] != drawings[1].get(key)]
         rows.append((one.label, paired(one.values, other.values), differ))
     return rows

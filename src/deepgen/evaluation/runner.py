@@ -10,14 +10,13 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from deepgen._version import __version__
 from deepgen.checkpoints.file_hash import hash_file
-from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings
+from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings, with_standard_names
 from deepgen.evaluation.drawing import draw
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.run_config import Job, RunConfig, Workers, workers
@@ -122,7 +121,7 @@ def make_manifest(
         "version": benchmark.version,
         "model": model.name,
         "fingerprint": model.fingerprint,
-        "settings": asdict(settings),
+        "settings": settings.recorded(),
         "seeds": config.seeds if model.is_seeded else "not ours",
         "data": data_hashes(benchmark, config.data_dir),
     }
@@ -132,8 +131,8 @@ def make_manifest(
             "processes": team.count,
             "limit": config.limit,
         }
-    published = asdict(benchmark.settings)
-    changed = {key: value for key, value in asdict(settings).items() if value != published[key]}
+    published = benchmark.settings.recorded()
+    changed = {key: value for key, value in settings.recorded().items() if value != published[key]}
     return {
         "drawing": drawing,
         "published_settings": not changed or sorted(changed),
@@ -176,7 +175,7 @@ def _open_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     path = folder / "manifest.json"
     wanted = json.loads(json.dumps(manifest["drawing"]))
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["drawing"]
+        before = with_standard_names(json.loads(path.read_text(encoding="utf-8"))["drawing"])
         different = [key for key in {**before, **wanted} if before.get(key) != wanted.get(key)]
         if different:
             key = different[0]

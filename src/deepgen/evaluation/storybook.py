@@ -87,7 +87,7 @@ class StorybookConfig:
         """For the runner."""
         return replace(
             Storybook.settings,
-            num_steps=self.num_steps,
+            num_inference_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
             num_samples=self.num_seeds,
             seed=self.seed,

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt, PromptMix
-from deepgen.pipeline import FALLBACK_DEFAULTS
+from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rl.advantages import weighted_totals
 from deepgen.rl.evaluation import draw_and_judge
@@ -133,10 +132,14 @@ def best_scales(
     """
     best = {}
     for name in sorted({result.setting for result in results}, reverse=True):
-        own = usual_guidance(defaults, name == EDIT_SETTING) if defaults else None
+        own = _own_scale(defaults, name == EDIT_SETTING) if defaults else None
         some = [result for result in results if result.setting == name]
         best[name] = max(some, key=lambda one: (one.reward, one.scale == own, -one.scale)).scale
     return best
+
+
+def _own_scale(defaults: Mapping[str, Any], is_edit: bool) -> float:
+    return GenerationSettings().resolve(defaults, is_edit).guidance_scale
 
 
 def check_folder(folder: Path) -> None:
@@ -159,7 +162,7 @@ def write_scales(folder: Path, scales: Mapping[str, float]) -> None:
     index = folder / INDEX
     about = json.loads(index.read_text(encoding="utf-8"))
     defaults = {**FALLBACK_DEFAULTS, **about.get("defaults", {})}
-    defaults.setdefault(EDIT_SETTING, usual_guidance(defaults, is_edit=True))
+    defaults.setdefault(EDIT_SETTING, _own_scale(defaults, is_edit=True))
     about["defaults"] = {**defaults, **scales}
     part = index.with_name(index.name + ".part")
     part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deepgen.arguments import usual_guidance
+from deepgen.generation import GenerationSettings
 from deepgen.models.config import Architecture
 from deepgen.planning.cards import Card
 from deepgen.planning.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
@@ -113,10 +113,8 @@ def plan_rl(
 
 def _branches(recipe: RLSettings, architecture: Architecture) -> int:
     """Passes of the DiT at a step: guidance needs the negative branch too."""
-    scale = recipe.guidance_scale
-    if scale is None:
-        scale = usual_guidance(architecture.defaults, is_edit=False)
-    return 2 if scale > 1 else 1
+    settings = GenerationSettings(guidance_scale=recipe.guidance_scale).resolve(architecture.defaults)
+    return 2 if settings.is_guided else 1
 
 
 class _Rollout:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepgen.arguments import usual_guidance
 from deepgen.data.prompts import Prompt
+from deepgen.generation import GenerationSettings
 from deepgen.models import vae as latent_space
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
@@ -82,9 +82,8 @@ class Policy:
 
     def guidance_scale(self, is_edit: bool) -> float:
         """Weight of the prompt over the negative branch."""
-        if self._guidance_scale is not None:
-            return self._guidance_scale
-        return usual_guidance(self.pipe.defaults, is_edit)
+        settings = GenerationSettings(guidance_scale=self._guidance_scale)
+        return settings.resolve(self.pipe.defaults, is_edit).guidance_scale
 
     def encode(
         self,

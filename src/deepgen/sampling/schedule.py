@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -64,32 +63,12 @@ def dynamic_mu(num_tokens: int, config: Any) -> float:
     return config.get("base_shift", 0.5) + slope * (num_tokens - config.get("base_image_seq_len", 256))
 
 
-def check_num_steps(num_inference_steps: int) -> None:
-    """ValueError unless there is at least one step."""
-    if (
-        isinstance(num_inference_steps, bool)
-        or not isinstance(num_inference_steps, int)
-        or num_inference_steps < 1
-    ):
-        raise ValueError(
-            f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}"
-        )
-
-
-def check_guidance(guidance_scale: float) -> None:
-    """ValueError unless the scale is a finite number that is not negative."""
-    if (
-        not isinstance(guidance_scale, (int, float))
-        or not math.isfinite(guidance_scale)
-        or guidance_scale < 0
-    ):
-        raise ValueError(
-            f"guidance_scale must be a finite number, 0 or more, got {guidance_scale!r}; 1 switches it off"
-        )
-
-
-def check_sigmas(sigmas: Sequence[float], num_inference_steps: int | None) -> int:
-    """The number of steps that noise levels make; ValueError unless they fall and lie in (0, 1]."""
+def check_sigmas(sigmas: Sequence[float] | None, num_inference_steps: int | None) -> int | None:
+    """The number of steps that noise levels make, or the one given without them; ValueError unless they
+    fall and lie in (0, 1].
+    """
+    if sigmas is None:
+        return num_inference_steps
     levels = [float(sigma) for sigma in sigmas]
     is_falling = all(before > after for before, after in pairwise(levels))
     if not levels or not is_falling or not all(0 < sigma <= 1 for sigma in levels):

@@ -34,3 +34,19 @@ def make_scheduler(name: str, scheduler: Any) -> Any:
     return _MULTISTEP[name](
         num_train_timesteps=steps, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
     )
+
+
+def choose_solver(name: str | None, scheduler: Any) -> Any:
+    """The scheduler where no solver is named or it is that solver, else the solver on its noise schedule.
+
+    Raises:
+        ValueError: see `make_scheduler`; or the pipeline's scheduler was replaced by another solver.
+    """
+    if name is None or type(scheduler) is {**_FLOW_MATCH, **_MULTISTEP}.get(name):
+        return scheduler
+    if type(scheduler) is not FlowMatchEulerDiscreteScheduler:
+        raise ValueError(
+            f"solver {name!r} is asked for and the pipeline has {type(scheduler).__name__}; leave out solver "
+            "or give the pipeline its FlowMatchEulerDiscreteScheduler back"
+        )
+    return make_scheduler(name, scheduler)

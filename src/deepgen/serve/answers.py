@@ -7,9 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from deepgen.data.png import PictureRecord
 from deepgen.data.resize import enlarged_from
-from deepgen.sampling.presets import get_preset
 from deepgen.serve.config import ServeConfig
 from deepgen.serve.fields import Fields
 from deepgen.serve.jobs import Drawn, Event, Job, Placed, Preview, Progress
@@ -85,22 +83,14 @@ class Answer:
         self.config.hooks.check_picture(self.job.request, picture.image)
         record = None
         if self.config.metadata:
-            request, facts = self.job.request, self.job.facts
-            is_resized = facts.drawn_size != facts.size
-            record = PictureRecord(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt or None,
+            facts = self.job.facts
+            record = facts.settings.record(
+                prompt=self.job.request.prompt,
                 seed=picture.seed,
-                steps=facts.num_steps,
-                guidance=facts.guidance_scale,
-                width=picture.image.width,
-                height=picture.image.height,
-                scheduler=get_preset(facts.preset).solver or "euler",
-                preset=facts.preset,
                 model=self.config.model_name,
-                drawn_width=facts.drawn_size[1] if is_resized else None,
-                drawn_height=facts.drawn_size[0] if is_resized else None,
-                prompt_cut="; ".join(self._cuts) or None,
+                size=(picture.image.height, picture.image.width),
+                drawn_size=facts.drawn_size,
+                prompt_cuts=self._cuts,
             )
         kind = self.fields.output_format
         content = write_picture(picture.image, kind, self.fields.output_compression, record)

@@ -17,7 +17,17 @@ from deepgen.serve.pictures import read_address
 # What a chat may say of its pictures; the many other fields of chat requests mean nothing here.
 PICTURE_FIELDS = (
     *("n", "size", "quality", "seed", "negative_prompt", "lora", "num_inference_steps", "guidance_scale"),
-    *("true_cfg_scale", "preset", "output_format", "output_compression", "stream", "safety_identifier"),
+    *(
+        "true_cfg_scale",
+        "height",
+        "width",
+        "preset",
+        "solver",
+        "output_format",
+        "output_compression",
+        "stream",
+        "safety_identifier",
+    ),
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 

@@ -66,7 +66,7 @@ class Desk:
         except ValueError as error:
             first = str(error).partition(" ")[0]
             raise invalid(
-                str(error), first if first in ("size", "mask", "prompt", "lora") else None
+                str(error), first if first in ("size", "mask", "prompt", "lora", "solver", "preset") else None
             ) from error
         words = f"{fields.prompt} {fields.negative_prompt}" if self.config.metadata else ""
         if reason := misfit(fields.output_format, job.facts.size, words):
@@ -90,20 +90,20 @@ class Desk:
             images = tuple(
                 read_picture(content, "image", limits.max_reference_pixels) for content in pictures
             )
-        height, width = fields.size or (None, None)
-        if fields.size is not None:
-            self._size_rules().check(*fields.size)
+        if fields.height is not None or fields.width is not None:
+            self._size_rules().drawn(None, 1, fields.height, fields.width)
         usual = self.engine.model.usual_steps(fields.preset)
         return DrawRequest(
             prompt=fields.prompt,
             images=images,
             mask=None if mask is None else read_mask(mask, limits.max_reference_pixels),
             negative_prompt=fields.negative_prompt,
-            height=height,
-            width=width,
-            num_steps=fields.steps(usual, limits.max_steps),
+            height=fields.height,
+            width=fields.width,
+            num_inference_steps=fields.steps(usual, limits.max_steps),
             guidance_scale=fields.guidance_scale,
             preset=fields.preset,
+            solver=fields.solver,
             num_images=fields.n,
             seed=fields.seed,
             lora=fields.lora,

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepgen.data.picture_files import Kind
+from deepgen.generation import MAX_SEED, nearest_name
 from deepgen.prompt_text import check_prompt
 from deepgen.sampling.presets import NAMES as PRESETS
+from deepgen.sampling.solvers import NAMES as _SOLVERS
 from deepgen.serve.errors import invalid
 from deepgen.suggestions import suggestion
 
-MAX_SEED = 2**63 - 1
+MAX_SIDE = 99_999  # pixels, of a field
 MAX_GUIDANCE = 100
+SOLVERS = tuple(name for name in _SOLVERS if name != "heun")  # which calls the model twice in a step
 MAX_PREVIEWS = 3
 MAX_NAME = 512  # characters of the texts that are no prompts
 FORMATS = ("png", "jpeg", "webp")
@@ -69,7 +72,8 @@ class Fields:
     prompt: str
     negative_prompt: str = ""
     n: int = 1
-    size: tuple[int, int] | None = None  # (height, width)
+    height: int | None = None
+    width: int | None = None
     quality: str = "auto"
     output_format: Kind = "png"
     output_compression: int = 100
@@ -81,6 +85,7 @@ class Fields:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     preset: str | None = None
+    solver: str | None = None
     safety_identifier: str | None = None
     lora: str | None = None
 
@@ -118,11 +123,13 @@ def read_fields(
         reader.number("guidance_scale", 0, MAX_GUIDANCE),
         reader.number("true_cfg_scale", 0, MAX_GUIDANCE),
     )
+    height, width = reader.sizes(limits.max_pixels)
     asked: dict[str, Any] = {
         "prompt": text,
         "negative_prompt": reader.text("negative_prompt", limits.max_prompt),
         "n": reader.integer("n", 1, limits.max_images),
-        "size": reader.size("size", limits.max_pixels),
+        "height": height,
+        "width": width,
         "quality": reader.choice("quality", QUALITIES),
         "output_format": reader.choice("output_format", FORMATS),
         "output_compression": reader.integer("output_compression", 0, 100),
@@ -134,6 +141,7 @@ def read_fields(
         "num_inference_steps": reader.integer("num_inference_steps", 1, limits.max_steps),
         "guidance_scale": alias if scale is None else scale,
         "preset": reader.choice("preset", PRESETS),
+        "solver": reader.choice("solver", SOLVERS),
         "safety_identifier": reader.text("safety_identifier", MAX_NAME),
         "lora": reader.text("lora", 128),
     }
@@ -187,6 +195,20 @@ class _Reader:
             raise invalid(f"{name} must be true or false, got {_kind(value)}", name, "invalid_type")
         return value
 
+    def sizes(self, max_pixels: int) -> tuple[int | None, int | None]:
+        """(height, width), given as `size` or by their names."""
+        size = self.size("size", max_pixels)
+        height, width = (self.integer(side, 1, MAX_SIDE) for side in ("height", "width"))
+        if size is None:
+            if (height or 1) * (width or 1) > max_pixels:
+                raise invalid(
+                    f"{width or 1}x{height or 1} has more than the {max_pixels:,} pixels allowed", "height"
+                )
+            return height, width
+        if height is not None or width is not None:
+            raise invalid("size says height and width; leave out one or the other", "size")
+        return size
+
     def size(self, name: str, max_pixels: int) -> tuple[int, int] | None:
         value = self.text(name, 64)
         if value is None or value == "auto":
@@ -206,7 +228,7 @@ class _Reader:
         if unknown:
             name = unknown[0][:64]
             known = sorted(self._seen)
-            message = f"unknown field {name!r}{suggestion(name, known)}; known: {', '.join(known)}"
+            message = f"unknown field {name!r}{nearest_name(name, known)}; known: {', '.join(known)}"
             raise invalid(message, name, "unknown_parameter")
 
     def _parse(self, name: str, make: Callable[[Any], Any], pattern: str, kind: str) -> Any:

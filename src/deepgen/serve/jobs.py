@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from deepgen.generation import NAMES as SETTINGS
+from deepgen.generation import GenerationSettings, ResolvedSettings
 from deepgen.prompt_text import PromptCut
-from deepgen.sampling.presets import get_preset
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ class DrawRequest:
         negative_prompt: what to steer away from.
         height: pixels, a multiple of the model's unit; for an edit the first reference's where None.
         width: as `height`.
-        num_steps: solver steps, at least 1.
+        num_inference_steps: solver steps, at least 1.
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
         preset: solver and spacing of the steps, see `sampling/presets.py`; `ModelFacts.preset` where None.
+        solver: name of a solver, see `sampling/solvers.py`; the preset's, or euler, where None.
         lora: the name of an adapter to draw with; see `ModelFacts.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
@@ -51,15 +53,21 @@ class DrawRequest:
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
-    num_steps: int | None = None
+    num_inference_steps: int | None = None
     guidance_scale: float | None = None
     num_images: int = 1
     seed: int | None = None
     preset: str | None = None
+    solver: str | None = None
     lora: str | None = None
     num_previews: int = 0
     key: str = ""
     timeout_s: float | None = None
+
+    @property
+    def settings(self) -> GenerationSettings:
+        """How each picture is drawn, as asked."""
+        return GenerationSettings(**{name: getattr(self, name) for name in SETTINGS})
 
 
 @dataclass(frozen=True)
@@ -192,9 +200,13 @@ class ModelFacts:
     loras: tuple[str, ...] = ()
     preset: str = "exact"
 
+    def resolve(self, settings: GenerationSettings, is_edit: bool = False) -> ResolvedSettings:
+        """Settings of a request with the model's own, and the server's preset, in place of None."""
+        return settings.resolve({**self.defaults, "preset": self.preset}, is_edit)
+
     def usual_steps(self, preset: str | None = None) -> int:
         """Solver steps of a request that asks for this preset, or for none, and not for their number."""
-        return get_preset(preset or self.preset).num_steps or self.defaults["num_inference_steps"]
+        return self.resolve(GenerationSettings(preset=preset)).num_inference_steps
 
 
 @dataclass(frozen=True)
@@ -226,9 +238,7 @@ class JobFacts:
     Attributes:
         size: (height, width) of the pictures, pixels.
         drawn_size: (height, width) the model draws; an edit is brought from it to the size of its source.
-        num_steps: solver steps of each.
-        guidance_scale: see `DrawRequest`.
-        preset: its name.
+        settings: of each, with nothing left to the model.
         num_text_tokens: of the prompt, without its template.
         num_reference_tokens: what the VLM reads of all references.
         num_picture_tokens: what the DiT draws for one picture.
@@ -238,9 +248,7 @@ class JobFacts:
 
     size: tuple[int, int]
     drawn_size: tuple[int, int]
-    num_steps: int
-    guidance_scale: float
-    preset: str
+    settings: ResolvedSettings
     num_text_tokens: int
     num_reference_tokens: int
     num_picture_tokens: int

@@ -14,12 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 from deepgen._version import __version__
 from deepgen.client import Client, ClientError, Picture, RequestFailed, Step
 from deepgen.extras import missing_extra
+from deepgen.generation import refuse_unknown, standard_names
 from deepgen.serve.fields import MAX_GUIDANCE, Limits
 
 INSTRUCTIONS = (
@@ -28,7 +30,11 @@ INSTRUCTIONS = (
 )
 MAX_PICTURES = 4  # in one answer: an agent reads each
 _KEPT = 64
-_FIELDS = ("size", "n", "seed", "num_inference_steps", "guidance_scale", "negative_prompt")  # of both tools
+# Fields of both tools.
+_FIELDS = (
+    *("size", "n", "seed", "num_inference_steps", "guidance_scale", "negative_prompt"),
+    *("height", "width", "preset", "solver"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +159,20 @@ def make_tools(painter: Painter) -> Any:
     except ImportError as error:
         raise missing_extra("tools for agents need mcp 2", "mcp", error) from error
 
-    server = MCPServer(
+    class Server(MCPServer):  # the SDK's own ignores arguments it does not know
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            if name in tools:
+                try:
+                    arguments = standard_names(arguments, ["images"])
+                    refuse_unknown(arguments, set(signature(tools[name]).parameters) - {"context"})
+                except ValueError as error:
+                    raise ToolError(str(error)) from error
+            return await super().call_tool(name, arguments, context)
+
+    server = Server(
         "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"
     )
+    tools: dict[str, Callable[..., Any]] = {}
     about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
     async def drawn(
@@ -183,6 +200,9 @@ def make_tools(painter: Painter) -> Any:
         Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
         Guidance = Annotated[float | None, Field(ge=0, le=MAX_GUIDANCE, description="weight of the prompt")]
         Negative = Annotated[str | None, Field(description="what to steer away from")]
+        Side = Annotated[int | None, Field(ge=1, description="pixels, instead of size")]
+        Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
+        Solver = Annotated[str | None, Field(description="euler, dpm++ or unipc")]
 
     @server.tool(title="Draw a picture", annotations=about, structured_output=False)
     async def generate_image(
@@ -194,16 +214,21 @@ def make_tools(painter: Painter) -> Any:
         num_inference_steps: Given.Steps = None,
         guidance_scale: Given.Guidance = None,
         negative_prompt: Given.Negative = None,
+        height: Given.Side = None,
+        width: Given.Side = None,
+        preset: Given.Preset = None,
+        solver: Given.Solver = None,
     ) -> list:
         """Draw pictures from words. Answers with each picture, its name, size and seed."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
+        given += (height, width, preset, solver)
         return await drawn(context, prompt, None, given)
 
     @server.tool(title="Edit a picture", annotations=about, structured_output=False)
     async def edit_image(
         context: Context,
         prompt: Annotated[str, Field(description="what should change, as an instruction")],
-        images: Annotated[
+        image: Annotated[
             list[str],
             Field(
                 min_length=1,
@@ -217,6 +242,10 @@ def make_tools(painter: Painter) -> Any:
         num_inference_steps: Given.Steps = None,
         guidance_scale: Given.Guidance = None,
         negative_prompt: Given.Negative = None,
+        height: Given.Side = None,
+        width: Given.Side = None,
+        preset: Given.Preset = None,
+        solver: Given.Solver = None,
         mask: Annotated[
             str | None,
             Field(description="as large as the first picture, and transparent where that may change"),
@@ -224,8 +253,10 @@ def make_tools(painter: Painter) -> Any:
     ) -> list:
         """Change a picture as told, or make one from several. Answers as generate_image does."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
-        return await drawn(context, prompt, images, given, mask)
+        given += (height, width, preset, solver)
+        return await drawn(context, prompt, image, given, mask)
 
+    tools.update(generate_image=generate_image, edit_image=edit_image)
     return server
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepgen._version import __version__
+from deepgen.generation import MAX_SEED
 from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.serve.chat import PICTURE_FIELDS, ROLES
 from deepgen.serve.fields import (
@@ -14,9 +15,10 @@ from deepgen.serve.fields import (
     MAX_GUIDANCE,
     MAX_NAME,
     MAX_PREVIEWS,
-    MAX_SEED,
+    MAX_SIDE,
     QUALITIES,
     RESPONSE_FORMATS,
+    SOLVERS,
     Limits,
 )
 
@@ -128,7 +130,10 @@ def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED - limits.max_images},
         "negative_prompt": {**_TEXT, "maxLength": limits.max_prompt},
         "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": limits.max_steps},
+        "height": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE},
+        "width": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE},
         "preset": {"type": "string", "enum": list(PRESETS)},
+        "solver": {"type": "string", "enum": list(SOLVERS)},
         "guidance_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "true_cfg_scale": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
     }

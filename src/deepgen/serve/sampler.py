@@ -20,8 +20,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.arguments import usual_guidance
 from deepgen.data.pixels import resize_pixels, to_output
+from deepgen.generation import ResolvedSettings
 from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
@@ -30,8 +30,8 @@ from deepgen.prompt_text import check_prompt
 from deepgen.sampling import ode
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
-from deepgen.sampling.presets import Preset, get_preset
-from deepgen.sampling.schedule import check_guidance, check_num_steps
+from deepgen.sampling.presets import get_preset
+from deepgen.sampling.solvers import choose_solver
 from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serve.adapters import LoraShelf
@@ -68,9 +68,7 @@ class Plan:
     size: tuple[int, int]
     final_size: tuple[int, int] | None
     pixels: list[Tensor]
-    num_steps: int
-    guidance_scale: float
-    preset: Preset
+    settings: ResolvedSettings
     kept: KeptPixels | None
     facts: JobFacts
     lora: str | None = None
@@ -78,7 +76,12 @@ class Plan:
     @property
     def is_guided(self) -> bool:
         """Whether there is a negative branch."""
-        return self.guidance_scale > 1
+        return self.settings.is_guided
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps."""
+        return self.settings.num_inference_steps
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Sampler:
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
             raise ValueError(
                 f"serving needs the deterministic euler solver, got {type(scheduler).__name__}; "
-                "leave out --scheduler"
+                "leave out --solver"
             )
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
@@ -163,7 +166,7 @@ class Sampler:
         self._velocity = GuidedVelocity(pipe.transformer)
         # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
         self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
-        self._schedules: dict[tuple[str, int, int], Schedule] = {}
+        self._schedules: dict[tuple[str, str | None, int, int], Schedule] = {}
 
     @property
     def facts(self) -> ModelFacts:
@@ -182,16 +185,9 @@ class Sampler:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
         check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
-        defaults = self.pipe.defaults
-        preset = self._preset if request.preset is None else get_preset(request.preset)
-        num_steps = request.num_steps
-        if num_steps is None:
-            num_steps = self.facts.usual_steps(preset.name)
-        guidance_scale = request.guidance_scale
-        if guidance_scale is None:
-            guidance_scale = usual_guidance(defaults, is_edit=bool(request.images))
-        check_num_steps(num_steps)
-        check_guidance(guidance_scale)
+        settings = self.facts.resolve(request.settings, is_edit=bool(request.images))
+        if settings.solver == "heun":
+            raise ValueError("solver 'heun' calls the model twice in a step, and is not served; use unipc")
         references = [list(request.images)] if request.images else None
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = None
@@ -208,16 +204,14 @@ class Sampler:
         facts = JobFacts(
             size=final_size or sizes[0],
             drawn_size=sizes[0],
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            preset=preset.name,
+            settings=settings,
             num_text_tokens=num_text_tokens,
             num_reference_tokens=sum(
                 (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
                 for x in (pixels[0] if pixels else [])
             ),
             num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
-            prompt_cuts=(*cuts, *(more if guidance_scale > 1 else ())),
+            prompt_cuts=(*cuts, *(more if settings.is_guided else ())),
             world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, is_edit=bool(request.images))),
         )
         return Plan(
@@ -226,9 +220,7 @@ class Sampler:
             size=sizes[0],
             final_size=final_size,
             pixels=[] if pixels is None else pixels[0],
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            preset=preset,
+            settings=settings,
             kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
             facts=facts,
             lora=request.lora,
@@ -259,7 +251,7 @@ class Sampler:
         references = []
         if plan.pixels:
             references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
-        schedule = self._schedule(plan.preset, plan.num_steps, noise)
+        schedule = self._schedule(plan.settings, noise)
         condition = guided_condition(conditions.positive, conditions.negative, dtype)
         make_cache = None
         if may_keep(transformer):
@@ -269,23 +261,26 @@ class Sampler:
             timesteps=schedule.timesteps,
             solver=copy.deepcopy(schedule.solver),
             inputs=GuidedInputs(condition, [references] if references else None, len(condition), make_cache),
-            guidance=Guidance(plan.guidance_scale),
+            guidance=Guidance(plan.settings.guidance_scale),
             has_both=schedule.has_both,
-            is_float32=plan.preset.solver is not None,
+            is_float32=plan.settings.chosen_preset.solver is not None,
             kept=None if conditions.kept is None else [conditions.kept],
             plan=plan,
             references=references,
             text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
         )
 
-    def _schedule(self, preset: Preset, num_steps: int, latents: Tensor) -> Schedule:
+    def _schedule(self, settings: ResolvedSettings, latents: Tensor) -> Schedule:
         patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
-        key = preset.name, num_steps, patches
+        key = settings.preset, settings.solver, settings.num_inference_steps, patches
         if key not in self._schedules:
             if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
                 self._schedules.clear()
-            scheduler = copy.deepcopy(self._scheduler)
-            solver, timesteps = preset.prepare(scheduler, num_steps, latents.device, patches)
+            preset = settings.chosen_preset
+            scheduler = choose_solver(settings.solver, copy.deepcopy(self._scheduler))
+            solver, timesteps = preset.prepare(
+                scheduler, settings.num_inference_steps, latents.device, patches
+            )
             self._schedules[key] = Schedule(solver, timesteps, preset.guided(timesteps))
         return self._schedules[key]
 

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from deepgen.arguments import usual_guidance
 from deepgen.evaluation.benchmark import Benchmark, Settings, settings_with
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.judge import JudgeConfig
@@ -22,6 +21,7 @@ from deepgen.evaluation.models import PipelineModel
 from deepgen.evaluation.runner import RunConfig, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import TooFewVerdicts
+from deepgen.generation import GenerationSettings
 from deepgen.train.benchmarks import BenchmarksConfig
 from deepgen.train.sharding import is_sharded
 from deepgen.train.validation import evaluating
@@ -91,16 +91,20 @@ class BenchmarkValidation:
         return metrics
 
     def _settings(self, benchmark: Benchmark) -> Settings:
-        defaults, guidance_scale = self.stage.pipe.defaults, self.config.guidance_scale
-        if guidance_scale is None:
-            guidance_scale = usual_guidance(defaults, benchmark.is_edit)
+        config, defaults = self.config, self.stage.pipe.defaults
+        settings = GenerationSettings(
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            height=config.size or defaults["height"],  # of edits too
+            width=config.size or defaults["width"],
+        ).resolve(defaults, benchmark.is_edit)
         return settings_with(
             benchmark.settings,
-            num_steps=self.config.num_inference_steps or defaults["num_inference_steps"],
-            guidance_scale=guidance_scale,
-            height=self.config.size or defaults["height"],
-            width=self.config.size or defaults["width"],
-            num_samples=self.config.num_samples,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            height=settings.height,
+            width=settings.width,
+            num_samples=config.num_samples,
         )
 
 

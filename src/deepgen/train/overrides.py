@@ -8,6 +8,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from deepgen.generation import nearest_name
+
 Config = TypeVar("Config")
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -28,7 +30,8 @@ def _changed(config: Any, changes: list[tuple[list[str], str, str]]) -> Any:
     nested: dict[str, list[tuple[list[str], str, str]]] = {}
     for (first, *rest), name, text in changes:
         if first not in known:
-            raise ValueError(f"no field {name!r} in {type(config).__name__}; known: {', '.join(known)}")
+            near = nearest_name(first, known)
+            raise ValueError(f"no field {name!r} in {type(config).__name__}{near}; known: {', '.join(known)}")
         if rest:
             nested.setdefault(first, []).append((rest, name, text))
         else:

@@ -284,7 +284,7 @@ class Shapes(Benchmark):
 
     name = "shapes"
     variants = ("generation", "edit")
-    settings = Settings(num_steps=None, guidance_scale=None, height=CANVAS, width=CANVAS, seed=0)
+    settings = Settings(num_inference_steps=None, guidance_scale=None, height=CANVAS, width=CANVAS, seed=0)
 
     @property
     def is_edit(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

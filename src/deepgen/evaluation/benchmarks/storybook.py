@@ -34,7 +34,7 @@ class Storybook(Benchmark):
 
     name = "storybook"
     variants = tuple(ABILITIES)
-    settings = Settings(num_steps=None, guidance_scale=None, height=CANVAS, width=CANVAS, seed=0)
+    settings = Settings(num_inference_steps=None, guidance_scale=None, height=CANVAS, width=CANVAS, seed=0)
 
     @property
     def is_edit(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
