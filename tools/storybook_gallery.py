@@ -49,7 +49,7 @@ def draw_tiles(
     model: Model, prompts: Sequence[StorybookPrompt], *, seed: int, num_steps: int | None, batch_size: int
 ) -> list[list[Tile]]:
     """Of each prompt its tiles: the result, of edits with the source before it."""
-    settings = replace(Storybook.settings, num_steps=num_steps, seed=seed)
+    settings = replace(Storybook.settings, num_inference_steps=num_steps, seed=seed)
     tiles = []
     for chunk in chunked(list(prompts), batch_size):
         items = [prompt.to_item() for prompt in chunk]

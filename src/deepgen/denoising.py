@@ -261,7 +261,7 @@ class DenoisingMixin:
         was_guided = self.do_classifier_free_guidance
         known = {"latents": state.latents, **state.inputs.embeds}
         given = {name: known[name] for name in getattr(callback, "tensor_inputs", names)}
-        known.update(callback(self, step, state.timesteps[step], given) or {})
+        known.update(callback(self, step, self._current_timestep, given) or {})
         state.inputs.replace(known["prompt_embeds"], known["pooled_prompt_embeds"])
         state.latents = known["latents"]
         if was_guided != self.do_classifier_free_guidance and caches.without_contexts(self.transformer):

@@ -25,7 +25,7 @@ def test_what_cannot_work_is_said_before_a_model_is_loaded(tmp_path, capsys):
     assert "cultural_common_sense.json is missing" in missing
     write_all(tmp_path)
     altered = ["--allow-altered-data", "-o", str(tmp_path / "out")]
-    assert "--negative @FILE" in error_of(capsys, "run", "imgedit", *data, *altered)
+    assert "--negative-prompt @FILE" in error_of(capsys, "run", "imgedit", *data, *altered)
     assert "needs a judge; give --judge-url" in error_of(capsys, "run", "wise", *data, *altered)
     assert "no variant 'fr'; known: en" in error_of(capsys, "run", "unigenbench:fr", *data)
 
@@ -50,7 +50,7 @@ def test_a_run_goes_from_the_command_line_to_a_page(tmp_path):
     assert main(["eval", "run", "shapes", "shapes:edit", *options]) == 0
     document = json.loads((output / "shapes-edit/result.json").read_text())
     assert document["num_judged"] == 2
-    assert document["manifest"]["published_settings"] == ["num_steps"]
+    assert document["manifest"]["published_settings"] == ["num_inference_steps"]
     assert len(document["manifest"]["drawing"]["fingerprint"]) == 64
     assert main(["eval", "report", str(output), "-o", str(tmp_path / "page.html"), "--draws", "0"]) == 0
     assert (tmp_path / "page.html").stat().st_size > 2000

@@ -571,7 +571,7 @@ def test_a_mask_keeps_every_pixel_outside_it(make_engine: Make, picture: Image.I
         ({"prompt": 3}, "prompt is int, expected a string"),
         ({"prompt": None}, "prompt is missing"),
         ({"height": 65, "width": 64}, "not a multiple"),
-        ({"num_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"num_images": 0}, "num_images"),
         ({"mask": Image.new("L", (4, 4))}, "give the picture"),

@@ -34,7 +34,7 @@ def test_text_becomes_what_the_field_holds(name: str, text: str, value: object) 
         ("num_steps", "many", "num_steps takes int, got 'many'"),
         ("transformer_lora.rank", "4", "train the transformer or a LoRA of it, not both"),
         ("num_steps.rank", "4", "'num_steps' in 'num_steps.rank' is 133333"),
-        ("speed", "1", "no field 'speed' in SFTConfig; known: num_steps"),
+        ("speed", "1", "no field 'speed' in SFTConfig; did you mean seed.; known: num_steps"),
     ],
 )
 def test_other_text_is_refused(name: str, text: str, message: str) -> None:
