@@ -1,1 +1,1 @@
-"""Weights on disk: formats, reading, conversion, checks, base models, LoRA files, plans for small memories."""
+"""Weights on disk: formats, reading, conversion, checks, base models, LoRA files, small memories."""
