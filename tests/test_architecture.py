@@ -114,6 +114,8 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["generate", "--help"],
         ["download", "--help"],
         ["train", "--help"],
+        ["train", "sft", "--optim.lr", "1", "--help"],
+        ["train", "plan", "rl", "--help"],
         ["data", "inspect", "--help"],
         ["rewards", "serve", "--help"],
         ["eval", "run", "--help"],
