@@ -18,7 +18,7 @@ import house_figures  # noqa: E402  # in tools/, which is no package
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
     ("_version", "extras", "diffusers_registration", "moved"),
-    ("types", "config", "shapes", "tiny", "suggestions", "prompt_text"),
+    ("types", "config", "http_client", "shapes", "tiny", "suggestions", "prompt_text"),
     ("worlds",),
     ("models", "data", "rewards"),
     ("checkpoints",),
@@ -130,7 +130,7 @@ import contextlib, sys
 import deepgen, deepgen.cli
 with contextlib.suppress(SystemExit):
     deepgen.cli.main({arguments})
-heavy = {{"torch", "transformers", "diffusers", "numpy", "PIL"}} & set(sys.modules)
+heavy = {{"torch", "transformers", "diffusers", "numpy", "PIL", "httpx"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SOURCE.parent)})
