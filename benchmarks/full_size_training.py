@@ -3,7 +3,7 @@
     python benchmarks/full_size_training.py alignment [--size 256] [--output result.json]
 
 `alignment` is stage 1, `sft-24gb` stage 2 with a LoRA of the DiT. The peak is compared with what
-`deepgen train RECIPE --plan` says of the same step. Weights are kept in bfloat16 and multiplied in float32
+`deepgen train plan RECIPE` says of the same step. Weights are kept in bfloat16 and multiplied in float32
 (models/precision.py), because this is meant for processors without 16-bit arithmetic.
 """
 

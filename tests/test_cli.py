@@ -265,7 +265,7 @@ REFUSED = [
     (["edit", "x", "--image", "nope.png"], "there is no picture at nope.png"),
     (["edit", "x", "--image", "file"], "file is not a picture we can read"),
     (["edit", "x", "--image", "https://host/a.png"], "addresses are not fetched"),
-    (["train", "some", "--set", "steps"], "--set 'steps' is not FIELD=VALUE"),
+    (["train", "sft", "--set", "steps"], "--set 'steps' is not FIELD=VALUE"),
 ]
 
 

@@ -169,6 +169,28 @@ def test_a_stream_that_breaks_says_how_far_it_came(scripted: Scripted) -> None:
         list(Client(scripted.url).stream("a"))
 
 
+def test_characters_that_end_lines_elsewhere_end_none_here(scripted: Scripted) -> None:
+    line = json.dumps({"error": {"message": "one\u2028two\x85three"}}, ensure_ascii=False)
+    scripted.script = [(200, {}, f"data: {line}\r\n\r\n".encode())]
+    with pytest.raises(RequestFailed, match="one\u2028two\x85three"):
+        list(Client(scripted.url).stream("a"))
+
+
+def test_a_proxy_of_the_network_is_not_asked_for_this_machine(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    scripted.script = [drawn()]
+    assert Client(scripted.url, patience=NO_WAIT).generate("a")[0].seed == 4
+
+
+def test_a_redirect_is_followed(scripted: Scripted) -> None:
+    scripted.script = [(307, {"location": "/elsewhere"}, b""), drawn()]
+    assert Client(scripted.url, patience=NO_WAIT).generate("a")[0].seed == 4
+    assert [path for path, _, _ in scripted.asked] == ["/v1/images/generations", "/elsewhere"]
+
+
 def test_pictures_of_every_kind_are_sent_and_files_go_as_they_are(
     scripted: Scripted, picture: Image.Image, tmp_path: Path
 ) -> None:

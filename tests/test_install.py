@@ -162,6 +162,33 @@ def test_what_is_imported_at_the_top_of_a_file_is_a_core_dependency() -> None:
     assert not outside
 
 
+# Declared, and imported by no file of ours.
+NEEDED_BY_OTHERS = {
+    "onnxruntime": "rapidocr runs its models with it and does not declare it",
+    "scipy": "transformers needs it for the object detectors of rewards and benchmarks",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry imports it under its own name",
+    "trackio": "imported by the name that a config gives, see train/trackers.py",
+    "wandb": "imported by the name that a config gives, see train/trackers.py",
+}
+# `docs` and `dev` hold programs that are run, not imported: mkdocs, ruff, pyright, pytest and the like.
+PROGRAMS = {"docs", "dev"}
+
+
+def test_everything_that_is_declared_is_imported() -> None:
+    used = {
+        DISTRIBUTION_OF.get(package, package).lower().replace("_", "-")
+        for folder in ("src", "integrations")
+        for path in (ROOT / folder).rglob("*.py")
+        for package in imported(ast.parse(path.read_text()))
+    }
+    groups = {"dependencies": PROJECT["dependencies"], **EXTRAS}
+    declared = {
+        (group, name) for group, needs in groups.items() if group not in PROGRAMS for name in names(needs)
+    }
+    idle = {(group, name) for group, name in declared if name not in used | {DISTRIBUTION}}
+    assert {name for _, name in idle} == NEEDED_BY_OTHERS.keys(), idle
+
+
 # --- hints
 
 

@@ -1,7 +1,7 @@
 """A client of `deepgen serve` for scripts: pictures in, pictures out, previews while it draws.
 
-The official `openai` clients work too; this one needs nothing but the standard library, takes every kind of
-picture the pipeline takes, and knows the server's own fields and events.
+The official `openai` clients work too; this one takes every kind of picture the pipeline takes, and knows the
+server's own fields and events.
 
     client = Client("http://127.0.0.1:8000")
     circle, = client.generate("a red circle", seed=1)
@@ -13,18 +13,26 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import urlsplit
+
+import httpx
+
+from deepgen.http_client import (
+    CONNECTION_ERRORS,
+    growing_pause,
+    make_client,
+    read_at_most,
+    retry_after,
+    send_patiently,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -211,8 +219,8 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key, self._patience = api_key, patience or Patience()
         # A proxy of the network knows no way to this machine's own ports.
-        own = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname or "") else []
-        self._opener = urllib.request.build_opener(*own)
+        is_here = is_loopback(urlsplit(url).hostname or "")
+        self._http = make_client(self._patience.timeout, trust_env=not is_here)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -277,21 +285,22 @@ class Client:
     def is_ready(self) -> bool:
         """Whether a deepgen server is there and takes requests now; asks once."""
         try:
-            with self._opener.open(f"{self.url}/ready", timeout=10) as reply:
-                return json.loads(reply.read(65536)).get("status") == "ready"
-        except (OSError, HTTPException, ValueError, AttributeError):
+            with self._http.stream("GET", f"{self.url}/ready", timeout=10) as reply:
+                told = json.loads(read_at_most(reply, 65536))
+                return reply.status_code < 400 and told.get("status") == "ready"
+        except (*CONNECTION_ERRORS, ValueError, AttributeError):
             return False
 
     def _events(self, path: str, body: Mapping[str, Any], n: int) -> Iterator[ClientEvent]:
         finished, request_id = 0, None
         try:
-            with self._open(path, body) as reply:
+            with closing(self._open(path, body)) as reply:
                 request_id = reply.headers.get("x-request-id")
                 for data in _server_sent(reply):
                     if (event := _read_event(data, request_id)) is not None:
                         finished += isinstance(event, Picture)
                         yield event
-        except (OSError, HTTPException) as error:
+        except CONNECTION_ERRORS as error:
             raise ServerUnreachable(
                 f"the stream of {self.url} broke after {finished} of {n} pictures: {error!r}"
             ) from error
@@ -301,48 +310,46 @@ class Client:
             )
 
     def _json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        with self._open(path, body) as reply:
+        with closing(self._open(path, body)) as reply:
             try:
                 return json.loads(reply.read())
-            except (ValueError, OSError, HTTPException) as error:
+            except (*CONNECTION_ERRORS, ValueError) as error:
                 raise ServerUnreachable(f"{self.url}{path} answered with half a reply: {error!r}") from error
 
-    def _open(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The reply to the first try that is answered well; reading it is the caller's."""
+    def _open(self, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """The reply to the first try that is answered well; reading and closing it is the caller's."""
         content = None if body is None else json.dumps(body, allow_nan=False).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url + path, data=content, headers=headers)
-        for attempt in range(self._patience.retries + 1):
-            try:
-                return self._opener.open(request, timeout=self._patience.timeout)
-            except urllib.error.HTTPError as error:
-                with error:
-                    failed, pause = _refusal(error), self._pause(attempt, error)
-                if pause is None:
-                    raise failed from error
-            except (OSError, HTTPException) as error:
-                if attempt == self._patience.retries:
-                    tries = f"{error}, {attempt + 1} tries"
-                    raise ServerUnreachable(
-                        f"{self.url} does not answer ({tries}); start it with `deepgen serve`"
-                    ) from error
-                pause = self._backoff(attempt)
-            time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
 
-    def _pause(self, attempt: int, error: urllib.error.HTTPError) -> float | None:
+        def send() -> httpx.Response:
+            method = "GET" if content is None else "POST"
+            request = self._http.build_request(method, self.url + path, content=content, headers=headers)
+            return self._http.send(request, stream=True)
+
+        try:
+            reply = send_patiently(send, retries=self._patience.retries, pause=self._pause, sleep=time.sleep)
+        except CONNECTION_ERRORS as error:
+            tries = f"{error}, {self._patience.retries + 1} tries"
+            raise ServerUnreachable(
+                f"{self.url} does not answer ({tries}); start it with `deepgen serve`"
+            ) from error
+        if reply.status_code < 400:
+            return reply
+        with closing(reply):
+            raise _refusal(reply)
+
+    def _pause(self, attempt: int, refusal: httpx.Response | None) -> float | None:
         """Seconds until the next try; None where there is none."""
-        asked = error.headers.get("Retry-After", "")
-        pause = float(asked) if asked.isdigit() else self._backoff(attempt)
-        is_final = error.code not in _PASSES or error.headers.get("x-should-retry") == "false"
-        is_out = attempt == self._patience.retries or pause > self._patience.longest_wait
-        return None if is_final or is_out else pause
-
-    def _backoff(self, attempt: int) -> float:
-        longest = min(self._patience.backoff * 2**attempt, self._patience.longest_wait)
-        return longest * (0.5 + 0.5 * random.random())
+        longest = self._patience.longest_wait
+        pause = growing_pause(attempt, self._patience.backoff, longest)
+        if refusal is None:
+            return pause
+        asked = retry_after(refusal)
+        pause = pause if asked is None else asked
+        is_final = refusal.status_code not in _PASSES or refusal.headers.get("x-should-retry") == "false"
+        return None if is_final or pause > longest else pause
 
 
 def _body(
@@ -406,12 +413,24 @@ def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
     ]
 
 
-def _server_sent(reply: Any) -> Iterator[dict[str, Any]]:
+def _server_sent(reply: httpx.Response) -> Iterator[dict[str, Any]]:
     """The JSON of each event of a stream."""
-    for line in reply:
+    for line in _lines(reply):
         data = line.removeprefix(b"data: ").strip()
         if line.startswith(b"data: ") and data != b"[DONE]":
             yield json.loads(data)
+
+
+def _lines(reply: httpx.Response) -> Iterator[bytes]:
+    """Bytes between newlines; httpx's own lines also end at characters that may stand within a text."""
+    parts: list[bytes] = []
+    for chunk in reply.iter_bytes():
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        for other in others:
+            yield b"".join(parts)
+            parts = [other]
+    yield b"".join(parts)
 
 
 def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent | None:
@@ -438,16 +457,17 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     return None  # an event of a later server
 
 
-def _refusal(error: urllib.error.HTTPError) -> RequestFailed:
+def _refusal(reply: httpx.Response) -> RequestFailed:
     """What an answer of 400 or more says."""
-    request_id = error.headers.get("x-request-id")
+    request_id = reply.headers.get("x-request-id")
     try:
-        text = error.read(65536)
-        told = json.loads(text)["error"]
-        return _failed(told, error.code, request_id)
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, HTTPException):
-        reason = f"{error.url} answered {error.code} {error.reason}, and not in the words of this API"
-        return RequestFailed(reason, status=error.code, request_id=request_id)
+        told = json.loads(read_at_most(reply, 65536))["error"]
+        return _failed(told, reply.status_code, request_id)
+    except (*CONNECTION_ERRORS, ValueError, LookupError, TypeError, AttributeError):
+        said = f"{reply.url} answered {reply.status_code} {reply.reason_phrase}"
+        return RequestFailed(
+            f"{said}, and not in the words of this API", status=reply.status_code, request_id=request_id
+        )
 
 
 def _failed(told: Mapping[str, Any], status: int | None, request_id: str | None) -> RequestFailed:

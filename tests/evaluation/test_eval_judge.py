@@ -83,7 +83,7 @@ def test_a_judge_that_times_out_is_a_problem_of_the_item(data, tmp_path):
         return words({"content": "Consistency: 2\nRealism: 2\nAesthetic Quality: 2"})
 
     said = problems("wise", data, tmp_path, slow, timeout=0.5)
-    assert "does not answer (TimeoutError('timed out'), 1 tries)" in said
+    assert "does not answer (ReadTimeout('timed out'), 1 tries)" in said
 
 
 def test_a_reply_of_another_model_is_a_problem_of_the_item(data, tmp_path):

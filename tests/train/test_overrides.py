@@ -17,6 +17,7 @@ from deepgen.train.overrides import override
         ("padding", "visible", "visible"),
         ("vlm_lora", "none", None),
         ("trackers", "tensorboard,wandb", ("tensorboard", "wandb")),
+        ("optim.betas", "0.8,0.9", (0.8, 0.9)),
     ],
 )
 def test_text_becomes_what_the_field_holds(name: str, text: str, value: object) -> None:
@@ -34,7 +35,20 @@ def test_text_becomes_what_the_field_holds(name: str, text: str, value: object) 
         ("num_steps", "many", "num_steps takes int, got 'many'"),
         ("transformer_lora.rank", "4", "train the transformer or a LoRA of it, not both"),
         ("num_steps.rank", "4", "'num_steps' in 'num_steps.rank' is 133333"),
-        ("speed", "1", "no field 'speed' in SFTConfig; did you mean seed.; known: num_steps"),
+        ("speed", "1", "no field 'speed' in SFTConfig; did you mean seed?"),
+        ("xyz", "1", "no field 'xyz' in SFTConfig; known: num_steps"),
+        (
+            "optim.weight_deacy",
+            "1",
+            "no field 'optim.weight_deacy' in OptimConfig; did you mean weight_decay?",
+        ),
+        ("optim.betas", "0.8", "optim.betas takes 2 values with commas between them, got '0.8'"),
+        ("optim.betas", "0.8,x", "optim.betas takes float, got 'x'"),
+        (
+            "optim.groups",
+            "a",
+            "optim.groups of type .*ParamGroup.* cannot be set from text; change the recipe",
+        ),
     ],
 )
 def test_other_text_is_refused(name: str, text: str, message: str) -> None:

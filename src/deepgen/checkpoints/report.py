@@ -67,7 +67,7 @@ class VerifyReport:
         """
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # readers' errors have no common base, see above
             reason = " ".join(str(error).split()) or "no reason given"
             is_plain = isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError)
             message = reason if is_plain else f"cannot be read: {type(error).__name__}: {reason}"

@@ -45,26 +45,12 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
 
     options.check_prompt_limit()
     device = choose_device(options.device)
-    if options.transformer_gguf is not None and (options.quantize, options.memory) != ("none", "none"):
-        raise ValueError(
-            "--transformer-gguf says how the DiT is stored; leave out --quantize and --memory, "
-            "or load the model's own DiT"
-        )
+    _check_storage(options)
     placement = choose_placement(options, device)
     check_offload(placement.offload, device)
     is_widened = is_large(options.model) and not (device == "cpu" and placement.quantize != "none")
     dtype = choose_dtype(options.dtype, device, is_widened)
-    settings: dict[str, Any] = {"torch_dtype": dtype}
-    if placement.quantize != "none":
-        settings["quantization_config"] = quantization(placement.quantize, dtype)
-    if options.transformer_gguf is not None:
-        settings["transformer_gguf"] = options.transformer_gguf
-    if device != "cpu" and (placement.quantize, placement.offload) == ("none", "none"):
-        settings["device_map"] = device  # read straight onto it
-    if options.verify:
-        settings["verify"] = True
-
-    settings |= base_models(options)
+    settings = _how_to_read(options, placement, device, dtype) | base_models(options)
     lora = None
     if options.lora is not None:
         from deepgen.checkpoints.lora_files import read_lora
@@ -92,6 +78,31 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     seconds = time.perf_counter() - started
     print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
     return pipe
+
+
+def _check_storage(options: ModelOptions) -> None:
+    """ValueError where two options say how the DiT is stored."""
+    if options.transformer_gguf is not None and (options.quantize, options.memory) != ("none", "none"):
+        raise ValueError(
+            "--transformer-gguf says how the DiT is stored; leave out --quantize and --memory, "
+            "or load the model's own DiT"
+        )
+
+
+def _how_to_read(
+    options: ModelOptions, placement: Placement, device: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Number format, quantization and device, as `from_pretrained` takes them."""
+    settings: dict[str, Any] = {"torch_dtype": dtype}
+    if placement.quantize != "none":
+        settings["quantization_config"] = quantization(placement.quantize, dtype)
+    if options.transformer_gguf is not None:
+        settings["transformer_gguf"] = options.transformer_gguf
+    if device != "cpu" and (placement.quantize, placement.offload) == ("none", "none"):
+        settings["device_map"] = device  # read straight onto it
+    if options.verify:
+        settings["verify"] = True
+    return settings
 
 
 def base_models(options: ModelOptions) -> dict[str, Any]:

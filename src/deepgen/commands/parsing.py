@@ -12,12 +12,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
+from functools import reduce
 from io import StringIO
-from typing import Any, get_args, get_origin, get_type_hints
+from operator import or_
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.conf import subcommand
 
 from deepgen.commands.edit import in_order
+from deepgen.commands.train import for_recipe, with_command
 from deepgen.suggestions import suggestion, suggestion_or_all
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -38,6 +42,13 @@ def parse(commands: Any, arguments: Sequence[str], description: str) -> Any:
     arguments = list(arguments)
     if arguments[:1] == ["edit"]:
         arguments = ["edit", *in_order(arguments[1:])]
+    if arguments[:1] == ["train"]:
+        arguments = ["train", *with_command(arguments[1:])]
+        try:
+            commands = _with(commands, "train", for_recipe(arguments[1:]))
+        except ValueError as error:
+            print(f"deepgen: error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
     said = StringIO()
     try:
         with redirect_stderr(said):
@@ -108,6 +119,13 @@ def _command(commands: Any, arguments: Sequence[str]) -> tuple[list[str], Any, l
     return path, known, words
 
 
+def _with(commands: Any, name: str, command: type) -> Any:
+    """The union of commands, with another class for one of them."""
+    kinds = {**_subcommands(commands), name: command}
+    members = (Annotated[kind, subcommand(name)] for name, kind in kinds.items())
+    return reduce(or_, members)
+
+
 def _subcommands(kind: Any) -> dict[str, type]:
     """name -> class of a union of commands; empty for any other type."""
     while get_origin(kind) is not None and hasattr(kind, "__metadata__"):
@@ -142,6 +160,8 @@ def _unknown_option(commands: Any, called: str, command: type, words: Sequence[s
         if not _OPTION.match(word) or name in own:
             continue
         others = [other for other, kind in _all_commands(commands) if name in _options(kind)]
+        group = called.removeprefix("deepgen ").split(" ")[0]
+        others.sort(key=lambda other: not other.startswith(f"{group} "))  # its sisters first
         if others:
             return f"{called} has no option {name}; deepgen {others[0]} has"
         return f"unknown option {word}{suggestion(name, own) or f'; see {called} --help'}"
@@ -159,15 +179,19 @@ def _hints(command: type) -> dict[str, Any]:
     return get_type_hints(command, include_extras=True)
 
 
-def _options(command: type) -> Iterator[str]:
-    """Every spelling of a command's options."""
-    yield from ("-h", "--help")
+def _options(command: type, part: str = "") -> Iterator[str]:
+    """Every spelling of a command's options; `part`: of which part of it, such as `optim.`."""
+    if not part:
+        yield from ("-h", "--help")
     hints = _hints(command)
     for field in fields(command):
         notes = getattr(hints[field.name], "__metadata__", ())
         if "Positional" in map(str, notes):
             continue
-        name = field.name.replace("_", "-")
+        name = part + field.name.replace("_", "-")
+        if is_dataclass(kind := hints[field.name]) and isinstance(kind, type):
+            yield from _options(kind, f"{name}.")
+            continue
         yield f"--{name}"
         if hints[field.name] is bool:
             yield f"--no-{name}"

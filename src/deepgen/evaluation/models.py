@@ -214,7 +214,7 @@ def weights_hash(path: Path, name: str) -> str:
 
 
 class Endpoint:
-    """An endpoint of the OpenAI Images API, over HTTP with the standard library.
+    """An endpoint of the OpenAI Images API, over HTTP.
 
     Steps, guidance, negative prompt and seed are sent beside the official fields; a server may ignore them.
     """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepgen.suggestions import suggestion_or_all
 from deepgen.train.loop import TrainConfig, train
 from deepgen.train.overrides import override
 from deepgen.train.run_folder import read_run
@@ -47,13 +48,22 @@ def run(
 
 
 def recipe(name: str) -> TrainConfig:
-    """The recipe of that name, or a ValueError that lists those there are."""
+    """The recipe of that name, or a ValueError that names the nearest or lists those there are."""
+    recipes = _recipes()
+    if name not in recipes:
+        raise ValueError(f"unknown recipe {name!r}{suggestion_or_all(name, list(recipes))}")
+    return recipes[name]()
+
+
+def recipe_names() -> list[str]:
+    """All recipes."""
+    return list(_recipes())
+
+
+def _recipes() -> dict[str, Callable[[], TrainConfig]]:
     from deepgen.recipes import rl, storybook, supervised, tiny  # here: they load every part's library
 
-    recipes = {**tiny.RECIPES, **storybook.RECIPES, **supervised.RECIPES, **rl.RECIPES}
-    if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(recipes)}")
-    return recipes[name]()
+    return {**tiny.RECIPES, **storybook.RECIPES, **supervised.RECIPES, **rl.RECIPES}
 
 
 def recipe_of(run_dir: Path) -> TrainConfig:

@@ -1,22 +1,29 @@
 """JSON over HTTP with patience: time-outs, and retries with growing pauses for what may pass.
 
 Connection errors, 408, 429 and 5xx are tried again; any other refusal is final, since the same question would
-get the same answer. Only the standard library is needed.
+get the same answer.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deepgen.http_client import (
+    CONNECTION_ERRORS,
+    growing_pause,
+    make_client,
+    read_at_most,
+    retry_after,
+    send_patiently,
+)
 from deepgen.rewards.reward import RewardUnavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _LONGEST_REPLY = 64 * 2**20
@@ -75,46 +82,49 @@ class Connection:
 
     def _ask(self, path: str, body: bytes | None) -> Any:
         url = self.url.rstrip("/") + path
-        for attempt in range(self.retries + 1):
-            try:
-                return self._try(url, body)
-            except urllib.error.HTTPError as error:
-                with error:
-                    reason = f"{url} answered {error.code}: {_excerpt(error)}"
-                if error.code not in _WORTH_ANOTHER_TRY or attempt == self.retries:
-                    raise RequestRefused(reason, error.code) from error
-                pause = self._pause(attempt, error.headers.get("Retry-After"))
-            except (OSError, HTTPException) as error:  # refused, reset, time-out, half a reply
-                if attempt == self.retries:
-                    reason = f"{url} does not answer ({error!r}, {attempt + 1} tries)"
-                    raise RewardUnavailable(reason) from error
-                pause = self._pause(attempt, None)
-            self.sleep(pause)
-        raise AssertionError("the last try returns or raises")
-
-    def _try(self, url: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
-        request = urllib.request.Request(url, data=body, headers=headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            text = reply.read(_LONGEST_REPLY + 1)
-        if len(text) > _LONGEST_REPLY:
+        try:
+            with make_client(self.timeout) as client:
+                reply = send_patiently(
+                    lambda: self._try(client, url, body),
+                    retries=self.retries,
+                    pause=self._pause,
+                    sleep=self.sleep,
+                )
+        except CONNECTION_ERRORS as error:
+            reason = f"{url} does not answer ({error!r}, {self.retries + 1} tries)"
+            raise RewardUnavailable(reason) from error
+        if reply.status_code >= 400:
+            excerpt = " ".join(reply.content.decode(errors="replace").split()) or reply.reason
+            raise RequestRefused(f"{url} answered {reply.status_code}: {excerpt}", reply.status_code)
+        if len(reply.content) > _LONGEST_REPLY:
             raise RewardUnavailable(f"{url} answered with more than {_LONGEST_REPLY >> 20} MiB")
         try:
-            return json.loads(text)
+            return json.loads(reply.content)
         except ValueError as error:
-            start = text[:120].decode(errors="replace")
+            start = reply.content[:120].decode(errors="replace")
             raise RewardUnavailable(f"{url} did not answer with JSON but with {start!r}") from error
 
-    def _pause(self, attempt: int, retry_after: str | None) -> float:
-        if retry_after is not None and retry_after.isdigit():
-            return min(float(retry_after), self.longest_backoff)
-        longest = min(self.backoff * 2**attempt, self.longest_backoff)
-        return longest * (0.5 + 0.5 * random.random())
+    def _try(self, client: httpx.Client, url: str, body: bytes | None) -> _Reply:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
+        with client.stream("GET" if body is None else "POST", url, content=body, headers=headers) as reply:
+            is_refusal = reply.status_code >= 400
+            content = read_at_most(reply, 400 if is_refusal else _LONGEST_REPLY + 1)
+        return _Reply(reply.status_code, reply.headers, reply.reason_phrase, content)
+
+    def _pause(self, attempt: int, refusal: _Reply | None) -> float | None:
+        if refusal is not None and refusal.status_code not in _WORTH_ANOTHER_TRY:
+            return None
+        asked = None if refusal is None else retry_after(refusal)
+        if asked is not None:
+            return min(asked, self.longest_backoff)
+        return growing_pause(attempt, self.backoff, self.longest_backoff)
 
 
-def _excerpt(error: urllib.error.HTTPError) -> str:
-    """The start of an error page."""
-    try:
-        return " ".join(error.read(400).decode(errors="replace").split()) or str(error.reason)
-    except OSError:
-        return str(error.reason)
+@dataclass(frozen=True)
+class _Reply:
+    """A reply that has been read."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    reason: str
+    content: bytes

@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import signature
@@ -149,49 +149,13 @@ def check_installed() -> None:
 
 def make_tools(painter: Painter) -> Any:
     """The MCP server with its two tools, for `run` of any transport; ImportError says what to install."""
-    try:
-        import anyio
-        import anyio.from_thread
-        from mcp.server.mcpserver import Context, Image, MCPServer  # pyright: ignore[reportMissingImports]
-        from mcp.server.mcpserver.exceptions import ToolError  # pyright: ignore[reportMissingImports]
-        from mcp.types import ToolAnnotations  # pyright: ignore[reportMissingImports]
-        from pydantic import Field
-    except ImportError as error:
-        raise missing_extra("tools for agents need mcp 2", "mcp", error) from error
-
-    class Server(MCPServer):  # the SDK's own ignores arguments it does not know
-        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-            if name in tools:
-                try:
-                    arguments = standard_names(arguments, ["images"])
-                    refuse_unknown(arguments, set(signature(tools[name]).parameters) - {"context"})
-                except ValueError as error:
-                    raise ToolError(str(error)) from error
-            return await super().call_tool(name, arguments, context)
-
-    server = Server(
-        "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"
-    )
     tools: dict[str, Callable[..., Any]] = {}
+    server, drawn = _server(tools), _drawing(painter)
+    from mcp.server.mcpserver import Context  # pyright: ignore[reportMissingImports]
+    from mcp.types import ToolAnnotations  # pyright: ignore[reportMissingImports]
+    from pydantic import Field
+
     about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-
-    async def drawn(
-        context: Context, prompt: str, images: list[str] | None, given: tuple, mask: str | None = None
-    ) -> list:
-        fields, left = dict(zip(_FIELDS, given, strict=True)), threading.Event()
-
-        def tell(done: float, total: float) -> None:
-            anyio.from_thread.run(context.report_progress, done, total)
-
-        try:
-            found = await anyio.to_thread.run_sync(
-                lambda: painter.draw(prompt, images, fields, tell, left, mask), abandon_on_cancel=True
-            )
-        except (ClientError, ValueError, OSError, ImportError) as error:
-            raise ToolError(_said(error)) from error
-        finally:
-            left.set()
-        return [part for picture, said in found for part in (Image(data=picture.content, format="png"), said)]
 
     class Given:  # fields of both tools
         Size = Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; default the model's own")]
@@ -258,6 +222,59 @@ def make_tools(painter: Painter) -> Any:
 
     tools.update(generate_image=generate_image, edit_image=edit_image)
     return server
+
+
+def _server(tools: Mapping[str, Callable[..., Any]]) -> Any:
+    """An MCP server that refuses arguments which those of its tools do not know; it has none yet."""
+    try:
+        import anyio  # noqa: F401
+        import pydantic  # noqa: F401
+        from mcp.server.mcpserver import MCPServer  # pyright: ignore[reportMissingImports]
+        from mcp.server.mcpserver.exceptions import ToolError  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise missing_extra("tools for agents need mcp 2", "mcp", error) from error
+
+    class Server(MCPServer):  # the SDK's own ignores arguments it does not know
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            if name in tools:
+                try:
+                    arguments = standard_names(arguments, ["images"])
+                    refuse_unknown(arguments, set(signature(tools[name]).parameters) - {"context"})
+                except ValueError as error:
+                    raise ToolError(str(error)) from error
+            return await super().call_tool(name, arguments, context)
+
+    return Server(
+        "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"
+    )
+
+
+def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
+    """What both tools do: draw in a thread, report progress, and stop when the agent gives up."""
+    import anyio
+    import anyio.from_thread
+    from mcp.server.mcpserver import Context, Image  # pyright: ignore[reportMissingImports]
+    from mcp.server.mcpserver.exceptions import ToolError  # pyright: ignore[reportMissingImports]
+
+    async def drawn(
+        context: Context, prompt: str, images: list[str] | None, given: tuple, mask: str | None = None
+    ) -> list:
+        fields, left = dict(zip(_FIELDS, given, strict=True)), threading.Event()
+
+        def tell(done: float, total: float) -> None:
+            anyio.from_thread.run(context.report_progress, done, total)
+
+        try:
+            found = await anyio.to_thread.run_sync(
+                lambda: painter.draw(prompt, images, fields, tell, left, mask), abandon_on_cancel=True
+            )
+        except (ClientError, ValueError, OSError, ImportError) as error:
+            raise ToolError(_said(error)) from error
+        finally:
+            left.set()
+        return [part for picture, said in found for part in (Image(data=picture.content, format="png"), said)]
+
+    return drawn
 
 
 def _said(error: Exception) -> str:

@@ -36,7 +36,52 @@ _ADDRESS_IS = "data:image/png;base64,... of a whole picture; other addresses whe
 
 def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes that draw and those that tell about the server."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "deepgen", "version": __version__},
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _error(), "Images": _images(), "Event": _one_event()},
+        },
+        "security": [{}, {"key": []}],
+        "paths": {
+            **_drawing_paths(limits, loras),
+            "/v1/models": {"get": _tells("The model")},
+            "/health": {"get": _tells("Whether the process works")},
+            "/ready": {"get": _tells("Whether new requests are taken", busy=True)},
+        },
+    }
+
+
+def _drawing_paths(limits: Limits, loras: Sequence[str]) -> dict[str, Any]:
+    """The routes that draw."""
     draw, draw_form = _properties(limits, loras, True), _properties(limits, loras, False)
+    prompt = {**_TEXT, "maxLength": limits.max_prompt}
+    edit_form, edit_json = _edits(limits, draw, draw_form)
+    generation = {"application/json": {"schema": _object({"prompt": prompt, **draw}, ["prompt"])}}
+    edit = {"multipart/form-data": {"schema": edit_form}, "application/json": {"schema": edit_json}}
+    variation = _object({**_files(limits), **draw_form}, ["image"])
+    chat = {"application/json": {"schema": _chat(draw)}}
+    return {
+        "/v1/images/generations": {"post": _draws("Pictures from words", generation)},
+        "/v1/images/edits": {"post": _draws("Pictures from pictures and words", edit)},
+        "/v1/images/variations": {
+            "post": _draws("Other versions of a picture", {"multipart/form-data": {"schema": variation}})
+        },
+        "/v1/chat/completions": {"post": _draws("Pictures in a chat", chat, "object")},
+    }
+
+
+def _files(limits: Limits) -> dict[str, Any]:
+    """The pictures of a form."""
+    item = {"type": "string", "format": "binary"}
+    return {"image": {"type": "array", "items": item, "minItems": 1, "maxItems": limits.max_references}}
+
+
+def _edits(
+    limits: Limits, draw: dict[str, Any], draw_form: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An edit as a form, and as JSON."""
     prompt = {**_TEXT, "maxLength": limits.max_prompt}
     reference, mask_reference = (
         {
@@ -50,18 +95,9 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
             (_MASK, f"{_ADDRESS_IS}; as large as the first picture, transparent where it may change"),
         )
     )
-    files = {
-        "image": {
-            "type": "array",
-            "items": {"type": "string", "format": "binary"},
-            "minItems": 1,
-            "maxItems": limits.max_references,
-        }
-    }
     mask = {"mask": {"type": "string", "format": "binary"}}
-    generation = _object({"prompt": prompt, **draw}, ["prompt"])
     edit_form = _object(
-        {"prompt": {**prompt, "type": _IN_A_FORM}, **files, **mask, **draw_form}, ["prompt", "image"]
+        {"prompt": {**prompt, "type": _IN_A_FORM}, **_files(limits), **mask, **draw_form}, ["prompt", "image"]
     )
     edit_json = _object(
         {
@@ -77,41 +113,7 @@ def document(limits: Limits, loras: Sequence[str] = ()) -> dict[str, Any]:
         },
         ["prompt", "images"],
     )
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "deepgen", "version": __version__},
-        "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _error(), "Images": _images(), "Event": _one_event()},
-        },
-        "security": [{}, {"key": []}],
-        "paths": {
-            "/v1/images/generations": {
-                "post": _draws("Pictures from words", {"application/json": {"schema": generation}})
-            },
-            "/v1/images/edits": {
-                "post": _draws(
-                    "Pictures from pictures and words",
-                    {
-                        "multipart/form-data": {"schema": edit_form},
-                        "application/json": {"schema": edit_json},
-                    },
-                )
-            },
-            "/v1/images/variations": {
-                "post": _draws(
-                    "Other versions of a picture",
-                    {"multipart/form-data": {"schema": _object({**files, **draw_form}, ["image"])}},
-                )
-            },
-            "/v1/chat/completions": {
-                "post": _draws("Pictures in a chat", {"application/json": {"schema": _chat(draw)}}, "object")
-            },
-            "/v1/models": {"get": _tells("The model")},
-            "/health": {"get": _tells("Whether the process works")},
-            "/ready": {"get": _tells("Whether new requests are taken", busy=True)},
-        },
-    }
+    return edit_form, edit_json
 
 
 def _properties(limits: Limits, loras: Sequence[str], is_json: bool) -> dict[str, Any]:

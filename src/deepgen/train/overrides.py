@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from deepgen.generation import nearest_name
+from deepgen.suggestions import suggestion_or_all
 
 Config = TypeVar("Config")
 
@@ -30,8 +30,7 @@ def _changed(config: Any, changes: list[tuple[list[str], str, str]]) -> Any:
     nested: dict[str, list[tuple[list[str], str, str]]] = {}
     for (first, *rest), name, text in changes:
         if first not in known:
-            near = nearest_name(first, known)
-            raise ValueError(f"no field {name!r} in {type(config).__name__}{near}; known: {', '.join(known)}")
+            raise ValueError(f"no field {name!r} in {type(config).__name__}{suggestion_or_all(first, known)}")
         if rest:
             nested.setdefault(first, []).append((rest, name, text))
         else:
@@ -54,6 +53,16 @@ def _part(config: Any, name: str, full_name: str) -> Any:
     return part
 
 
+def _parse_several(kinds: tuple[Any, ...], full_name: str, text: str) -> tuple[Any, ...]:
+    """Words between commas, each of its own kind; as many as there are kinds, or any number."""
+    words = [word for word in text.split(",") if word]
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(words)
+    if len(words) != len(kinds):
+        raise ValueError(f"{full_name} takes {len(kinds)} values with commas between them, got {text!r}")
+    return tuple(_parse(kind, full_name, word) for kind, word in zip(kinds, words, strict=True))
+
+
 def _parse(kind: Any, full_name: str, text: str) -> Any:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if type(None) in kinds and text.lower() == "none":
@@ -63,8 +72,9 @@ def _parse(kind: Any, full_name: str, text: str) -> Any:
         return text
     if choices:
         raise ValueError(f"{full_name} takes one of {', '.join(map(str, choices))}, got {text!r}")
-    if any(get_origin(option) is tuple for option in kinds):
-        return tuple(word for word in text.split(",") if word)
+    for option in kinds:
+        if get_origin(option) is tuple:
+            return _parse_several(get_args(option), full_name, text)
     if bool in kinds:
         if text.lower() not in _TRUTHS:
             raise ValueError(f"{full_name} takes true or false, got {text!r}")
