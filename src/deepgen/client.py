@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from io import BytesIO
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import urlsplit
 
 import httpx
 
+from deepgen.addresses import is_loopback
 from deepgen.http_client import (
     CONNECTION_ERRORS,
     growing_pause,
@@ -495,11 +495,3 @@ def _opened(content: bytes) -> Image.Image:
     image = Image.open(BytesIO(content))
     image.load()
     return image
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine is reached under that name or address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

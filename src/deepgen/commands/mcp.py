@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
-from deepgen.client import Client, is_loopback
+from deepgen.addresses import is_loopback
 from deepgen.commands.options import NamedModelOptions, short_name
 
 if TYPE_CHECKING:
+    from deepgen.client import Client
     from deepgen.serve.keys import ApiKeys
 
 
@@ -67,6 +68,8 @@ class Mcp(NamedModelOptions):
     def _client(self, stack: ExitStack) -> Callable[[], Client]:
         """The client of the running server, or of one that is started while the agent says hello."""
         if self.url is not None:
+            from deepgen.client import Client
+
             client = Client(self.url, os.environ.get("DEEPGEN_API_KEY"))
             return lambda: client
 

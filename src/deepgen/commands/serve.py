@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
-from deepgen.client import is_loopback
+from deepgen.addresses import is_loopback
 from deepgen.commands.options import NamedModelOptions, Preset, short_name
 from deepgen.extras import missing_extra
 

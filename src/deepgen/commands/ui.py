@@ -9,9 +9,13 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from deepgen.client import Client, is_loopback
+from deepgen.addresses import is_loopback
 from deepgen.commands.serve import Serve
+
+if TYPE_CHECKING:
+    from deepgen.client import Client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,8 @@ class Ui(Serve):
 
     def run(self) -> int:
         """Exit code 0 once the page is open, or once the server that was started for it has been stopped."""
+        from deepgen.client import Client
+
         self.check_model()
         if self.port == 0:
             raise ValueError("--port 0 is an address nobody could look for; name a port, or leave it out")
@@ -44,6 +50,8 @@ class Ui(Serve):
             stopped.set()
 
     def _show_when_ready(self, url: str, stopped: threading.Event) -> None:
+        from deepgen.client import Client
+
         client = Client(url)
         while not stopped.wait(0.2):
             if client.is_ready():
