@@ -16,10 +16,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import tyro
 from PIL import Image
 
 from deepgen.cli import Command
+from deepgen.commands.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -56,7 +56,7 @@ def test_python_examples_compile_and_import_what_there_is(page: Path) -> None:
 def test_commands_parse(page: Path) -> None:
     for command in commands(page):
         arguments = shlex.split(command, comments=True)[1:]
-        assert tyro.cli(Command, args=arguments) is not None, command
+        assert parse(Command, arguments, "") is not None, command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -193,7 +193,7 @@ assert not heavy, heavy
         [sys.executable, "-c", code], check=True, env=environment, capture_output=True, encoding="utf-8"
     ).stdout
     shown = re.sub(r"[\s│]+", " ", shown)
-    assert "rl: What is drawn" in shown
+    assert "rl: A recipe of reinforcement learning" in shown
     assert "--group-size INT" in shown
     assert "panel options" in shown
     assert "--panel.timeout FLOAT" in shown

@@ -5,7 +5,9 @@ edited. Files are read and written only in folders somebody allowed, because an 
 anywhere tell it.
 """
 
-# No `from __future__ import annotations`: the SDK reads the tools' types, which only `make_tools` knows.
+# No `from __future__ import annotations`: the SDK reads the tools' types, which only `make_tools` knows. They
+# are values of `_fields`, since pydantic comes with an extra; a type checker cannot follow that.
+# pyright: reportInvalidTypeForm=false
 
 import re
 import secrets
@@ -150,23 +152,12 @@ def check_installed() -> None:
 def make_tools(painter: Painter) -> Any:
     """The MCP server with its two tools, for `run` of any transport; ImportError says what to install."""
     tools: dict[str, Callable[..., Any]] = {}
-    server, drawn = _server(tools), _drawing(painter)
+    server, drawn, Given = _server(tools), _drawing(painter), _fields()  # a namespace of types
     from mcp.server.mcpserver import Context  # pyright: ignore[reportMissingImports]
     from mcp.types import ToolAnnotations  # pyright: ignore[reportMissingImports]
     from pydantic import Field
 
     about = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-
-    class Given:  # fields of both tools
-        Size = Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; default the model's own")]
-        Count = Annotated[int, Field(ge=1, le=MAX_PICTURES, description="how many pictures")]
-        Seed = Annotated[int | None, Field(ge=0, description="the same seed draws the same picture again")]
-        Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
-        Guidance = Annotated[float | None, Field(ge=0, le=MAX_GUIDANCE, description="weight of the prompt")]
-        Negative = Annotated[str | None, Field(description="what to steer away from")]
-        Side = Annotated[int | None, Field(ge=1, description="pixels, instead of size")]
-        Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
-        Solver = Annotated[str | None, Field(description="euler, dpm++ or unipc")]
 
     @server.tool(title="Draw a picture", annotations=about, structured_output=False)
     async def generate_image(
@@ -210,10 +201,7 @@ def make_tools(painter: Painter) -> Any:
         width: Given.Side = None,
         preset: Given.Preset = None,
         solver: Given.Solver = None,
-        mask: Annotated[
-            str | None,
-            Field(description="as large as the first picture, and transparent where that may change"),
-        ] = None,
+        mask: Given.Mask = None,
     ) -> list:
         """Change a picture as told, or make one from several. Answers as generate_image does."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
@@ -222,6 +210,29 @@ def make_tools(painter: Painter) -> Any:
 
     tools.update(generate_image=generate_image, edit_image=edit_image)
     return server
+
+
+def _fields() -> Any:
+    """What fields of both tools hold, as annotations."""
+    from pydantic import Field
+
+    class Given:
+        Size = Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; default the model's own")]
+        Count = Annotated[int, Field(ge=1, le=MAX_PICTURES, description="how many pictures")]
+        Seed = Annotated[int | None, Field(ge=0, description="the same seed draws the same picture again")]
+        Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
+        Guidance = Annotated[float | None, Field(ge=0, le=MAX_GUIDANCE, description="weight of the prompt")]
+        Negative = Annotated[str | None, Field(description="what to steer away from")]
+        Side = Annotated[int | None, Field(ge=1, description="pixels, instead of size")]
+        Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
+        Solver = Annotated[str | None, Field(description="euler, dpm++ or unipc")]
+
+        Mask = Annotated[
+            str | None,
+            Field(description="as large as the first picture, and transparent where that may change"),
+        ]
+
+    return Given
 
 
 def _server(tools: Mapping[str, Callable[..., Any]]) -> Any:
