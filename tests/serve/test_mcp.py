@@ -71,7 +71,7 @@ def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline)
     async def work(agent: Any) -> None:
         tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
         assert set(tools) == {"generate_image", "edit_image"}
-        assert tools["edit_image"].input_schema["required"] == ["prompt", "images"]
+        assert tools["edit_image"].input_schema["required"] == ["prompt", "image"]
         assert "context" not in tools["generate_image"].input_schema["properties"]
         drawn = await agent.call_tool(
             "generate_image", {"prompt": "a red circle", "seed": 3, "n": 2}, progress_callback=progress
