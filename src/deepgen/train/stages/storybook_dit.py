@@ -8,7 +8,7 @@ them almost right is as good. A DiT knows no order of its context, so empty slot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from deepgen.train.loop import StageLoss, TrainConfig
 from deepgen.train.optim import OptimConfig
 from deepgen.train.parallel import Processes
 from deepgen.train.pool import load_weights
+from deepgen.train.stages.tiny_dit import DrawingBatch
 
 # How often a kind is drawn; kinds that are not named, once.
 CAPTION_WEIGHTS: Mapping[str, float] = {
@@ -78,25 +79,6 @@ class StorybookDiTConfig(TrainConfig):
         if self.vae is None:
             raise ValueError("the DiT draws in a VAE's latents; name its run or folder: --set vae=FOLDER")
         return StorybookDiT(self, processes)
-
-
-@dataclass(frozen=True)
-class DrawingBatch:
-    """Clean latents, conditions, references and the noise: everything random is drawn with the batch."""
-
-    clean: Tensor
-    references: Tensor | None
-    context: Tensor
-    pooled: Tensor
-    sigma: Tensor
-    noise: Tensor
-    num_total: int  # rows of the whole batch, of which these may be a share
-
-    def share(self, rank: int, world_size: int) -> DrawingBatch:
-        """The rows rank, rank + world_size, ..."""
-        rows = slice(rank, None, world_size)
-        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
 
 
 class StorybookDiT:
