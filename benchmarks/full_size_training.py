@@ -28,12 +28,12 @@ from deepgen.data.mixture import open_mixture
 from deepgen.models.config import DEEPGEN_1_0
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
-from deepgen.train.overrides import override
-from deepgen.train.parallel import Processes
-from deepgen.train.plan import card, plan, plan_of_recipe
-from deepgen.train.pool import load_tokenizer
-from deepgen.train.state import TrainState
-from deepgen.train.supervised import SupervisedConfig, SupervisedStage
+from deepgen.training.overrides import override
+from deepgen.training.parallel import Processes
+from deepgen.training.plan import card, plan, plan_of_recipe
+from deepgen.training.pool import load_tokenizer
+from deepgen.training.state import TrainState
+from deepgen.training.supervised import SupervisedConfig, SupervisedStage
 
 _MIXTURE = """
 seed: 0

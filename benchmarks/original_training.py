@@ -29,9 +29,9 @@ from deepgen.data.batches import MicroBatch
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import PIXELS_PER_TOKEN, multimodal_positions
-from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
-from deepgen.train.optim import OptimConfig, lr_factor
-from deepgen.train.supervised import SupervisedStage
+from deepgen.training.objective import FlowMatchingObjective, TrainingBatch
+from deepgen.training.optim import OptimConfig, lr_factor
+from deepgen.training.supervised import SupervisedStage
 
 # B samples, L prompt tokens with pads, Q think tokens, S image tokens, K keys, D width
 

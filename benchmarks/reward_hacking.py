@@ -19,9 +19,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from deepgen.recipes.rl import rl_tiny
-from deepgen.train.loop import train
-from deepgen.train.optim import OptimConfig
-from deepgen.train.plot import read_log
+from deepgen.training.loop import train
+from deepgen.training.optim import OptimConfig
+from deepgen.training.plot import read_log
 
 MIX = """\
 rewards:

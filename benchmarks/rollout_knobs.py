@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg
 
 from deepgen.recipes.rl import rl_tiny
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.parallel import Processes
+from deepgen.training.parallel import Processes
 
 MIX = """\
 rewards: {{right: {{scorer: shapes, credit: {credit}}}}}

@@ -128,9 +128,9 @@ def work() -> None:
 
     from deepgen.pipeline import DeepGenPipeline
     from deepgen.recipes.rl import rl_tiny
-    from deepgen.serve.engine import Engine, EngineConfig
-    from deepgen.serve.jobs import DrawRequest
-    from deepgen.train.parallel import Processes
+    from deepgen.serving.engine import Engine, EngineConfig
+    from deepgen.serving.jobs import DrawRequest
+    from deepgen.training.parallel import Processes
 
     torch.set_num_threads(1)
     pipe = DeepGenPipeline.from_pretrained("tiny")

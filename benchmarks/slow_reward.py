@@ -35,7 +35,7 @@ import tyro
 
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
-from deepgen.train.loop import train
+from deepgen.training.loop import train
 
 MIXTURE = Path(str(files("deepgen.recipes"))) / "mixtures" / "tiny.yaml"
 SERVICE = Path(__file__).parents[1] / "tests" / "train" / "reward_process.py"

@@ -16,8 +16,8 @@ from typing import Any
 
 import tyro
 
-from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import ModelOptions
+from deepgen.cli.loading import load_pipeline
+from deepgen.cli.options import ModelOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from deepgen.train.guidance import best_scales, fixed_prompts, try_scales, write_scales
-from deepgen.train.judged_prompts import open_judged_prompts
-from deepgen.train.stages.rl import RLConfig
+from deepgen.training.guidance import best_scales, fixed_prompts, try_scales, write_scales
+from deepgen.training.judged_prompts import open_judged_prompts
+from deepgen.training.stages.rl import RLConfig
 from tyro.conf import Positional, arg
 
 from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
@@ -36,12 +36,12 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.export import Trained, export_folder
-from deepgen.train.loop import train
-from deepgen.train.optim import OptimConfig
-from deepgen.train.plot import read_log
-from deepgen.train.stages.sft import SFTConfig
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.export import Trained, export_folder
+from deepgen.training.loop import train
+from deepgen.training.optim import OptimConfig
+from deepgen.training.plot import read_log
+from deepgen.training.stages.sft import SFTConfig
 
 Recipe = Literal["ours", "nft", "upstream", "supervised"]
 PASSES_OF_A_TRAINED_STEP = 3

@@ -41,13 +41,13 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.cache import latent_moments
-from deepgen.train.parallel import Processes
-from deepgen.train.stages.alignment import AlignmentConfig
-from deepgen.train.stages.sft import SFTConfig
-from deepgen.train.state import TrainState
-from deepgen.train.supervised import SupervisedConfig, SupervisedStage
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.cache import latent_moments
+from deepgen.training.parallel import Processes
+from deepgen.training.stages.alignment import AlignmentConfig
+from deepgen.training.stages.sft import SFTConfig
+from deepgen.training.state import TrainState
+from deepgen.training.supervised import SupervisedConfig, SupervisedStage
 
 RESULT = Path(__file__).parent / "results" / "train_path.json"
 MICRO_BATCH = 4

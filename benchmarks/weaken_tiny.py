@@ -28,10 +28,10 @@ from deepgen.shapes.caption import Claim, Edit, caption, instruction
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import Scene, choose
-from deepgen.train.export import Trained, export_folder
-from deepgen.train.loop import train
-from deepgen.train.optim import OptimConfig
-from deepgen.train.stages.sft import SFTConfig
+from deepgen.training.export import Trained, export_folder
+from deepgen.training.loop import train
+from deepgen.training.optim import OptimConfig
+from deepgen.training.stages.sft import SFTConfig
 
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 SEED = 11  # of the rows

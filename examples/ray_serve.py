@@ -18,12 +18,12 @@ def make_replica_app(model: str, device: str, key_file: str | None, max_batch: i
     """What a replica serves; runs where the replica does, so the model is loaded there."""
     from pathlib import Path
 
-    from deepgen.commands.loading import load_pipeline
-    from deepgen.commands.options import ModelOptions
-    from deepgen.serve.app import ServeConfig, make_app
-    from deepgen.serve.engine import Engine, EngineConfig
-    from deepgen.serve.keys import ApiKeys
-    from deepgen.serve.metrics import Metrics
+    from deepgen.cli.loading import load_pipeline
+    from deepgen.cli.options import ModelOptions
+    from deepgen.serving.app import ServeConfig, make_app
+    from deepgen.serving.engine import Engine, EngineConfig
+    from deepgen.serving.keys import ApiKeys
+    from deepgen.serving.metrics import Metrics
 
     pipe = load_pipeline(ModelOptions(model=model, device=device))  # pyright: ignore[reportArgumentType]
     pipe.set_progress_bar_config(disable=True)

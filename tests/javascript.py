@@ -1,4 +1,4 @@
-"""Tests in JavaScript (tests/serve/js); what they need comes by `npm install --prefix tests/serve/js`."""
+"""Tests in JavaScript (tests/serving/js); what they need comes by `npm install --prefix tests/serving/js`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def needs(*packages: str) -> list[pytest.MarkDecorator]:
         pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
         pytest.mark.skipif(
             not all((FOLDER / "node_modules" / name).exists() for name in packages),
-            reason="npm install --prefix tests/serve/js",
+            reason="npm install --prefix tests/serving/js",
         ),
     ]
 

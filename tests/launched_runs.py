@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder
 
 SETTINGS = {
     "global_batch_size": "6",

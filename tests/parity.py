@@ -35,7 +35,7 @@ from deepgen.sampling.noise_levels import (
     sample_density,
     table_levels,
 )
-from deepgen.train.objective import FlowMatchingObjective, TrainingBatch
+from deepgen.training.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.types import Condition
 from parity_deepspeed import run_deepspeed
 from parity_rl import check_advantages, check_nft, check_policy_losses, check_rollout, check_sde

@@ -10,8 +10,8 @@ from torch import nn
 
 from deepgen.checkpoints.parts import WEIGHTED, build, named_config, part_class
 from deepgen.models.config import ARCHITECTURES
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.plan import PlanConfig, _models
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.plan import PlanConfig, _models
 
 STAGE_1 = PlanConfig(global_batch_size=1024)
 STAGE_2 = PlanConfig(

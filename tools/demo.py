@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import ModelOptions
+from deepgen.cli.loading import load_pipeline
+from deepgen.cli.options import ModelOptions
 from deepgen.data.png import image_grid, save_png
 from deepgen.worlds import STORYBOOK
 

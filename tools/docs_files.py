@@ -163,7 +163,7 @@ def sign(path: Path) -> None:
 
 def certificate(path: Path) -> None:
     """A signer's chain, and beside it the key of the same folder, `key.pem`; asked for where c2pa is."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/serve")]
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/serving")]
     from test_provenance import ec, signer_files  # pyright: ignore[reportMissingImports]
 
     signer_files(path.parent, ec.generate_private_key(ec.SECP256R1()))

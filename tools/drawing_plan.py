@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.checkpoints.memory import GB, choose, meta_models
-from deepgen.commands.options import PictureOptions
-from deepgen.commands.planned import NOMINAL, drawing_config
+from deepgen.cli.options import PictureOptions
+from deepgen.cli.planned import NOMINAL, drawing_config
 from deepgen.planning.cards import card
 from deepgen.planning.drawing import DrawingPlan, plan_drawing, said_seconds
 from deepgen.sampling.presets import NAMES

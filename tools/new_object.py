@@ -105,8 +105,8 @@ class Score:
 
     def run(self) -> None:
         """Print and write the share of right pictures by kind."""
-        from deepgen.commands.loading import load_pipeline
-        from deepgen.commands.options import ModelOptions
+        from deepgen.cli.loading import load_pipeline
+        from deepgen.cli.options import ModelOptions
 
         prompts = test_prompts(self.limit)
         pipe: Any = load_pipeline(ModelOptions(model="tiny"))

@@ -1,9 +1,9 @@
-"""The fields of every recipe, for `deepgen train run RECIPE --help`: src/deepgen/commands/recipe_fields.json.
+"""The fields of every recipe, for `deepgen train run RECIPE --help`: src/deepgen/cli/recipe_fields.json.
 
     python tools/recipe_fields.py
 
 Configs live beside what they configure and import torch, and help must not. So what help says is written down
-here; tests/commands/test_train_command.py fails where the file and the configs differ.
+here; tests/cli/test_train_command.py fails where the file and the configs differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from deepgen.recipes import recipe, recipe_names
 
-FILE = Path(__file__).parents[1] / "src/deepgen/commands/recipe_fields.json"
+FILE = Path(__file__).parents[1] / "src/deepgen/cli/recipe_fields.json"
 
 
 def document() -> dict[str, Any]:

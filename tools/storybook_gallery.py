@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepgen.commands.loading import load_pipeline
-from deepgen.commands.options import ModelOptions
+from deepgen.cli.loading import load_pipeline
+from deepgen.cli.options import ModelOptions
 from deepgen.evaluation.benchmarks.storybook import Storybook
 from deepgen.evaluation.models import Model, PipelineModel
 from deepgen.evaluation.run_config import chunked

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepgen.planning.cards import card
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.plan import Counts, Plan, PlanConfig, plan
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.plan import Counts, Plan, PlanConfig, plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_plan.md"
 BEGIN, END = "<!-- tools/training_plan.py -->\n", "<!-- end -->"

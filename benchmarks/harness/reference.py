@@ -30,7 +30,7 @@ from deepgen.pipeline import DeepGenPipeline, GuidanceBatching
 from deepgen.sampling.guidance import guide
 from deepgen.sampling.presets import PRESETS, Preset
 from deepgen.sampling.schedule import set_timesteps
-from deepgen.train.objective import TrainingBatch
+from deepgen.training.objective import TrainingBatch
 from deepgen.types import Condition
 
 # B samples, S image tokens, L context tokens, K keys, H heads, E head width

@@ -69,8 +69,8 @@ class DeepGenLoad:
 
     def load(self, name: str, device: str, dtype: str, offload: str, quantize: str) -> tuple[Model]:
         """The model; what cannot be loaded is said by the pipeline's own errors."""
-        from deepgen.commands.loading import load_pipeline
-        from deepgen.commands.options import ModelOptions
+        from deepgen.cli.loading import load_pipeline
+        from deepgen.cli.options import ModelOptions
 
         options = ModelOptions(
             model=name.strip(),

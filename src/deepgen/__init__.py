@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepgen._version import __version__
 from deepgen.diffusers_registration import register as _register_with_diffusers
+from deepgen.old_paths import register as _register_old_paths
 
 _HOMES = {
     "Client": "deepgen.client",
@@ -45,3 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 _register_with_diffusers()
+_register_old_paths()

@@ -1,15 +1,15 @@
 """Old import paths and names, kept for one release: they work, and a DeprecationWarning says the new one.
 
-Nothing is imported before an old name is used. A module whose classes got new names says so itself:
+Nothing is imported before an old name is used. `old_paths.py` has the table of modules; a module whose
+classes got new names says so itself:
 
     __getattr__ = renamed(__name__, {"OldName": "deepgen.folder.module.NewName"})
-
-A folder that moved keeps an `__init__.py` that calls `keep_modules`.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,33 +42,54 @@ def renamed(module: str, names: Mapping[str, str], rest: str | None = None) -> C
     return find
 
 
-def keep_modules(modules: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> None:
-    """Make old modules importable.
+class OldModules(MetaPathFinder, Loader):
+    """Finds modules at their old paths; each hands out the names of the new one.
 
     Args:
-        modules: old module to the new one that has its names.
+        folders: old package to the new one whose modules kept their names.
+        modules: old module to the new one, where more than the folder changed.
         names: by old module, names that changed too, as in `renamed`.
     """
-    sys.meta_path.append(_OldModules(modules, names))
 
+    def __init__(
+        self,
+        folders: Mapping[str, str],
+        modules: Mapping[str, str],
+        names: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self._folders, self._modules, self._names = folders, modules, names
 
-class _OldModules(MetaPathFinder, Loader):
-    """Finds modules at their old paths; each hands out the names of the new one."""
-
-    def __init__(self, modules: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> None:
-        self._modules, self._names = modules, names
+    def register(self) -> None:
+        """Ask this finder for every module that Python finds nowhere else."""
+        sys.meta_path.append(self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self._modules:
+        if not fullname.startswith("deepgen.") or self._new_path(fullname) is None:
             return None
-        is_package = any(name.startswith(f"{fullname}.") for name in self._modules)
-        return ModuleSpec(fullname, self, is_package=is_package)
+        return ModuleSpec(fullname, self, is_package=self._is_package(fullname))
 
     def exec_module(self, module: ModuleType) -> None:
-        old, new = module.__name__, self._modules[module.__name__]
+        old = module.__name__
+        new = self._new_path(old)
+        assert new is not None  # find_spec asked
         # 2: the line that imports the old module; frames of the import machinery do not count
         warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
         module.__doc__ = f"Old path of `{new}`."
         module.__getattr__ = renamed(old, self._names.get(old, {}), rest=new)  # type: ignore[method-assign]
+
+    def _new_path(self, old: str) -> str | None:
+        if old in self._modules:
+            return self._modules[old]
+        for folder, new_folder in self._folders.items():
+            if old == folder or old.startswith(f"{folder}."):
+                new = new_folder + old.removeprefix(folder)
+                return new if importlib.util.find_spec(new) is not None else None
+        return None
+
+    def _is_package(self, old: str) -> bool:
+        listed = (*self._folders, *self._modules)
+        new = importlib.util.find_spec(self._new_path(old) or "")
+        is_package = new is not None and new.submodule_search_locations is not None
+        return is_package or old in self._folders or any(name.startswith(f"{old}.") for name in listed)

@@ -10,8 +10,8 @@ from peft import LoraConfig
 
 from deepgen.models.condition_cache import ConditionCache
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serve.jobs import DrawRequest
-from deepgen.serve.sampler import Sampler
+from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.sampler import Sampler
 from deepgen.types import Condition
 
 

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from deepgen.checkpoints.memory import MemoryPlan, part_bytes
-from deepgen.cli import main
-from deepgen.commands import planned
+from deepgen.cli import main, planned
 from deepgen.planning.cards import CARDS
 from deepgen.planning.drawing import (
     ARITHMETIC_SHARE,

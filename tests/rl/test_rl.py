@@ -23,13 +23,13 @@ from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.policy import Policy
 from deepgen.rl.stage import RLConfig, RLStage
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.checkpoints import latest_checkpoint, read_checkpoint_folder
-from deepgen.train.export import Trained, export_folder
-from deepgen.train.loop import train
-from deepgen.train.objective import TrainingBatch
-from deepgen.train.parallel import Processes
-from deepgen.train.state import TrainState
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.training.export import Trained, export_folder
+from deepgen.training.loop import train
+from deepgen.training.objective import TrainingBatch
+from deepgen.training.parallel import Processes
+from deepgen.training.state import TrainState
 
 
 class AnotherOf:

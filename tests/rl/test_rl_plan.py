@@ -11,7 +11,7 @@ from deepgen.planning.cards import CARDS
 from deepgen.recipes import plan_run
 from deepgen.recipes.rl import rl, rl_published, rl_tiny
 from deepgen.rl.plan import RLPlan, plan_rl
-from deepgen.train.plan import plan
+from deepgen.training.plan import plan
 
 TINY = replace(rl_tiny(), prompts_per_rollout=4, num_steps=10, precision="float32")
 

@@ -20,7 +20,7 @@ from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.stage import RLConfig
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.loop import train
+from deepgen.training.loop import train
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 import deepgen.models
 import deepgen.rl
-import deepgen.train
+import deepgen.training
 
 with pytest.warns(DeprecationWarning, match=r"deepgen\.diffusion is now deepgen\.sampling"):
     import deepgen.diffusion
@@ -21,13 +21,13 @@ MODULES = {
     **deepgen.diffusion.MODULES,
     **deepgen.models.OLD_MODULES,
     **deepgen.rl.OLD_MODULES,
-    **deepgen.train.OLD_MODULES,
+    **deepgen.training.OLD_MODULES,
 }
 NAMES = {
     **deepgen.models.OLD_NAMES,
-    **deepgen.train.OLD_NAMES,
-    "deepgen.train.benchmarks": {
-        "BenchmarkValidation": "deepgen.train.benchmark_validation.BenchmarkValidation"
+    **deepgen.training.OLD_NAMES,
+    "deepgen.training.benchmarks": {
+        "BenchmarkValidation": "deepgen.training.benchmark_validation.BenchmarkValidation"
     },
     "deepgen.rl.advantages": {"Advantages": "deepgen.rl.advantages.AdvantageBatch"},
     "deepgen.rewards.ensemble": {"Scores": "deepgen.rewards.reward_batch.RewardBatch"},
@@ -58,7 +58,7 @@ def test_an_old_name_gives_what_it_is_called_now(module: str, old: str, new: str
 
 
 def test_the_warning_points_at_the_line_that_imports() -> None:
-    code = "from deepgen.diffusion.losses import interpolate\nfrom deepgen.train.policy import Asked\n"
+    code = "from deepgen.diffusion.losses import interpolate\nfrom deepgen.training.policy import Asked\n"
     command = [sys.executable, "-W", "always::DeprecationWarning:__main__", "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if " is now deepgen." in line]

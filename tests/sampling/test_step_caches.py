@@ -15,8 +15,8 @@ from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs
 from deepgen.sampling.step_cache import StepCache
 from deepgen.sampling.velocity import GuidedVelocity, branch_velocities
-from deepgen.serve.jobs import DrawRequest
-from deepgen.serve.sampler import Sampler
+from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.sampler import Sampler
 from deepgen.types import Condition
 
 TIMESTEPS = torch.tensor([1000.0, 700.0, 300.0, 30.0])
@@ -201,7 +201,7 @@ def test_running_images_divide_the_memory_of_what_steps_share(
     blocks = fresh_pipe.transformer.transformer_blocks
     width = sum(block.norm1.linear.out_features + block.norm1_context.linear.out_features for block in blocks)
     step = 2 * width * 4  # bytes of two float32 rows
-    monkeypatch.setattr("deepgen.serve.sampler.CACHE_BYTES", 3 * 2 * step)
+    monkeypatch.setattr("deepgen.serving.sampler.CACHE_BYTES", 3 * 2 * step)
     rows = modulation_calls(fresh_pipe)
     served(fresh_pipe, [1], max_running=3)
     assert rows == [4, 4]  # two steps at a time

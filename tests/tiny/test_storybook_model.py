@@ -16,8 +16,8 @@ from deepgen.checkpoints.info import info
 from deepgen.cli import main
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serve.app import ServeConfig, make_app
-from deepgen.serve.engine import Engine, EngineConfig
+from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.engine import Engine, EngineConfig
 from tiny.storybook_drawers import empty_drawer
 from tiny.storybook_pipeline import random_storybook
 

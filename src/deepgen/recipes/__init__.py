@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.suggestions import suggestion_or_all
-from deepgen.train.loop import TrainConfig, train
-from deepgen.train.overrides import override
-from deepgen.train.run_folder import read_run
+from deepgen.training.loop import TrainConfig, train
+from deepgen.training.overrides import override
+from deepgen.training.run_folder import read_run
 
 # What a run began with: read from its folder, whatever its recipe says today.
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
 if TYPE_CHECKING:
     from deepgen.rl.plan import RLPlan
-    from deepgen.train.plan import Plan
+    from deepgen.training.plan import Plan
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
     """
     output_dir = Path(output_dir)
-    from deepgen.train.start import Start
+    from deepgen.training.start import Start
 
     config = override(recipe(recipe_name), overrides or {})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -109,8 +109,8 @@ def export(
     Raises:
         ValueError: the run is not of a supervised recipe, or cannot be written so.
     """
-    from deepgen.train.export import Trained, export_folder, export_lora, export_native
-    from deepgen.train.supervised import SupervisedConfig
+    from deepgen.training.export import Trained, export_folder, export_lora, export_native
+    from deepgen.training.supervised import SupervisedConfig
 
     config = recipe_of(run_dir)
     if not isinstance(config, SupervisedConfig):
@@ -139,8 +139,8 @@ def plan_run(
     from deepgen.data.mixture_file import read_outline
     from deepgen.rl.config import RLSettings
     from deepgen.rl.plan import plan_rl
-    from deepgen.train.plan import card, plan, plan_of_recipe
-    from deepgen.train.supervised import SupervisedConfig
+    from deepgen.training.plan import card, plan, plan_of_recipe
+    from deepgen.training.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):

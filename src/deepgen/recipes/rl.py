@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepgen.rl.stage import RLConfig
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.optim import OptimConfig
+from deepgen.training.optim import OptimConfig
 
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
 _MIXTURES = Path(__file__).parent / "mixtures"

@@ -11,10 +11,10 @@ from pathlib import Path
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.stage import RLConfig
-from deepgen.train.loop import TrainConfig
-from deepgen.train.optim import OptimConfig
-from deepgen.train.stages.alignment import AlignmentConfig
-from deepgen.train.stages.sft import SFTConfig
+from deepgen.training.loop import TrainConfig
+from deepgen.training.optim import OptimConfig
+from deepgen.training.stages.alignment import AlignmentConfig
+from deepgen.training.stages.sft import SFTConfig
 
 START = "storybook-parts"  # the folder that the pre-trained parts make, where no `model` is given
 _MIXTURES = Path(__file__).parent / "mixtures"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deepgen.train.loop import TrainConfig
-from deepgen.train.stages.alignment import AlignmentConfig
-from deepgen.train.stages.lora import LoraConfig
-from deepgen.train.stages.sft import SFTConfig
+from deepgen.training.loop import TrainConfig
+from deepgen.training.stages.alignment import AlignmentConfig
+from deepgen.training.stages.lora import LoraConfig
+from deepgen.training.stages.sft import SFTConfig
 
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
 _MIXTURES = Path(__file__).parent / "mixtures"

@@ -20,15 +20,15 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.tokenizer import load_tokenizer as load_storybook_tokenizer
-from deepgen.train.loop import TrainConfig
-from deepgen.train.pool import load_tokenizer, load_weights, to_pixels
-from deepgen.train.stages.storybook_dit import StorybookDiTConfig, load_vae
-from deepgen.train.stages.storybook_vae import StorybookVAEConfig
-from deepgen.train.stages.storybook_vlm import StorybookVLMConfig
-from deepgen.train.stages.storybook_vlm import to_pixels as storybook_pixels
-from deepgen.train.stages.tiny_dit import TinyDiTConfig
-from deepgen.train.stages.tiny_vae import TinyVAEConfig, normalize_latents
-from deepgen.train.stages.tiny_vlm import TinyVLMConfig
+from deepgen.training.loop import TrainConfig
+from deepgen.training.pool import load_tokenizer, load_weights, to_pixels
+from deepgen.training.stages.storybook_dit import StorybookDiTConfig, load_vae
+from deepgen.training.stages.storybook_vae import StorybookVAEConfig
+from deepgen.training.stages.storybook_vlm import StorybookVLMConfig
+from deepgen.training.stages.storybook_vlm import to_pixels as storybook_pixels
+from deepgen.training.stages.tiny_dit import TinyDiTConfig
+from deepgen.training.stages.tiny_vae import TinyVAEConfig, normalize_latents
+from deepgen.training.stages.tiny_vlm import TinyVLMConfig
 
 
 def tiny_vae() -> TrainConfig:

@@ -170,4 +170,9 @@ def _alone(image: Image.Image, mask: np.ndarray) -> Image.Image:
     return alone.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
+def object_finder(model: str, clip: str, device: str = "auto") -> ObjectDetector:
+    """The call of the former `deepgen.eval.detection.ObjectFinder`; now `make_detector`."""
+    return make_detector(model, TowerOptions(model=clip, device=device))
+
+
 __getattr__ = renamed(__name__, {"Detector": "deepgen.rewards.detector.Mask2FormerDetector"})

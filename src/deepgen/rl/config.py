@@ -17,10 +17,10 @@ from deepgen.rl.objective import Objective
 from deepgen.rl.objectives import make_objective
 from deepgen.sampling.sde import check_sampler
 from deepgen.sampling.windows import WindowConfig
-from deepgen.train.adapters import LoraSettings
-from deepgen.train.optim import OptimConfig
-from deepgen.train.overrides import override
-from deepgen.train.supervised import SupervisedConfig
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.optim import OptimConfig
+from deepgen.training.overrides import override
+from deepgen.training.supervised import SupervisedConfig
 
 FlatGroups = Literal["drop", "keep", "resample"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepgen.train.plot import read_log
+from deepgen.training.plot import read_log
 
 _PREFIX = "evaluation/"
 

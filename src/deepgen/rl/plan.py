@@ -18,8 +18,8 @@ from deepgen.models.config import Architecture
 from deepgen.planning.cards import Card
 from deepgen.planning.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
 from deepgen.rl.config import RLSettings
-from deepgen.train.activations import vae_working_bytes
-from deepgen.train.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
+from deepgen.training.activations import vae_working_bytes
+from deepgen.training.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from deepgen.rl.config import RLSettings
 from deepgen.rl.objective import Objective, PolicyStep
 from deepgen.rl.policy import Policy
 from deepgen.rl.rollout_buffer import PolicyBatch, Rollout
-from deepgen.train.randomness import normal, stratified
+from deepgen.training.randomness import normal, stratified
 
 # B images; C, h, w latent channels and sides
 

@@ -22,8 +22,8 @@ from deepgen.rl.policy import EncodedPrompt, Policy
 from deepgen.rl.rollout_buffer import Rollout
 from deepgen.sampling.rollout import roll_out
 from deepgen.sampling.windows import Window
-from deepgen.train.parallel import Processes
-from deepgen.train.randomness import generator, normal
+from deepgen.training.parallel import Processes
+from deepgen.training.randomness import generator, normal
 
 
 class RolloutSampler:

@@ -31,11 +31,11 @@ from deepgen.rl.policy import Policy
 from deepgen.rl.policy_steps import PolicySteps
 from deepgen.rl.rollout_buffer import PolicyBatch, Rollout, RolloutBuffer, update_parts
 from deepgen.rl.rollout_sampler import RolloutSampler
-from deepgen.train.loop import StageLoss
-from deepgen.train.objective import TrainingBatch
-from deepgen.train.parallel import Processes
-from deepgen.train.randomness import generator
-from deepgen.train.supervised import SupervisedStage
+from deepgen.training.loop import StageLoss
+from deepgen.training.objective import TrainingBatch
+from deepgen.training.parallel import Processes
+from deepgen.training.randomness import generator
+from deepgen.training.supervised import SupervisedStage
 
 # Names in the log; what is before the slash shares a panel of the curves.
 _PANELS = {

@@ -1,0 +1,16 @@
+"""The command line: `app.py` is the table of commands, and each command is one file.
+
+A command's file says what it takes (a dataclass) and what it then does (`run`). Libraries that take seconds
+to import are imported inside `run`, so that `deepgen --help` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code; `deepgen` in a terminal calls this."""
+    from deepgen.cli.app import main as run  # here: a module that needs one command loads no other
+
+    return run(arguments)

@@ -1,0 +1,487 @@
+"""`deepgen eval`: draw the prompts of benchmarks, score the pictures, report, compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from deepgen.cli.loading import load_pipeline, read_sizes
+from deepgen.cli.options import Device, Dtype, NamedModelOptions, Preset, check_guidance, check_steps
+from deepgen.cli.outputs import check_folder
+
+if TYPE_CHECKING:
+    from deepgen.evaluation.benchmark import Benchmark, Settings
+    from deepgen.evaluation.models import Model
+    from deepgen.evaluation.scorers import BenchmarkJudge, Scorers
+    from deepgen.picture_sizes import SizeRules
+
+
+_OWN_WORLDS = ("shapes", "storybook")  # benchmarks without a published negative prompt
+OTHER_MODELS = ("diffusers", "openai", "images")  # NAME of NAME:..., where pictures are drawn by others
+
+
+def _default_model() -> str:
+    return os.environ.get("DEEPGEN_MODEL") or "tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalShapes(NamedModelOptions):
+    """Score a model on the small model's own world."""
+
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
+    """Where scores and pictures go."""
+    limit: int = 48
+    """Items of each kind."""
+    preset: Preset = "exact"
+    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
+    """Solver steps; default the preset's, or the model's own."""
+    seed: int = 0
+    """Of the items and of the noise."""
+
+    def run(self) -> int:
+        """Exit code 0 once the scores are printed."""
+        from deepgen.evaluation.benchmarks.shapes import evaluate
+
+        self.check_model()
+        check_steps(self.num_inference_steps)
+        if self.limit < 1:
+            raise ValueError(f"--limit must be at least 1, got {self.limit}")
+        check_folder(self.output)
+        pipe = load_pipeline(self)
+        pipe.set_progress_bar_config(disable=True)
+        report = evaluate(
+            pipe,
+            limit_per_kind=self.limit,
+            num_steps=self.num_inference_steps,
+            seed=self.seed,
+            output_dir=self.output,
+            preset=self.preset,
+        )
+        print(report)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalStorybook(NamedModelOptions):
+    """Score a model on the storybook world: five abilities by level, twelve edits in a row; goes on where it
+    was stopped.
+    """
+
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/storybook")
+    """Where pictures, table, page and sheet go."""
+    limit: int = 96
+    """Held-out prompts of each kind."""
+    seeds: int = 1
+    """Pictures of each prompt, each from noise of its own."""
+    abilities: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    """Only these of: generation, text, editing, reasoning, reasoning-editing."""
+    preset: Preset = "exact"
+    """Fewer steps for about the same picture: balanced and fast choose solver and steps."""
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
+    """Solver steps; default the preset's, or the model's own."""
+    guidance_scale: Annotated[float | None, arg(aliases=["--guidance"], metavar="FLOAT")] = None
+    """Weight of the prompt; default the model's own."""
+    batch_size: int = 16
+    """Pictures in a call of the model."""
+    seed: int = 0
+    """Of the noise."""
+
+    def run(self) -> int:
+        """Exit code 0 once the table is printed."""
+        from deepgen.evaluation.storybook import StorybookConfig, evaluate
+        from deepgen.evaluation.storybook_table import brief
+
+        self.check_model()
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
+        for name in ("limit", "seeds", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        chosen = {"abilities": self.abilities} if self.abilities else {}
+        config = StorybookConfig(
+            output_dir=self.output,
+            num_prompts=self.limit,
+            num_seeds=self.seeds,
+            seed=self.seed,
+            num_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            batch_size=self.batch_size,
+            **chosen,
+        )
+        check_folder(self.output)
+        report = evaluate(self._model(), config, lambda text: print(f"deepgen: {text}", file=sys.stderr))
+        print(brief(report))
+        for ending in ("md", "json", "html", "png"):
+            print(self.output / f"storybook.{ending}")
+        return 0
+
+    def _model(self) -> Model:
+        """The pipeline of these options, as the runner draws with it."""
+        from deepgen.cli.loading import locate
+        from deepgen.evaluation.models import PipelineModel, weights_hash
+
+        pipe = load_pipeline(self)
+        fingerprint = weights_hash(Path(locate(self.model)).expanduser(), self.model)
+        if self.lora is not None:
+            fingerprint += f"+{weights_hash(Path(self.lora).expanduser(), self.lora)}"
+        if self.preset != "exact":
+            fingerprint += f"+preset {self.preset}"
+        return PipelineModel(self.model, pipe, fingerprint, is_deepgen=True, preset=self.preset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun:
+    """Draw the prompts of benchmarks with any model and score the pictures; start again to go on."""
+
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
+    """Which benchmarks; a wrong name lists those there are."""
+    model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
+    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; or $DEEPGEN_MODEL."""
+    data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
+    """Official files, one folder for each benchmark; see `deepgen eval fetch`."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
+    """Where the run goes; one folder holds one model's run."""
+    limit: Annotated[int | None, arg(metavar="INT")] = None
+    """Items of each benchmark, spread over its categories; default all."""
+    preset: Preset = "exact"
+    """Of a DeepGen model: balanced and fast choose solver and steps, where exact takes the published ones."""
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
+    """Solver steps; default the preset's, or the published ones."""
+    guidance_scale: Annotated[float | None, arg(aliases=["--guidance"], metavar="FLOAT")] = None
+    """Weight of the prompt; default the published one."""
+    size: Annotated[int | None, arg(metavar="INT")] = None
+    """Height and width; default the published ones, or the model's own where it cannot draw those."""
+    samples: Annotated[int | None, arg(metavar="INT")] = None
+    """Pictures of each item; default the published number."""
+    negative_prompt: Annotated[str | None, arg(aliases=["--negative"], metavar="TEXT|@FILE")] = None
+    """What to steer away from, or @ and a file that says it. Editing benchmarks need a choice; "" is none."""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """The base seed; default the published one."""
+    seeds: Literal["each", "sequential"] = "each"
+    """each: every picture has its own seed; sequential: one generator a process, as the original scripts."""
+    batch_size: int = 4
+    """Items in a call of the model."""
+    protocol: Literal["official", "fixed"] = "official"
+    """official repeats known faults of official scorers, fixed does what was meant."""
+    min_coverage: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Share of pictures that need a verdict; default the benchmark's own."""
+    allow_partial: bool = False
+    """Give scores below that, marked as partial."""
+    allow_altered_data: bool = False
+    """Read files that are not the official ones."""
+    draw_only: bool = False
+    """Draw and do not score."""
+    lora: Annotated[str | None, arg(metavar="PATH")] = None
+    """LoRA weights for a DeepGen model."""
+    device: Device = "auto"
+    """Where to compute."""
+    dtype: Dtype = "auto"
+    """Number format of the model."""
+    detector: Annotated[str, arg(metavar="NAME|PATH")] = "facebook/mask2former-swin-small-coco-instance"
+    """GenEval's detector: a Mask2Former, or the http:// address of a service."""
+    ocr: Annotated[str, arg(metavar="NAME|URL")] = "rapidocr"
+    """What reads text: rapidocr, or the http:// address of a service."""
+    clip: Annotated[str, arg(metavar="NAME|PATH")] = "openai/clip-vit-large-patch14"
+    """CLIP for GenEval's colors and CLIPScore."""
+    vqa: Annotated[str, arg(metavar="NAME|PATH")] = "Salesforce/blip-vqa-base"
+    """What answers the questions of dpg:vqa: a BLIP or ViLT."""
+    judge_url: Annotated[str | None, arg(metavar="URL")] = None
+    """A chat endpoint, up to and with /v1; its key is read from $DEEPGEN_JUDGE_KEY."""
+    judge_model: Annotated[str, arg(metavar="NAME")] = ""
+    """The name the endpoint serves the judge under."""
+    judge_prompts: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Judge prompts: FOLDER/BENCHMARK is a checkout of the official repository, or holds QUESTION.txt files;
+    default our own wording, whose scores are not comparable with published ones."""
+    judge_cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where replies are kept; default judge_cache in the output folder."""
+    judge_concurrency: int = 8
+    """Questions at once."""
+    judge_per_minute: float = 0.0
+    """Most questions a minute; 0 is no limit."""
+    judge_prices: Annotated[tuple[float, float], arg(metavar="IN OUT")] = (0.0, 0.0)
+    """Price of a million tokens in and out, for the estimate and the bill."""
+    judge_replies: Literal["json", "words"] = "json"
+    """json: replies to our own wording are held to a schema where the server knows such; words: never."""
+
+    def run(self) -> int:
+        """Exit code 0 once every benchmark has its table."""
+        from deepgen.evaluation.benchmarks import load_benchmark
+        from deepgen.evaluation.models import ModelConfig, load_model
+        from deepgen.evaluation.report import number
+        from deepgen.evaluation.runner import RunConfig, run, workers
+
+        if not self.names:
+            raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
+        benchmarks = [load_benchmark(name, self.protocol) for name in self.names]
+        settings = [self._settings(benchmark) for benchmark in benchmarks]
+        config = RunConfig(
+            output_dir=self.output,
+            data_dir=self.data,
+            batch_size=self.batch_size,
+            seeds=self.seeds,
+            limit=self.limit,
+            min_coverage=self.min_coverage,
+            allow_partial=self.allow_partial,
+            allow_altered=self.allow_altered_data,
+            has_scoring=not self.draw_only,
+        )
+        problems = []
+        for benchmark in benchmarks:  # everything that is missing, before anything is drawn
+            try:
+                benchmark.items(self.data, allow_altered=self.allow_altered_data)
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+        if self.size is not None and (rules := self._sizes()) is not None:
+            rules.check(self.size, self.size)
+        check_folder(self.output)
+        scorers = self._scorers(benchmarks)
+        if self.size is None:
+            settings = self._with_sizes_of_the_model(settings)
+        team = workers()
+        key = os.environ.get("DEEPGEN_MODEL_KEY", "")
+        model = load_model(
+            self.model,
+            ModelConfig(
+                device=self.device, dtype=self.dtype, lora=self.lora, preset=self.preset, api_key=key
+            ),
+        )
+        for benchmark, chosen in zip(benchmarks, settings, strict=True):
+            if team.rank == 0:
+                self._say_cost(benchmark, chosen, scorers.judge)
+            result = run(benchmark, model, chosen, config, scorers, team)
+            if result is not None:
+                mark = "  PARTIAL" if result["is_partial"] else ""
+                value = result["table"].get(result["headline"])
+                shown = "not given for a part of it" if value is None else number(value)
+                print(
+                    f"{benchmark.label}  {result['headline']} {shown}  ({result['num_judged']} of "
+                    f"{result['num_expected']} pictures){mark}"
+                )
+        if scorers.judge is not None and team.rank == 0:
+            print(_bill(scorers.judge))
+        return 0
+
+    def _settings(self, benchmark: Benchmark) -> Settings:
+        from deepgen.evaluation.benchmark import settings_with
+        from deepgen.sampling.presets import get_preset
+
+        negative = self.negative_prompt
+        if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:
+            raise ValueError(
+                f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
+                'this package; give it with --negative-prompt @FILE, or --negative-prompt "" to draw '
+                "without"
+            )
+        if negative is not None and negative.startswith("@"):
+            negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
+        return settings_with(
+            benchmark.settings,
+            num_inference_steps=self.num_inference_steps or get_preset(self.preset).num_steps,
+            guidance_scale=self.guidance_scale,
+            height=self.size,
+            width=self.size,
+            num_samples=self.samples,
+            seed=self.seed,
+            negative_prompt=negative,
+        )
+
+    def _sizes(self) -> SizeRules | None:
+        """What the model can draw; None where its files do not tell, or where it is not ours."""
+        return None if self.model.partition(":")[0] in OTHER_MODELS else read_sizes(self.model)
+
+    def _with_sizes_of_the_model(self, settings: Sequence[Settings]) -> list[Settings]:
+        """Published sizes that the model cannot draw become its own, which is said once."""
+        rules = self._sizes()
+        if rules is None:
+            return list(settings)
+        wrong = {(one.width, one.height) for one in settings if not rules.can_draw(one.height, one.width)}
+        if wrong:
+            published = ", ".join(f"{width}x{height}" for width, height in sorted(wrong))
+            print(
+                f"deepgen: {self.model} cannot draw the published size {published}; its own "
+                f"{rules.width}x{rules.height} is drawn instead, and the result says so; --size chooses",
+                file=sys.stderr,
+            )
+        return [
+            replace(one, height=rules.height, width=rules.width) if (one.width, one.height) in wrong else one
+            for one in settings
+        ]
+
+    def _scorers(self, benchmarks: Sequence[Benchmark]) -> Scorers:
+        from deepgen.evaluation.judge import JudgeConfig
+        from deepgen.evaluation.make_scorers import ScorerConfig, make_scorers
+        from deepgen.evaluation.scorers import Scorers
+
+        if self.draw_only:
+            return Scorers()
+        judge = None
+        if self.judge_url is not None:
+            judge = JudgeConfig(
+                url=self.judge_url,
+                model=self.judge_model,
+                api_key=os.environ.get("DEEPGEN_JUDGE_KEY", ""),
+                concurrency=self.judge_concurrency,
+                per_minute=self.judge_per_minute,
+                price_in=self.judge_prices[0],
+                price_out=self.judge_prices[1],
+                replies=self.judge_replies,
+            )
+        config = ScorerConfig(
+            detector=self.detector,
+            clip=self.clip,
+            vqa=self.vqa,
+            ocr=self.ocr,
+            device=self.device,
+            judge=judge,
+            prompts_dir=self.judge_prompts,
+            cache_dir=self.judge_cache or self.output / "judge_cache",
+        )
+        return make_scorers(config, [need for benchmark in benchmarks for need in benchmark.needs])
+
+    def _say_cost(self, benchmark: Benchmark, settings: Settings, judge: BenchmarkJudge | None) -> None:
+        """How much a judge will be asked and what that may cost, before it is."""
+        from deepgen.evaluation.judge_benchmark import JudgeBenchmark
+        from deepgen.evaluation.runner import select
+
+        if judge is None or not isinstance(benchmark, JudgeBenchmark) or "judge" not in benchmark.needs:
+            return
+        items = select(benchmark.items(self.data, allow_altered=self.allow_altered_data), self.limit)
+        guess = benchmark.estimate(items, settings)
+        price = judge.price(guess.tokens_in, guess.tokens_out)
+        print(
+            f"deepgen: {benchmark.label}: up to {guess.questions} questions to {self.judge_model}, about "
+            f"{guess.tokens_in:,.0f} tokens in and {guess.tokens_out:,.0f} out"
+            f"{'' if price is None else f', {price:.2f} by the prices given'}; replies kept from before are "
+            "not asked for again",
+            file=sys.stderr,
+        )
+
+
+def _bill(judge: BenchmarkJudge) -> str:
+    """What the judge was asked in the end."""
+    bill = judge.bill()
+    cost = "" if bill["cost"] is None else f", {bill['cost']:.2f} by the prices given"
+    refused = "" if not bill["schema_refused"] else f"; asked in words, since {bill['schema_refused']}"
+    return (
+        f"judge: {bill['asked']} questions asked, {bill['cached']} from the cache; {bill['tokens_in']:,} "
+        f"tokens in and {bill['tokens_out']:,} out{cost}{refused}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalFetch:
+    """Say which official files a benchmark needs and where to get them, and check those that are there."""
+
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]] = ()
+    """Which benchmarks; default all."""
+    data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
+    """Where they are, or will be."""
+
+    def run(self) -> int:
+        """Exit code 0 when everything is there and as it should be, 1 otherwise."""
+        from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
+
+        is_complete = True
+        for name in self.names or benchmark_names():
+            first = load_benchmark(name)
+            variants = [first.variant] if ":" in name else first.variants
+            for benchmark in (load_benchmark(f"{first.name}:{variant}") for variant in variants):
+                is_complete &= _check(benchmark, self.data)
+        return 0 if is_complete else 1
+
+
+def _check(benchmark: Benchmark, data_dir: Path) -> bool:
+    """Print what there is of one benchmark; whether it is complete."""
+    missing, altered = benchmark.check_files(data_dir)
+    lines, ok = [*missing, *altered], False
+    if not missing:
+        try:
+            items = benchmark.items(data_dir, allow_altered=bool(altered))
+            lines += benchmark.check_scoring(items)
+            ok = not lines
+            lines.append(f"{len(items)} items")
+        except (ValueError, OSError, ImportError) as error:
+            lines.append(str(error))
+    for file in (*benchmark.files(), *benchmark.scoring_files()):
+        target = benchmark.locate(data_dir, file.path, *file.aliases)
+        print(f"  {target}  {'' if file.num_rows is None else f'{file.num_rows} rows, '}from {file.origin}")
+    print(f"{benchmark.label}: {'complete' if ok else 'not complete'}: {'; '.join(lines)}")
+    return ok
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """Make one page of runs: tables, bars, pictures and how everything was made."""
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN")]]
+    """Folders of `deepgen eval run`."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.html")] = Path("outputs/report.html")
+    """The page; a Markdown file is written beside it."""
+    draws: int = 200
+    """Bootstrap samples for the intervals; 0 gives none."""
+
+    def run(self) -> int:
+        """Exit code 0 once both files are written."""
+        from deepgen.evaluation.report import read_results
+        from deepgen.evaluation.report_page import write_report
+
+        if not self.runs:
+            raise ValueError("name at least one folder of `deepgen eval run`")
+        for path in write_report(read_results(self.runs, num_draws=self.draws), self.output):
+            print(path)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCompare:
+    """Compare two runs item by item."""
+
+    first: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """The folder of one run."""
+    second: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """The folder of the other; differences are second minus first."""
+
+    def run(self) -> int:
+        """Exit code 0 once the comparison is printed."""
+        from deepgen.evaluation.report import compare, read_results
+
+        first, second = (read_results([path], num_draws=0) for path in (self.first, self.second))
+        for label, test, differ in compare(first, second):
+            low, high = test.interval
+            sure = f"[{low:+.4f}, {high:+.4f}], p = {test.p_value:.4f}"
+            print(f"{label}  difference {test.difference:+.4f} {sure}")
+            print(f"  better {test.wins}, worse {test.losses}, equal {test.ties} of {test.num_items} items")
+            print(f"  drawn differently: {', '.join(differ) or 'nothing'}")
+        return 0
+
+
+Action = (
+    Annotated[EvalRun, subcommand("run")]
+    | Annotated[EvalFetch, subcommand("fetch")]
+    | Annotated[EvalReport, subcommand("report")]
+    | Annotated[EvalCompare, subcommand("compare")]
+    | Annotated[EvalShapes, subcommand("shapes")]
+    | Annotated[EvalStorybook, subcommand("storybook")]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Score models on benchmarks, report and compare."""
+
+    action: OmitSubcommandPrefixes[Action]
+
+    def run(self) -> int:
+        """The action's exit code."""
+        return self.action.run()

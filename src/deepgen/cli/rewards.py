@@ -1,0 +1,278 @@
+"""`deepgen rewards`: the rewards there are, what one says of a picture, and serving them elsewhere."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
+
+from deepgen.cli.options import Device, Dtype, ModelOptions, check_steps, needed_model
+from deepgen.extras import missing_extra
+
+if TYPE_CHECKING:
+    from deepgen.rewards.reward import Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRewards:
+    """Show every reward: its name, kind, needed fields, range, and what it measures."""
+
+    json: bool = False
+    """Print JSON, for programs."""
+
+    def run(self) -> int:
+        """Exit code 0."""
+        from deepgen.rewards.scorers import reward_class, reward_names
+
+        rows = []
+        for name in reward_names():
+            made = reward_class(name)
+            rows.append(
+                {
+                    "name": name,
+                    "kind": made.kind,
+                    "needs": list(made.needs),
+                    "range": [b if math.isfinite(b) else None for b in (made.low, made.high)],
+                    "about": (inspect.getdoc(made) or "").split("\n\n")[0].replace("\n", " "),
+                }
+            )
+        if self.json:
+            print(json.dumps(rows, indent=2))
+            return 0
+        print(f"{'name':22}  {'kind':9}  {'range':14}  {'needs':22}  measures")
+        for row in rows:
+            low, high = ("" if bound is None else f"{bound:.3g}" for bound in row["range"])
+            span = f"{low or '-inf'} to {high or 'inf'}"
+            needs = ", ".join(row["needs"]) or "-"
+            print(f"{row['name']:22}  {row['kind']:9}  {span:14}  {needs:22}  {row['about']}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePicture:
+    """Ask one reward about pictures of one prompt; a groupwise reward compares them."""
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """Which reward; `deepgen rewards list` shows them."""
+    image: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")]
+    """A picture; repeat for several."""
+    prompt: str = ""
+    """What was asked for, or the instruction of an edit."""
+    reference: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = ()
+    """What an edit started from; repeat for several."""
+    metadata: Annotated[str, arg(metavar="JSON")] = "{}"
+    """Other fields of the prompt's row, such as '{"targets": ["OPEN"]}'."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="OPTION=VALUE")] = ()
+    """An option of the reward; repeat for several."""
+
+    def run(self) -> int:
+        """Exit code 0 when every picture has a score, 1 otherwise."""
+        from PIL import Image
+
+        from deepgen.rewards.reward import Candidate
+
+        if not self.image:
+            raise ValueError("--image FILE is missing")
+        metadata = json.loads(self.metadata)
+        if not isinstance(metadata, dict):
+            raise ValueError(f"--metadata must be a JSON object, got {self.metadata!r}")
+        references = tuple(Image.open(path).convert("RGB") for path in self.reference)
+        candidates = [
+            Candidate(
+                image=Image.open(path).convert("RGB"),
+                prompt=self.prompt,
+                references=references,
+                metadata=metadata,
+            )
+            for path in self.image
+        ]
+        (reward,) = _make((self.name,), self.set).values()
+        verdicts = reward(candidates)
+        for path, verdict in zip(self.image, verdicts, strict=True):
+            score = "no score" if verdict.score is None else f"{verdict.score:.4f}"
+            print(f"{path}  {score}  {verdict.reason}".rstrip())
+        return int(any(verdict.score is None for verdict in verdicts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRewards:
+    """Serve rewards over HTTP; anyone who reaches the port can use them, so keep it on a private network."""
+
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME")]]
+    """Which rewards."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every network this machine is on."""
+    port: int = 18080
+    """The port to listen on."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME.OPTION=VALUE")] = ()
+    """An option of a reward, such as ocr.min_confidence=0.3; with one reward, its name may be left out."""
+    max_batch: int = 64
+    """Candidates a request may hold."""
+    max_body_mib: int = 256
+    """MiB a request may hold."""
+
+    def run(self) -> int:
+        """Exit code 0 once stopped with Ctrl-C."""
+        from deepgen.rewards.service import ServiceConfig, make_app
+
+        if not self.names:
+            raise ValueError("name at least one reward; `deepgen rewards list` shows them")
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise missing_extra("serving rewards needs uvicorn", "serve", error) from error
+        rewards = _make(self.names, self.set)
+        config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
+        app = make_app(rewards, config)
+        for name, reward in rewards.items():
+            print(f"{name}  {reward.version}  http://{self.host}:{self.port}")
+        uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneGuidance:
+    """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
+
+    path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
+    """`tiny`, a folder (of an exported run), a checkpoint file or a Hub name."""
+    model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Another way to name it."""
+    prompts: Annotated[Path, arg(metavar="FILE")]
+    """A mix of prompts (.yaml), or a .txt, .jsonl or .parquet file with --rewards."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
+    """What pictures are worth, where the file is no mix."""
+    scales: Annotated[tuple[float, ...], arg(metavar="FLOAT")] = ()
+    """Guidance scales to try; default 1, the model's own, and three between them."""
+    num_prompts: int = 128
+    """How many are drawn, with every scale."""
+    batch_size: int = 16
+    """Prompts drawn together."""
+    num_inference_steps: Annotated[int | None, arg(aliases=["--steps"], metavar="INT")] = None
+    """Solver steps; default the model's own."""
+    write: bool = False
+    """Make the best scales the model's own, in its folder."""
+    device: Device = "auto"
+    """Where to compute. auto: cuda, then mps, then cpu."""
+    dtype: Dtype = "auto"
+    """Number format. auto: bfloat16 where the device has it, float32 for small models on a CPU."""
+    json: bool = False
+    """Print JSON, for programs."""
+
+    def run(self) -> int:
+        """Exit code 0 when every scale was judged."""
+        from dataclasses import asdict
+
+        from tqdm import tqdm
+
+        from deepgen.cli.loading import load_pipeline
+        from deepgen.rewards.ensemble import RewardEnsembleConfig
+        from deepgen.rl import guidance_search
+        from deepgen.rl.judged_prompts import open_judged_prompts
+
+        if min(self.num_prompts, self.batch_size) < 1:
+            raise ValueError("--num-prompts and --batch-size are at least 1")
+        model = needed_model(self.path, self.model, "rewards guidance")
+        check_steps(self.num_inference_steps)
+        if self.scales:
+            guidance_search.check_scales(self.scales)
+        if self.write:
+            guidance_search.check_folder(Path(model))
+        mix, panel = open_judged_prompts(self.prompts, self.rewards, RewardEnsembleConfig())
+        pipe = load_pipeline(ModelOptions(model=model, device=self.device, dtype=self.dtype))
+        pipe.set_progress_bar_config(disable=True)
+        prompts = guidance_search.fixed_prompts(mix, self.num_prompts)
+        scales = self.scales or _usual_scales(pipe.defaults)
+        bar = tqdm(total=len(prompts) * len(scales), unit="picture", disable=not sys.stderr.isatty())
+
+        def draw(texts: Sequence[str], **options: Any) -> Any:
+            drawn = pipe(list(texts), **options)
+            bar.update(len(texts))
+            return drawn
+
+        results = []
+        for result in guidance_search.try_scales(
+            draw,
+            prompts,
+            panel,
+            scales,
+            batch_size=self.batch_size,
+            num_inference_steps=self.num_inference_steps,
+        ):
+            results.append(result)
+            what = "edits" if result.is_edit else "pictures"
+            bar.write(
+                f"guidance {result.scale:<6g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
+                f"{result.num_judged} judged)",
+                file=sys.stderr if self.json else sys.stdout,
+            )
+        bar.close()
+        best = guidance_search.best_scales(results, pipe.defaults)
+        if self.write:
+            guidance_search.write_scales(Path(model), best)
+        if self.json:
+            print(json.dumps({"best": best, "results": [asdict(one) for one in results]}, indent=2))
+        else:
+            words = ", ".join(f"{name} {scale:g}" for name, scale in best.items())
+            print(f"{'written' if self.write else 'best'}: {words}")
+        return 0
+
+
+Action = (
+    Annotated[ListRewards, subcommand("list")]
+    | Annotated[ScorePicture, subcommand("score")]
+    | Annotated[ServeRewards, subcommand("serve")]
+    | Annotated[TuneGuidance, subcommand("guidance")]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """List rewards, try one on a picture, serve them to others, or choose a model's guidance by them."""
+
+    action: OmitSubcommandPrefixes[Action]
+
+    def run(self) -> int:
+        """The action's exit code."""
+        return self.action.run()
+
+
+def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
+    """No guidance, the model's own for pictures and for edits, and three between none and the larger."""
+    from deepgen.generation import GenerationSettings
+
+    own = {GenerationSettings().resolve(defaults, is_edit).guidance_scale for is_edit in (False, True)}
+    between = {round(1 + share * (max(own) - 1), 2) for share in (0, 0.25, 0.5, 0.75)}
+    return tuple(sorted(own | between))
+
+
+def _make(names: Sequence[str], settings: Sequence[str]) -> Mapping[str, Reward]:
+    """The rewards with their options; everything wrong with any of them is said before one is made."""
+    from deepgen.rewards.scorers import make_reward, option_problems, options_from_text, reward_names
+
+    texts: dict[str, dict[str, str]] = {name: {} for name in names}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        name, dot, option = key.partition(".")
+        if not dot and len(texts) == 1:
+            name, option = names[0], key
+        if not equals or name not in texts or not option:
+            raise ValueError(
+                f"--set {setting!r} is not NAME.OPTION=VALUE with a NAME among {', '.join(names)}"
+            )
+        texts[name][option] = value
+    unknown = [name for name in texts if name not in reward_names()]
+    if unknown:
+        raise ValueError(f"unknown reward {unknown[0]!r}; known: {', '.join(reward_names())}")
+    options: dict[str, dict[str, Any]] = {n: options_from_text(n, given) for n, given in texts.items()}
+    problems = [f"{name}: {text}" for name, given in options.items() for text in option_problems(name, given)]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return {name: make_reward(name, **given) for name, given in options.items()}

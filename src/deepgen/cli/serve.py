@@ -1,0 +1,219 @@
+"""`deepgen serve`: the model behind the OpenAI Images API, and a page for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import UseAppendAction, arg
+
+from deepgen.addresses import is_loopback
+from deepgen.cli.options import NamedModelOptions, Preset, short_name
+from deepgen.extras import missing_extra
+
+if TYPE_CHECKING:
+    from deepgen.serving.engine import EngineConfig
+    from deepgen.serving.jobs import Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(NamedModelOptions):
+    """Serve a model over HTTP, in the words of the OpenAI Images API, and as a page in the browser."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every network this machine is on, and asks for keys."""
+    port: int = 8000
+    """The port to listen on; 0 takes a free one."""
+    api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Who may ask: one NAME:KEY a line. Without it everybody who reaches the port may."""
+    allow_anyone: bool = False
+    """Listen beyond this machine without keys, because something in front checks who asks."""
+    origin: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")] = ()
+    """A web page's origin whose requests are taken, such as https://example.org; repeat for several."""
+    image_host: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="HOST")] = ()
+    """A host whose pictures may be given by address, such as example.org or *.example.org; repeat for
+    several. Private addresses are never fetched."""
+    check_request: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
+    """A function that gets every request before it is drawn, and may raise deepgen.serving.hooks.Refusal."""
+    check_picture: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
+    """The same for every request with each of its pictures, before they are sent; previews are then kept."""
+    preset: Preset = "exact"
+    """Of requests that name none; balanced, fast: fewer steps for about the same picture."""
+    name: str | None = None
+    """What clients see under /v1/models. Default: `tiny`, or the end of the model's path or Hub name."""
+    workers: int | None = None
+    """Processes that hold the model, dealt to the accelerators; 0 draws in the server's own process, which
+    then dies with it. Default: one for each CUDA device, otherwise one."""
+    max_batch: int = 8
+    """Pictures in one forward; with 1 each is bit for bit what it is alone."""
+    exact: bool = False
+    """Fill every forward up to --max-batch rows, so that each picture is bit for bit what it is alone."""
+    adapter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH|FOLDER")] = ()
+    """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
+    max_running: int = 16
+    """Pictures that each worker draws at once."""
+    max_waiting: int = 64
+    """Pictures that may wait; what comes after is told when to come back."""
+    max_waiting_per_key: int | None = None
+    """Pictures of one key that may wait."""
+    max_images: int = 10
+    """Pictures one request may ask for."""
+    max_steps: int = 200
+    """Solver steps one request may ask for."""
+    max_pixels: int = 2048 * 2048
+    """Pixels of a picture one may ask for."""
+    timeout: float = 600.0
+    """Seconds until a request's pictures must be done."""
+    drain: float = 600.0
+    """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
+    trace: bool = False
+    """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
+    metadata: bool = True
+    """Write prompt, seed and settings into the files."""
+    c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """Sign every picture with this certificate (its chain after it); needs the extra `c2pa`."""
+    c2pa_key: Annotated[Path | None, arg(metavar="FILE.pem")] = None
+    """The certificate's private key."""
+
+    def run(self) -> int:
+        """Exit code 0 once stopped, with every accepted request answered."""
+        from deepgen.serving.adapters import read_loras
+        from deepgen.serving.engine import EngineConfig
+        from deepgen.serving.fields import Limits
+        from deepgen.serving.keys import ApiKeys
+
+        try:
+            import fastapi  # noqa: F401 - asked for before gigabytes are loaded
+            import prometheus_client  # noqa: F401
+            import uvicorn
+        except ImportError as error:
+            raise missing_extra("serving needs more packages", "serve", error) from error
+        self.check_model()
+        if self.solver != "euler":
+            raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
+        for name in ("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("timeout", "drain"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must be 0 or more seconds, got {getattr(self, name)}")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
+        if keys.is_open and not self.allow_anyone and not is_loopback(self.host):
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines; give --api-key-file, or "
+                "--allow-anyone where something in front checks who asks"
+            )
+        config = EngineConfig(
+            max_batch=self.max_batch,
+            max_running=self.max_running,
+            max_waiting=self.max_waiting,
+            max_waiting_per_key=self.max_waiting_per_key,
+            is_exact=self.exact,
+            loras=read_loras(self.adapter),
+            preset=self.preset,
+        )
+        limits = Limits(
+            max_images=min(self.max_images, self.max_waiting),
+            max_steps=self.max_steps,
+            max_pixels=self.max_pixels,
+            timeout_s=self.timeout,
+        )
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"--workers must be 0 or more, got {self.workers}")
+        self._serve(uvicorn, config, limits, keys, self._credentials())
+        return 0
+
+    @property
+    def public_name(self) -> str:
+        """What the model is called by clients."""
+        return self.name or short_name(self.model)
+
+    def _credentials(self) -> Any:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("signing needs both --c2pa-certificate and --c2pa-key; give the other one too")
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        from deepgen.serving.provenance import ContentCredentials
+
+        return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.public_name)
+
+    def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> Draws:
+        """Worker processes, or with `--workers 0` an engine in this one."""
+        import torch
+
+        from deepgen.cli.loading import load_pipeline
+        from deepgen.serving.engine import Engine
+        from deepgen.serving.pool import Pool
+
+        if self.workers == 0:
+            pipe = load_pipeline(self)
+            pipe.set_progress_bar_config(disable=True)
+            return Engine(pipe, config, measure)
+        num_devices = torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
+        return Pool(
+            partial(load_pipeline, self), config, self.workers or num_devices or 1, num_devices, measure
+        )
+
+    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
+        from deepgen.serving.app import ServeConfig, make_app
+        from deepgen.serving.fetch import Fetcher
+        from deepgen.serving.hooks import Hooks
+        from deepgen.serving.metrics import Metrics
+        from deepgen.serving.tracing import Tracer
+
+        hooks = Hooks.load(self.check_request, self.check_picture)
+        tracer = Tracer.from_environment() if self.trace else None
+        Fetcher(self.image_host)  # a bad host is told before the model is loaded
+        metrics = Metrics()
+        engine = self._engine(engine_config, metrics.measure)
+        config = ServeConfig(
+            model_name=self.public_name,
+            keys=keys,
+            limits=limits,
+            origins=self.origin,
+            metadata=self.metadata,
+            image_hosts=self.image_host,
+            hooks=hooks,
+            credentials=credentials,
+            tracer=tracer,
+        )
+        app = make_app(engine, config, metrics)
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+
+        class DrainingServer(uvicorn.Server):
+            """Takes nothing new from the first signal on, and answers what it took."""
+
+            def handle_exit(self, sig: int, frame: Any) -> None:
+                # uvicorn's own raises the signal again at the end; a server that ended in order exits with 0
+                engine.drain(timeout=0)
+                self.force_exit = self.should_exit  # the second signal does not wait
+                self.should_exit = True
+
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                for server in self.servers:
+                    for socket in server.sockets:
+                        host, port = socket.getsockname()[:2]
+                        print(f"deepgen: serving on http://{host}:{port}", file=sys.stderr, flush=True)
+
+        settings = uvicorn.Config(
+            app,
+            host=self.host,
+            port=self.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, int(self.drain)),
+            timeout_keep_alive=30,
+            server_header=False,
+        )
+        try:
+            DrainingServer(settings).run()
+        finally:
+            engine.close()

@@ -1,0 +1,96 @@
+"""`deepgen ui`: the page in a browser, of the server that runs or of one started for it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deepgen.addresses import is_loopback
+from deepgen.cli.serve import Serve
+
+if TYPE_CHECKING:
+    from deepgen.client import Client
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ui(Serve):
+    """Open the page in a browser; serves a model first, unless a server listens at that port already."""
+
+    gradio: bool = False
+    """Show a Gradio app instead of the server's own page; needs the extra `ui`."""
+    browser: bool = True
+    """Open a browser; without, the address is printed."""
+
+    def run(self) -> int:
+        """Exit code 0 once the page is open, or once the server that was started for it has been stopped."""
+        from deepgen.client import Client
+
+        self.check_model()
+        if self.port == 0:
+            raise ValueError("--port 0 is an address nobody could look for; name a port, or leave it out")
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        if self.gradio:
+            return self._gradio(Client(url))
+        if Client(url).is_ready():
+            self._show(url)
+            return 0
+        stopped = threading.Event()
+        watcher = threading.Thread(target=self._show_when_ready, args=(url, stopped), daemon=True)
+        watcher.start()
+        try:
+            return super().run()
+        finally:
+            stopped.set()
+
+    def _show_when_ready(self, url: str, stopped: threading.Event) -> None:
+        from deepgen.client import Client
+
+        client = Client(url)
+        while not stopped.wait(0.2):
+            if client.is_ready():
+                self._show(url)
+                return
+
+    def _show(self, url: str) -> None:
+        print(f"deepgen: the page is at {url}", file=sys.stderr, flush=True)
+        if self.browser and not webbrowser.open(url):
+            print("deepgen: no browser was found; open that address in one", file=sys.stderr, flush=True)
+
+    def _gradio(self, running: Client) -> int:
+        from deepgen.serving.gradio_app import make_ui
+
+        if not is_loopback(self.host) and not self.allow_anyone:
+            raise ValueError(
+                f"--host {self.host} can be reached from other machines, and the Gradio app asks for no key; "
+                "give --allow-anyone where something in front checks who asks"
+            )
+        with self._client(running) as client:
+            ui = make_ui(client)
+            _, url, _ = ui.launch(
+                server_name=self.host, prevent_thread_lock=True, quiet=True, footer_links=[]
+            )
+            self._show(url)
+            try:
+                while True:
+                    time.sleep(1)
+            except KeyboardInterrupt:
+                ui.close(verbose=False)
+        return 0
+
+    @contextmanager
+    def _client(self, running: Client) -> Iterator[Client]:
+        if running.is_ready():
+            yield running
+            return
+        from deepgen.cli.loading import load_pipeline
+        from deepgen.serving.local import serve_locally
+
+        with serve_locally(load_pipeline(self), model_name=self.public_name) as client:
+            yield client

@@ -1,0 +1,78 @@
+"""Numbers for Prometheus. Each app has a registry of its own, so two apps in one process do not add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deepgen.extras import missing_extra
+from deepgen.serving.jobs import EngineStatus
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_PICTURES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+
+
+class Metrics:
+    """What `/metrics` shows; ImportError says what to install."""
+
+    def __init__(self) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+            from prometheus_client.process_collector import ProcessCollector
+        except ImportError as error:
+            raise missing_extra("serving needs prometheus-client", "serve", error) from error
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        where: dict[str, Any] = {"registry": self.registry}
+        self._waiting = Gauge("deepgen_waiting_pictures", "Pictures in the queue.", **where)
+        self._running = Gauge("deepgen_running_pictures", "Pictures begun and not finished.", **where)
+        self._accepting = Gauge("deepgen_accepting", "1 while new requests are taken.", **where)
+        self._batch = Histogram("deepgen_batch_pictures", "Pictures in one step.", buckets=_PICTURES, **where)
+        self._stages = Histogram(
+            "deepgen_stage_seconds",
+            "Seconds of a stage: encode, step, decode, and job from acceptance to the end.",
+            ["stage"],
+            buckets=_SECONDS,
+            **where,
+        )
+        self._requests = Counter(
+            "deepgen_requests", "Answers by route and status.", ["route", "status"], **where
+        )
+        self._latency = Histogram(
+            "deepgen_request_seconds", "Seconds of an answer.", ["route"], buckets=_SECONDS, **where
+        )
+        self._memory = Gauge("deepgen_accelerator_memory_bytes", "Memory held on the accelerator.", **where)
+        self._workers = Gauge("deepgen_workers_ready", "Worker processes that can draw.", **where)
+        self._starts = Gauge("deepgen_worker_starts", "Times a worker was started.", ["worker"], **where)
+        self._resident = Gauge("deepgen_worker_memory_bytes", "Main memory of a worker.", ["worker"], **where)
+
+    def measure(self, name: str, value: float) -> None:
+        """For the engine's `on_measure`."""
+        if name == "batch":
+            self._batch.observe(value)
+        else:
+            self._stages.labels(name).observe(value)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def show(self, status: Callable[[], EngineStatus]) -> bytes:
+        """The page, in Prometheus' text format."""
+        import torch
+        from prometheus_client import generate_latest
+
+        now = status()
+        self._waiting.set(now.waiting)
+        self._running.set(now.running)
+        self._accepting.set(now.is_accepting)
+        self._workers.set(sum(worker.is_ready for worker in now.workers))
+        for place, worker in enumerate(now.workers):
+            self._starts.labels(str(place)).set(worker.num_starts)
+            self._resident.labels(str(place)).set(worker.memory)
+        if now.workers:
+            self._memory.set(sum(worker.accelerator_memory for worker in now.workers))
+        elif torch.cuda.is_available():
+            self._memory.set(torch.cuda.memory_reserved())
+        return generate_latest(self.registry)

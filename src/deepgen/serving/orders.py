@@ -1,0 +1,111 @@
+"""What the pool knows: requests on their way, the shares workers hold of them, and the workers.
+
+Nothing here locks; the pool does.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepgen.serving.jobs import DrawRequest, Event, Job, ModelFacts, new_error_id
+from deepgen.serving.worker import Memory, StartFailed
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 5  # in a row, after which a worker is not started any more
+
+
+@dataclass(eq=False)
+class Order:
+    """A request on its way through the workers."""
+
+    request: DrawRequest
+    seeds: list[int]
+    on_event: Callable[[Event], None] | None
+    accepted: Future[Job] = field(default_factory=Future)
+    begun: set[int] = field(default_factory=set)
+    num_deaths: int = 0
+
+    @property
+    def job(self) -> Job | None:
+        """The job, once a worker has accepted it."""
+        return self.accepted.result() if self.accepted.done() and not self.accepted.exception() else None
+
+    @property
+    def missing(self) -> list[int]:
+        """Pictures not drawn yet."""
+        return list(range(self.request.num_images)) if self.job is None else self.job.missing
+
+
+@dataclass(eq=False)
+class Share:
+    """Pictures `first` and following of an order, in the hands of one worker."""
+
+    order: Order
+    first: int
+    missing: set[int]
+    is_begun: bool = False
+
+
+class WorkerHandle:
+    """A process, and what the pool knows of it."""
+
+    def __init__(self, place: int, process: Any, connection: Any, num_starts: int, num_failures: int) -> None:
+        self.place, self.process, self.connection = place, process, connection
+        self.num_starts, self.num_failures = num_starts, num_failures
+        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # so that nobody waits for a slow worker
+        self.shares: dict[int, Share] = {}
+        self.model: ModelFacts | None = None
+        self.error: StartFailed | None = None
+        self.is_ready = self.is_dead = False
+        self.heard = time.monotonic()
+        self.restart_at = 0.0
+        self.memory = Memory(0, 0)
+        self.step_seconds = 0.0
+
+    @property
+    def load(self) -> int:
+        """Pictures it has still to draw."""
+        return sum(len(share.missing) for share in self.shares.values())
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started any more."""
+        return self.is_dead and self.num_failures >= MAX_FAILED_STARTS
+
+    def send_all(self) -> None:
+        """The life of the thread that writes to the process; None ends it."""
+        with suppress(OSError):  # a broken pipe: the thread that reads knows better what that means
+            while (message := self.outbox.get()) is not None:
+                self.connection.send(message)
+
+
+def runs(indices: Sequence[int], longest: int) -> list[list[int]]:
+    """Neighbours together, at most so many."""
+    found: list[list[int]] = []
+    for index in indices:
+        if found and found[-1][-1] == index - 1 and len(found[-1]) < longest:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+def ending(worker: WorkerHandle) -> str:
+    """How its process ended, in words."""
+    code = worker.process.exitcode
+    return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def logged(message: str) -> str:
+    """Log an error; the id under which the log has it, for the one who asked."""
+    error_id = new_error_id()
+    logger.error("%s [%s]", message, error_id)
+    return error_id

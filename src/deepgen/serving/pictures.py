@@ -1,0 +1,77 @@
+"""Pictures in and out of requests: uploads are judged by their bytes, whatever they are declared as."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+
+from PIL import Image
+
+from deepgen.data.images import ImageError, open_image
+from deepgen.data.masks import open_mask
+from deepgen.data.picture_files import Kind, encode_picture
+from deepgen.data.png import PictureRecord
+from deepgen.serving.errors import invalid
+
+MAX_FILE_BYTES = 50 * 2**20
+
+
+def read_picture(content: bytes, param: str, max_pixels: int) -> Image.Image:
+    """An upload as an RGB picture without its metadata; `ApiError` 400 says what is wrong with it."""
+    try:
+        picture = open_image(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
+    except ImageError as error:
+        raise invalid(f"{param}: {error}", param, "invalid_image") from error
+    picture.info.clear()
+    return picture
+
+
+def read_mask(content: bytes, max_pixels: int) -> Image.Image:
+    """A mask as greyscale, 255 where its file is transparent: there the picture may change."""
+    try:
+        return open_mask(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
+    except ImageError as error:
+        text = str(error)
+        raise invalid(
+            text if text.startswith("mask ") else f"mask: {text}", "mask", "invalid_image"
+        ) from error
+
+
+def read_address(address: object, param: str, fetch: Callable[[str, str], bytes] | None = None) -> bytes:
+    """The bytes of a `data:` address; others are fetched where there is a `fetch`, and may take a while."""
+    if not isinstance(address, str):
+        raise invalid(f"{param} must be a data: address in text", param, "invalid_type")
+    if fetch is not None and address[:8].lower().startswith(("http://", "https://")):
+        return fetch(address, param)
+    match = re.match(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", address[:200])
+    if not match:
+        raise invalid(
+            f"{param} must be data:image/...;base64,...; other addresses are not fetched",
+            param,
+            "invalid_image",
+        )
+    return decode_base64(address[match.end() :], param)
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """Bytes of base64 text; `ApiError` 400 where it is none."""
+    if len(text) > MAX_FILE_BYTES * 4 // 3 + 4:
+        raise invalid(f"{param} is larger than {MAX_FILE_BYTES >> 20} MiB", param, "invalid_image")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{param} is no base64: {error}", param, "invalid_image") from error
+
+
+def write_picture(
+    image: Image.Image, output_format: Kind, compression: int = 100, record: PictureRecord | None = None
+) -> bytes:
+    """A file of the picture, with its record if one is given; `compression` is the quality, 0 to 100."""
+    return encode_picture(image, output_format, quality=compression, record=record, compress_level=3)
+
+
+def to_base64(content: bytes) -> str:
+    """Base64 text."""
+    return base64.b64encode(content).decode()

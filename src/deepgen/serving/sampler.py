@@ -1,0 +1,325 @@
+"""One step for many images at once, each at its own place in its own schedule.
+
+The pipeline draws a batch from first to last step. Here the batch may be another at every step: each image is
+a run of its own (`sampling/ode.py`), so images of 20 and of 50 steps, begun at different times, share a call
+of the DiT, whatever solver each follows. The arithmetic of each is that of `DeepGenPipeline.denoise` with its
+preset, by the same functions; what may differ is the rounding of matrix products of another batch size.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor
+
+from deepgen.data.pixels import resize_pixels, to_output
+from deepgen.generation import ResolvedSettings
+from deepgen.masking import KeptLatents, KeptPixels
+from deepgen.models import vae as latent_space
+from deepgen.models.vlm import PIXELS_PER_TOKEN
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.prompt_text import check_prompt
+from deepgen.sampling import ode
+from deepgen.sampling.guidance import Guidance
+from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
+from deepgen.sampling.presets import get_preset
+from deepgen.sampling.solvers import choose_solver
+from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
+from deepgen.sampling.velocity import GuidedVelocity
+from deepgen.serving.adapters import LoraShelf
+from deepgen.serving.jobs import DrawRequest, JobFacts, ModelFacts
+from deepgen.types import Condition
+
+# C latent channels, h w latent size
+
+BatchKey = tuple[Any, ...]
+
+# What the steps of all running images may keep of the DiT's modulation, divided among them.
+CACHE_BYTES = 512 * 2**20
+
+# Exact batches have one length of text for each so many tokens, and a padded place in every row.
+_TEXT_UNIT = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every choice made, before a model has run.
+
+    Attributes:
+        prompt: as much of it as is read; the negative one likewise.
+        size: (height, width) that is drawn.
+        final_size: (height, width) it is brought to afterwards; None: as drawn.
+        pixels: references as the model reads them, (3, H, W) in [-1, 1].
+        lora: the name of the adapter it is drawn with; None: without.
+        kept: with a mask, what the result keeps of the first reference.
+        facts: what the one who asked is told.
+    """
+
+    prompt: str
+    negative_prompt: str
+    size: tuple[int, int]
+    final_size: tuple[int, int] | None
+    pixels: list[Tensor]
+    settings: ResolvedSettings
+    kept: KeptPixels | None
+    facts: JobFacts
+    lora: str | None = None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether there is a negative branch."""
+        return self.settings.is_guided
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps."""
+        return self.settings.num_inference_steps
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the models made of a request, once for all its pictures; rows are 1."""
+
+    positive: Condition
+    negative: Condition | None
+    kept: KeptLatents | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The way from noise to an image, for all images of a preset, a size and a number of steps.
+
+    Attributes:
+        solver: before its first step.
+        timesteps: 1000 * sigma of each step, float32 (num_steps,).
+        has_both: whether the negative branch runs at a step, where there is one.
+    """
+
+    solver: Any
+    timesteps: Tensor
+    has_both: list[bool]
+
+
+@dataclass(eq=False, kw_only=True)
+class Sample(ode.SamplingState):
+    """An image that is being drawn: a run of one sample."""
+
+    plan: Plan
+    references: list[Tensor]  # (C, h, w) each
+    text_length: int  # what its context is padded to in an exact batch, tokens: longer than it is
+
+    @property
+    def batch_key(self) -> BatchKey:
+        """Samples that agree in this can share a forward."""
+        height, width = self.latents.shape[-2:]
+        runs_both = not self.is_done and self.runs_both
+        return height, width, len(self.references), runs_both, self.plan.lora
+
+    @property
+    def exact_key(self) -> BatchKey:
+        """Samples that agree in this can share a forward whose shapes do not tell one from another."""
+        shapes = tuple(tuple(reference.shape) for reference in self.references)
+        return *self.batch_key, shapes, self.text_length
+
+
+class Sampler:
+    """The pipeline's parts, called by the step. Only `plan` may be called from several threads.
+
+    Args:
+        pipe: a pipeline that nothing else uses.
+        loras: name -> adapters that requests may ask for.
+        preset: of requests that name none.
+        max_running: images begun and not finished, which divide `CACHE_BYTES` among them.
+
+    Raises:
+        ValueError: the preset is unknown, the solver is not Euler, or the DiT keeps a cache from step to
+            step, which a batch that changes between steps would mix up.
+    """
+
+    def __init__(
+        self,
+        pipe: DeepGenPipeline,
+        loras: Mapping[str, str] | None = None,
+        preset: str = "exact",
+        max_running: int = 1,
+    ) -> None:
+        scheduler = pipe.scheduler
+        if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
+            raise ValueError(
+                f"serving needs the deterministic euler solver, got {type(scheduler).__name__}; "
+                "leave out --solver"
+            )
+        if pipe.transformer.is_cache_enabled:
+            raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
+        self.pipe, self._preset = pipe, get_preset(preset)
+        self.loras = LoraShelf(pipe, loras or {})
+        self._scheduler = copy.deepcopy(scheduler)
+        self._cache_bytes = min(CACHE_BYTES // max_running, MODULATION_BYTES)
+        self._velocity = GuidedVelocity(pipe.transformer)
+        # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
+        self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
+        self._schedules: dict[tuple[str, str | None, int, int], Schedule] = {}
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is told about the model."""
+        unit = self.pipe.size_unit
+        side = self.pipe.transformer.config.pos_embed_max_size * unit
+        return ModelFacts(
+            defaults=self.pipe.defaults,
+            size_unit=unit,
+            max_side=side,
+            loras=tuple(self.loras.names),
+            preset=self._preset.name,
+        )
+
+    def plan(self, request: DrawRequest) -> Plan:
+        """Make every choice and check every value; ValueError names what is wrong. No model runs."""
+        check_prompt(request.prompt, "prompt")
+        self.loras.check(request.lora)
+        settings = self.facts.resolve(request.settings, is_edit=bool(request.images))
+        if settings.solver == "heun":
+            raise ValueError("solver 'heun' calls the model twice in a step, and is not served; use unipc")
+        references = [list(request.images)] if request.images else None
+        sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
+        final_size = None
+        if references is not None and request.height is None and request.width is None:
+            source = (request.images[0].height, request.images[0].width)
+            final_size = None if source == sizes[0] else source
+        with self._counting:
+            (prompt,), cuts = self.pipe.fit_prompts([request.prompt], pixels, tokenizer=self._tokenizer)
+            (negative,), more = self.pipe.fit_prompts(
+                [request.negative_prompt], pixels, "negative_prompt", self._tokenizer
+            )
+            num_text_tokens = len(self._tokenizer(prompt).input_ids)
+        unit = self.pipe.size_unit
+        facts = JobFacts(
+            size=final_size or sizes[0],
+            drawn_size=sizes[0],
+            settings=settings,
+            num_text_tokens=num_text_tokens,
+            num_reference_tokens=sum(
+                (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
+                for x in (pixels[0] if pixels else [])
+            ),
+            num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+            prompt_cuts=(*cuts, *(more if settings.is_guided else ())),
+            world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, is_edit=bool(request.images))),
+        )
+        return Plan(
+            prompt=prompt,
+            negative_prompt=negative,
+            size=sizes[0],
+            final_size=final_size,
+            pixels=[] if pixels is None else pixels[0],
+            settings=settings,
+            kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
+            facts=facts,
+            lora=request.lora,
+        )
+
+    @torch.no_grad()
+    def encode(self, plan: Plan) -> Conditions:
+        """Run the VLM and the connector on a request, and the VAE on what a mask keeps."""
+        self.loras.use(plan.lora)
+        pixels = [plan.pixels] if plan.pixels else None
+        positive, negative = self.pipe.encode_prompt(
+            plan.prompt, plan.negative_prompt, pixels, guided=plan.is_guided
+        )
+        dtype, kept = self.pipe.transformer.dtype, None
+        if plan.kept is not None:
+            kept = plan.kept.latents(self.pipe.vae, plan.size, dtype, self.pipe._execution_device)
+        return Conditions(positive, negative, kept)
+
+    @torch.no_grad()
+    def begin(self, plan: Plan, conditions: Conditions, seed: int) -> Sample:
+        """An image before its first step; noise and references depend on the seed alone, as in the
+        pipeline.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        transformer, device = self.pipe.transformer, self.pipe._execution_device
+        dtype = transformer.dtype
+        noise = self.pipe.prepare_latents(*plan.size, [generator], dtype, device)  # (1, C, h, w)
+        references = []
+        if plan.pixels:
+            references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
+        schedule = self._schedule(plan.settings, noise)
+        condition = guided_condition(conditions.positive, conditions.negative, dtype)
+        make_cache = None
+        if may_keep(transformer):
+            make_cache = partial(StepCache, schedule.timesteps, max_bytes=self._cache_bytes)
+        return Sample(
+            latents=noise,
+            timesteps=schedule.timesteps,
+            solver=copy.deepcopy(schedule.solver),
+            inputs=GuidedInputs(condition, [references] if references else None, len(condition), make_cache),
+            guidance=Guidance(plan.settings.guidance_scale),
+            has_both=schedule.has_both,
+            is_float32=plan.settings.chosen_preset.solver is not None,
+            kept=None if conditions.kept is None else [conditions.kept],
+            plan=plan,
+            references=references,
+            text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
+        )
+
+    def _schedule(self, settings: ResolvedSettings, latents: Tensor) -> Schedule:
+        patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
+        key = settings.preset, settings.solver, settings.num_inference_steps, patches
+        if key not in self._schedules:
+            if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
+                self._schedules.clear()
+            preset = settings.chosen_preset
+            scheduler = choose_solver(settings.solver, copy.deepcopy(self._scheduler))
+            solver, timesteps = preset.prepare(
+                scheduler, settings.num_inference_steps, latents.device, patches
+            )
+            self._schedules[key] = Schedule(solver, timesteps, preset.guided(timesteps))
+        return self._schedules[key]
+
+    @torch.no_grad()
+    def step(self, samples: list[Sample], exact_batch: int | None = None) -> None:
+        """One solver step of every sample; all of one `batch_key`. An error leaves every sample as it was.
+
+        Args:
+            samples: what is moved.
+            exact_batch: rows the forward has, however few samples there are. At a fixed shape the rounding
+                of a row does not depend on the others, so a sample is bit for bit what it is alone; all must
+                be of one `exact_key`.
+        """
+        self.loras.use(samples[0].plan.lora)
+        text_length = None if exact_batch is None else samples[0].text_length
+        velocity = partial(self._velocity, num_samples=exact_batch, text_length=text_length)
+        moved = [sample.copy() for sample in samples]
+        ode.step(moved, velocity)
+        for sample, state in zip(samples, moved, strict=True):
+            vars(sample).update(vars(state))
+        if any(sample.is_done for sample in samples):
+            self._velocity.forget()
+
+    @torch.no_grad()
+    def finish(self, sample: Sample) -> Image.Image:
+        """The image of a sample whose steps are all taken."""
+        plan = sample.plan
+        latents = sample.latents.to(self.pipe.transformer.dtype)  # (1, C, h, w)
+        pixels = latent_space.decode(self.pipe.vae, latents).float()[0]  # (3, H, W)
+        if plan.final_size is not None:
+            pixels = resize_pixels(pixels, plan.final_size)
+        if plan.kept is not None:
+            pixels = plan.kept.paste(pixels)
+        return to_output([pixels], "pil")[0]
+
+
+def _kept_pixels(request: DrawRequest, size: tuple[int, int]) -> KeptPixels:
+    """What the result, of this size, keeps of the first reference."""
+    if not request.images:
+        raise ValueError("mask marks what may change in a picture; give the picture as well")
+    assert request.mask is not None
+    return KeptPixels.of(request.images[0], request.mask, size)

@@ -1,0 +1,208 @@
+"""A worker process: loads the model, draws with an `Engine` of its own, and says everything through a pipe.
+
+What crosses the pipe are the small dataclasses below. The worker leaves when the pipe closes, so it never
+outlives the server, and it lets signals pass: when to stop is the server's decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepgen.serving.jobs import DrawRequest, EngineError, Event, Job, JobFacts, ModelFacts
+
+if TYPE_CHECKING:
+    from deepgen.pipeline import DeepGenPipeline
+    from deepgen.serving.engine import Engine, EngineConfig
+
+logger = logging.getLogger(__name__)
+
+_REPORT_S = 2.0  # seconds between two reports of memory, which also say that the process lives
+
+
+@dataclass(frozen=True)
+class Submit:
+    """To the worker: draw this; what is told about it carries `share`."""
+
+    share: int
+    request: DrawRequest
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To the worker: nobody waits for this any more."""
+
+    share: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From the worker: the model is loaded."""
+
+    model: ModelFacts
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """From the worker, its last word: no model; an expected error is the fault of options or of a file."""
+
+    message: str
+    is_expected: bool
+    is_of_file: bool = False
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """From the worker: it will draw this; events follow."""
+
+    share: int
+    facts: JobFacts
+
+
+@dataclass(frozen=True)
+class Refused:
+    """From the worker: it will not; `is_request` says whether the request's values are the reason."""
+
+    share: int
+    message: str
+    is_request: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """From the worker: an event of a share."""
+
+    share: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class Measured:
+    """From the worker: what `Engine` measures."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """From the worker, every other second: bytes it holds, in main memory and on the accelerator."""
+
+    resident: int
+    accelerator: int
+
+
+def work(
+    connection: Connection, load: Callable[[], DeepGenPipeline], config: EngineConfig, device: str | None
+) -> None:
+    """The life of a worker process.
+
+    Args:
+        connection: the pipe to the server.
+        load: makes the pipeline; must be picklable.
+        config: of the engine.
+        device: what CUDA_VISIBLE_DEVICES is set to; None leaves it.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the first call into CUDA, which reads it
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    sending = threading.Lock()
+
+    def send(message: Any) -> None:
+        try:
+            with sending:
+                connection.send(message)
+        except OSError:  # the server is gone, and with it whoever waited
+            os._exit(0)
+
+    from deepgen.checkpoints.tensors import CheckpointError
+    from deepgen.serving.engine import Engine
+
+    try:
+        pipe = load()
+        pipe.set_progress_bar_config(disable=True)
+        engine = Engine(pipe, config, lambda name, value: send(Measured(name, value)))
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        is_of_file = isinstance(error, CheckpointError)
+        send(StartFailed(str(error), is_expected=True, is_of_file=is_of_file))
+        return
+    except Exception as error:  # whatever it is, it ends the start, and the server tells it
+        logger.exception("the model could not be loaded")
+        send(StartFailed(f"{type(error).__name__}: {error}", is_expected=False))
+        return
+    threading.Thread(target=_report, args=(send,), daemon=True).start()
+    send(Ready(engine.model))
+    _listen(connection, engine, send)
+    os._exit(0)  # what is being drawn is nobody's any more
+
+
+def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None]) -> None:
+    """Do what the server asks until it closes the pipe."""
+    jobs: dict[int, Job] = {}
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            return
+        if isinstance(message, Submit):
+            job = _take(message, engine, send)
+            jobs = {share: job for share, job in jobs.items() if not job.is_ended}
+            if job is not None:
+                jobs[message.share] = job
+        elif isinstance(message, Cancel) and message.share in jobs:
+            jobs[message.share].cancel()
+
+
+def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job | None:
+    """Submit, and tell the events after the acceptance."""
+    early: list[Event] | None = []
+    order = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with order:
+            if early is not None:
+                early.append(event)
+            else:
+                send(Told(message.share, event))
+
+    try:
+        job = engine.submit(message.request, tell)
+    except (ValueError, EngineError) as error:
+        send(Refused(message.share, str(error), isinstance(error, ValueError)))
+        return None
+    except Exception as error:  # a fault of the planning: the worker's next request may well succeed
+        logger.exception("a request could not be planned")
+        send(Refused(message.share, type(error).__name__, False))
+        return None
+    with order:
+        send(Accepted(message.share, job.facts))
+        for event in early:
+            send(Told(message.share, event))
+        early = None
+    return job
+
+
+def _report(send: Callable[[Any], None]) -> None:
+    while True:
+        send(Memory(*memory()))
+        time.sleep(_REPORT_S)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes this process holds: in main memory (0 where that cannot be known) and on the accelerator."""
+    import torch
+
+    statm = Path("/proc/self/statm")
+    resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+    return resident, torch.cuda.memory_reserved() if torch.cuda.is_available() else 0

@@ -1,0 +1,226 @@
+"""The storybook's DiT: flow matching on the world's fixed codes, captions and edits in turn.
+
+The stand-in for a pretrained DiT. It never meets text here: the context is some silent positions, where a
+prompt's words will be, and the slots that say something, with a little noise so that a connector that writes
+them almost right is as good. A DiT knows no order of its context, so empty slots are silent positions too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from deepgen.models import vae as latent_space
+from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.dit import DeepGenTransformer2DModel
+from deepgen.sampling.interpolation import interpolate
+from deepgen.sampling.noise_levels import flow_matching_loss
+from deepgen.tiny.codes import NUM_SLOTS, POOLED_SCALE, WIDTH, directions, empty_code, write_code
+from deepgen.tiny.edits import BAD_EDIT_KINDS
+from deepgen.tiny.example import Example
+from deepgen.tiny.render import render_array
+from deepgen.tiny.scene import Scene
+from deepgen.tiny.splits import sample, weighted_kind
+from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.optim import OptimConfig
+from deepgen.training.parallel import Processes
+from deepgen.training.pool import load_weights
+from deepgen.training.stages.tiny_dit import DrawingBatch
+
+# How often a kind is drawn; kinds that are not named, once.
+CAPTION_WEIGHTS: Mapping[str, float] = {
+    "two": 2, "three": 1.5, "counting": 2.5, "position": 1.5, "relation": 1.5, "all": 2, "text": 3,
+    "text with a thing": 2,
+}  # fmt: skip
+EDIT_WEIGHTS: Mapping[str, float] = {
+    "replace": 2, "add": 2, "write": 2, "correct": 1.5, "move": 1.5, "swap": 1.5, "complete": 1.5,
+    "mirror scene": 1.5, "rain": 0.3, "feed": 0.5, "together": 0.5, "opposite": 0.5,
+    **dict.fromkeys(BAD_EDIT_KINDS, 0.5),
+}  # fmt: skip
+_MOST_PARTS = 48  # attributes of a code
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorybookDiTConfig(TrainConfig):
+    """Pool, batches, dropout and noise levels."""
+
+    num_steps: int = 6000
+    seed: int = 11
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.6, muon_dtype="bfloat16")
+    )
+    vae: Path | None = None  # a run of storybook-vae or a VAE folder, whose encoder is final; needed
+    pool_size: int = 32768  # captions, and as many edits
+    pool_seed: int = 1
+    pool_file: Path | None = None  # keeps the pool, so that a resumed run need not encode again
+    batch_size: int = 256
+    edit_batch_size: int = 192
+    edit_share: float = 0.45  # of the steps
+    dropout: float = 0.1
+    code_noise: float = 0.1
+    max_silent_tokens: int = 48  # most steps have few
+    named_dropout: float = 0.3  # of the nouns in edits that the picture itself explains
+    shift: float = 2.0
+    logit_mean: float = 0.2
+    logit_std: float = 1.2
+    start: Path | None = None  # a finished run or a transformer folder to begin with
+    autocast: bool = True  # bfloat16 products
+
+    def build(self, processes: Processes) -> StorybookDiT:
+        """The stage; draws and encodes the pool."""
+        if self.vae is None:
+            raise ValueError("the DiT draws in a VAE's latents; name its run or folder: --set vae=FOLDER")
+        return StorybookDiT(self, processes)
+
+
+class StorybookDiT:
+    """Flow matching."""
+
+    def __init__(self, config: StorybookDiTConfig, processes: Processes):
+        self.config, self.processes = config, processes
+        self.modules: nn.Module = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer)
+        if config.start is not None:
+            load_weights(self.modules, config.start)
+        self.pool = load_pool(config)
+
+    def batches(self, step: int) -> list[DrawingBatch]:
+        """This process's share of the one batch of a step: every `world_size`-th row."""
+        whole = self.batch(np.random.default_rng((self.config.seed, step)), step)
+        return [whole.share(self.processes.rank, self.processes.world_size)]
+
+    def batch(self, rng: np.random.Generator, step: int) -> DrawingBatch:
+        """Captions or edits, as drawn."""
+        config, pool = self.config, self.pool
+        is_edit = bool(rng.random() < config.edit_share)
+        size = config.edit_batch_size if is_edit else config.batch_size
+        index = rng.integers(0, config.pool_size, size)
+        task = "edit" if is_edit else "generate"
+        clean = pool[f"{task} targets"][index].float()
+        references = pool["edit sources"][index].float() if is_edit else None
+        codes = _codes(pool[f"{task} codes"][index].numpy())
+        codes[rng.random(size) < config.dropout] = _codes(pack_codes([empty_code(task)]).numpy())
+        # The connector's mean runs over all positions, whose number varies: the pooled code comes at
+        # varying strength.
+        pooled = POOLED_SCALE * codes.mean(1) * rng.uniform(0.7, 1.3, (size, 1))
+        num_silent = int((config.max_silent_tokens + 1) * rng.random() ** 4)
+        context = np.concatenate([_compact(codes), np.zeros((size, num_silent, WIDTH), np.float32)], 1)
+        context += config.code_noise * rng.standard_normal(context.shape, dtype=np.float32)
+        u = 1 / (1 + np.exp(-rng.normal(config.logit_mean, config.logit_std, size)))
+        sigma = config.shift * u / (1 + (config.shift - 1) * u)
+        noise = rng.standard_normal(tuple(clean.shape), dtype=np.float32)
+        context, pooled, sigma, noise = (torch.from_numpy(x).float() for x in (context, pooled, sigma, noise))
+        return DrawingBatch(clean, references, context, pooled, sigma, noise, size)
+
+    def loss(self, batch: DrawingBatch) -> StageLoss:
+        """Mean flow-matching loss."""
+        # So few tokens: plain products are faster than a fused attention, forwards and backwards.
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with plain, torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
+            velocity = self.modules(
+                hidden_states=interpolate(batch.clean, batch.noise, batch.sigma),
+                encoder_hidden_states=batch.context,
+                pooled_projections=batch.pooled,
+                timestep=1000 * batch.sigma,
+                reference_latents=None if batch.references is None else [[x] for x in batch.references],
+                return_dict=False,
+            )[0].float()
+        loss = flow_matching_loss(velocity, batch.clean, batch.noise)
+        task, size = "generate" if batch.references is None else "edit", len(batch.sigma)
+        return StageLoss(loss * size / batch.num_total, {task: (float(loss.detach()) * size, size)})
+
+
+def _compact(codes: np.ndarray) -> np.ndarray:
+    """Codes (B, slots, WIDTH) with their silent slots last, and cut to the most that say something."""
+    is_silent = ~codes.any(-1)
+    order = np.argsort(is_silent, axis=1, kind="stable")
+    most = int((~is_silent).sum(1).max())
+    return np.take_along_axis(codes, order[..., None], 1)[:, :most]
+
+
+def pack_codes(codes: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
+    """Codes as numbers, uint8 (N, parts, 2): slot and attribute; (255, 255) where there is no more."""
+    packed = np.full((len(codes), _MOST_PARTS, 2), 255, np.uint8)
+    for row, code in enumerate(codes):
+        packed[row, : len(code)] = code
+    return torch.from_numpy(packed)
+
+
+def _codes(packed: np.ndarray) -> np.ndarray:
+    """Float32 (N, NUM_SLOTS, WIDTH) from what `pack_codes` made."""
+    array = np.zeros((len(packed), NUM_SLOTS, WIDTH), np.float32)
+    rows, parts = np.nonzero(packed[..., 0] != 255)
+    slots, values = packed[rows, parts].T
+    np.add.at(array, (rows, slots), directions()[values])
+    return array
+
+
+def pool_example(seed: int, index: int, task: str) -> Example:
+    """Entry `index` of the pool, "generate" or "edit": a pure function of seed and index."""
+    rng = np.random.default_rng((seed, index, task == "edit"))
+    if task == "generate":
+        return sample(rng, weighted_kind(rng, ["caption"], CAPTION_WEIGHTS))
+    return sample(rng, weighted_kind(rng, ["edit", "reasoning edit"], EDIT_WEIGHTS))
+
+
+def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
+    """Latents, float16 (N, C, h, w), and packed codes of both tasks.
+
+    Raises:
+        ValueError: the pool's file holds another number of entries.
+    """
+    if config.pool_file is not None and config.pool_file.exists():
+        pool = load_file(config.pool_file)
+        if len(pool["generate targets"]) != config.pool_size:
+            raise ValueError(
+                f"{config.pool_file} holds {len(pool['generate targets'])} entries, not {config.pool_size}; "
+                "name another pool_file, or remove it"
+            )
+        return pool
+    vae = load_vae(config.vae or Path())
+    pool: dict[str, Tensor] = {}
+    for task in ("generate", "edit"):
+        examples = [pool_example(config.pool_seed, index, task) for index in range(config.pool_size)]
+        pool[f"{task} codes"] = pack_codes([write_code(example) for example in examples])
+        pool[f"{task} targets"] = encode_scenes(
+            vae, [example.target for example in examples], autocast=config.autocast
+        )
+        if task == "edit":
+            sources = [example.source for example in examples if example.source is not None]
+            pool["edit sources"] = encode_scenes(vae, sources, autocast=config.autocast)
+    if config.pool_file is not None:
+        config.pool_file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(pool, config.pool_file)
+    return pool
+
+
+@torch.no_grad()
+def encode_scenes(
+    vae: AutoencoderKL, scenes: Sequence[Scene], batch_size: int = 64, *, autocast: bool = False
+) -> Tensor:
+    """Latents of drawn scenes as the DiT sees them, float16 (N, C, h, w)."""
+    pieces = []
+    for start in range(0, len(scenes), batch_size):
+        arrays = np.stack([render_array(scene) for scene in scenes[start : start + batch_size]])
+        pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            posterior = latent_space.encode(vae, pixels)
+        pieces.append(latent_space.draw(vae, posterior, "mode").half())
+    return torch.cat(pieces).contiguous()
+
+
+def load_vae(source: Path) -> AutoencoderKL:
+    """The VAE of a run or of a folder, in float32."""
+    if (source / "config.json").is_file() and (source / "diffusion_pytorch_model.safetensors").is_file():
+        return AutoencoderKL.from_pretrained(source).float().eval()
+    vae = AutoencoderKL(**DEEPGEN_STORYBOOK.vae)
+    load_weights(vae, source)
+    return vae.eval()

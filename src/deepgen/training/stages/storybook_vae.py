@@ -1,0 +1,132 @@
+"""The storybook's VAE: cells and rows of cells first, whole pictures later; decoder alone at the end.
+
+A thing always stands at the same pixels of its cell, so single cells of 32x32 pixels teach the drawings at a
+ninth of the cost of a picture; whole pictures then teach the borders of cells, and that one mean of the group
+norms covers a whole picture. A share of the crops shows what the world does not have (drawings off the grid,
+plain colors, edges, stripes, noise), so that a fine-tune on other pictures finds a VAE that draws them.
+
+Latents are disturbed on their way to the decoder: it learns to draw clean pictures of what a small DiT will
+give it. With `trains_encoder` off the latents stay what they are, so a DiT can be trained on them meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.tiny.render import CANVAS, render_array
+from deepgen.tiny.sample import sample_scene
+from deepgen.tiny.scene import CELL, COLUMNS, ROWS
+from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.optim import OptimConfig
+from deepgen.training.parallel import Processes
+from deepgen.training.pool import load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorybookVAEConfig(TrainConfig):
+    """Batch, crops and weights of the loss."""
+
+    num_steps: int = 2400
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=2e-3, muon_lr=0.015, decay_share=0.6, muon_dtype="bfloat16", warmup_steps=30
+        )
+    )
+    ema_decay: float = 0.995
+    scenes: int = 8  # whole pictures of a batch, or as many pixels in crops
+    whole_share: float = 0.4  # the last share of the run, on whole pictures
+    other_share: float = 0.08  # of pictures, that show what the world does not have
+    kl_weight: float = 1e-4
+    latent_noise: float = 0.15  # largest noise on the latents, in their standard deviations
+    trains_encoder: bool = True
+    start: Path | None = None  # a run or a VAE folder to begin with
+    autocast: bool = True  # bfloat16 products
+
+    def build(self, processes: Processes) -> StorybookVAE:
+        """The stage."""
+        processes.require_one(type(self).__name__)
+        return StorybookVAE(self)
+
+
+class StorybookVAE:
+    """Reconstruction."""
+
+    def __init__(self, config: StorybookVAEConfig):
+        self.config = config
+        self.vae = AutoencoderKL(**DEEPGEN_STORYBOOK.vae)
+        self.modules: nn.Module = self.vae
+        if config.start is not None:
+            load_weights(self.vae, config.start)
+        if not config.trains_encoder:
+            self.vae.encoder.requires_grad_(False)
+        self.vae.to(memory_format=torch.channels_last)
+
+    def batches(self, step: int) -> list:
+        """The one batch of a step."""
+        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
+
+    def batch(self, rng: np.random.Generator, step: int) -> Tensor:
+        """Cells, rows of cells or whole pictures, (B, 3, h, w) in [-1, 1]."""
+        config = self.config
+        pictures = np.stack([_picture(rng, config.other_share) for _ in range(config.scenes)])
+        if step < (1 - config.whole_share) * config.num_steps:
+            height, width = (CELL, CELL) if step % 3 else (CELL, CANVAS)
+            tiles = pictures.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
+            pictures = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, 3)
+            if height == width and config.scenes > 1:  # two thirds of the cells of most scenes are empty
+                pictures = _without_most_plain(rng, pictures, config.scenes * COLUMNS * 2)
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def loss(self, batch: Tensor) -> StageLoss:
+        """L1 + 2 * squared error + error of neighbours' differences + KL; the metric is the PSNR in dB."""
+        config = self.config
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+            posterior = self.vae.encode(batch).latent_dist
+            latents = posterior.sample() if config.trains_encoder else posterior.mean
+            level = config.latent_noise * torch.rand(len(latents), 1, 1, 1) * latents.float().std()
+            drawn = self.vae.decode(latents + level * torch.randn(latents.shape)).sample.float()
+        error = drawn - batch
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
+        square = error.pow(2).mean()
+        loss = error.abs().mean() + 2 * square + 0.5 * edges + config.kl_weight * kl
+        psnr = -10 * float(torch.log10(square.detach() / 4))
+        metrics = {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+        return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
+
+
+def _without_most_plain(rng: np.random.Generator, tiles: np.ndarray, number: int) -> np.ndarray:
+    """So many of the tiles, those with something on them first."""
+    is_plain = (tiles == tiles[:, :1, :1]).all((1, 2, 3))
+    order = np.argsort(is_plain * 0.8 + rng.random(len(tiles)))
+    return tiles[order[:number]]
+
+
+def _picture(rng: np.random.Generator, other_share: float) -> np.ndarray:
+    """A scene of the world, or something else: uint8 (96, 96, 3)."""
+    if rng.random() >= other_share:
+        return render_array(sample_scene(rng))
+    kind = int(rng.integers(4))
+    if kind == 0:  # drawings off the grid
+        both = np.concatenate([render_array(sample_scene(rng)), render_array(sample_scene(rng))], 1)
+        return np.roll(both, tuple(rng.integers(0, CANVAS, 2)), (0, 1))[:, :CANVAS]
+    first, second = rng.integers(0, 256, (2, 1, 1, 3))
+    y, x = np.mgrid[0:CANVAS, 0:CANVAS][..., None] - rng.integers(0, CANVAS, (2, 1, 1, 1))
+    angle = rng.uniform(0, 2 * np.pi)
+    along = np.cos(angle) * x + np.sin(angle) * y
+    if kind == 1:  # an edge, or a ramp
+        share = np.clip(along / rng.uniform(0.5, 90) + 0.5, 0, 1)
+    elif kind == 2:  # stripes
+        share = (np.sin(along * 2 * np.pi / rng.uniform(6, 40)) > 0).astype(float)
+    else:  # noise on a plain color
+        return (first + rng.normal(0, rng.uniform(2, 40), (CANVAS, CANVAS, 3))).clip(0, 255).astype(np.uint8)
+    return (first + share * (second - first)).astype(np.uint8)

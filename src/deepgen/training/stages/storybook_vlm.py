@@ -1,0 +1,282 @@
+"""The storybook's reader: VLM and connector learn to write a prompt's code at the think tokens.
+
+The stand-in for a pretrained VLM and for the large data of alignment at once. Think tokens regress onto the
+code of what the prompt comes to (tiny/codes.py), prompt positions onto zero, the pooled condition onto the
+pooled code; image tokens learn to say what is in their cell and which cell that is, which trains the vision
+tower. Riddles and edits that need thought are among the prompts, their codes those of the answers.
+
+The connector sees pads, so it has to meet a prompt with and without them: some batches mix lengths and some
+share one, which is how a prompt arrives at inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.connector import StackedChannelBridge
+from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
+from deepgen.models.vlm import DeepGenVLM, vision_patches
+from deepgen.tiny.claims import CELLS
+from deepgen.tiny.codes import (
+    NUM_SLOTS,
+    POOLED_SCALE,
+    WIDTH,
+    Attribute,
+    Written,
+    attributes,
+    cell_codes,
+    directions,
+    empty_code,
+    to_array,
+    write_code,
+)
+from deepgen.tiny.example import Example
+from deepgen.tiny.language import SYNONYMS, plural, said
+from deepgen.tiny.nouns import NOUNS
+from deepgen.tiny.render import render_array
+from deepgen.tiny.scene import Scene
+from deepgen.tiny.splits import SAMPLERS, sample, weighted_kind
+from deepgen.tiny.tokenizer import load_tokenizer, tokens
+from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.optim import OptimConfig
+from deepgen.training.parallel import Processes
+from deepgen.training.pool import load_weights
+
+# How often a kind is drawn; kinds that are not named, once.
+PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 2, "order": 2, "all": 2,
+                                       "category and property": 1.5, "number": 1.5}  # fmt: skip
+EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 3, "grow smallest": 2, "smallest left": 2,
+                                     "complete": 1.5, "continue": 2, "match rows": 2, "name": 2}  # fmt: skip
+_SIMPLE = ("single", "size", "style", "remove", "resize", "restyle", "mirror", "change ground")
+_SHARPNESS = 8.0  # of the choice among the directions of a group
+_CHOICES = ("noun", "letter", "cell", "edit", "count", "row", "style", "size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorybookVLMConfig(TrainConfig):
+    """Prompts from text and instructions with their pictures, in turn."""
+
+    num_steps: int = 6000
+    seed: int = 13
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=1.5e-3, warmup_steps=50, decay_share=0.6, muon_dtype="bfloat16"
+        )
+    )
+    batch_size: int = 96
+    edit_batch_size: int = 64
+    # The first shares of the run: on prompts that name one thing, and on those with nothing to think about.
+    # With several things from the start nothing is learned for hundreds of steps.
+    simple_share: float = 0.06
+    plain_share: float = 0.2
+    empty_share: float = 0.06
+    same_length_share: float = 0.75  # of the steps, whose prompts are all of one length and so not padded
+    num_candidates: int = 3  # times the batch size, from which such prompts are chosen
+    pixel_noise: float = 0.03
+    choice_weight: float = 0.2  # of the cross entropies
+    start: Path | None = None
+    autocast: bool = True  # bfloat16 products
+
+    def build(self, processes: Processes) -> StorybookVLM:
+        """The stage."""
+        processes.require_one(type(self).__name__)
+        return StorybookVLM(self)
+
+
+@dataclass(frozen=True)
+class ReadingBatch:
+    """Prompts, their codes (B, slots, width), and for edits pixels (B, 3, 96, 96) and codes of the cells
+    (B, 9, width).
+    """
+
+    texts: list[str]
+    codes: Tensor
+    pixels: Tensor | None = None
+    cells: Tensor | None = None
+
+
+class StorybookVLM:
+    """Regression onto the code."""
+
+    def __init__(self, config: StorybookVLMConfig):
+        self.config = config
+        self.tokenizer: Any = load_tokenizer()
+        sizes = DEEPGEN_STORYBOOK
+        self.vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
+        self.connector = StackedChannelBridge(**sizes.connector)
+        self.describe = nn.Linear(sizes.vlm["text_config"]["hidden_size"], WIDTH)
+        self.modules: nn.Module = nn.ModuleDict(
+            {"vlm": self.vlm, "connector": self.connector, "describe": self.describe}
+        )
+        if config.start is None:
+            start_embeddings(self.vlm.language_model.embed_tokens.weight, config.seed)
+        else:
+            load_weights(self.modules, config.start)
+        numbers, table = attributes(), torch.from_numpy(directions())
+        self.groups = {
+            name: table[[number for (group, _), number in numbers.items() if group == name]]
+            for name in _CHOICES
+        }
+
+    def batches(self, step: int) -> list:
+        """The one batch of a step."""
+        return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
+
+    def batch(self, rng: np.random.Generator, step: int) -> ReadingBatch:
+        """Captions and riddles at even steps, instructions with their pictures at odd ones."""
+        config = self.config
+        is_edit = step % 2 == 1
+        size = config.edit_batch_size if is_edit else config.batch_size
+        is_same_length = rng.random() < config.same_length_share
+        groups = ("edit", "reasoning edit") if is_edit else ("caption", "reasoning")
+        weights = EDIT_WEIGHTS if is_edit else PROMPT_WEIGHTS
+        if step < config.plain_share * config.num_steps:
+            groups = groups[:1]
+        if step < config.simple_share * config.num_steps:
+            weights = {**dict.fromkeys(SAMPLERS[groups[0]][0], 0.0), **dict.fromkeys(_SIMPLE, 1.0)}
+        number = size * (config.num_candidates if is_same_length else 1)
+        examples = [sample(rng, weighted_kind(rng, groups, weights)) for _ in range(number)]
+        if is_same_length:
+            examples = self._same_length(rng, examples)[:size]
+        texts = [example.text for example in examples]
+        codes = [write_code(example) for example in examples]
+        self._empty_some(rng, texts, codes, "edit" if is_edit else "generate")
+        array = torch.from_numpy(to_array(codes))
+        if not is_edit:
+            return ReadingBatch([generation_prompt(text) for text in texts], array)
+        sources = [example.source for example in examples if example.source is not None]
+        pixels = to_pixels(sources)
+        noise = config.pixel_noise * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+        cells = torch.from_numpy(np.stack([cell_codes(source) for source in sources]))
+        prompts = [editing_prompt(text, [len(CELLS)]) for text in texts]
+        return ReadingBatch(prompts, array, pixels + noise, cells)
+
+    def _same_length(self, rng: np.random.Generator, examples: list[Example]) -> list[Example]:
+        """Those whose prompts are as long as one drawn at random."""
+        lengths = [len(ids) for ids in self.tokenizer([example.text for example in examples])["input_ids"]]
+        wanted = lengths[int(rng.integers(len(examples)))]
+        return [example for example, length in zip(examples, lengths, strict=True) if length == wanted]
+
+    def _empty_some(
+        self, rng: np.random.Generator, texts: list[str], codes: list[Written], task: str
+    ) -> None:
+        for index in np.flatnonzero(rng.random(len(texts)) < self.config.empty_share):
+            texts[index], codes[index] = "", empty_code(task)
+
+    def loss(self, batch: ReadingBatch) -> StageLoss:
+        """4 * code + 0.1 * silence of the prompt positions + pooled + choices + description of the cells."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
+            embeds, pooled, features = self._read(batch)
+        embeds, pooled = embeds.float(), pooled.float()
+        written = embeds[:, -NUM_SLOTS:]
+        parts = {
+            "code": (written - batch.codes).pow(2).mean(),
+            "silence": embeds[:, :-NUM_SLOTS].pow(2).mean(),
+            "pooled": (pooled - POOLED_SCALE * batch.codes.mean(1)).pow(2).mean(),
+        }
+        choice, wrong = self._choices(written, batch.codes)
+        loss = 4 * parts["code"] + 0.1 * parts["silence"] + parts["pooled"]
+        loss = loss + self.config.choice_weight * choice
+        task = "generate" if features is None else "edit"
+        metrics = {f"{task}_{name}": float(value.detach()) for name, value in parts.items()}
+        metrics |= {f"{task}_wrong_{name}": value for name, value in wrong.items()}
+        if features is not None and batch.cells is not None:
+            described = self.describe(features.float())
+            loss = loss + 3 * (described - batch.cells).pow(2).mean()
+            choice, wrong = self._choices(described, batch.cells)
+            loss = loss + self.config.choice_weight * choice
+            metrics |= {f"cell_wrong_{name}": value for name, value in wrong.items()}
+        return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
+
+    def _read(self, batch: ReadingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        prompts = tokenize(self.tokenizer, batch.texts)
+        features = None if batch.pixels is None else self._image_features(batch.pixels)
+        states = self.vlm(
+            prompts.input_ids,
+            prompts.attention_mask,
+            self.connector.think_tokens(),
+            self.connector.taps,
+            pixel_values=() if batch.pixels is None else list(batch.pixels),
+            image_index=None if batch.pixels is None else [[index] for index in range(len(batch.pixels))],
+            image_features=None if features is None else list(features),
+        )
+        embeds, pooled = self.connector(states)
+        return embeds, pooled, features
+
+    def _choices(self, written: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Sum of the cross entropies of what a group says where it says something, and shares of errors."""
+        total, wrong = written.new_zeros(()), {}
+        for name, rows in self.groups.items():
+            scale = 4 / WIDTH  # a direction's square length is WIDTH / 4
+            wanted_shares = scale * wanted @ rows.T  # (B, slots, values)
+            is_said = wanted_shares.amax(-1) > 0.5
+            if not is_said.any():
+                continue
+            shares, target = scale * (written[is_said] @ rows.T), wanted_shares[is_said].argmax(-1)
+            total = total + F.cross_entropy(_SHARPNESS * shares, target)
+            wrong[name] = float((shares.argmax(-1) != target).float().mean())
+        return total, wrong
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        """As the VLM's own, with gradient: (B, 9, D)."""
+        config = self.vlm.config.vision_config
+        patches, grids = zip(
+            *(
+                vision_patches(x, config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+                for x in pixels
+            ),
+            strict=True,
+        )
+        merged = self.vlm.visual(torch.cat(patches), grid_thw=torch.stack(grids)).pooler_output
+        return merged.view(len(pixels), len(CELLS), -1)
+
+
+@torch.no_grad()
+def start_embeddings(weight: Tensor, seed: int) -> None:
+    """Embeddings (tokens, D) to begin with: a noun's and a letter's hold its direction of the code.
+
+    The stand-in for the word vectors of a pretrained language model. With random ones, what is learned from
+    one of 87 nouns helps no other, and 600 steps of regression did not tell them apart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width, numbers = weight.shape[1], attributes()
+    table = torch.from_numpy(directions()) * 2 / WIDTH**0.5  # rows of length 1
+    spread = torch.randn(WIDTH, width, generator=generator)
+    classes = torch.randn(2, width, generator=generator)
+    weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    for index, token in enumerate(tokens()):
+        meant = token_meaning(token)
+        if meant is not None:
+            own = (table[numbers[meant]] @ spread) + classes[int(meant[0] == "letter")]
+            weight[index] += 0.02 * own
+
+
+def token_meaning(token: str) -> Attribute | None:
+    """The noun or letter that a token names, in the singular, the plural or a synonym's."""
+    if len(token) == 1 and token in ascii_uppercase:
+        return "letter", token
+    if token in ("top", "ears"):  # of "top hat" and "ears of corn", but first of all a place and a part
+        return None
+    for noun in NOUNS:
+        names = (said(noun), plural(noun), SYNONYMS.get(noun, noun), plural(SYNONYMS.get(noun, noun)))
+        # Of two words the first tells most: "palm" of "palm tree", "leafy" of "leafy tree".
+        if token in {name.split()[0] for name in names}:
+            return "noun", noun
+    return None
+
+
+def to_pixels(scenes: Sequence[Scene]) -> Tensor:
+    """Drawn scenes as float32 (N, 3, 96, 96) in [-1, 1]."""
+    arrays = np.stack([render_array(scene) for scene in scenes])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,156 @@
+"""Everything of a run that must survive a restart.
+
+Random numbers are keyed by sample and step (randomness.py) and the data's order is a function of the
+step, so what has to be kept is the trained parameters, their moving averages, the optimizer's moments and
+one integer. Of a model divided among processes, each keeps its own rows of all of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepgen.training.optim import OptimConfig, Optimizer, lr_factor
+from deepgen.training.parallel import Processes
+from deepgen.training.sharding import Piece, own_rows, piece_of
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a run's state on the CPU, which training can no longer change.
+
+    Attributes:
+        pieces: parameters of which it holds some rows only, and which.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+
+    def piece(self, name: str, tensor: Tensor) -> Piece | None:
+        """Which rows a tensor of it is, a moment's being those of its parameter; None where it is whole."""
+        parameter = name if name in self.pieces else name.rpartition("/")[0]
+        return self.pieces.get(parameter) if tensor.ndim else None
+
+
+class TrainState:
+    """Trained parameters, their optimizer, float32 moving averages and the step.
+
+    Args:
+        modules: what is trained, already divided if it is to be.
+        optim: how.
+        num_steps: of the whole run.
+        ema_decay: of the averages; None keeps none.
+        processes: who else trains; None is nobody.
+
+    Attributes:
+        parameters: what this process updates: its rows of divided parameters, and all of the others.
+        pieces: which parameters are divided, and which rows these are.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module,
+        optim: OptimConfig,
+        num_steps: int,
+        ema_decay: float | None,
+        processes: Processes | None = None,
+    ):
+        self._held = {name: p for name, p in modules.named_parameters() if p.requires_grad}  # by the modules
+        self.parameters = {name: own_rows(p) for name, p in self._held.items()}
+        pieces = {name: piece_of(p) for name, p in self._held.items()}
+        self.pieces = {name: piece for name, piece in pieces.items() if piece is not None}
+        self._processes = processes
+        divided = {self.parameters[name]: piece for name, piece in self.pieces.items()}
+        self.optimizer = Optimizer(self.parameters.items(), optim, divided)
+        self.num_steps = num_steps
+        self.ema_decay = ema_decay
+        # fp32: an average moves by less than a 16-bit mantissa can hold
+        self.ema = (
+            {} if ema_decay is None else {n: p.detach().float().clone() for n, p in self.parameters.items()}
+        )
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self) -> dict[str, float]:
+        """Sum gradients over processes, clip, optimizer step at the schedule's rate, moving averages.
+
+        Returns the gradient's norm before clipping, the norm of each part's, and the rate.
+        """
+        self._collect_gradients()
+        factor = lr_factor(self.optimizer.config, self.step, self.num_steps)
+        parts = self._part_norms()
+        norm = torch.stack(list(parts.values())).norm()  # of all, without reading the gradients again
+        self.optimizer.step(factor, norm)
+        norms = {"grad_norm": norm, **{f"grad_norm/{part}": value for part, value in parts.items()}}
+        self.step += 1
+        if self.ema_decay is not None:
+            decay = min(
+                self.ema_decay, (1 + self.step) / (10 + self.step)
+            )  # short at first: forget the start
+            averages = list(self.ema.values())
+            torch._foreach_lerp_(averages, [p.float() for p in self.parameters.values()], 1 - decay)
+        return {**{name: float(value) for name, value in norms.items()}, "lr_factor": factor}
+
+    def _part_norms(self) -> dict[str, Tensor]:
+        """Norm of the gradient in each part, by the first word of its parameters' names."""
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            parts.setdefault(name.split(".", 1)[0], []).append(parameter)
+        return {part: self.optimizer.norm(found) for part, found in parts.items()}
+
+    def _collect_gradients(self) -> None:
+        """Those of divided parameters are summed already, and taken; the others are summed here."""
+        for name in self.pieces:
+            gradient: Any = self._held[name].grad
+            self.parameters[name].grad = None if gradient is None else gradient.to_local()
+            self._held[name].grad = None
+        if self._processes is not None:
+            self._processes.sum_gradients([p for n, p in self.parameters.items() if n not in self.pieces])
+
+    def snapshot(self) -> Snapshot:
+        """Everything that must survive, copied to the CPU."""
+        parameters = {name: p.detach() for name, p in self.parameters.items()}
+        moments = _copy(self.optimizer.tensors())
+        return Snapshot(self.step, _copy(parameters), _copy(self.ema), moments, self.pieces)
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot, bit by bit.
+
+        Raises:
+            ValueError: it is of another model, or of a run with other averages.
+        """
+        _check_names("parameters", self.parameters, snapshot.model)
+        _check_names("averages", self.ema, snapshot.ema)
+        for name, parameter in self.parameters.items():
+            parameter.copy_(snapshot.model[name])
+        for name, average in self.ema.items():
+            average.copy_(snapshot.ema[name])
+        self.optimizer.load_tensors(snapshot.optimizer)
+        self.step = snapshot.step
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _check_names(what: str, ours: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    if ours.keys() != saved.keys():
+        missing, foreign = sorted(ours.keys() - saved.keys()), sorted(saved.keys() - ours.keys())
+        raise ValueError(
+            f"the checkpoint's {what} are not this run's: {len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(foreign)} foreign ({', '.join(foreign[:3])}); resume with the config it was trained with"
+        )
+    for name, tensor in ours.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(
+                f"the checkpoint's {name} has shape {tuple(saved[name].shape)}, this run's "
+                f"{tuple(tensor.shape)}; resume with the config it was trained with"
+            )

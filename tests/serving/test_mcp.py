@@ -1,0 +1,257 @@
+"""Tools for agents, through the SDK's own client: in memory, over stdio and over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from deepgen.cli import main
+from deepgen.client import Client, Patience
+from deepgen.data.png import read_record
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.serving.local import serve_locally
+from deepgen.serving.mcp_tools import MAX_PICTURES, Folders, Painter, make_tools
+from serve_process import ENVIRONMENT, listening, serving
+
+pytest.importorskip("mcp.server.mcpserver", reason="tools for agents need mcp 2")
+
+import anyio
+import httpx2  # pyright: ignore[reportMissingImports]  # the SDK's own
+from mcp import Client as Agent  # pyright: ignore[reportMissingImports]  # an extra
+from mcp import StdioServerParameters  # pyright: ignore[reportMissingImports]  # an extra
+from mcp.client.stdio import stdio_client  # pyright: ignore[reportMissingImports]  # an extra
+from mcp.client.streamable_http import streamable_http_client  # pyright: ignore[reportMissingImports]
+
+Talk = Callable[[Any], Any]
+
+
+def pictures_of(result: Any) -> list[Image.Image]:
+    assert not result.is_error, result.content
+    opened = []
+    for part in result.content[::2]:
+        assert (part.type, part.mime_type) == ("image", "image/png")
+        opened.append(Image.open(io.BytesIO(base64.b64decode(part.data))))
+    return opened
+
+
+def names_of(result: Any) -> list[str]:
+    return [part.text.partition(":")[0] for part in result.content[1::2]]
+
+
+@pytest.fixture
+def client(pipe: DeepGenPipeline) -> Iterator[Client]:
+    with serve_locally(pipe) as client:
+        yield client
+
+
+def talk(painter: Painter, work: Talk) -> None:
+    async def run() -> None:
+        async with Agent(make_tools(painter)) as agent:
+            await work(agent)
+
+    anyio.run(run)
+
+
+def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline) -> None:
+    heard: list[tuple[float, float | None]] = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        heard.append((done, total))
+
+    async def work(agent: Any) -> None:
+        tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
+        assert set(tools) == {"generate_image", "edit_image"}
+        assert tools["edit_image"].input_schema["required"] == ["prompt", "image"]
+        assert "context" not in tools["generate_image"].input_schema["properties"]
+        drawn = await agent.call_tool(
+            "generate_image", {"prompt": "a red circle", "seed": 3, "n": 2}, progress_callback=progress
+        )
+        assert [image.size for image in pictures_of(drawn)] == [(64, 64)] * 2
+        assert drawn.content[1].text.endswith("64x64, seed 3")
+        edited = await agent.call_tool(
+            "edit_image", {"prompt": "make it blue", "images": names_of(drawn), "size": "32x64", "seed": 1}
+        )
+        assert [image.size for image in pictures_of(edited)] == [(32, 64)]
+
+    talk(Painter(lambda: client), work)
+    assert heard[-1] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("generate_image", {"prompt": "a", "size": "65x64"}, "not a multiple of"),
+        ("generate_image", {"prompt": "x" * 9000}, r"field prompt\) \[req-"),
+        ("generate_image", {}, "prompt"),
+        ("generate_image", {"prompt": "a", "n": MAX_PICTURES + 1}, "less than or equal"),
+        ("edit_image", {"prompt": "a", "images": []}, "at least 1 item"),
+        ("edit_image", {"prompt": "a", "images": ["/etc/passwd"]}, "started without --read-from"),
+        ("edit_image", {"prompt": "a", "images": ["http://10.0.0.1/a.png"]}, "no file"),
+        ("edit_image", {"prompt": "a", "images": ["data:image/png;base64,AAAA"]}, "field image"),
+    ],
+)
+def test_a_refusal_tells_the_agent_what_to_do(
+    client: Client, tool: str, arguments: dict[str, Any], message: str
+) -> None:
+    async def work(agent: Any) -> None:
+        result = await agent.call_tool(tool, arguments)
+        assert result.is_error
+        assert re.search(message, result.content[0].text)
+
+    talk(Painter(lambda: client), work)
+
+
+def test_an_empty_prompt_draws(client: Client) -> None:
+    async def work(agent: Any) -> None:
+        result = await agent.call_tool("generate_image", {"prompt": ""})
+        assert not result.is_error
+
+    talk(Painter(lambda: client), work)
+
+
+def test_a_server_that_is_gone_and_a_model_that_does_not_load_are_told(tmp_path: Path) -> None:
+    def no_model() -> Client:
+        raise OSError("there is no model at nowhere")
+
+    async def gone(agent: Any) -> None:
+        result = await agent.call_tool("generate_image", {"prompt": "a"})
+        assert result.is_error
+        assert "does not answer" in result.content[0].text
+
+    async def unloaded(agent: Any) -> None:
+        result = await agent.call_tool("generate_image", {"prompt": "a"})
+        assert result.is_error
+        assert "no model at nowhere" in result.content[0].text
+
+    talk(Painter(lambda: Client("http://127.0.0.1:9", patience=Patience(retries=0))), gone)
+    talk(Painter(no_model), unloaded)
+
+
+def test_files_are_read_and_written_only_where_it_is_allowed(client: Client, tmp_path: Path) -> None:
+    inside, outside, drawn = tmp_path / "in", tmp_path / "out", tmp_path / "drawn"
+    for folder in (inside, outside, drawn):
+        folder.mkdir()
+        Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    (inside / "link.png").symlink_to(outside / "a.png")
+    folders = Folders(save_to=drawn, read_from=[inside])
+
+    async def work(agent: Any) -> None:
+        for name in ("a.png", str(inside / "a.png"), str(drawn / "a.png")):
+            result = await agent.call_tool("edit_image", {"prompt": "blue", "images": [name], "seed": 1})
+            assert len(pictures_of(result)) == 1
+            path = Path(result.content[1].text.partition("saved as ")[2])
+            assert path.parent == drawn
+            record = read_record(path)
+            assert record is not None
+            assert record.seed == 1
+        mask = Image.new("RGBA", (64, 64), "red")
+        mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
+        mask.save(inside / "mask.png")
+        asked = {"prompt": "blue", "images": ["a.png"], "mask": "mask.png", "seed": 1}
+        (made,) = pictures_of(await agent.call_tool("edit_image", asked))
+        assert made.convert("RGB").getpixel((40, 5)) == (255, 0, 0)
+        asked["mask"] = "gone.png"
+        assert (await agent.call_tool("edit_image", asked)).is_error
+        for name in (str(outside / "a.png"), "../out/a.png", "link.png", "/etc/passwd", "none.png"):
+            result = await agent.call_tool("edit_image", {"prompt": "blue", "images": [name]})
+            assert result.is_error
+            assert "no file" in result.content[0].text
+
+    talk(Painter(lambda: client, folders), work)
+    with pytest.raises(ValueError, match="is no folder"):
+        Folders(save_to=tmp_path / "none")
+
+
+def test_an_agent_hears_what_was_cut_of_its_prompt(client: Client, pipe: DeepGenPipeline) -> None:
+    pipe.max_prompt_tokens = 6
+
+    async def work(agent: Any) -> None:
+        drawn = await agent.call_tool("generate_image", {"prompt": "a red circle on a tree", "seed": 3})
+        assert "prompt has " in drawn.content[1].text
+        assert "max_prompt_tokens is 6: only its first" in drawn.content[1].text
+        assert len(pictures_of(await agent.call_tool("generate_image", {"prompt": ""}))) == 1
+
+    talk(Painter(lambda: client), work)
+
+
+def test_a_painter_whose_agent_left_stops_the_server(client: Client) -> None:
+    left = threading.Event()
+
+    def tell(done: float, total: float) -> None:
+        left.set()
+
+    painter = Painter(lambda: client)
+    assert painter.draw("a", None, {"n": 1, "num_inference_steps": 200}, tell, left) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--http", "--host", "0.0.0.0"], "other machines"),
+        (["--api-key-file", "keys.txt"], "is for --http"),
+        (["--http", "--port", "70000"], "between 0 and 65535"),
+        (["--save-to", "/nowhere/at/all"], "is no folder"),
+        (["--url", "localhost"], "http://"),
+    ],
+)
+def test_a_bad_option_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mcp", "tiny", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+async def draw_once(agent: Any) -> Any:
+    result = await agent.call_tool("generate_image", {"prompt": "a red circle", "seed": 1})
+    (image,) = pictures_of(result)
+    image.load()
+    return image
+
+
+@pytest.mark.slow
+def test_over_stdio_a_model_is_loaded_and_draws() -> None:
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "deepgen", "mcp", "tiny"], env=ENVIRONMENT
+    )
+
+    async def run() -> None:
+        async with Agent(stdio_client(command)) as agent:
+            assert (await draw_once(agent)).size == (96, 96)
+
+    anyio.run(run)
+
+
+@pytest.mark.slow
+def test_over_http_with_a_key_a_running_server_draws(tmp_path: Path) -> None:
+    key = "0123456789abcdef"
+    (tmp_path / "keys.txt").write_text(f"anna:{key}\n")
+
+    async def run(url: str) -> None:
+        headers = {"authorization": f"Bearer {key}"}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
+            Agent(streamable_http_client(url, http_client=http)) as agent,
+        ):
+            assert (await draw_once(agent)).size == (96, 96)
+        refused = httpx.post(url, json={}, headers={"authorization": "Bearer wrong"}, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+
+    keys = ["--api-key-file", str(tmp_path / "keys.txt")]
+    with (
+        serving() as server,
+        listening(["mcp", "--url", server, "--http", "--port", "0", *keys], r"tools on (http://\S+)") as (
+            url,
+            _,
+        ),
+    ):
+        anyio.run(run, url)

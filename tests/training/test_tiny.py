@@ -1,0 +1,147 @@
+"""The loop resumes exactly, and every tiny recipe trains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
+from deepgen.recipes import run
+from deepgen.recipes.tiny import RECIPES, finish_storybook_vae
+from deepgen.shapes.scene import sample_scene
+from deepgen.training.checkpoints import latest_checkpoint
+from deepgen.training.loop import train
+from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
+from deepgen.training.overrides import override
+from deepgen.training.pool import to_pixels
+from deepgen.training.stages.tiny_vae import normalize_latents
+
+SMALL = {
+    "tiny-vae": {"batch_size": "2", "crop": "32", "whole_share": "0"},
+    "tiny-vlm": {"batch_size": "3", "edit_batch_size": "2"},
+    "tiny-dit": {"batch_size": "3", "edit_batch_size": "2", "pool_size": "4"},
+    "storybook-vae": {"scenes": "1", "whole_share": "0"},
+    "storybook-vlm": {"batch_size": "3", "edit_batch_size": "2", "plain_share": "0", "simple_share": "0"},
+    "storybook-dit": {"batch_size": "3", "edit_batch_size": "2", "pool_size": "4"},
+}
+VAES = {"tiny-dit": DEEPGEN_TINY.vae, "storybook-dit": DEEPGEN_STORYBOOK.vae}
+
+
+@pytest.fixture
+def vae_dir(tmp_path: Path) -> Path:
+    from diffusers import AutoencoderKL
+
+    for name, sizes in VAES.items():
+        AutoencoderKL(**sizes).save_pretrained(tmp_path / "vae" / name)
+    return tmp_path / "vae"
+
+
+def small(name: str, steps: int, vae_dir: Path) -> dict[str, str]:
+    changes = {**SMALL[name], "num_steps": str(steps)}
+    return {**changes, "vae": str(vae_dir / name)} if name in VAES else changes
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_each_recipe_trains_two_steps_and_resumes_to_four_bit_exactly(name, tmp_path, vae_dir):
+    constant = {"optim.decay_share": "0"}  # the schedule of two steps is not that of four
+    run(name, tmp_path / "halves", overrides={**small(name, 2, vae_dir), **constant})
+    run(name, tmp_path / "halves", resume=True, overrides={**small(name, 4, vae_dir), **constant})
+    run(name, tmp_path / "whole", overrides={**small(name, 4, vae_dir), **constant})
+    halves, whole = (
+        load_file(latest_checkpoint(tmp_path / run_name) / "model.safetensors")
+        for run_name in ("halves", "whole")
+    )
+    assert halves.keys() == whole.keys()
+    assert all(torch.equal(halves[key], whole[key]) for key in whole)
+
+
+def test_an_unknown_recipe_and_field_name_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="tiny-vae"):
+        run("nope", tmp_path)
+    with pytest.raises(ValueError, match="num_steps"):
+        override(RECIPES["tiny-vae"](), {"nope": "1"})
+    assert override(RECIPES["tiny-vae"](), {"optim.lr": "0.5"}).optim.lr == 0.5
+
+
+def test_resuming_without_a_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"step-\*"):
+        train(override(RECIPES["tiny-vae"](), SMALL["tiny-vae"]), tmp_path, resume=True)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, 24, 40)))
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+
+
+def test_muon_moves_a_convolution_down_its_gradient():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 6, 3, bias=False)
+    optimizer, images = Muon(conv.parameters(), lr=0.02), torch.randn(2, 4, 8, 8)
+    before = conv(images).pow(2).mean()
+    before.backward()
+    optimizer.step()
+    assert conv(images).pow(2).mean() < before
+
+
+def test_the_rate_warms_up_and_decays_to_its_end():
+    config = OptimConfig(warmup_steps=10, decay_share=0.5)
+    factors = [lr_factor(config, step, 100) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[40] == 1
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[100] == 0
+
+
+def test_normalizing_latents_keeps_reconstructions():
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**DEEPGEN_TINY.vae).eval()
+    rng = np.random.default_rng(0)
+    pixels = to_pixels([sample_scene(rng) for _ in range(4)])
+    with torch.no_grad():
+        before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        normalize_latents(vae, pixels)
+        latents = vae.encode(pixels).latent_dist.mean
+        assert torch.allclose(vae.decode(latents).sample, before, atol=1e-4)
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+    assert vae.config.scaling_factor == pytest.approx(1 / float(latents.std()))
+
+
+def test_resuming_from_a_damaged_checkpoint_names_the_file(tmp_path, vae_dir):
+    run("tiny-vae", tmp_path, overrides=small("tiny-vae", 1, vae_dir))
+    file = latest_checkpoint(tmp_path) / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors was changed or damaged"):
+        run("tiny-vae", tmp_path, resume=True, overrides=small("tiny-vae", 1, vae_dir))
+
+
+def test_a_decoder_alone_leaves_the_latents_as_they_are(tmp_path, vae_dir):
+    start = vae_dir / "storybook-dit"
+    changes = {"scenes": "1", "num_steps": "3", "trains_encoder": "false", "start": str(start)}
+    run("storybook-vae", tmp_path / "decoder", overrides=changes)
+    before = load_file(start / "diffusion_pytorch_model.safetensors")
+    after = load_file(latest_checkpoint(tmp_path / "decoder") / "model.safetensors")
+    same = {name: torch.equal(before[name], value) for name, value in after.items()}
+    assert all(same[name] for name in same if name.startswith("encoder."))
+    assert not all(same[name] for name in same if name.startswith("decoder."))
+    finish_storybook_vae(tmp_path / "decoder", tmp_path / "finished", encoder_dir=start)
+    finished = load_file(tmp_path / "finished" / "diffusion_pytorch_model.safetensors")
+    averages = load_file(latest_checkpoint(tmp_path / "decoder") / "ema.safetensors")
+    assert all(
+        torch.equal(value, averages[name] if name.startswith("decoder.") else before[name])
+        for name, value in finished.items()
+    )
+
+
+def test_the_storybook_dit_needs_a_vae_and_a_pool_of_its_size(tmp_path, vae_dir):
+    with pytest.raises(ValueError, match="--set vae="):
+        run("storybook-dit", tmp_path / "none", overrides=SMALL["storybook-dit"])
+    pool = {**small("storybook-dit", 1, vae_dir), "pool_file": str(tmp_path / "pool.safetensors")}
+    run("storybook-dit", tmp_path / "first", overrides=pool)
+    with pytest.raises(ValueError, match="holds 4 entries, not 5"):
+        run("storybook-dit", tmp_path / "second", overrides={**pool, "pool_size": "5"})
