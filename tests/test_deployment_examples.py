@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tyro
 
-from deepgen.cli import Command
+from deepgen.cli.app import Command
 from deepgen.cli.serve import Serve
 from serve_process import ROOT
 

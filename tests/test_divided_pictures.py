@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.parallel import divide
 

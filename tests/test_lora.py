@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deepgen.checkpoints.lora_files import read_lora
 from deepgen.checkpoints.lora_settings import LoraError
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from lora_cases import CASES, write_case
 

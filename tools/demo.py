@@ -33,7 +33,7 @@ _SCALE = 2
 
 def storybook_strip(pipe: Any, seed: int = 1) -> Image.Image:
     """The five pictures in a row, each with its prompt below it, twice as large as drawn."""
-    from deepgen.evaluation.storybook_sheet import Tile, sheet
+    from deepgen.tiny.evaluation.sheet import Tile, sheet
 
     scene = pipe(SCENE, seed=seed).images[0]
     tiles = []

@@ -23,8 +23,8 @@ from deepgen.tiny.codes import POOLED_SCALE, empty_code, to_array, write_code
 from deepgen.tiny.example import Example
 from deepgen.tiny.read import read
 from deepgen.tiny.splits import SAMPLERS, sample
+from deepgen.tiny.stages.dit import encode_scenes, load_vae
 from deepgen.training.pool import load_weights
-from deepgen.training.stages.storybook_dit import encode_scenes, load_vae
 
 _SILENT = 16  # positions of a short prompt
 _KINDS = [*SAMPLERS["caption"][0], *SAMPLERS["edit"][0], *SAMPLERS["reasoning edit"][0]]

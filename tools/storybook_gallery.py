@@ -16,14 +16,14 @@ from pathlib import Path
 
 from deepgen.cli.loading import load_pipeline
 from deepgen.cli.options import ModelOptions
-from deepgen.evaluation.benchmarks.storybook import Storybook
 from deepgen.evaluation.models import Model, PipelineModel
 from deepgen.evaluation.run_config import chunked
 from deepgen.evaluation.seeds import seed_of
-from deepgen.evaluation.storybook_prompts import ABILITIES, StorybookPrompt, kinds_of, prompts_of
-from deepgen.evaluation.storybook_scores import score_picture
-from deepgen.evaluation.storybook_sheet import Tile, sheet
-from deepgen.evaluation.storybook_table import ABILITY_NAMES
+from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of, prompts_of
+from deepgen.tiny.evaluation.scores import score_picture
+from deepgen.tiny.evaluation.sheet import Tile, sheet
+from deepgen.tiny.evaluation.table import ABILITY_NAMES
 from deepgen.tiny.example import Ability
 from deepgen.tiny.render import render
 

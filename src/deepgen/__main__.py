@@ -2,6 +2,6 @@
 
 import sys
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 
 sys.exit(main())

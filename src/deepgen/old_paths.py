@@ -93,6 +93,9 @@ MODULES = {
     "deepgen.train.rl_plan": "deepgen.rl.plan",
     "deepgen.train.rl_sheet": "deepgen.rl.contact_sheet",
     "deepgen.train.rl_stage": "deepgen.rl.stage",
+    "deepgen.train.stages.storybook_dit": "deepgen.tiny.stages.dit",
+    "deepgen.train.stages.storybook_vae": "deepgen.tiny.stages.vae",
+    "deepgen.train.stages.storybook_vlm": "deepgen.tiny.stages.vlm",
     "deepgen.train.rollouts": "deepgen.rl.rollout_sampler",
     "deepgen.train.stages.rl": "deepgen.rl.stage",
 }

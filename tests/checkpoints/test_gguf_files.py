@@ -10,7 +10,7 @@ import torch
 
 from deepgen.checkpoints.gguf_files import Kind, read_gguf, write_gguf
 from deepgen.checkpoints.tensors import CheckpointError
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.cli.loading import load_pipeline
 from deepgen.cli.options import ModelOptions
 from deepgen.models.dit import DeepGenTransformer2DModel

@@ -11,7 +11,7 @@ from deepgen.checkpoints.gguf_header import describe_gguf
 from deepgen.checkpoints.layouts import detect
 from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.checkpoints.verify import verify
-from deepgen.cli import main
+from deepgen.cli.app import main
 
 FILES = Path(__file__).parent / "gguf_samples"
 

@@ -28,7 +28,7 @@ from deepgen.checkpoints.tensors import CheckpointError, open_file
 from deepgen.checkpoints.torch_files import open_tree
 from deepgen.checkpoints.verify import verify
 from deepgen.checkpoints.weights import adapt, load_components
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.pipeline import DeepGenPipeline
 
 RANK_1 = "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from deepgen.checkpoints.sums import SUMS
 from deepgen.checkpoints.verify import VerifyReport, verify
-from deepgen.cli import main
+from deepgen.cli.app import main
 
 WRONG_JSON = ("null", "[]", "3", '"text"', "{}", '{"a":' * 3000, "NaN", "{")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from pictures_on_disk import write_picture
 
 

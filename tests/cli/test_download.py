@@ -23,7 +23,7 @@ from deepgen.checkpoints.published import (
     PUBLISHED_NAME,
     PUBLISHED_REVISION,
 )
-from deepgen.cli import main
+from deepgen.cli.app import main
 from hub_server import Hub, git_sha1, running, sha256
 
 ROOT = Path(__file__).parents[2]

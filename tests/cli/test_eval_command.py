@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from evaluation.benchmark_files import write_all
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tyro
 
-from deepgen.cli import Command, main
+from deepgen.cli.app import Command, main
 from deepgen.cli.options import short_name
 
 WITHOUT_DEFAULT = ["info", "verify"]

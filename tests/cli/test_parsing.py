@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 
 SLIPS = [
     ("generate x --step 3", "unknown option --step; did you mean --steps?"),

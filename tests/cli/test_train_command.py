@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import deepgen.recipes
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.cli.recipe_fields import recipe_names
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
 from deepgen.evaluation.store import Lines
 from evaluation.benchmark_files import hashes, picture, table, write_all, write_gedit

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import Item, Settings, settings_with
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.models import CannotDraw, Endpoint, ModelConfig, PipelineModel, form, load_model

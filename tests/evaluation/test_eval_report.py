@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import ItemScore, settings_with
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.published import PUBLISHED

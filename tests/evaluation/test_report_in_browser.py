@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import javascript
-from deepgen.cli import main
+from deepgen.cli.app import main
 
 pytestmark = javascript.needs("puppeteer-core", "axe-core")  # the page of the server is tested with them, too
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -35,10 +36,10 @@ def test_the_catalogue_has_every_reward_with_its_kind_and_needs() -> None:
 def test_the_example_works_as_a_file_in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = (c for c in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if "Brightness" in c)
     module = ModuleType("brightness")
-    monkeypatch.setitem(__import__("sys").modules, "brightness", module)
+    monkeypatch.setitem(sys.modules, "brightness", module)  # where dataclasses look their class up
+    monkeypatch.setitem(sys.modules, "deepgen.rewards.scorers.brightness", module)
     exec(compile(code, "brightness.py", "exec"), module.__dict__)
-    known, own = scorers.reward_names, scorers._module
-    monkeypatch.setattr(scorers, "reward_names", lambda: [*known(), "brightness"])
-    monkeypatch.setattr(scorers, "_module", lambda name: module if name == "brightness" else own(name))
+    known = scorers.reward_names()
+    monkeypatch.setattr(scorers.REWARDS, "names", lambda: [*known, "brightness"])
     (verdict,) = make_reward("brightness", target=255)([Candidate(image=Image.new("RGB", (4, 4)), prompt="")])
     assert verdict.score == 0

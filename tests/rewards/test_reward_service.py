@@ -18,7 +18,7 @@ from PIL import Image
 from reward_fakes import FakeReward, candidate
 from reward_server import serving
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.rewards import wire
 from deepgen.rewards.client import RemoteOptions, RemoteReward
 from deepgen.rewards.http import Connection

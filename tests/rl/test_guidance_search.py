@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.data.prompts import Prompt
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.rewards.ensemble import RewardEnsemble

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.client import Client, Patience
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.cli.serve import Serve
 from deepgen.client import Client, RequestFailed
 from deepgen.pipeline import DeepGenPipeline

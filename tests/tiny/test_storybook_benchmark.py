@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import Settings
-from deepgen.evaluation.benchmarks.storybook import Storybook
 from deepgen.evaluation.statistics import wilson
-from deepgen.evaluation.storybook import StorybookConfig, evaluate
-from deepgen.evaluation.storybook_chains import draw_chains, sample_chains, score_chains
-from deepgen.evaluation.storybook_prompts import ABILITIES, kinds_of, prompts_of
-from deepgen.evaluation.storybook_scores import score_picture
-from deepgen.evaluation.storybook_summary import look_up, summarize_kinds
-from deepgen.evaluation.storybook_table import table
 from deepgen.tiny.claims import Claim, ThingClaim
+from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.chains import draw_chains, sample_chains, score_chains
+from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
+from deepgen.tiny.evaluation.prompts import ABILITIES, kinds_of, prompts_of
+from deepgen.tiny.evaluation.scores import score_picture
+from deepgen.tiny.evaluation.summary import look_up, summarize_kinds
+from deepgen.tiny.evaluation.table import table
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import CELL, Scene, Thing, Word
 from deepgen.tiny.splits import SAMPLERS, level_of

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from deepgen.checkpoints.convert import convert
 from deepgen.checkpoints.info import info
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.app import ServeConfig, make_app

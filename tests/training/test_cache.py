@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.data.batches import Batches
 from deepgen.data.cache import Cache, CacheError, read_manifest, shard_path
 from deepgen.data.example import RowError

@@ -17,7 +17,7 @@ from base_models import write_qwen, write_sd3
 from deepgen.checkpoints.base_models import BASE_PIPELINE, BASE_VLM
 from deepgen.checkpoints.fresh import BaseModels, fitted_connector, load_fresh
 from deepgen.checkpoints.parts import named_config
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.models.config import DEEPGEN_1_0
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, plan_run, recipe, run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import deepgen.recipes
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.data.prompts import open_prompts
 from deepgen.recipes import recipe
 from deepgen.rl.evaluation import RLEvaluationConfig, fixed_prompts

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
-from deepgen.recipes import run
-from deepgen.recipes.tiny import RECIPES, finish_storybook_vae
+from deepgen.recipes import run, tiny
 from deepgen.shapes.scene import sample_scene
+from deepgen.tiny import recipes as storybook
+from deepgen.tiny.recipes import finish_vae
 from deepgen.training.checkpoints import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
@@ -18,6 +19,7 @@ from deepgen.training.overrides import override
 from deepgen.training.pool import to_pixels
 from deepgen.training.stages.tiny_vae import normalize_latents
 
+RECIPES = [name for name in {**tiny.RECIPES, **storybook.RECIPES} if name.endswith(("-vae", "-vlm", "-dit"))]
 SMALL = {
     "tiny-vae": {"batch_size": "2", "crop": "32", "whole_share": "0"},
     "tiny-vlm": {"batch_size": "3", "edit_batch_size": "2"},
@@ -43,7 +45,7 @@ def small(name: str, steps: int, vae_dir: Path) -> dict[str, str]:
     return {**changes, "vae": str(vae_dir / name)} if name in VAES else changes
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", RECIPES)
 def test_each_recipe_trains_two_steps_and_resumes_to_four_bit_exactly(name, tmp_path, vae_dir):
     constant = {"optim.decay_share": "0"}  # the schedule of two steps is not that of four
     run(name, tmp_path / "halves", overrides={**small(name, 2, vae_dir), **constant})
@@ -61,13 +63,13 @@ def test_an_unknown_recipe_and_field_name_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="tiny-vae"):
         run("nope", tmp_path)
     with pytest.raises(ValueError, match="num_steps"):
-        override(RECIPES["tiny-vae"](), {"nope": "1"})
-    assert override(RECIPES["tiny-vae"](), {"optim.lr": "0.5"}).optim.lr == 0.5
+        override(recipe("tiny-vae"), {"nope": "1"})
+    assert override(recipe("tiny-vae"), {"optim.lr": "0.5"}).optim.lr == 0.5
 
 
 def test_resuming_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"step-\*"):
-        train(override(RECIPES["tiny-vae"](), SMALL["tiny-vae"]), tmp_path, resume=True)
+        train(override(recipe("tiny-vae"), SMALL["tiny-vae"]), tmp_path, resume=True)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one():
@@ -129,7 +131,7 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are(tmp_path, vae_dir):
     same = {name: torch.equal(before[name], value) for name, value in after.items()}
     assert all(same[name] for name in same if name.startswith("encoder."))
     assert not all(same[name] for name in same if name.startswith("decoder."))
-    finish_storybook_vae(tmp_path / "decoder", tmp_path / "finished", encoder_dir=start)
+    finish_vae(tmp_path / "decoder", tmp_path / "finished", encoder_dir=start)
     finished = load_file(tmp_path / "finished" / "diffusion_pytorch_model.safetensors")
     averages = load_file(latest_checkpoint(tmp_path / "decoder") / "ema.safetensors")
     assert all(

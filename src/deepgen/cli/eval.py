@@ -95,8 +95,8 @@ class EvalStorybook(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the table is printed."""
-        from deepgen.evaluation.storybook import StorybookConfig, evaluate
-        from deepgen.evaluation.storybook_table import brief
+        from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
+        from deepgen.tiny.evaluation.table import brief
 
         self.check_model()
         check_steps(self.num_inference_steps)

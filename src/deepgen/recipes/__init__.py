@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,11 @@ from deepgen.training.loop import TrainConfig, train
 from deepgen.training.overrides import override
 from deepgen.training.run_folder import read_run
 
+# A new file of recipes has a table RECIPES and a line here.
+_MODULES = (
+    *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
+    *("deepgen.recipes.supervised", "deepgen.recipes.rl"),
+)
 # What a run began with: read from its folder, whatever its recipe says today.
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
@@ -61,9 +67,10 @@ def recipe_names() -> list[str]:
 
 
 def _recipes() -> dict[str, Callable[[], TrainConfig]]:
-    from deepgen.recipes import rl, storybook, supervised, tiny  # here: they load every part's library
-
-    return {**tiny.RECIPES, **storybook.RECIPES, **supervised.RECIPES, **rl.RECIPES}
+    # here: they load every part's library
+    return {
+        name: make for module in _MODULES for name, make in importlib.import_module(module).RECIPES.items()
+    }
 
 
 def recipe_of(run_dir: Path) -> TrainConfig:

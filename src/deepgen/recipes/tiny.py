@@ -7,25 +7,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers import PreTrainedTokenizerBase
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
-from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY, Architecture
+from deepgen.models.config import DEEPGEN_TINY, Architecture
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
-from deepgen.tiny.sample import sample_scene
-from deepgen.tiny.tokenizer import load_tokenizer as load_storybook_tokenizer
 from deepgen.training.loop import TrainConfig
 from deepgen.training.pool import load_tokenizer, load_weights, to_pixels
-from deepgen.training.stages.storybook_dit import StorybookDiTConfig, load_vae
-from deepgen.training.stages.storybook_vae import StorybookVAEConfig
-from deepgen.training.stages.storybook_vlm import StorybookVLMConfig
-from deepgen.training.stages.storybook_vlm import to_pixels as storybook_pixels
 from deepgen.training.stages.tiny_dit import TinyDiTConfig
 from deepgen.training.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.training.stages.tiny_vlm import TinyVLMConfig
@@ -46,25 +40,7 @@ def tiny_dit() -> TrainConfig:
     return TinyDiTConfig()
 
 
-def storybook_vae() -> TrainConfig:
-    """The storybook's autoencoder."""
-    return StorybookVAEConfig(seed=7)
-
-
-def storybook_vlm() -> TrainConfig:
-    """The storybook's VLM and connector, onto its codes."""
-    return StorybookVLMConfig()
-
-
-def storybook_dit() -> TrainConfig:
-    """The storybook's DiT, from its codes."""
-    return StorybookDiTConfig()
-
-
 RECIPES = {
-    "storybook-vae": storybook_vae,
-    "storybook-vlm": storybook_vlm,
-    "storybook-dit": storybook_dit,
     "tiny-vae": tiny_vae,
     "tiny-vlm": tiny_vlm,
     "tiny-dit": tiny_dit,
@@ -77,6 +53,8 @@ def assemble(
     transformer_dir: str | Path,
     output_dir: str | Path,
     sizes: Architecture = DEEPGEN_TINY,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    world: str | None = None,
 ) -> None:
     """Write the finished runs as one pipeline folder in bfloat16.
 
@@ -85,7 +63,9 @@ def assemble(
         vlm_dir: run of `tiny-vlm`, or a pipeline folder whose VLM and connector to keep.
         transformer_dir: run of `tiny-dit`.
         output_dir: becomes what `DeepGenPipeline.from_pretrained` loads.
-        sizes: of the parts, `DEEPGEN_TINY` or `DEEPGEN_STORYBOOK`.
+        sizes: of the parts.
+        tokenizer: the flat world's where it is None.
+        world: what the model says that it draws, see deepgen/worlds.py.
     """
     vlm, connector = _reader(Path(vlm_dir), sizes)
     transformer = DeepGenTransformer2DModel(**sizes.transformer)
@@ -96,8 +76,9 @@ def assemble(
         transformer=transformer,
         vae=AutoencoderKL.from_pretrained(vae_dir),
         scheduler=FlowMatchEulerDiscreteScheduler(**sizes.scheduler),
-        tokenizer=load_storybook_tokenizer() if sizes is DEEPGEN_STORYBOOK else load_tokenizer(),
+        tokenizer=tokenizer or load_tokenizer(),
         defaults=sizes.defaults,
+        world=world,
     )
     pipe.to(torch.bfloat16).save_pretrained(output_dir)
     for file in Path(output_dir).glob("*/config.json"):  # where a part was loaded from is of no use elsewhere
@@ -116,27 +97,6 @@ def _reader(source: Path, sizes: Architecture) -> tuple[DeepGenVLM, StackedChann
     load_weights(vlm, source, "vlm.")
     load_weights(connector, source, "connector.")
     return vlm, connector
-
-
-def finish_storybook_vae(
-    run_dir: str | Path, output_dir: str | Path, encoder_dir: str | Path | None = None
-) -> None:
-    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation.
-
-    Args:
-        run_dir: the run.
-        output_dir: the folder.
-        encoder_dir: for a run that trained the decoder alone, the finished folder it began with; latents and
-            their statistics stay that folder's.
-    """
-    if encoder_dir is not None:
-        vae = load_vae(Path(encoder_dir))
-        load_weights(vae.decoder, Path(run_dir), "decoder.")
-    else:
-        vae = load_vae(Path(run_dir))
-        rng = np.random.default_rng(0)
-        normalize_latents(vae, storybook_pixels([sample_scene(rng) for _ in range(256)]))
-    vae.save_pretrained(output_dir)
 
 
 def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import deepgen.recipes
-from deepgen.cli import main
+from deepgen.cli.app import main
 from deepgen.data.mixture import open_mixture
 from deepgen.data.prompts import open_prompts
 from deepgen.data.sources import make_source, options_from_text

@@ -7,13 +7,14 @@ those options. Fields called `path` or `..._dir` are places on disk, which a mix
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from deepgen import config
 from deepgen.data.example import Example, Task
+from deepgen.registry import Registry
+
+SOURCES = Registry("source", __name__, __path__, {"storybook": "deepgen.tiny.source"})
 
 
 class Source(Protocol):
@@ -35,7 +36,7 @@ class Source(Protocol):
 
 def source_names() -> list[str]:
     """The sources there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return SOURCES.names()
 
 
 def make_source(name: str, **options: Any) -> Source:
@@ -43,28 +44,22 @@ def make_source(name: str, **options: Any) -> Source:
     problems = option_problems(name, options)
     if problems:
         raise ValueError(f"source {name}: {'; '.join(problems)}")
-    module = _module(name)
+    module = SOURCES.load(name)
     return module.source(config.build(module.options, options))
 
 
 def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:
     """The options a source has."""
-    return config.option_fields(_module(name).options)
+    return config.option_fields(SOURCES.load(name).options)
 
 
 def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
     """What is wrong with a source's options, all at once; looks at no file."""
-    if name not in source_names():
-        return [f"unknown source {name!r}; known: {', '.join(source_names())}"]
-    return config.problems_with(_module(name).options, options, name)
+    if problem := SOURCES.problem(name):
+        return [problem]
+    return config.problems_with(SOURCES.load(name).options, options, name)
 
 
 def options_from_text(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Options as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
-    return config.from_texts(_module(name).options, texts)
-
-
-def _module(name: str) -> Any:
-    if name not in source_names():
-        raise ValueError(f"unknown source {name!r}; known: {', '.join(source_names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return config.from_texts(SOURCES.load(name).options, texts)

@@ -7,18 +7,20 @@ those options and keeps the contract of `deepgen.rewards.reward.Reward`. What a 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from deepgen import config
+from deepgen.registry import Registry
 from deepgen.rewards.reward import Reward
+
+_TINY = {name: f"deepgen.tiny.rewards.{name}" for name in ("storybook", "storybook_kept")}
+REWARDS = Registry("reward", __name__, __path__, _TINY)
 
 
 def reward_names() -> list[str]:
     """The rewards there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return REWARDS.names()
 
 
 def make_reward(name: str, **options: Any) -> Reward:
@@ -26,28 +28,22 @@ def make_reward(name: str, **options: Any) -> Reward:
     problems = option_problems(name, options)
     if problems:
         raise ValueError(f"reward {name}: {'; '.join(problems)}")
-    module = _module(name)
+    module = REWARDS.load(name)
     return module.reward(config.build(module.options, options))
 
 
 def reward_class(name: str) -> type[Reward]:
     """The class behind a name: its docstring says what it measures, its attributes what it declares."""
-    return _module(name).reward
+    return REWARDS.load(name).reward
 
 
 def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
     """What is wrong with a reward's options, all at once; looks at no file and asks no service."""
-    if name not in reward_names():
-        return [f"unknown reward {name!r}; known: {', '.join(reward_names())}"]
-    return config.problems_with(_module(name).options, options, name)
+    if problem := REWARDS.problem(name):
+        return [problem]
+    return config.problems_with(REWARDS.load(name).options, options, name)
 
 
 def options_from_text(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Options as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
-    return config.from_texts(_module(name).options, texts)
-
-
-def _module(name: str) -> Any:
-    if name not in reward_names():
-        raise ValueError(f"unknown reward {name!r}; known: {', '.join(reward_names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return config.from_texts(REWARDS.load(name).options, texts)

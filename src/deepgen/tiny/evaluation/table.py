@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepgen.evaluation.storybook_summary import HELD_OUT, Part, Share, StorybookReport
+from deepgen.tiny.evaluation.summary import HELD_OUT, Part, Share, StorybookReport
 
 ABILITY_NAMES = {
     "generation": "generation",

@@ -19,8 +19,8 @@ import deepgen.tiny
 from deepgen.checkpoints.sums import hash_file
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
-from deepgen.evaluation.storybook_prompts import ABILITIES, prompts_of
-from deepgen.evaluation.storybook_scores import score_picture
+from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of
+from deepgen.tiny.evaluation.scores import score_picture
 from deepgen.tiny.render import CANVAS
 
 _JUDGES = ("read.py", "claims.py", "scene.py")  # what a verdict is made with

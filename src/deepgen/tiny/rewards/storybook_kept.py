@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
-from deepgen.rewards.scorers.storybook import asked_and_read, in_words
 from deepgen.tiny.claims import Claim
 from deepgen.tiny.credit import kept_share
+from deepgen.tiny.rewards.storybook import asked_and_read, in_words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from deepgen.evaluation.statistics import wilson
-from deepgen.evaluation.storybook_chains import ChainReport
-from deepgen.evaluation.storybook_prompts import ABILITIES, StorybookPrompt, kinds_of
+from deepgen.tiny.evaluation.chains import ChainReport
+from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of
 from deepgen.tiny.splits import LEVELS, nearest_prompt_answers, sample
 
 Row = Mapping[str, Any]  # of a verdict, as benchmarks/storybook.py writes it

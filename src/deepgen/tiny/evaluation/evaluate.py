@@ -15,14 +15,14 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import Settings
-from deepgen.evaluation.benchmarks.storybook import Storybook
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.report import read_results
 from deepgen.evaluation.report_page import write_report
 from deepgen.evaluation.runner import RunConfig, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import write_json
-from deepgen.evaluation.storybook_chains import (
+from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.chains import (
     NAME,
     ChainReport,
     chain_sheet,
@@ -30,9 +30,9 @@ from deepgen.evaluation.storybook_chains import (
     sample_chains,
     score_chains,
 )
-from deepgen.evaluation.storybook_prompts import ABILITIES, prompts_of
-from deepgen.evaluation.storybook_sheet import Tile, sheet
-from deepgen.evaluation.storybook_summary import (
+from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of
+from deepgen.tiny.evaluation.sheet import Tile, sheet
+from deepgen.tiny.evaluation.summary import (
     LOOKUP_PROMPTS,
     Part,
     StorybookReport,
@@ -40,7 +40,7 @@ from deepgen.evaluation.storybook_summary import (
     summarize_ability,
     summarize_kinds,
 )
-from deepgen.evaluation.storybook_table import table
+from deepgen.tiny.evaluation.table import table
 from deepgen.tiny.render import render
 
 _CHAIN_SHARE = 4  # one chain of edits for so many prompts of a kind

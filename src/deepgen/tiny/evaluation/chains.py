@@ -21,8 +21,8 @@ from deepgen.evaluation.run_config import chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.statistics import wilson
 from deepgen.evaluation.store import Pictures
-from deepgen.evaluation.storybook_scores import kept_share, psnr_within
 from deepgen.tiny.edit_chain import ChainStep, EditChain, sample_chain
+from deepgen.tiny.evaluation.scores import kept_share, psnr_within
 from deepgen.tiny.read import Reading, read
 from deepgen.tiny.render import render
 

@@ -1,0 +1,1 @@
+"""The storybook benchmark and its report."""

@@ -1,0 +1,1 @@
+"""Rewards of the storybook world, read from pixels and exact."""
