@@ -103,12 +103,12 @@ def measure(
     case: Case,
     candidates: Sequence[Candidate] = CANDIDATES,
     *,
-    num_pictures: int = 8,
+    num_images: int = 8,
     reference_steps: int = 200,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """Every candidate's distance from the solution on one case."""
-    draw = _drawer(pipe, case, num_pictures)
+    draw = _drawer(pipe, case, num_images)
     solution, _ = draw(
         Candidate(name="solution", arguments={"num_inference_steps": reference_steps}, solver="heun")
     )
@@ -135,9 +135,9 @@ def relative_error(latents: Tensor, solution: Tensor) -> Tensor:
 
 
 def _drawer(
-    pipe: DeepGenPipeline, case: Case, num_pictures: int
+    pipe: DeepGenPipeline, case: Case, num_images: int
 ) -> Callable[[Candidate], tuple[Tensor, float]]:
-    rows = prompt_rows(num_pictures, seed=5, task=case.task)  # pyright: ignore[reportArgumentType]
+    rows = prompt_rows(num_images, seed=5, task=case.task)  # pyright: ignore[reportArgumentType]
     references = [list(row.references) for row in rows] if case.task == "edit" else None
     own = pipe.scheduler
 
@@ -160,7 +160,7 @@ def _drawer(
             pipe.scheduler = own
             if candidate.cache is not None:
                 pipe.transformer.disable_cache()
-        return torch.as_tensor(output.images), counted[0] / num_pictures
+        return torch.as_tensor(output.images), counted[0] / num_images
 
     return draw
 
@@ -188,7 +188,7 @@ class PresetQuality:
 
     output: Path | None = None
     """Where the figures go, as JSON."""
-    pictures: int = 8
+    images: int = 8
     """Of each case."""
     reference_steps: int = 200
     """Heun's steps of the solution."""
@@ -205,7 +205,7 @@ def main(options: PresetQuality) -> None:
         for result in measure(
             pipe,
             case,
-            num_pictures=options.pictures,
+            num_images=options.images,
             reference_steps=options.reference_steps,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
@@ -214,7 +214,7 @@ def main(options: PresetQuality) -> None:
         table = {
             "model": "tiny",
             "solution": f"heun, {options.reference_steps} steps",
-            "pictures": options.pictures,
+            "pictures": options.images,
             "results": [asdict(result) for result in results],
         }
         options.output.write_text(json.dumps(table, indent=1) + "\n")

@@ -68,7 +68,7 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    pictures: dict[int, bytes] = field(default_factory=dict)  # by seed
+    images: dict[int, bytes] = field(default_factory=dict)  # by seed
 
     def figures(self) -> dict[str, Any]:
         """For the file."""
@@ -138,9 +138,9 @@ async def load(url: str, options: Load, seconds: float) -> Outcome:
     async def client(http: httpx.AsyncClient) -> None:
         while time.perf_counter() - started < seconds:
             seed = next(seeds)
-            picture = await ask(http, outcome, seed, options.steps)
-            if picture is not None and len(outcome.pictures) < options.compared:
-                outcome.pictures[seed] = picture
+            image = await ask(http, outcome, seed, options.steps)
+            if image is not None and len(outcome.images) < options.compared:
+                outcome.images[seed] = image
 
     async with connect(url, options.clients) as http:
         await asyncio.gather(*(client(http) for _ in range(options.clients)))
@@ -176,9 +176,9 @@ async def compare(url: str, options: Load, outcome: Outcome) -> dict[str, int]:
     """Draw some of the pictures again, one after the other, with nobody else there."""
     again, equal = Outcome(), 0
     async with connect(url, 1) as http:
-        for seed, picture in outcome.pictures.items():
-            equal += await ask(http, again, seed, options.steps) == picture
-    return {"compared": len(outcome.pictures), "bit_equal": equal}
+        for seed, image in outcome.images.items():
+            equal += await ask(http, again, seed, options.steps) == image
+    return {"compared": len(outcome.images), "bit_equal": equal}
 
 
 async def watch_memory(url: str, pid: int, options: Load) -> dict[str, Any]:

@@ -35,14 +35,14 @@ def main(options: Speed) -> None:
     pipe: Any = load_pipeline(options)
     print(f"imports and loading     {time.perf_counter() - started:8.2f} s")
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe(options.prompt, seed=0).images[0]
+    image = pipe(options.prompt, seed=0).images[0]
     for name, arguments in (
         ("generate", {"prompt": options.prompt}),
-        ("edit", {"prompt": options.instruction, "image": picture}),
+        ("edit", {"prompt": options.instruction, "image": image}),
     ):
         pipe(**arguments, seed=0)
         runs = [timed_run(pipe, **arguments, seed=seed) for seed in range(options.repeats)]
-        print(f"\n{name}, {picture.width}x{picture.height}, median of {options.repeats}")
+        print(f"\n{name}, {image.width}x{image.height}, median of {options.repeats}")
         for part in runs[0]:
             print(f"  {part:20}{1000 * median(run[part] for run in runs):10.1f} ms")
 

@@ -219,11 +219,11 @@ def draw_batches(stage: str, size: Size, tokenizer: Any, is_even: bool = False) 
         lengths = [high if is_even else rng.integers(low, high + 1) for _ in range(MICRO_BATCH)]
         texts = [" ".join(rng.choice(words, length)) for length in lengths]
         shape = (MICRO_BATCH, 3, size.image_size, size.image_size)
-        pictures = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(2)]
+        images = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(2)]
         samples = list(range(MICRO_BATCH * block, MICRO_BATCH * (block + 1)))
         keys = [f"row {n}" for n in samples]
         batches.append(
-            MicroBatch(task, texts, pictures[0], pictures[1:] if task == "edit" else [], samples, keys)
+            MicroBatch(task, texts, images[0], images[1:] if task == "edit" else [], samples, keys)
         )
     return batches
 

@@ -58,7 +58,7 @@ def mixture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """A photograph stand-in whose sides are no multiples of anything: 90 x 70 (width x height)."""
     ramp = torch.linspace(0, 255, 90).expand(70, 90)
     return Image.fromarray(torch.stack([ramp, ramp.flip(1), ramp / 2], dim=-1).to(torch.uint8).numpy())

@@ -83,7 +83,7 @@ def run_deepspeed(folder: Path) -> Iterator[Section]:
             )
             round_trained(pipe)
             section = Section(f"ds {name}")
-            check_pictures(section, pipe, golden)
+            check_images(section, pipe, golden)
             yield section
 
 
@@ -105,7 +105,7 @@ def round_trained(pipe: DeepGenPipeline) -> None:
         value.data = value.data.half().float()
 
 
-def check_pictures(section: Section, pipe: DeepGenPipeline, golden: dict[str, Tensor]) -> None:
+def check_images(section: Section, pipe: DeepGenPipeline, golden: dict[str, Tensor]) -> None:
     """Final latents and pixels of each case."""
     pipe.set_progress_bar_config(disable=True)
     for name, case in CASES.items():

@@ -112,8 +112,8 @@ def test_a_preset_costs_its_calls_of_both_branches_and_of_one() -> None:
     from harness.report import balanced_ratio
 
     once = {"condition": 1.0, "references": 0.0, "decode": 1.0, "first_step": 2.0, "step": 2.0}
-    pictures = {"reference": {"total": 52.0}, "ours": once, "single_step": 1.0}
-    assert balanced_ratio(pictures, both=10, single=4) == pytest.approx(52 / (2 + 20 + 4))
+    images = {"reference": {"total": 52.0}, "ours": once, "single_step": 1.0}
+    assert balanced_ratio(images, both=10, single=4) == pytest.approx(52 / (2 + 20 + 4))
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_the_balanced_ratio_needs_no_section_but_compare_and_stands_beside_its_e
     from harness.report import balanced_ratio, summarize, table
 
     stages = {"condition": 1.0, "references": 0.0, "first_step": 2.0, "step": 1.0, "decode": 1.0}
-    picture = {
+    image = {
         "reference": {"total": 90.0},
         "ours": {**stages, "total": 54.0},
         "single_step": 0.5,
@@ -148,13 +148,13 @@ def test_the_balanced_ratio_needs_no_section_but_compare_and_stands_beside_its_e
     }
     difference = {"relative_difference": 1e-6}
     compare = {
-        "pictures": {"t2i": picture, "edit": picture},
+        "pictures": {"t2i": image, "edit": image},
         "cells": {"t2i": difference, "edit": difference},
     }
     (tmp_path / "compare.json").write_text(json.dumps(compare))
     summary = summarize(tmp_path, {})
     both, single = preset_calls()["balanced"]
-    assert summary["t2i_balanced_ratio"] == balanced_ratio(picture, both, single)
+    assert summary["t2i_balanced_ratio"] == balanced_ratio(image, both, single)
     assert "balanced_error              not measured" in table(summary)
     cells = {"preset balanced": {"error": 0.01}, "euler 50": {"error": 0.02}}
     (tmp_path / "quality.json").write_text(json.dumps({"cells": cells}))

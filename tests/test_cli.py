@@ -52,8 +52,8 @@ class FakePipeline:
             raise self.fails_at[1]
         self.calls.append({"prompt": prompt, **arguments})
         size = (arguments.get("width", 96), arguments.get("height", 96))
-        picture = Image.new("RGB", size, (arguments["seed"] % 256,) * 3)
-        return SimpleNamespace(images=[picture], drawn_sizes=[size[::-1]], prompt_cuts=self.cuts)
+        image = Image.new("RGB", size, (arguments["seed"] % 256,) * 3)
+        return SimpleNamespace(images=[image], drawn_sizes=[size[::-1]], prompt_cuts=self.cuts)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from PIL import Image
 import deepgen
 from deepgen.client import (
     Client,
+    DrawnImage,
     Patience,
-    Picture,
     Preview,
     RequestFailed,
     ServerUnreachable,
@@ -84,7 +84,7 @@ def drawn() -> tuple[int, dict[str, str], bytes]:
 def test_the_client_is_a_name_of_the_package_and_fields_reach_the_server(scripted: Scripted) -> None:
     scripted.script = [drawn()]
     client = deepgen.Client(scripted.url + "/v1/", "secret", patience=NO_WAIT)
-    pictures = client.generate("a star", seed=4, guidance_scale=2.0, negative_prompt=None)
+    images = client.generate("a star", seed=4, guidance_scale=2.0, negative_prompt=None)
     path, headers, body = scripted.asked[0]
     assert path == "/v1/images/generations"
     assert headers["Authorization"] == "Bearer secret"
@@ -95,7 +95,7 @@ def test_the_client_is_a_name_of_the_package_and_fields_reach_the_server(scripte
         "guidance_scale": 2.0,
         "response_format": "b64_json",
     }
-    assert pictures == [Picture(b"\0\0\0", 4, "64x64")]
+    assert images == [DrawnImage(b"\0\0\0", 4, "64x64")]
     assert "secret" not in repr(client)
 
 
@@ -192,12 +192,12 @@ def test_a_redirect_is_followed(scripted: Scripted) -> None:
 
 
 def test_pictures_of_every_kind_are_sent_and_files_go_as_they_are(
-    scripted: Scripted, picture: Image.Image, tmp_path: Path
+    scripted: Scripted, image: Image.Image, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.jpg"
-    picture.save(path)
-    array, mask = np.asarray(picture), Image.new("RGBA", picture.size)
-    given = [path, str(path), path.read_bytes(), picture, array, Picture(path.read_bytes(), 1, "90x70")]
+    image.save(path)
+    array, mask = np.asarray(image), Image.new("RGBA", image.size)
+    given = [path, str(path), path.read_bytes(), image, array, DrawnImage(path.read_bytes(), 1, "90x70")]
     scripted.script = [drawn()]
     Client(scripted.url).edit("blue", [*given, "https://example.org/a.png"], mask=mask)
     body = scripted.asked[0][2]
@@ -281,14 +281,14 @@ def test_the_servers_refusal_names_the_field(url: str) -> None:
 
 def test_a_picture_is_not_saved_under_the_name_of_another_format(tmp_path: Path) -> None:
     for kind, content in (("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF\0\0\0\0WEBP")):
-        picture = Picture(content, 1, "64x64")
+        image = DrawnImage(content, 1, "64x64")
         for suffix in ("png", "jpg", "jpeg", "webp", "bin"):
             path = tmp_path / f"{kind}.{suffix}"
             if suffix == "bin" or kind == {"jpg": "jpeg"}.get(suffix, suffix):
-                assert picture.save(path).read_bytes() == content
+                assert image.save(path).read_bytes() == content
                 continue
             with pytest.raises(ValueError, match=f"the picture came as {kind}; name it .{kind}, or ask with"):
-                picture.save(path)
+                image.save(path)
             assert not path.exists()
 
 
@@ -303,4 +303,4 @@ def test_a_picture_is_not_saved_under_the_name_of_another_format(tmp_path: Path)
     ],
 )
 def test_a_picture_says_whether_it_was_drawn_smaller(size: str, drawn: str, notice: str) -> None:
-    assert Picture(b"", 1, size, drawn_size=drawn).notice == notice
+    assert DrawnImage(b"", 1, size, drawn_size=drawn).notice == notice

@@ -20,7 +20,7 @@ from PIL import Image
 
 from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
-from deepgen.data.png import PictureRecord, read_record
+from deepgen.data.png import ImageRecord, read_record
 from deepgen.evaluation.benchmark import Item, Settings, settings_with, with_standard_names
 from deepgen.evaluation.models import PipelineModel
 from deepgen.generation import (
@@ -33,7 +33,7 @@ from deepgen.generation import (
 from deepgen.pipeline import ARGUMENTS, DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.sampling.solvers import make_scheduler
-from deepgen.serving.chat import PICTURE_FIELDS
+from deepgen.serving.chat import IMAGE_FIELDS
 from deepgen.serving.fields import Limits, read_fields
 from deepgen.serving.jobs import DrawRequest
 from deepgen.serving.local import serve_locally
@@ -137,29 +137,29 @@ class Doors:
     def __init__(self, pipe: DeepGenPipeline, client: Client, nodes: ModuleType) -> None:
         self.pipe, self.client, self.nodes = pipe, client, nodes
 
-    def python(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
+    def python(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         return self.pipe(PROMPT, **asked).images[0], None
 
-    def command_line(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
+    def command_line(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         words = [word for name, value in asked.items() for word in (option(name), str(value))]
         assert main(["generate", PROMPT, "-o", "drawn.png", *words]) == 0
         return read(Path("drawn.png"))
 
-    def prompt_file(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
+    def prompt_file(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         Path("rows.jsonl").write_text(json.dumps({"prompt": PROMPT, "name": "row.png", **asked}))
         assert main(["generate", "--file", "rows.jsonl", "-o", "rows"]) == 0
         return read(Path("rows/row.png"))
 
-    def http(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
-        (picture,) = self.client.generate(PROMPT, **asked)
-        return read(io.BytesIO(picture.content))
+    def http(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
+        (image,) = self.client.generate(PROMPT, **asked)
+        return read(io.BytesIO(image.content))
 
-    def comfyui(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
+    def comfyui(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         model = self.nodes.Model(self.pipe)
         (drawn,) = self.nodes.DeepGenGenerate().generate(model, PROMPT, **asked)
         return Image.fromarray((drawn[0] * 255).round().to(torch.uint8).numpy()), None
 
-    def evaluation(self, **asked: Any) -> tuple[Image.Image, PictureRecord | None]:
+    def evaluation(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         names = {name: asked.pop(name) for name in ("preset", "solver", "seed")}
         model = PipelineModel("tiny", self.pipe, "", is_deepgen=True, preset=names["preset"])
         item = Item(id="1", category="", prompt=PROMPT)
@@ -171,7 +171,7 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def read(file: Any) -> tuple[Image.Image, PictureRecord | None]:
+def read(file: Any) -> tuple[Image.Image, ImageRecord | None]:
     record = read_record(file)
     image = Image.open(file)
     image.load()
@@ -255,7 +255,7 @@ def test_former_names_of_nodes_are_still_inputs(doors: Doors) -> None:
 
 
 def test_every_door_has_every_name() -> None:
-    for known in (ARGUMENTS, [*PICTURE_FIELDS], DrawRequest.__dataclass_fields__, prompt_file._KINDS):
+    for known in (ARGUMENTS, [*IMAGE_FIELDS], DrawRequest.__dataclass_fields__, prompt_file._KINDS):
         assert set(NAMES) <= set(known)
     assert set(Settings.__dataclass_fields__) == {*NAMES, "num_samples"}
     assert {"num_inference_steps", "guidance_scale", "height", "width"} <= set(vars(recipe("rl")))

@@ -33,9 +33,9 @@ def new_object(monkeypatch) -> ModuleType:
 
 
 def test_training_pictures_hold_one_corner_of_the_color_their_caption_says(new_object, tmp_path):
-    new_object.Pictures(folder=tmp_path).run()
+    new_object.Images(folder=tmp_path).run()
     files = sorted(tmp_path.glob("*.png"))
-    assert len(files) == new_object.NUM_PICTURES
+    assert len(files) == new_object.NUM_IMAGES
     for file in files:
         scene = read(Image.open(file), (*SHAPES, new_object.NAME)).scene
         assert scene is not None
@@ -45,7 +45,7 @@ def test_training_pictures_hold_one_corner_of_the_color_their_caption_says(new_o
 
 
 def test_no_corner_that_is_asked_for_was_trained_in_that_color_and_place(new_object, tmp_path):
-    new_object.Pictures(folder=tmp_path).run()
+    new_object.Images(folder=tmp_path).run()
     scenes = [read(Image.open(file), (*SHAPES, new_object.NAME)).scene for file in tmp_path.glob("*.png")]
     shown = {(scene.objects[0].color, scene.objects[0].cell) for scene in scenes}
     kinds = set()

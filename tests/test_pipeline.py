@@ -24,7 +24,7 @@ PROMPTS = [
 ]
 
 
-def flat_picture(width: int, height: int, colour: tuple[int, int, int]) -> Image.Image:
+def flat_image(width: int, height: int, colour: tuple[int, int, int]) -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 
@@ -43,8 +43,8 @@ def test_a_prompt_draws_the_same_alone_and_in_a_batch(pipe: DeepGenPipeline) -> 
 
 
 def test_an_edit_is_the_same_alone_and_beside_other_references(pipe: DeepGenPipeline) -> None:
-    first = flat_picture(64, 64, (200, 30, 30))
-    second = [flat_picture(64, 64, (0, 90, 200)), flat_picture(64, 32, (0, 200, 0))]
+    first = flat_image(64, 64, (200, 30, 30))
+    second = [flat_image(64, 64, (0, 90, 200)), flat_image(64, 32, (0, 200, 0))]
     together = draw(pipe, PROMPTS[:2], image=[first, second], seed=[3, 4])
     assert (together[0] - draw(pipe, PROMPTS[0], image=first, seed=3)[0]).abs().max() < 1e-5
     assert (together[1] - draw(pipe, PROMPTS[1], image=second, seed=4)[0]).abs().max() < 1e-5
@@ -93,12 +93,12 @@ def test_generators_give_what_their_seeds_give(pipe: DeepGenPipeline) -> None:
 
 
 def test_an_edit_is_reproducible_from_its_seed_although_its_reference_is_sampled(
-    pipe: DeepGenPipeline, picture: Image.Image
+    pipe: DeepGenPipeline, image: Image.Image
 ) -> None:
-    one = draw(pipe, "make it blue", image=picture, seed=1)
+    one = draw(pipe, "make it blue", image=image, seed=1)
     torch.randn(7)
-    assert torch.equal(one, draw(pipe, "make it blue", image=picture, seed=1))
-    mode = draw(pipe, "make it blue", image=picture, seed=1, reference_posterior="mode")
+    assert torch.equal(one, draw(pipe, "make it blue", image=image, seed=1))
+    mode = draw(pipe, "make it blue", image=image, seed=1, reference_posterior="mode")
     assert not torch.equal(one, mode)
 
 
@@ -115,17 +115,17 @@ def test_every_kind_of_reference_is_the_same_reference(pipe: DeepGenPipeline, tm
         assert torch.equal(draw(pipe, "make it blue", image=source, seed=1), expected)
 
 
-def test_an_edit_returns_the_size_of_its_source(pipe: DeepGenPipeline, picture: Image.Image) -> None:
-    assert pipe("make it blue", image=picture, seed=1).images[0].size == (90, 70)
-    assert pipe("make it blue", image=picture, seed=1, restore_size=False).images[0].size == (64, 64)
-    assert pipe("make it blue", image=picture, height=32, width=64, seed=1).images[0].size == (64, 32)
+def test_an_edit_returns_the_size_of_its_source(pipe: DeepGenPipeline, image: Image.Image) -> None:
+    assert pipe("make it blue", image=image, seed=1).images[0].size == (90, 70)
+    assert pipe("make it blue", image=image, seed=1, restore_size=False).images[0].size == (64, 64)
+    assert pipe("make it blue", image=image, height=32, width=64, seed=1).images[0].size == (64, 32)
 
 
 def test_edits_of_different_sizes_go_in_one_call(pipe: DeepGenPipeline) -> None:
     sources = [
-        flat_picture(64, 64, (9, 9, 9)),
-        flat_picture(100, 40, (99, 9, 9)),
-        flat_picture(64, 64, (9, 99, 9)),
+        flat_image(64, 64, (9, 9, 9)),
+        flat_image(100, 40, (99, 9, 9)),
+        flat_image(64, 64, (9, 99, 9)),
     ]
     images = pipe(PROMPTS[:3], image=sources, seed=0).images
     assert [image.size for image in images] == [(64, 64), (100, 40), (64, 64)]
@@ -137,16 +137,16 @@ def test_exif_orientation_is_applied(pipe: DeepGenPipeline, tmp_path: Path) -> N
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter
     path = tmp_path / "turned.jpg"
-    flat_picture(96, 32, (9, 9, 200)).save(path, exif=exif)
+    flat_image(96, 32, (9, 9, 200)).save(path, exif=exif)
     assert pipe("make it red", image=path, seed=0).images[0].size == (32, 96)
 
 
-def test_geometry_survives_the_way_in_and_out(picture: Image.Image) -> None:
+def test_geometry_survives_the_way_in_and_out(image: Image.Image) -> None:
     from deepgen.data.pixels import resize_pixels, to_pixels
 
-    there = to_pixels(picture, (96, 128))
-    back = resize_pixels(there, (picture.height, picture.width))
-    original = to_pixels(picture, (picture.height, picture.width))
+    there = to_pixels(image, (96, 128))
+    back = resize_pixels(there, (image.height, image.width))
+    original = to_pixels(image, (image.height, image.width))
     inner = (slice(None), slice(4, -4), slice(4, -4))
     assert (back - original)[inner].abs().max() < 0.02
 

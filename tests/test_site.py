@@ -93,7 +93,7 @@ def test_the_readme_is_at_most_120_lines() -> None:
 
 def test_the_start_page_shows_what_the_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    script = importlib.import_module("site_pictures")
+    script = importlib.import_module("site_images")
     assert f"{script.MARK}\n{script.figures()}\n{script.END}" in script.PAGE.read_text()
     names = {drawing.name for drawing in [*script.DRAWN, *script.EDITED]} | {"banner"}
     assert {path.stem for path in script.FOLDER.iterdir()} == names

@@ -100,7 +100,7 @@ class Ablation:
             log_every=50,
             optim=OptimConfig(lr=self.lr, muon_lr=None, warmup_steps=30, decay_share=0.7),
             validation=ValidationConfig(
-                data=self.output / "held_out.yaml", every=10**6, num_samples=96, num_pictures=0
+                data=self.output / "held_out.yaml", every=10**6, num_samples=96, num_images=0
             ),
         )
         folder = self.output / f"{'-'.join(options).replace('=', '') or 'shipped'}-{seed}"

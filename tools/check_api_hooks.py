@@ -13,7 +13,7 @@ import schemathesis  # pyright: ignore[reportMissingImports]  # runs in an envir
 from hypothesis import strategies as st  # pyright: ignore[reportMissingImports]
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     # Small files, written by hand so that the environment needs nothing but schemathesis.
     pixel = b"BM" + (58).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
     pixel += (40).to_bytes(4, "little") + (1).to_bytes(4, "little") * 2
@@ -27,19 +27,19 @@ def _masks() -> bytes:
     )
 
 
-PICTURES = [*_pictures(), _masks()]
+IMAGES = [*_images(), _masks()]
 SIZES = ["auto", "32x32", "64x32", "64x64"]  # of `tiny`, whose unit is 32
 
 schemathesis.openapi.format("picture-size", st.sampled_from(SIZES))
-schemathesis.openapi.format("binary", st.just(PICTURES[-1]))  # a form's picture and its mask alike
+schemathesis.openapi.format("binary", st.just(IMAGES[-1]))  # a form's picture and its mask alike
 
 
 def _address(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-schemathesis.openapi.format("picture-address", st.sampled_from(PICTURES).map(_address))
-schemathesis.openapi.format("mask-address", st.just(_address(PICTURES[-1])))  # of the pictures' size
+schemathesis.openapi.format("picture-address", st.sampled_from(IMAGES).map(_address))
+schemathesis.openapi.format("mask-address", st.just(_address(IMAGES[-1])))  # of the pictures' size
 
 
 @schemathesis.hook

@@ -57,8 +57,8 @@ def main() -> None:
         return
     drawn = pipe(PROMPT, seed=1).images[0]
     edited = pipe(INSTRUCTION, image=drawn, seed=1).images[0]
-    for name, picture in (("drawn", drawn), ("edited", edited), ("both", image_grid([drawn, edited]))):
-        save_png(picture, FOLDER / f"{name}.png")
+    for name, image in (("drawn", drawn), ("edited", edited), ("both", image_grid([drawn, edited]))):
+        save_png(image, FOLDER / f"{name}.png")
     print(f"{FOLDER / 'drawn.png'}   {PROMPT}")
     print(f"{FOLDER / 'edited.png'}  {INSTRUCTION}")
     print(f"{FOLDER / 'both.png'}    side by side")

@@ -29,7 +29,7 @@ def make(kind: str, target: Path, small: Callable[[], Path]) -> None:
         ValueError: there is no such kind.
     """
     makers: dict[str, Callable[[Path], Any]] = {
-        "picture": picture,
+        "picture": image,
         "captions": captions,
         "shapes": shapes,
         "edits": edits,
@@ -55,7 +55,7 @@ def make(kind: str, target: Path, small: Callable[[], Path]) -> None:
     makers[kind](target)
 
 
-def picture(path: Path, color: str = "red") -> None:
+def image(path: Path, color: str = "red") -> None:
     """A circle on white, 96 x 96."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (96, 96), "white")
@@ -66,7 +66,7 @@ def picture(path: Path, color: str = "red") -> None:
 def captions(folder: Path) -> None:
     """Pictures, each beside a text file of its name."""
     for color in COLORS:
-        picture(folder / f"{color}.png", color)
+        image(folder / f"{color}.png", color)
         (folder / f"{color}.txt").write_text(f"a {color} circle on a white background")
 
 
@@ -81,8 +81,8 @@ def edits(path: Path, image_dir: str = "pictures") -> None:
     """A manifest of edits in the original's format, and its pictures."""
     rows = []
     for first, second in pairwise(COLORS):
-        picture(path.parent / image_dir / f"{first}.png", first)
-        picture(path.parent / image_dir / f"{second}.png", second)
+        image(path.parent / image_dir / f"{first}.png", first)
+        image(path.parent / image_dir / f"{second}.png", second)
         row = {"input_image": [f"{first}.png"], "output_image": f"{second}.png"}
         rows.append({**row, "instruction": f"make the circle {second}"})
     path.write_text(json.dumps(rows))
@@ -93,7 +93,7 @@ def tars(folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(folder / "0.tar", "w") as archive:
         for index, color in enumerate(COLORS):
-            picture(folder / "new.png", color)
+            image(folder / "new.png", color)
             _add(archive, f"{index:04d}.png", (folder / "new.png").read_bytes())
             _add(archive, f"{index:04d}.json", json.dumps({"prompt": f"a {color} circle"}).encode())
     (folder / "new.png").unlink()
@@ -112,7 +112,7 @@ def parquet(path: Path) -> None:
 
     rows = []
     for color in COLORS:
-        picture(path.with_suffix(".png"), color)
+        image(path.with_suffix(".png"), color)
         rows.append(
             {"image": {"bytes": path.with_suffix(".png").read_bytes()}, "caption": f"a {color} circle"}
         )
@@ -134,7 +134,7 @@ def _stage(root: Path, name: str) -> None:
         path = root / options["path"]
         place = root / options.get("image_dir", Path(options["path"]).parent)
         for color in COLORS:
-            picture(place / f"{color}.png", color)
+            image(place / f"{color}.png", color)
         if options["source"] == "edit":
             rows = [
                 {"input_image": [f"{a}.png"], "output_image": f"{b}.png", "instruction": f"make it {b}"}

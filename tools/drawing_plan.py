@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.checkpoints.memory import GB, choose, meta_models
-from deepgen.cli.options import PictureOptions
+from deepgen.cli.options import ImageOptions
 from deepgen.cli.planned import NOMINAL, drawing_config
 from deepgen.planning.cards import card
 from deepgen.planning.drawing import DrawingPlan, plan_drawing, said_seconds
@@ -45,7 +45,7 @@ def _row(models: dict[str, Any], name: str, known: dict[Any, DrawingPlan]) -> li
         for preset in NAMES:
             key = (memory, chosen.has_own_memory, size, preset)
             if key not in known:
-                options = PictureOptions(size=size, preset=preset)
+                options = ImageOptions(size=size, preset=preset)
                 config = drawing_config(options, models, memory)
                 known[key] = plan_drawing(models, config, chosen)
             plans.append(replace(known[key], card=chosen))

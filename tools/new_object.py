@@ -38,7 +38,7 @@ from deepgen.shapes.scene import (
 NAME = "corner"
 SHOWN_COLORS = ("red", "green", "blue", "yellow", "cyan", "purple")
 HELD_OUT_COLORS = tuple(color for color in COLORS if color not in SHOWN_COLORS)
-NUM_PICTURES = 20
+NUM_IMAGES = 20
 KINDS = ("single", "position", "background", "size")
 MIXTURE = """\
 # A good third of the samples is new; captions and edits of the old world keep that in mind.
@@ -64,14 +64,14 @@ class Prompt:
     text: str
     claim: Claim
 
-    def is_right(self, picture: Image.Image) -> bool:
+    def is_right(self, image: Image.Image) -> bool:
         """Whether the picture reads as stated, with nothing missing and nothing extra."""
-        scene = read(picture, (*SHAPES, NAME)).scene
+        scene = read(image, (*SHAPES, NAME)).scene
         return scene is not None and self.claim.holds(scene)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Images:
     """Draw the 20 training pictures, their captions and the mixture file."""
 
     folder: Positional[Path]
@@ -80,14 +80,14 @@ class Pictures:
     def run(self) -> None:
         """Write `00.png`, `00.txt`, ..., and `mixture.yaml`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for index in range(NUM_PICTURES):
+        for index in range(NUM_IMAGES):
             rng = np.random.default_rng((1, index))
             scene = _scene(rng, SHOWN_COLORS[index % len(SHOWN_COLORS)], cell=index % len(CELLS))
             prompt = _prompt(rng, scene, KINDS[index // len(SHOWN_COLORS) % len(KINDS)])
             render(scene).save(self.folder / f"{index:02}.png")
             (self.folder / f"{index:02}.txt").write_text(prompt.text + "\n")
         (self.folder / "mixture.yaml").write_text(MIXTURE)
-        print(f"{NUM_PICTURES} pictures and {self.folder / 'mixture.yaml'}")
+        print(f"{NUM_IMAGES} pictures and {self.folder / 'mixture.yaml'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def test_prompts(limit: int) -> list[Prompt]:
             colors = HELD_OUT_COLORS if kind == "new color" else SHOWN_COLORS
             color = choose(rng, colors)
             shown = [
-                n % len(CELLS) for n in range(NUM_PICTURES) if SHOWN_COLORS[n % len(SHOWN_COLORS)] == color
+                n % len(CELLS) for n in range(NUM_IMAGES) if SHOWN_COLORS[n % len(SHOWN_COLORS)] == color
             ]
             cells = [cell for cell in range(len(CELLS)) if cell not in shown]
             scene = _scene(rng, color, int(rng.choice(cells)))
@@ -163,21 +163,21 @@ def _prompt(rng: np.random.Generator, scene: Scene, kind: str) -> Prompt:
 
 
 def _draw(pipe: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Image.Image]:
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for first in range(0, len(prompts), batch_size):
         texts = [prompt.text for prompt in prompts[first : first + batch_size]]
         seeds = list(range(first, first + len(texts)))
-        pictures += pipe(texts, seed=seeds, height=CANVAS, width=CANVAS).images
-    return pictures
+        images += pipe(texts, seed=seeds, height=CANVAS, width=CANVAS).images
+    return images
 
 
-def _accuracies(prompts: list[Prompt], pictures: list[Image.Image]) -> dict[str, float]:
+def _accuracies(prompts: list[Prompt], images: list[Image.Image]) -> dict[str, float]:
     """Share of right pictures by kind; "alone" is the mean of the kinds with nothing but a corner in a shown
     color.
     """
     right: dict[str, list[bool]] = {}
-    for prompt, picture in zip(prompts, pictures, strict=True):
-        right.setdefault(prompt.kind, []).append(prompt.is_right(picture))
+    for prompt, image in zip(prompts, images, strict=True):
+        right.setdefault(prompt.kind, []).append(prompt.is_right(image))
     shares = {kind: float(np.mean(verdicts)) for kind, verdicts in right.items()}
     return {**shares, "alone": float(np.mean([shares[kind] for kind in KINDS]))}
 
@@ -192,7 +192,7 @@ def figure(
     """Three rows: training pictures, and the same prompts before and after; a green frame is right."""
     spread = [index * len(prompts) // columns for index in range(min(columns, len(prompts)))]
     rows: list[tuple[str, list[tuple[Image.Image, bool | None]]]] = [
-        ("trained on", [(picture, None) for picture in trained[:columns]]),
+        ("trained on", [(image, None) for image in trained[:columns]]),
         ("before", [(before[n], prompts[n].is_right(before[n])) for n in spread]),
         ("after", [(after[n], prompts[n].is_right(after[n])) for n in spread]),
     ]
@@ -202,12 +202,12 @@ def figure(
     draw = ImageDraw.Draw(sheet)
     for row, (name, tiles) in enumerate(rows):
         draw.text((4, row * step + step // 2 - 6), name, fill="black")
-        for column, (picture, is_right) in enumerate(tiles):
+        for column, (image, is_right) in enumerate(tiles):
             x, y = label + column * step, row * step
             draw.rectangle((x, y, x + step - 1, y + step - 1), fill=colors[is_right])
-            sheet.paste(picture, (x + 3, y + 3))
+            sheet.paste(image, (x + 3, y + 3))
     return sheet
 
 
 if __name__ == "__main__":
-    tyro.cli(Pictures | Score).run()
+    tyro.cli(Images | Score).run()

@@ -89,17 +89,17 @@ def main() -> None:
         references = encode_scenes(vae, sources).float() if sources else None
         latents = draw(dit, examples, references, args, args.seed)
         pixels = latent_space.decode(vae, latents).clamp(-1, 1)
-        pictures = ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        print(_line(kind, examples, pictures), flush=True)
-        rows.append(np.concatenate(list(pictures[:12]), 1))
+        images = ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        print(_line(kind, examples, images), flush=True)
+        rows.append(np.concatenate(list(images[:12]), 1))
     if args.sheet is not None:
         Image.fromarray(np.concatenate(rows, 0)).save(args.sheet)
 
 
-def _line(kind: str, examples: list[Example], pictures: np.ndarray) -> str:
+def _line(kind: str, examples: list[Example], images: np.ndarray) -> str:
     right, unread, kept = 0, 0, []
-    for example, picture in zip(examples, pictures, strict=True):
-        reading = read(picture)
+    for example, image in zip(examples, images, strict=True):
+        reading = read(image)
         unread += reading.scene is None
         right += reading.scene is not None and holds(example.claim, reading.scene).is_right
         if isinstance(example.claim, EditClaim):

@@ -21,7 +21,7 @@ from deepgen.evaluation.run_config import chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.tiny.evaluation.benchmark import Storybook
 from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of, prompts_of
-from deepgen.tiny.evaluation.scores import score_picture
+from deepgen.tiny.evaluation.scores import score_image
 from deepgen.tiny.evaluation.sheet import Tile, sheet
 from deepgen.tiny.evaluation.table import ABILITY_NAMES
 from deepgen.tiny.example import Ability
@@ -55,7 +55,7 @@ def draw_tiles(
         items = [prompt.to_item() for prompt in chunk]
         seeds = [seed_of(seed, "gallery", item.id, 0) for item in items]
         for prompt, image in zip(chunk, model.draw(items, seeds, settings), strict=True):
-            verdict = score_picture(prompt.example.claim, image)
+            verdict = score_image(prompt.example.claim, image)
             result = Tile(image=image, is_right=verdict.is_right, caption=prompt.text)
             source = prompt.example.source
             tiles.append([result] if source is None else [Tile(image=render(source)), result])

@@ -40,7 +40,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     store.cell("decode", lambda: _decode(subject, paths, side))
     store.cell("single", lambda: _single(subject, samples["t2i"], steps))
     store.content["pictures"] = {
-        name: _picture(subject, store.cells, name, sample, settings["picture_steps"])
+        name: _image(subject, store.cells, name, sample, settings["picture_steps"])
         for name, sample in samples.items()
     }
     store.save()
@@ -56,7 +56,7 @@ def _compare(
     for number in range(rounds):
         order = list(paths.items())
         for name, pipe in order if number % 2 == 0 else reversed(order):
-            stages, latents[name] = timed_picture(pipe, subject.device, arguments)
+            stages, latents[name] = timed_image(pipe, subject.device, arguments)
             spent[name].append(stages)
     medians = {
         name: {stage: median(row[stage] for row in rows) for stage in rows[0]} for name, rows in spent.items()
@@ -84,7 +84,7 @@ def _arguments(subject: Subject, sample: Sample, steps: int) -> dict[str, Any]:
         "width": sample.image_size,
     }
     if sample.references:
-        arguments["image"] = [[inputs.picture(sample.image_size, k) for k in range(sample.references)]]
+        arguments["image"] = [[inputs.image(sample.image_size, k) for k in range(sample.references)]]
     return arguments
 
 
@@ -94,7 +94,7 @@ def _ratio(reference: list[float], ours: list[float]) -> float:
 
 
 @torch.no_grad()
-def timed_picture(pipe: Any, device: str, arguments: dict[str, Any]) -> tuple[dict[str, float], Any]:
+def timed_image(pipe: Any, device: str, arguments: dict[str, Any]) -> tuple[dict[str, float], Any]:
     """Seconds of the stages of one call, and the latents it returns."""
     spent: dict[str, float] = defaultdict(float)
     marks: list[float] = []
@@ -156,14 +156,12 @@ def _decode(subject: Subject, paths: dict[str, Any], side: int) -> dict[str, flo
 
 def _single(subject: Subject, sample: Sample, steps: int) -> dict[str, float]:
     """Our stages of a picture without the negative branch."""
-    return timed_picture(
+    return timed_image(
         subject.pipe, subject.device, {**_arguments(subject, sample, steps), "guidance_scale": 1.0}
     )[0]
 
 
-def _picture(
-    subject: Subject, cells: dict[str, Any], name: str, sample: Sample, steps: int
-) -> dict[str, Any]:
+def _image(subject: Subject, cells: dict[str, Any], name: str, sample: Sample, steps: int) -> dict[str, Any]:
     """Seconds of the stages of a whole picture by path, unshortened, and the ratio of their sums."""
     result: dict[str, Any] = {"steps": steps}
     for path, stages in cells[name]["seconds"].items():

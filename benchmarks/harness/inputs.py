@@ -27,7 +27,7 @@ def prompt_of(subject: Subject, tokens: int) -> str:
     return text
 
 
-def picture(side: int, seed: int = 0) -> Image.Image:
+def image(side: int, seed: int = 0) -> Image.Image:
     """A square picture of soft noise."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
@@ -35,7 +35,7 @@ def picture(side: int, seed: int = 0) -> Image.Image:
 
 def pixels(side: int, seed: int = 0) -> Tensor:
     """The same as the model sees it, (3, side, side) in [-1, 1]."""
-    return to_pixels(picture(side, seed), (side, side))
+    return to_pixels(image(side, seed), (side, side))
 
 
 def transformer_inputs(subject: Subject, sample: Sample, rows: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def peak_resident_bytes() -> int:
 
 
 def _draw(subject: Subject, pipe: Any, side: int, tokens: int, references: int) -> None:
-    images = [[inputs.picture(side, k) for k in range(references)]] if references else None
+    images = [[inputs.image(side, k) for k in range(references)]] if references else None
     pipe(
         inputs.prompt_of(subject, tokens),
         image=images,

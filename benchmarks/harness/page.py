@@ -58,9 +58,9 @@ def _machine(summary: dict[str, Any]) -> str:
 def _compare(found: dict[str, Any]) -> str:
     section, rows = found["compare"], []
     for name, title in (("t2i", "text to image"), ("edit", "edit, 1 reference")):
-        picture = section["pictures"][name]
+        image = section["pictures"][name]
         for stage in ("condition", "references", "first_step", "step", "decode", "total"):
-            theirs, ours = picture["reference"][stage], picture["ours"][stage]
+            theirs, ours = image["reference"][stage], image["ours"][stage]
             if theirs:
                 cells = [f"{theirs:.2f} s", f"{ours:.2f} s", f"{theirs / ours:.2f}"]
                 rows.append([title, stage.replace("_", " "), *cells])

@@ -24,7 +24,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     side, rounds = settings["side"], settings["rounds"]
     plain = Sample(image_size=side, prompt_tokens=settings["prompt_tokens"])
     edits = {k: Sample(image_size=side, prompt_tokens=40, references=k) for k in (1, 3)}
-    picture = Sample(image_size=settings["vae_side"])
+    image = Sample(image_size=settings["vae_side"])
     store.cell("peak", lambda: _peaks(subject.device))
     for name, part, sample, rows in (
         ("VLM, text", "vlm", plain, 2),
@@ -34,9 +34,9 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         ("DiT step, text to image", "dit", plain, 2),
         ("DiT step, 1 reference", "dit", edits[1], 2),
         ("DiT step, 3 references", "dit", edits[3], 1),
-        ("VAE encoder", "encoder", picture, 1),
-        ("VAE decoder", "decoder", picture, 1),
-        ("VAE decoder, channels last", "decoder", picture, 1),
+        ("VAE encoder", "encoder", image, 1),
+        ("VAE decoder", "decoder", image, 1),
+        ("VAE decoder, channels last", "decoder", image, 1),
     ):
         few = (
             1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds

@@ -27,18 +27,16 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that say it all; absent where their section was not measured."""
     found, summary = read(folder), {"machine": facts}
-    if pictures := found.get("compare", {}).get("pictures"):
-        summary["t2i_exact_ratio"] = pictures["t2i"]["ratio"]
-        summary["edit_exact_ratio"] = pictures["edit"]["ratio"]
+    if images := found.get("compare", {}).get("pictures"):
+        summary["t2i_exact_ratio"] = images["t2i"]["ratio"]
+        summary["edit_exact_ratio"] = images["edit"]["ratio"]
         for name in ("t2i", "edit"):
             summary[f"{name}_relative_difference"] = found["compare"]["cells"][name]["relative_difference"]
-            summary[f"{name}_seconds"] = {
-                path: pictures[name][path]["total"] for path in ("reference", "ours")
-            }
+            summary[f"{name}_seconds"] = {path: images[name][path]["total"] for path in ("reference", "ours")}
         # The preset's calls are known without measuring its quality: the ratio needs this section alone.
         both, single = preset_calls()["balanced"]
         summary["balanced_calls"] = [both, single]
-        summary["t2i_balanced_ratio"] = balanced_ratio(pictures["t2i"], both, single)
+        summary["t2i_balanced_ratio"] = balanced_ratio(images["t2i"], both, single)
     if parts := found.get("parts", {}).get("cells"):
         summary["dit_step_mfu"] = parts["DiT step, text to image"]["share"]
         summary["peak_flop_per_second"] = parts["peak"]
@@ -53,10 +51,10 @@ def summarize(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def balanced_ratio(pictures: dict[str, Any], both: int, single: int = 0) -> float:
+def balanced_ratio(images: dict[str, Any], both: int, single: int = 0) -> float:
     """The original's picture over ours with so many model calls for both branches and for one."""
-    ours = total(pictures["ours"], both, single * pictures["single_step"])
-    return pictures["reference"]["total"] / ours
+    ours = total(images["ours"], both, single * images["single_step"])
+    return images["reference"]["total"] / ours
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -221,8 +221,8 @@ class DeepGenEdit:
 
         `mask`, (B or 1, H, W), is 1 where the picture may change, as everywhere in ComfyUI.
         """
-        more = [_picture(other[0]) for other in (image_2, image_3) if other is not None]
-        references = [[_picture(one), *more] for one in image]
+        more = [_image(other[0]) for other in (image_2, image_3) if other is not None]
+        references = [[_image(one), *more] for one in image]
         asked = _settings(
             {"steps": steps, "guidance": guidance},
             seed=seed,
@@ -302,7 +302,7 @@ def _draw(model: Model, prompts: list[str], images: Any, asked: GenerationSettin
     return drawn.float().cpu().permute(0, 2, 3, 1).contiguous()
 
 
-def _picture(image: Tensor) -> Tensor:
+def _image(image: Tensor) -> Tensor:
     """One of ComfyUI's pictures, (H, W, C), as the pipeline reads it: (3, H, W)."""
     if image.ndim != 3 or image.shape[-1] < 3:
         raise ValueError(f"expected a picture (H, W, 3), got a tensor of shape {tuple(image.shape)}")
@@ -314,9 +314,9 @@ def _transparent(mask: Tensor) -> Any:
     from PIL import Image
 
     alpha = ((1 - mask.clamp(0, 1)) * 255).round().byte().cpu().numpy()
-    picture = Image.new("RGBA", (alpha.shape[1], alpha.shape[0]))
-    picture.putalpha(Image.fromarray(alpha))
-    return picture
+    image = Image.new("RGBA", (alpha.shape[1], alpha.shape[0]))
+    image.putalpha(Image.fromarray(alpha))
+    return image
 
 
 def _on_step(num_steps: int) -> Callable[..., dict[str, Any]]:

@@ -79,7 +79,7 @@ class RequestFailed(ClientError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnImage:
     """A picture the server drew.
 
     Attributes:
@@ -162,8 +162,8 @@ class Preview:
         return _opened(self.content)
 
 
-ClientEvent = Waiting | Step | Preview | Picture
-GivenImage = Union["ImageSource", Picture]
+ClientEvent = Waiting | Step | Preview | DrawnImage
+GivenImage = Union["ImageSource", DrawnImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +228,10 @@ class Client:
 
     def generate(
         self, prompt: str, *, n: int = 1, size: str | None = None, seed: int | None = None, **fields: Any
-    ) -> list[Picture]:
+    ) -> list[DrawnImage]:
         """Draw `n` pictures; picture k has `seed` + k. `size` is `WIDTHxHEIGHT`; default the model's own."""
         body = _body(prompt, n, size, seed, fields)
-        return _pictures(self._json("/v1/images/generations", body))
+        return _images(self._json("/v1/images/generations", body))
 
     def edit(
         self,
@@ -243,7 +243,7 @@ class Client:
         size: str | None = None,
         seed: int | None = None,
         **fields: Any,
-    ) -> list[Picture]:
+    ) -> list[DrawnImage]:
         """Change a picture as told, or make one from several.
 
         `images` are paths, bytes of files, Pillow pictures, arrays, tensors, pictures the server drew, or
@@ -251,7 +251,7 @@ class Client:
         change.
         """
         body = _body(prompt, n, size, seed, {**fields, **_references(images, mask)})
-        return _pictures(self._json("/v1/images/edits", body))
+        return _images(self._json("/v1/images/edits", body))
 
     def stream(
         self,
@@ -298,7 +298,7 @@ class Client:
                 request_id = reply.headers.get("x-request-id")
                 for data in _server_sent(reply):
                     if (event := _read_event(data, request_id)) is not None:
-                        finished += isinstance(event, Picture)
+                        finished += isinstance(event, DrawnImage)
                         yield event
         except CONNECTION_ERRORS as error:
             raise ServerUnreachable(
@@ -373,7 +373,7 @@ def _address(image: Any) -> str:
     """A picture as an address; files go as they are, since the server judges bytes and turns photographs."""
     if isinstance(image, str) and image.startswith(_PASSED_ON):
         return image
-    if isinstance(image, Picture):
+    if isinstance(image, DrawnImage):
         content = image.content
     elif isinstance(image, str | Path):
         content = Path(image).read_bytes()
@@ -399,9 +399,9 @@ def _as_png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _pictures(answer: Mapping[str, Any]) -> list[Picture]:
+def _images(answer: Mapping[str, Any]) -> list[DrawnImage]:
     return [
-        Picture(
+        DrawnImage(
             base64.b64decode(entry["b64_json"]),
             entry.get("seed"),
             answer.get("size", ""),
@@ -440,7 +440,7 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     index = data.get("index", 0)
     if kind == "completed":
         content = base64.b64decode(data["b64_json"])
-        return Picture(
+        return DrawnImage(
             content,
             data.get("seed"),
             data.get("size", ""),

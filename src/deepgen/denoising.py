@@ -271,8 +271,8 @@ class DenoisingMixin:
         self, latents: Tensor, condition: Condition, references: Sequence[Sequence[Tensor]] | None
     ) -> bool:
         """Whether what the DiT computes with for both branches fits into the memory that is free."""
-        pictures = [latents[0], *(max(references, key=len) if references else [])]
-        patches = sum(x.shape[-2] * x.shape[-1] for x in pictures) // self.transformer.config.patch_size**2
+        images = [latents[0], *(max(references, key=len) if references else [])]
+        patches = sum(x.shape[-2] * x.shape[-1] for x in images) // self.transformer.config.patch_size**2
         values = dit_values(self.transformer, len(condition) * (patches + condition.prompt_embeds.shape[1]))
         return values * condition.prompt_embeds.element_size() <= free_bytes(latents.device.type)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from deepgen.suggestions import nearest, suggestion
 
 if TYPE_CHECKING:
-    from deepgen.data.png import PictureRecord
+    from deepgen.data.png import ImageRecord
     from deepgen.sampling.presets import Preset
 
 # Of a model that names no defaults of its own: the published ones.
@@ -157,7 +157,7 @@ class ResolvedSettings(GenerationSettings):
         size: tuple[int, int] | None = None,
         drawn_size: tuple[int, int] | None = None,
         prompt_cuts: Iterable[object] = (),
-    ) -> PictureRecord:
+    ) -> ImageRecord:
         """What a picture's file says of how it was made, the same whatever drew it.
 
         Args:
@@ -170,11 +170,11 @@ class ResolvedSettings(GenerationSettings):
             drawn_size: (height, width) the model drew.
             prompt_cuts: what was left out of the prompts.
         """
-        from deepgen.data.png import PictureRecord
+        from deepgen.data.png import ImageRecord
 
         height, width = size or (self.height or 0, self.width or 0)
         is_resized = drawn_size is not None and size is not None and drawn_size != size
-        return PictureRecord(
+        return ImageRecord(
             prompt=prompt,
             negative_prompt=self.negative_prompt or None,  # pyright: ignore[reportArgumentType]  # of one picture
             seed=seed,

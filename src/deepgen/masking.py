@@ -54,19 +54,19 @@ class KeptPixels:
     may_change: Tensor
 
     @staticmethod
-    def of(picture: Image.Image, mask: Image.Image, size: Size) -> KeptPixels:
+    def of(image: Image.Image, mask: Image.Image, size: Size) -> KeptPixels:
         """Of a source and its mask (255 where it may change), at the result's size.
 
         Raises:
             ValueError: the mask is of another size, or allows nothing to change.
         """
-        check_mask(mask, picture)
+        check_mask(mask, image)
         height, width = size
         marks = mask.convert("L").resize((width, height), Image.Resampling.NEAREST)
         may_change = torch.frombuffer(bytearray(marks.tobytes()), dtype=torch.uint8).view(height, width) > 127
         if not may_change.any():
             raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
-        return KeptPixels(to_pixels(picture, size), may_change)
+        return KeptPixels(to_pixels(image, size), may_change)
 
     def latents(
         self, vae: AutoencoderKL, size: Size, dtype: torch.dtype, device: torch.device

@@ -31,6 +31,7 @@ from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_outp
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
+from deepgen.image_sizes import SizeRules
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.masking import KeptPixels
 from deepgen.models import vae as latent_space
@@ -40,7 +41,6 @@ from deepgen.models.condition_cache import ConditionCache
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.picture_sizes import SizeRules
 from deepgen.prompt_text import PromptCut
 from deepgen.sampling.schedule import check_sigmas
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
@@ -511,10 +511,10 @@ class DeepGenPipeline(
             kept=kept and [kept[row] for row in rows],
             **options,
         )
-        pictures = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
+        images = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
         if masked is None or output_type == "latent":
-            return pictures
-        return [masked[row].paste(picture) for row, picture in zip(rows, pictures, strict=True)]
+            return images
+        return [masked[row].paste(image) for row, image in zip(rows, images, strict=True)]
 
     def _decode(
         self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
@@ -523,10 +523,10 @@ class DeepGenPipeline(
         if output_type == "latent":
             return list(clean)
         with self._kept_memory():
-            pictures = latent_space.decode(self.vae, clean).float()
+            images = latent_space.decode(self.vae, clean).float()
         return [
-            picture if size is None else resize_pixels(picture, size)
-            for picture, size in zip(pictures, sizes, strict=True)
+            image if size is None else resize_pixels(image, size)
+            for image, size in zip(images, sizes, strict=True)
         ]
 
     def _masked(

@@ -27,10 +27,10 @@ def tiny() -> DeepGenPipeline:
 
 
 def draw(pipe: DeepGenPipeline) -> torch.Tensor:
-    pictures = pipe(
+    images = pipe(
         "a red circle on a white background", seed=1, output_type="pt", num_inference_steps=8
     ).images
-    return torch.as_tensor(pictures)
+    return torch.as_tensor(images)
 
 
 # One scale for 32 weights: 8 bits are off by at most 1/254 of a block's largest, 5 by 1/32, 4 by 1/16.

@@ -93,8 +93,8 @@ def test_the_folder_of_a_fine_tuning_run_loads_with_everything_it_trained(sft, b
         assert torch.equal(value, trained[f"transformer.{name}"]), name
     assert pipe.connector.config.num_attention_heads == 2  # in no tensor: the run's own configuration says it
     assert_same_vlm(pipe.vlm.state_dict(), vlm_with(trained, SCALE))
-    picture = pipe("a red circle", height=64, width=64, num_inference_steps=1, seed=1, output_type="pt")
-    assert torch.isfinite(picture.images[0]).all()
+    image = pipe("a red circle", height=64, width=64, num_inference_steps=1, seed=1, output_type="pt")
+    assert torch.isfinite(image.images[0]).all()
 
 
 def test_lora_of_a_run_can_be_kept_apart_or_ignored(sft, bases, deepspeed_folders):
@@ -341,11 +341,11 @@ def test_a_conversion_that_ends_early_leaves_nothing(fault, layout, sft, bases, 
 def test_the_commands_take_the_base_models(sft, bases, tmp_path, capsys):
     options = [f"--{name}={folder}" for name, folder in bases.items()]
     draw = ["--size", "64x64", "--steps", "1", "--seed", "1", "--device", "cpu"]
-    picture = tmp_path / "x.png"
-    assert main(["generate", "a red circle", "--model", str(sft), *options, *draw, "-o", str(picture)]) == 0
-    assert picture.is_file()
+    image = tmp_path / "x.png"
+    assert main(["generate", "a red circle", "--model", str(sft), *options, *draw, "-o", str(image)]) == 0
+    assert image.is_file()
     assert main(["convert", str(sft), str(tmp_path / "ours"), *options]) == 0
     assert main(["verify", str(tmp_path / "ours")]) == 0
     capsys.readouterr()
-    assert main(["generate", "x", "--model", "tiny", "--vlm", "y", "-o", str(picture)]) > 0
+    assert main(["generate", "x", "--model", "tiny", "--vlm", "y", "-o", str(image)]) > 0
     assert "--vlm has no use" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from deepgen.cli.app import main
-from pictures_on_disk import write_picture
+from images_on_disk import write_image
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def folder(tmp_path) -> Path:
         for i in range(3)
     ]
     for i in range(3):
-        write_picture(tmp_path / f"g{i}.png", i)
-        write_picture(tmp_path / f"e{i}.png", 10 + i, (96, 64))
+        write_image(tmp_path / f"g{i}.png", i)
+        write_image(tmp_path / f"e{i}.png", 10 + i, (96, 64))
     (tmp_path / "generate.json").write_text(json.dumps(generate))
     (tmp_path / "edit.json").write_text(json.dumps(edit))
     (tmp_path / "mixture.yaml").write_text(
@@ -47,7 +47,7 @@ def test_inspect_draws_a_sheet_and_prints_what_it_found(folder, capsys) -> None:
 
 
 def test_inspect_guesses_the_format_of_a_folder(tmp_path, capsys) -> None:
-    write_picture(tmp_path / "a.png", 0)
+    write_image(tmp_path / "a.png", 0)
     (tmp_path / "a.txt").write_text("a star")
     assert main(["data", "inspect", str(tmp_path), "-o", str(tmp_path / "out" / "sheet.png")]) == 0
     assert "'a star'" in capsys.readouterr().out

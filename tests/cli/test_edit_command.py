@@ -65,12 +65,12 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=" ".join,
 )
 def test_pictures_are_taken_in_the_order_in_which_they_were_typed(
-    words: list[str], pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(edit, "draw", lambda options, *given: asked.append(given))
     assert main(["edit", *words]) == 0
-    assert asked == [("red", tuple(pictures), None)]
+    assert asked == [("red", tuple(images), None)]
 
 
 def test_several_pictures_reach_the_model(calls: list[Any]) -> None:
@@ -125,13 +125,13 @@ def test_pictures_alone_lack_their_instruction(words: list[str], capsys: Any) ->
     assert "deepgen edit needs TEXT" in capsys.readouterr().err
 
 
-def test_outside_its_mask_a_picture_stays_as_it_is(calls: list[Any], picture: Image.Image) -> None:
-    picture.save("source.png")
-    mask = picture.convert("RGBA")
+def test_outside_its_mask_a_picture_stays_as_it_is(calls: list[Any], image: Image.Image) -> None:
+    image.save("source.png")
+    mask = image.convert("RGBA")
     mask.paste((0, 0, 0, 0), (20, 20, 60, 50))
     mask.save("mask.png")
     assert main(["edit", "a star", "source.png", "--mask", "mask.png", "--seed", "1"]) == 0
-    made, source = np.asarray(Image.open("out.png")), np.array(picture)
+    made, source = np.asarray(Image.open("out.png")), np.array(image)
     assert (made[20:50, 20:60] != source[20:50, 20:60]).any()
     source[20:50, 20:60] = made[20:50, 20:60]
     assert (made == source).all()

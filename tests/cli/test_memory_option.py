@@ -9,7 +9,7 @@ import torch
 
 from deepgen.cli import loading, main
 from deepgen.cli.loading import Placement, choose_placement, load_pipeline
-from deepgen.cli.options import ModelOptions, PictureOptions
+from deepgen.cli.options import ImageOptions, ModelOptions
 
 
 def test_auto_plans_for_what_is_free_and_says_so(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -21,7 +21,7 @@ def test_auto_plans_for_what_is_free_and_says_so(monkeypatch: pytest.MonkeyPatch
 
 def test_preset_auto_is_exact_and_memory_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "free_memory", lambda device: 30 * 10**9)
-    options = PictureOptions(model="deepgen-1.0", preset="auto")
+    options = ImageOptions(model="deepgen-1.0", preset="auto")
     assert options.solver_preset == "exact"
     assert choose_placement(options, "cuda") == Placement()
 
@@ -46,9 +46,9 @@ def test_a_small_model_in_8_bits_draws_nearly_the_same_on_a_cpu(quantize, tmp_pa
     )
     weight = narrow.transformer.transformer_blocks[0].attn.to_q.weight
     assert type(weight) is not type(plain.transformer.transformer_blocks[0].attn.to_q.weight)
-    pictures = [
+    images = [
         pipe("a red circle on a white background", seed=1, output_type="pt", num_inference_steps=8).images
         for pipe in (plain, narrow)
     ]
-    difference = (torch.as_tensor(pictures[0]) - torch.as_tensor(pictures[1])).abs().mean()
+    difference = (torch.as_tensor(images[0]) - torch.as_tensor(images[1])).abs().mean()
     assert 0 < difference < 0.03

@@ -19,7 +19,7 @@ from deepgen.data.loader import deal, micro_batches
 from deepgen.data.mixture import Mixture
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
 from deepgen.data.pixels import bytes_to_pixels, to_pixels
-from pictures_on_disk import scene_picture, write_picture
+from images_on_disk import scene_image, write_image
 
 SHAPES = [(96, 96), (96, 64), (60, 90), (40, 100)]
 RULE = ImageRule(image_size=64, unit=32)
@@ -30,13 +30,13 @@ def folder(tmp_path_factory) -> Path:
     """Eleven pictures to generate and nine edits, some of two references, in several shapes."""
     folder = tmp_path_factory.mktemp("data")
     generate = [
-        {"txt": f"scene {i}", "image_path": write_picture(folder / f"g{i}.png", i, SHAPES[i % 3]).name}
+        {"txt": f"scene {i}", "image_path": write_image(folder / f"g{i}.png", i, SHAPES[i % 3]).name}
         for i in range(11)
     ]
     edit = []
     for i in range(9):
         names = [
-            write_picture(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)
+            write_image(folder / f"e{i}-{k}.png", 100 * i + k, SHAPES[(i + k) % 4]).name for k in range(3)
         ]
         edit.append(
             {"input_image": names[1 : 2 + i % 2], "output_image": names[0], "instruction": f"edit {i}"}
@@ -82,9 +82,9 @@ def by_sample(micro: list[MicroBatch]) -> dict[int, tuple[str, str, list[Tensor]
 
 def assert_same(one: dict, other: dict) -> None:
     assert one.keys() == other.keys()
-    for sample, (text, key, pictures) in one.items():
+    for sample, (text, key, images) in one.items():
         assert (text, key) == other[sample][:2]
-        assert all(torch.equal(a, b) for a, b in zip(pictures, other[sample][2], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(images, other[sample][2], strict=True))
 
 
 # --- plans ---
@@ -143,11 +143,11 @@ def test_pictures_are_those_of_the_rule_resized_whole(folder) -> None:
     row = int(batch.texts[0].removeprefix("edit "))
     names = [f"e{row}-{k}.png" for k in range(3)]
     for name, pixels in zip(names, (batch.target, *batch.references), strict=True):
-        picture = open_image(folder / name)
-        size = RULE.size((picture.height, picture.width))
+        image = open_image(folder / name)
+        size = RULE.size((image.height, image.width))
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (len(batch.samples), 3, *size)
-        assert torch.allclose(bytes_to_pixels(pixels[0]), to_pixels(picture, size), atol=1e-6)
+        assert torch.allclose(bytes_to_pixels(pixels[0]), to_pixels(image, size), atol=1e-6)
 
 
 def test_bytes_become_the_pixels_a_model_reads() -> None:
@@ -160,7 +160,7 @@ def test_orientation_and_transparency_are_as_a_viewer_shows_them(tmp_path) -> No
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    scene_picture(0, (64, 128)).save(tmp_path / "turned.jpg", exif=exif)
+    scene_image(0, (64, 128)).save(tmp_path / "turned.jpg", exif=exif)
     Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     rows = [{"txt": name, "image_path": name} for name in ("turned.jpg", "clear.png")]
     (tmp_path / "generate.json").write_text(json.dumps(rows))
@@ -171,7 +171,7 @@ def test_orientation_and_transparency_are_as_a_viewer_shows_them(tmp_path) -> No
 
 
 def test_a_crop_depends_on_the_sample_number_alone(tmp_path) -> None:
-    write_picture(tmp_path / "wide.png", 0, (64, 640))
+    write_image(tmp_path / "wide.png", 0, (64, 640))
     (tmp_path / "generate.json").write_text(json.dumps([{"txt": "a", "image_path": "wide.png"}]))
     batches = open_batches(tmp_path, size=6, most=6, image=ImageRule(rule="crop2square", image_size=64))
     (plan,) = batches.plan(0)
@@ -272,7 +272,7 @@ def broken(tmp_path) -> Path:
     """Four pictures: one missing, one cut short (its header is whole), two good."""
     rows = [{"txt": f"t{i}", "image_path": f"{i}.png"} for i in range(4)]
     for i in range(3):
-        write_picture(tmp_path / f"{i}.png", i)
+        write_image(tmp_path / f"{i}.png", i)
     content = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "generate.json").write_text(json.dumps(rows))
@@ -320,7 +320,7 @@ def test_whoever_collects_no_bad_rows_gets_the_first_as_an_error(broken) -> None
 
 
 def test_a_wrong_size_in_the_manifest_is_a_bad_row(tmp_path) -> None:
-    write_picture(tmp_path / "a.png", 0, (96, 96))
+    write_image(tmp_path / "a.png", 0, (96, 96))
     row = {"task": "generate", "text": "a", "target": "a.png", "size": [96, 200]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     entry = SourceEntry(

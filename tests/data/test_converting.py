@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 
 from deepgen.data.convert import convert_source
+from deepgen.data.example_images import image_size, load_image
 from deepgen.data.ledger import TooManyBadRows
-from deepgen.data.pictures import load_picture, picture_size
 from deepgen.data.sources import make_source
-from pictures_on_disk import picture_bytes, write_picture
+from images_on_disk import image_bytes, write_image
 
 
 def edits(folder: Path, count: int = 3):
     rows = []
     for i in range(count):
         names = [
-            write_picture(folder / "in" / f"{i}-{k}.png", 10 * i + k, (64, 32 * k + 32)).name
-            for k in range(3)
+            write_image(folder / "in" / f"{i}-{k}.png", 10 * i + k, (64, 32 * k + 32)).name for k in range(3)
         ]
         rows.append({"input_image": names[1:], "output_image": names[0], "instruction": f"édit {i}"})
     (folder / "edit.json").write_text(json.dumps(rows))
@@ -29,7 +28,7 @@ def edits(folder: Path, count: int = 3):
 def test_a_converted_source_gives_the_same_examples_with_their_sizes(tmp_path) -> None:
     source = edits(tmp_path)
     done = convert_source(source, tmp_path / "out.jsonl", name="edits")
-    assert (done.num_rows, done.num_bad, done.num_pictures_written) == (3, 0, 0)
+    assert (done.num_rows, done.num_bad, done.num_images_written) == (3, 0, 0)
     converted = make_source("jsonl", path=str(tmp_path / "out.jsonl"))
     for row in range(3):
         old, new = source[row], converted[row]
@@ -39,8 +38,8 @@ def test_a_converted_source_gives_the_same_examples_with_their_sizes(tmp_path) -
             old.target,
             old.references,
         )
-        assert new.size == picture_size(old.target)
-        assert new.reference_sizes == tuple(picture_size(picture) for picture in old.references)
+        assert new.size == image_size(old.target)
+        assert new.reference_sizes == tuple(image_size(image) for image in old.references)
 
 
 def test_paths_below_the_manifest_are_relative_and_others_absolute(tmp_path) -> None:
@@ -64,19 +63,19 @@ class InMemory:
     def __getitem__(self, index: int):
         from deepgen.data.example import Example
 
-        content = picture_bytes(index, format=("PNG", "JPEG")[index])
+        content = image_bytes(index, format=("PNG", "JPEG")[index])
         return Example(task="generate", text=str(index), target=content, key=f"table:{index}", language="en")
 
 
 def test_pictures_inside_other_files_are_written_out(tmp_path) -> None:
     done = convert_source(InMemory(), tmp_path / "out.jsonl", name="table")
-    assert done.num_pictures_written == 2
+    assert done.num_images_written == 2
     converted = make_source("jsonl", path=str(tmp_path / "out.jsonl"))
     assert [converted[row].target.suffix for row in range(2)] == [".png", ".jpg"]
     assert converted[1].language == "en"
     for row in range(2):
         old, new = InMemory()[row], converted[row]
-        assert load_picture(new.target).tobytes() == load_picture(old.target).tobytes()
+        assert load_image(new.target).tobytes() == load_image(old.target).tobytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out_pictures"]
 
 

@@ -41,9 +41,9 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
 def test_lossless_files_keep_every_pixel(format: str, tmp_path: Path) -> None:
-    picture = Image.new("RGB", (5, 3), ORANGE)
+    image = Image.new("RGB", (5, 3), ORANGE)
     path = tmp_path / "picture"  # no extension: content decides
-    path.write_bytes(encoded(picture, format))
+    path.write_bytes(encoded(image, format))
     for source in (path, str(path), path.read_bytes()):
         opened = open_image(source)
         assert (opened.mode, opened.size, opened.getpixel((4, 2))) == ("RGB", (5, 3), ORANGE)
@@ -76,9 +76,9 @@ def test_transparency_lies_on_white_and_depths_become_eight_bits(image, expected
 
 
 def test_a_transparent_palette_colour_lies_on_white() -> None:
-    picture = Image.new("P", (2, 2), 0)
-    picture.putpalette([255, 0, 0])
-    assert open_image(encoded(picture, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([255, 0, 0])
+    assert open_image(encoded(image, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_cmyk_becomes_rgb() -> None:

@@ -69,9 +69,9 @@ def test_what_is_no_mask_is_refused(source: Any, message: str) -> None:
 
 
 def test_a_mask_fits_its_picture_and_leaves_something_to_change() -> None:
-    picture = Image.new("RGB", (6, 4))
-    check_mask(open_mask(mask()), picture)
+    image = Image.new("RGB", (6, 4))
+    check_mask(open_mask(mask()), image)
     with pytest.raises(ValueError, match="mask is 4x6 and the first picture 6x4; they must be equally large"):
-        check_mask(open_mask(mask((4, 6))), picture)
+        check_mask(open_mask(mask((4, 6))), image)
     with pytest.raises(ValueError, match="mask allows no pixel to change"):
-        check_mask(open_mask(Image.new("RGBA", (6, 4), SOLID)), picture)
+        check_mask(open_mask(Image.new("RGBA", (6, 4), SOLID)), image)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from deepgen.data.png import PictureRecord, image_grid, read_record, save_png
+from deepgen.data.png import ImageRecord, image_grid, read_record, save_png
 
-PICTURE = Image.new("RGB", (6, 4), (1, 2, 3))
-RECORD = PictureRecord(
+IMAGE = Image.new("RGB", (6, 4), (1, 2, 3))
+RECORD = ImageRecord(
     prompt='ein grüner Stern, 星, "quoted"\nsecond line',
     negative_prompt="blurry",
     seed=2**40,
@@ -26,17 +26,17 @@ RECORD = PictureRecord(
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    save_png(PICTURE, tmp_path / "a.png", RECORD)
+    save_png(IMAGE, tmp_path / "a.png", RECORD)
     assert read_record(tmp_path / "a.png") == RECORD
     with Image.open(tmp_path / "a.png") as image:
         assert image.text["prompt"] == RECORD.prompt
         assert image.text["seed"] == str(2**40)
         assert json.loads(image.text["deepgen"])["guidance_scale"] == 2.5
-        assert image.tobytes() == PICTURE.tobytes()
+        assert image.tobytes() == IMAGE.tobytes()
 
 
 def test_a_picture_without_a_record_says_nothing(tmp_path: Path) -> None:
-    save_png(PICTURE, tmp_path / "a.png")
+    save_png(IMAGE, tmp_path / "a.png")
     assert read_record(tmp_path / "a.png") is None
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {}
@@ -48,7 +48,7 @@ def test_a_picture_without_a_record_says_nothing(tmp_path: Path) -> None:
 def test_foreign_entries_of_the_same_name_are_no_record(text: str, tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("deepgen", text)
-    PICTURE.save(tmp_path / "a.png", pnginfo=info)
+    IMAGE.save(tmp_path / "a.png", pnginfo=info)
     assert read_record(tmp_path / "a.png") is None
 
 
@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
-    save_png(PICTURE, path)
+    save_png(IMAGE, path)
     before = path.read_bytes()
 
     def full_disk(self, file, **options) -> None:

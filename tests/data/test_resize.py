@@ -28,8 +28,8 @@ MEASURED = [  # (width, height) of the picture, (width, height) the original's t
 
 
 @pytest.mark.parametrize(("picture", "expected"), MEASURED)
-def test_fix_pixels_gives_the_sizes_measured_on_the_original(picture, expected) -> None:
-    assert fix_pixels(picture[::-1], 512) == expected[::-1]
+def test_fix_pixels_gives_the_sizes_measured_on_the_original(image, expected) -> None:
+    assert fix_pixels(image[::-1], 512) == expected[::-1]
 
 
 def test_fix_pixels_never_lets_a_square_drift_to_the_next_multiple() -> None:
@@ -95,8 +95,8 @@ def test_sizes_without_pixels_are_refused(rule) -> None:
         ((1000, 100), 1.195, 1224),
     ],
 )
-def test_fix_pixels_has_the_areas_and_token_counts_of_the_original(picture, area, tokens) -> None:
-    height, width = resize_rule("fix_pixels").size(picture[::-1], 512, 32)
+def test_fix_pixels_has_the_areas_and_token_counts_of_the_original(image, area, tokens) -> None:
+    height, width = resize_rule("fix_pixels").size(image[::-1], 512, 32)
     assert height * width / 512**2 == pytest.approx(area, abs=5e-4)
     assert height // 16 * (width // 16) == tokens
 
@@ -117,8 +117,8 @@ def test_fix_pixels_has_37_sizes_between_1_to_3_and_3_to_1() -> None:
         ("crop2square", (1920, 1080), (512, 512)),
     ],
 )
-def test_the_other_rules_give_the_sizes_of_the_original(rule, picture, expected) -> None:
-    assert resize_rule(rule).size(picture[::-1], 512, 32) == expected[::-1]
+def test_the_other_rules_give_the_sizes_of_the_original(rule, image, expected) -> None:
+    assert resize_rule(rule).size(image[::-1], 512, 32) == expected[::-1]
 
 
 def test_only_crop2square_cuts() -> None:

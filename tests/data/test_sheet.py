@@ -14,9 +14,9 @@ from deepgen.data.sheet import _wrapped as wrapped
 
 
 def card(text: str = "a star", sizes=((96, 96),), error: str | None = None) -> Card:
-    pictures = tuple(Image.new("RGB", size, (200, 30, 30)) for size in sizes)
+    images = tuple(Image.new("RGB", size, (200, 30, 30)) for size in sizes)
     return Card(
-        Draw(0, "edit" if len(sizes) > 1 else "generate", "set", 3), "set.json:3", text, pictures, error=error
+        Draw(0, "edit" if len(sizes) > 1 else "generate", "set", 3), "set.json:3", text, images, error=error
     )
 
 
@@ -62,7 +62,7 @@ def test_a_row_that_cannot_be_used_has_a_card_with_the_reason(tmp_path) -> None:
     path.write_text(json.dumps([{"txt": "a", "image_path": "gone.png"}]))
     mixture = single_source("a", "t2i_sft", {"path": str(path)})
     made = make_card(mixture, mixture.draw(0, 1))
-    assert (made.text, made.pictures) == ("a", ())
+    assert (made.text, made.images) == ("a", ())
     assert "no picture at gone.png" in made.error
 
 

@@ -21,7 +21,7 @@ def write(path: Path, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
-def picture(path: Path, color: tuple[int, int, int] = (200, 10, 10)) -> None:
+def image(path: Path, color: tuple[int, int, int] = (200, 10, 10)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (24, 16), color).save(path)
 
@@ -104,7 +104,7 @@ def write_all(data: Path) -> Path:
     for task in ("R-LR", "R-BR", "R-HR", "R-PR", "R-GR", "R-AR", "R-CR", "R-RR"):
         entry = {"Prompt": "a riddle", "Checklist": [{"question": "is it so?", "tags": []}]}
         write(data / f"corebench/{task}.json", {f"{task}-001": entry})
-    picture(data / "imgedit/animal/1.jpg")
+    image(data / "imgedit/animal/1.jpg")
     write(
         data / "imgedit/basic_edit.json",
         {
@@ -112,8 +112,8 @@ def write_all(data: Path) -> Path:
             "11": {"id": "animal/1.jpg", "prompt": "as a sketch", "edit_type": "style"},
         },
     )
-    picture(data / "risebench/temporal_reasoning_images/1.png")
-    picture(data / "risebench/right.png")
+    image(data / "risebench/temporal_reasoning_images/1.png")
+    image(data / "risebench/right.png")
     write(
         data / "risebench/data_total.json",
         [
@@ -133,8 +133,8 @@ def write_all(data: Path) -> Path:
             )
         ],
     )
-    picture(data / "unireditbench/source.png")
-    picture(data / "unireditbench/target.png")
+    image(data / "unireditbench/source.png")
+    image(data / "unireditbench/target.png")
     write(
         data / "unireditbench/data.json",
         [

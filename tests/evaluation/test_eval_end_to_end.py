@@ -21,7 +21,7 @@ import pytest
 from deepgen.cli.app import main
 from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
 from deepgen.evaluation.store import Lines
-from evaluation.benchmark_files import hashes, picture, table, write_all, write_gedit
+from evaluation.benchmark_files import hashes, image, table, write_all, write_gedit
 from evaluation.stub_scorers import stub_scorers
 from evaluation.test_official_files import FOLDER
 from rewards.reward_server import serving
@@ -51,12 +51,12 @@ def official_data(name: str, data: Path) -> None:
     shutil.copytree(FOLDER / folder, data / kind)
     if kind == "imgedit":
         for row in json.loads((data / kind / "basic_edit.json").read_text()).values():
-            picture(data / kind / row["id"])
+            image(data / kind / row["id"])
     if kind == "risebench":
         for row in json.loads((data / kind / "data_total_64.json").read_text()):
             for path in (row["image"], row.get("reference_img")):
                 if path:
-                    picture(data / kind / path)
+                    image(data / kind / path)
     if kind == "dpg":
         texts = [json.loads(line) for line in (data / kind / "prompts.jsonl").read_text().splitlines()]
         (data / kind / "dpg_bench.csv").write_text(questions([row["name"] for row in texts]))
@@ -147,7 +147,7 @@ def test_a_benchmark_survives_two_kills_and_a_second_scoring_asks_nothing(name, 
         assert first.items() <= second.items(), "a picture that was recorded is not drawn again"
         assert second.items() <= recorded(folder).items()
         result = json.loads((folder / "result.json").read_text())
-        check_pictures(folder, result, benchmark.settings.num_samples)
+        check_images(folder, result, benchmark.settings.num_samples)
         asked = len(server.requests)
         if "judge" in benchmark.needs:  # what was cut off before its reply was kept is asked once more
             assert result["judge"]["asked"] + result["judge"]["cached"] > 0
@@ -169,7 +169,7 @@ def recorded(folder: Path) -> dict[tuple[str, int], str]:
     return found
 
 
-def check_pictures(folder: Path, result: dict, num_samples: int) -> None:
+def check_images(folder: Path, result: dict, num_samples: int) -> None:
     assert result["coverage"] == 1
     assert result["num_expected"] == num_samples * len(result["items"])
     assert len(result["items"]) <= 4

@@ -29,12 +29,12 @@ def own_compiler_state(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 @torch.no_grad()
 def test_compiled_blocks_draw_the_same_in_sizes_they_have_not_seen_and_keep_the_trajectory(
-    pipe: DeepGenPipeline, tmp_path: Path, picture
+    pipe: DeepGenPipeline, tmp_path: Path, image
 ) -> None:
     calls = [
         {"prompt": "a cat", "height": 64, "width": 64},
         {"prompt": ["a cat", "a dog on a long wooden table"], "height": 96, "width": 64},
-        {"prompt": "make it blue", "image": picture, "guidance_scale": 1.0},
+        {"prompt": "make it blue", "image": image, "guidance_scale": 1.0},
     ]
     expected = [pipe(**call, seed=1, output_type="latent").images for call in calls]
     compile_blocks(pipe.transformer, tmp_path, backend="eager")

@@ -83,10 +83,10 @@ def test_one_negative_of_many_prompts_is_read_once(pipe: DeepGenPipeline) -> Non
 
 
 @torch.no_grad()
-def test_references_are_part_of_a_negative_so_nothing_is_kept(pipe: DeepGenPipeline, picture) -> None:
+def test_references_are_part_of_a_negative_so_nothing_is_kept(pipe: DeepGenPipeline, image) -> None:
     seen = rows_read(pipe)
     for _ in range(2):
-        pipe("make it blue", image=picture, seed=1, output_type="latent")
+        pipe("make it blue", image=image, seed=1, output_type="latent")
     assert seen == [2, 2]
     assert len(pipe._negatives) == 0
 

@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def candidates() -> list[Candidate]:
     rng = np.random.default_rng(0)
     sizes = ((32, 32), (48, 70), (20, 90))
-    pictures = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
-    return [Candidate(image=p, prompt=words) for p, words in zip(pictures, PROMPTS, strict=True)]
+    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    return [Candidate(image=p, prompt=words) for p, words in zip(images, PROMPTS, strict=True)]
 
 
 def cosines(folder: Path) -> list[float]:
@@ -68,12 +68,9 @@ def test_a_clip_reward_is_its_multiple_of_the_cosine(folder: Path, name: str, fa
 
 def edits() -> list[Candidate]:
     """The first picture turned into each of three, one of them itself."""
-    pictures = [one.image for one in candidates()]
+    images = [one.image for one in candidates()]
     captions = {"caption_before": "red circle", "caption_after": "blue star"}
-    return [
-        Candidate(image=picture, prompt="", references=(pictures[0],), metadata=captions)
-        for picture in pictures
-    ]
+    return [Candidate(image=image, prompt="", references=(images[0],), metadata=captions) for image in images]
 
 
 def test_the_direction_of_an_edit_is_that_of_its_captions(folder: Path) -> None:

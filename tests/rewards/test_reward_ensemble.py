@@ -317,10 +317,10 @@ def test_a_group_of_the_shapes_world_is_scored_from_its_prompt_row() -> None:
     (row,) = prompt_rows(1, task="edit", kinds=("recolor",))
     asked = asked_of(row.metadata)
     assert isinstance(asked, Edit)
-    pictures = [render(asked.target), render(asked.source)]
+    images = [render(asked.target), render(asked.source)]
     group = [
         Candidate(image=image, prompt=row.prompt, references=row.references, metadata=row.metadata)
-        for image in pictures
+        for image in images
     ]
     rewards = {name: make_reward(name) for name in ("shapes", "shapes_kept", "preservation")}
     panel = RewardEnsemble(rewards, held_out=["shapes_kept"])

@@ -39,7 +39,7 @@ def said(text: str | None) -> tuple[int, Any]:
     return 200, {"choices": [{"message": {"content": text}}]}
 
 
-def pictures_of(document: Any) -> list[int]:
+def images_of(document: Any) -> list[int]:
     """The greys a judge was shown, in their order."""
     greys = []
     for part in document["messages"][0]["content"]:
@@ -55,7 +55,7 @@ def words_of(document: Any) -> str:
 
 def brighter(path: str, document: Any) -> tuple[int, Any]:
     """An honest judge: the brighter picture is better."""
-    first, second = pictures_of(document)[-2:]
+    first, second = images_of(document)[-2:]
     return said(f"<think>1 or 2?</think><answer>Image {1 if first > second else 2} is better</answer>")
 
 
@@ -83,7 +83,7 @@ def test_a_judge_is_asked_with_pictures_its_wording_and_a_key_from_a_file(tmp_pa
     assert path == "/v1/chat/completions"
     assert (document["model"], document["temperature"], document["max_tokens"]) == ("m", 0.5, 9)
     assert words_of(document) == "Grade a {grey} wall, please."
-    assert pictures_of(document) == [90]
+    assert images_of(document) == [90]
     assert own.version != make_reward("unifiedreward", url="http://x", model="m", temperature=0.5).version
     assert "secret" not in repr(own.options)
 
@@ -105,7 +105,7 @@ def test_a_judge_that_cannot_be_reached_is_an_error_not_a_tie(name: str, answer:
 
 def test_a_question_that_fails_costs_only_its_own_candidate() -> None:
     def answer(path: str, document: Any) -> tuple[int, Any]:
-        return (500, "down") if pictures_of(document) == [9] else said("Alignment Score: 5 Style Score: 5")
+        return (500, "down") if images_of(document) == [9] else said("Alignment Score: 5 Style Score: 5")
 
     good, bad = judged(answer, [grey(100), grey(9)], "unifiedreward")
     assert good.score == 5
@@ -211,7 +211,7 @@ def test_a_judge_that_always_prefers_a_place_makes_everyone_equal() -> None:
 
 def test_an_answer_without_the_tag_is_no_tie() -> None:
     def silent_about_20(path: str, document: Any) -> tuple[int, Any]:
-        return said("Image 1 is better") if 20 in pictures_of(document) else brighter(path, document)
+        return said("Image 1 is better") if 20 in images_of(document) else brighter(path, document)
 
     low, high, silent = judged(silent_about_20, [grey(80), grey(200), grey(20)])
     assert (low.score, high.score, silent.score) == (0, 1, None)
@@ -224,7 +224,7 @@ def test_half_an_answered_pair_is_not_decided() -> None:
     """One way round alone would bring the preference for a place back."""
 
     def answers_one_way(path: str, document: Any) -> tuple[int, Any]:
-        return brighter(path, document) if pictures_of(document) == [80, 200] else said("hm")
+        return brighter(path, document) if images_of(document) == [80, 200] else said("hm")
 
     verdicts = judged(answers_one_way, [grey(80), grey(200)])
     assert [verdict.score for verdict in verdicts] == [None, None]
@@ -241,7 +241,7 @@ def test_the_judge_of_two_edits_sees_their_source_first() -> None:
         source = (Image.new("RGB", (16, 16), (55,) * 3),)
         pair = [grey(80, references=source), grey(200, references=source)]
         make_reward("unifiedreward_think", url=server.url, model="m")(pair)
-        shown = sorted(pictures_of(document) for _, document in server.requests)
+        shown = sorted(images_of(document) for _, document in server.requests)
     assert shown == [[55, 80, 200], [55, 200, 80]]
 
 
@@ -293,7 +293,7 @@ def test_a_judge_of_an_edit_sees_source_and_result() -> None:
         ((_, document),) = server.requests
     assert good.score == 0.8
     assert bare == RewardResult(None, "the candidate has no references")
-    assert pictures_of(document) == [30, 200]
+    assert images_of(document) == [30, 200]
     assert '"a {grey} wall"' in words_of(document)
     (rubbish,) = judged(
         lambda p, d: said("<answer>good</answer>"), [grey(1, references=(source,))], "instruction_following"

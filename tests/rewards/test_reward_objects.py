@@ -154,22 +154,22 @@ def test_the_detector_runs_a_mask2former_and_names_colors(tmp_path) -> None:
         def embed_texts(self, texts: list[str]) -> torch.Tensor:
             return torch.eye(10)[[next(i for i, c in enumerate(COLORS) if c in text) for text in texts]]
 
-        def embed_pictures(self, images: list[Image.Image]) -> torch.Tensor:
+        def embed_images(self, images: list[Image.Image]) -> torch.Tensor:
             return torch.eye(10)[3:4].expand(len(images), 10)
 
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
     detector = Mask2FormerDetector(str(tmp_path), "cpu", Tower())  # pyright: ignore
-    found = detector(picture)
+    found = detector(image)
     assert found
     assert set(found) <= set(detector.names.values())
     for name, boxes in found.items():
-        assert detector.colors(picture, name, range(len(boxes))) == ["green"] * len(boxes)
+        assert detector.colors(image, name, range(len(boxes))) == ["green"] * len(boxes)
         assert [box[4] for box in boxes] == sorted((box[4] for box in boxes), reverse=True)
         for left, top, right, bottom, _ in boxes:
             assert 0 <= left < right <= 60
             assert 0 <= top < bottom <= 40
     reward = GenEval(GenEvalOptions(), detector)
     row = asks({"class": "LABEL_0", "count": 1, "color": "green"})
-    (result,) = reward([Candidate(image=picture, prompt="", metadata=row)])
+    (result,) = reward([Candidate(image=image, prompt="", metadata=row)])
     assert result.score is not None

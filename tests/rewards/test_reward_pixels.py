@@ -25,8 +25,8 @@ def smooth(size: int = 64) -> np.ndarray:
 
 def edit(result: np.ndarray, source: np.ndarray | None = None, **metadata: object) -> Candidate:
     base = smooth() if source is None else source
-    pictures = [Image.fromarray(values.astype(np.uint8)) for values in (result, base)]
-    return Candidate(image=pictures[0], prompt="edit", references=(pictures[1],), metadata=metadata)
+    images = [Image.fromarray(values.astype(np.uint8)) for values in (result, base)]
+    return Candidate(image=images[0], prompt="edit", references=(images[1],), metadata=metadata)
 
 
 def only(reward: str, candidate: Candidate, **options: object) -> float:

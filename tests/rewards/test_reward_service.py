@@ -131,7 +131,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
     buffer = BytesIO()
     Image.new("RGB", (11, 10)).save(buffer, "PNG")
     with pytest.raises(ValueError, match="11x10 pixels; 100 are the limit"):
-        wire.decode_picture(base64.b64encode(buffer.getvalue()).decode())
+        wire.decode_image(base64.b64encode(buffer.getvalue()).decode())
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ def test_a_preset_does_not_replace_a_solver_that_was_chosen(pipe: DeepGenPipelin
 
 
 def test_exact_is_what_is_drawn_without_a_preset(pipe: DeepGenPipeline) -> None:
-    pictures = [
+    images = [
         pipe("a cat", seed=1, output_type="latent", **kind).images for kind in ({}, {"preset": "exact"})
     ]
-    assert torch.equal(*pictures)
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize("preset", ["balanced", "fast"])

@@ -20,7 +20,7 @@ from deepgen.client import Client, Patience
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.local import serve_locally
-from deepgen.serving.mcp_tools import MAX_PICTURES, Folders, Painter, make_tools
+from deepgen.serving.mcp_tools import MAX_IMAGES, Folders, Painter, make_tools
 from serve_process import ENVIRONMENT, listening, serving
 
 pytest.importorskip("mcp.server.mcpserver", reason="tools for agents need mcp 2")
@@ -35,7 +35,7 @@ from mcp.client.streamable_http import streamable_http_client  # pyright: ignore
 Talk = Callable[[Any], Any]
 
 
-def pictures_of(result: Any) -> list[Image.Image]:
+def images_of(result: Any) -> list[Image.Image]:
     assert not result.is_error, result.content
     opened = []
     for part in result.content[::2]:
@@ -76,12 +76,12 @@ def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline)
         drawn = await agent.call_tool(
             "generate_image", {"prompt": "a red circle", "seed": 3, "n": 2}, progress_callback=progress
         )
-        assert [image.size for image in pictures_of(drawn)] == [(64, 64)] * 2
+        assert [image.size for image in images_of(drawn)] == [(64, 64)] * 2
         assert drawn.content[1].text.endswith("64x64, seed 3")
         edited = await agent.call_tool(
             "edit_image", {"prompt": "make it blue", "images": names_of(drawn), "size": "32x64", "seed": 1}
         )
-        assert [image.size for image in pictures_of(edited)] == [(32, 64)]
+        assert [image.size for image in images_of(edited)] == [(32, 64)]
 
     talk(Painter(lambda: client), work)
     assert heard[-1] == (2, 2)
@@ -93,7 +93,7 @@ def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline)
         ("generate_image", {"prompt": "a", "size": "65x64"}, "not a multiple of"),
         ("generate_image", {"prompt": "x" * 9000}, r"field prompt\) \[req-"),
         ("generate_image", {}, "prompt"),
-        ("generate_image", {"prompt": "a", "n": MAX_PICTURES + 1}, "less than or equal"),
+        ("generate_image", {"prompt": "a", "n": MAX_IMAGES + 1}, "less than or equal"),
         ("edit_image", {"prompt": "a", "images": []}, "at least 1 item"),
         ("edit_image", {"prompt": "a", "images": ["/etc/passwd"]}, "started without --read-from"),
         ("edit_image", {"prompt": "a", "images": ["http://10.0.0.1/a.png"]}, "no file"),
@@ -148,7 +148,7 @@ def test_files_are_read_and_written_only_where_it_is_allowed(client: Client, tmp
     async def work(agent: Any) -> None:
         for name in ("a.png", str(inside / "a.png"), str(drawn / "a.png")):
             result = await agent.call_tool("edit_image", {"prompt": "blue", "images": [name], "seed": 1})
-            assert len(pictures_of(result)) == 1
+            assert len(images_of(result)) == 1
             path = Path(result.content[1].text.partition("saved as ")[2])
             assert path.parent == drawn
             record = read_record(path)
@@ -158,7 +158,7 @@ def test_files_are_read_and_written_only_where_it_is_allowed(client: Client, tmp
         mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
         mask.save(inside / "mask.png")
         asked = {"prompt": "blue", "images": ["a.png"], "mask": "mask.png", "seed": 1}
-        (made,) = pictures_of(await agent.call_tool("edit_image", asked))
+        (made,) = images_of(await agent.call_tool("edit_image", asked))
         assert made.convert("RGB").getpixel((40, 5)) == (255, 0, 0)
         asked["mask"] = "gone.png"
         assert (await agent.call_tool("edit_image", asked)).is_error
@@ -179,7 +179,7 @@ def test_an_agent_hears_what_was_cut_of_its_prompt(client: Client, pipe: DeepGen
         drawn = await agent.call_tool("generate_image", {"prompt": "a red circle on a tree", "seed": 3})
         assert "prompt has " in drawn.content[1].text
         assert "max_prompt_tokens is 6: only its first" in drawn.content[1].text
-        assert len(pictures_of(await agent.call_tool("generate_image", {"prompt": ""}))) == 1
+        assert len(images_of(await agent.call_tool("generate_image", {"prompt": ""}))) == 1
 
     talk(Painter(lambda: client), work)
 
@@ -213,7 +213,7 @@ def test_a_bad_option_is_refused(
 
 async def draw_once(agent: Any) -> Any:
     result = await agent.call_tool("generate_image", {"prompt": "a red circle", "seed": 1})
-    (image,) = pictures_of(result)
+    (image,) = images_of(result)
     image.load()
     return image
 

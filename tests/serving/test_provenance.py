@@ -151,10 +151,10 @@ def test_a_server_with_a_certificate_signs_what_it_draws_and_keeps_the_record(
     credentials = ContentCredentials(*files, "deepgen-1.0")
     with TestClient(make_app(Engine(pipe), ServeConfig(credentials=credentials))) as http:
         answer = http.post("/v1/images/generations", json={"prompt": "a star", "seed": 1})
-    from deepgen.client import _pictures
+    from deepgen.client import _images
 
-    (picture,) = _pictures(answer.json())
-    assert not read(picture.content, "png")[1]
-    record = read_record(picture.save(tmp_path / "a.png"))
+    (image,) = _images(answer.json())
+    assert not read(image.content, "png")[1]
+    record = read_record(image.save(tmp_path / "a.png"))
     assert record is not None
     assert record.prompt == "a star"

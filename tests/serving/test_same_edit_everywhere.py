@@ -106,12 +106,12 @@ def edits(
     message = message["choices"][0]["message"]
     yield "chat", opened(message["images"][0]["image_url"]["url"].partition(",")[2]).size, message["content"]
 
-    picture = client.edit(PROMPT, content, seed=1, num_inference_steps=STEPS)[0]
-    yield "client", picture.image.size, picture.drawn_size
+    image = client.edit(PROMPT, content, seed=1, num_inference_steps=STEPS)[0]
+    yield "client", image.image.size, image.drawn_size
     painter = Painter(lambda: client, Folders(read_from=[Path()]))
     asked = {"n": 1, "num_inference_steps": STEPS}
-    [(picture, said)] = painter.draw(PROMPT, ["s.png"], asked, lambda *_: None, threading.Event())
-    yield "tools for agents", picture.image.size, said.partition("seed ")[2].partition(", ")[2]
+    [(image, said)] = painter.draw(PROMPT, ["s.png"], asked, lambda *_: None, threading.Event())
+    yield "tools for agents", image.image.size, said.partition("seed ")[2].partition(", ")[2]
 
     given = [(Image.open("s.png"), None)]
     shown = list(draw(client, client.model(), PROMPT, given, "model's own", 1, 1, STEPS, None, ""))[-1][0]
@@ -201,14 +201,14 @@ BOX = (20, 10, 60, 40)
 
 def masked() -> tuple[Image.Image, Image.Image]:
     """A picture of 90 x 50 and its mask, transparent in `BOX`."""
-    picture = Image.effect_noise((90, 50), 90).convert("RGB")
-    mask = picture.convert("RGBA")
+    image = Image.effect_noise((90, 50), 90).convert("RGB")
+    mask = image.convert("RGBA")
     mask.paste((0, 0, 0, 0), BOX)
-    return picture, mask
+    return image, mask
 
 
-def changed(made: Image.Image, picture: Image.Image) -> np.ndarray:
-    return (np.asarray(made.convert("RGB"), int) != np.asarray(picture, int)).any(axis=-1)
+def changed(made: Image.Image, image: Image.Image) -> np.ndarray:
+    return (np.asarray(made.convert("RGB"), int) != np.asarray(image, int)).any(axis=-1)
 
 
 def test_a_mask_means_the_same_at_every_door(client: Client, pipe: DeepGenPipeline) -> None:
@@ -239,32 +239,30 @@ def test_a_mask_means_the_same_at_every_door(client: Client, pipe: DeepGenPipeli
 def test_the_server_s_steps_and_the_pipeline_s_keep_the_same(
     preset: str, size: tuple[int, int] | None, client: Client, pipe: DeepGenPipeline
 ) -> None:
-    picture, mask = masked()
+    image, mask = masked()
     asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 3, "preset": preset}
     sides = {} if size is None else {"width": size[0], "height": size[1]}
-    alone: Any = pipe(
-        [PROMPT, PROMPT], image=[picture, picture], mask=mask, **{**asked, "seed": [7, 1]}, **sides
-    )
-    served = client.edit(PROMPT, picture, mask=mask, size=size and "64x32", **asked)[0].image
+    alone: Any = pipe([PROMPT, PROMPT], image=[image, image], mask=mask, **{**asked, "seed": [7, 1]}, **sides)
+    served = client.edit(PROMPT, image, mask=mask, size=size and "64x32", **asked)[0].image
     assert np.abs(np.asarray(served, int) - np.asarray(alone.images[1], int)).max() <= 1
 
 
 def test_a_mask_changes_what_is_drawn_inside_it(pipe: DeepGenPipeline) -> None:
     """The steps keep the source outside the mask, so the inside differs from that of a whole edit."""
-    picture, mask = masked()
-    whole = pipe(PROMPT, image=picture, seed=1).images[0]
-    inside = pipe(PROMPT, image=picture, mask=mask, seed=1).images[0]
+    image, mask = masked()
+    whole = pipe(PROMPT, image=image, seed=1).images[0]
+    inside = pipe(PROMPT, image=image, mask=mask, seed=1).images[0]
     assert changed(inside.crop(BOX), whole.crop(BOX)).any()
-    everything = Image.new("RGBA", picture.size, (0, 0, 0, 0))
-    assert not changed(pipe(PROMPT, image=picture, mask=everything, seed=1).images[0], whole).any()
+    everything = Image.new("RGBA", image.size, (0, 0, 0, 0))
+    assert not changed(pipe(PROMPT, image=image, mask=everything, seed=1).images[0], whole).any()
 
 
 @pytest.mark.parametrize("solver", ["heun", "dpm++", "unipc"])
 def test_every_solver_keeps_what_a_mask_does_not_free(solver: str, pipe: DeepGenPipeline) -> None:
     pipe.scheduler = make_scheduler(solver, pipe.scheduler)
-    picture, mask = masked()
+    image, mask = masked()
     with torch.no_grad():
-        pixels = KeptPixels.of(picture, open_mask(mask), (48, 96))
+        pixels = KeptPixels.of(image, open_mask(mask), (48, 96))
         kept = pixels.latents(pipe.vae, (48, 96), torch.float32, torch.device("cpu"))
     noise = torch.randn(1, *kept.clean.shape, generator=torch.Generator().manual_seed(0))
     outside, seen = ~kept.may_change, []
@@ -275,7 +273,7 @@ def test_every_solver_keeps_what_a_mask_does_not_free(solver: str, pipe: DeepGen
 
     drawn: Any = pipe(
         PROMPT,
-        image=picture,
+        image=image,
         mask=mask,
         latents=noise,
         num_inference_steps=4,
@@ -296,8 +294,8 @@ def test_every_solver_keeps_what_a_mask_does_not_free(solver: str, pipe: DeepGen
 def test_a_wrong_mask_is_refused_in_the_same_words(
     client: Client, pipe: DeepGenPipeline, capsys: Any
 ) -> None:
-    picture, _ = masked()
-    picture.save("s.png")
+    image, _ = masked()
+    image.save("s.png")
     for mask, message in (
         (Image.new("RGB", (90, 50)), "mask has no transparency"),
         (Image.new("RGBA", (50, 90)), "mask is 50x90 and the first picture 90x50"),
@@ -305,9 +303,9 @@ def test_a_wrong_mask_is_refused_in_the_same_words(
     ):
         mask.save("m.png")
         with pytest.raises(ValueError, match=message):
-            pipe(PROMPT, image=picture, mask=mask)
+            pipe(PROMPT, image=image, mask=mask)
         with pytest.raises(RequestFailed, match=message) as refused:
-            client.edit(PROMPT, picture, mask=mask)
+            client.edit(PROMPT, image, mask=mask)
         assert (refused.value.status, refused.value.param) == (400, "mask")
         assert main(["edit", PROMPT, "s.png", "--mask", "m.png"]) == 2
         assert message in capsys.readouterr().err

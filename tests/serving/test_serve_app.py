@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from deepgen.client import Client, Picture
+from deepgen.client import Client, DrawnImage
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.app import ServeConfig, make_app
@@ -190,24 +190,24 @@ def test_edits_of_one_and_of_three_pictures(
     assert is_near(opened(answer.data[0].b64_json), alone)
 
 
-def test_raw_bytes_a_mask_and_jpeg_output(client: Any, picture: Image.Image) -> None:
-    mask = picture.convert("RGBA")
+def test_raw_bytes_a_mask_and_jpeg_output(client: Any, image: Image.Image) -> None:
+    mask = image.convert("RGBA")
     mask.paste((0, 0, 0, 0), (20, 20, 60, 60))
-    raw = {"image": png(picture), "mask": png(mask)}
+    raw = {"image": png(image), "mask": png(mask)}
     options = {"output_format": "jpeg", "output_compression": 90}
     made = opened(client.images.edit(prompt="a star", **raw, **options).data[0].b64_json)
-    assert (made.format, made.size) == ("JPEG", picture.size)
+    assert (made.format, made.size) == ("JPEG", image.size)
     exact = opened(client.images.edit(prompt="a star", **raw).data[0].b64_json)
-    assert is_equal(exact.crop((0, 0, 90, 20)), picture.crop((0, 0, 90, 20)))
+    assert is_equal(exact.crop((0, 0, 90, 20)), image.crop((0, 0, 90, 20)))
 
 
-def test_a_variation_and_an_edit_in_json_draw(client: Any, server: Running, picture: Image.Image) -> None:
-    made = client.images.create_variation(image=png(picture), n=2)
+def test_a_variation_and_an_edit_in_json_draw(client: Any, server: Running, image: Image.Image) -> None:
+    made = client.images.create_variation(image=png(image), n=2)
     assert len(made.data) == 2
-    address = "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+    address = "data:image/png;base64," + base64.b64encode(png(image)).decode()
     body = {"prompt": "make it blue", "images": [{"image_url": address}], "seed": 1}
     answer = server.http.post("/v1/images/edits", json=body)
-    assert opened(answer.json()["data"][0]["b64_json"]).size == picture.size
+    assert opened(answer.json()["data"][0]["b64_json"]).size == image.size
 
 
 def test_pictures_are_answered_as_addresses_where_asked(client: Any, server: Running) -> None:
@@ -234,8 +234,8 @@ def test_a_stream_brings_partial_pictures_and_the_picture(client: Any, pipe: Dee
     assert events[2].usage.output_tokens == 16
 
 
-def test_an_edit_streams_in_its_own_words(client: Any, picture: Image.Image) -> None:
-    stream = client.images.edit(image=png(picture), prompt="blue", stream=True, partial_images=1)
+def test_an_edit_streams_in_its_own_words(client: Any, image: Image.Image) -> None:
+    stream = client.images.edit(image=png(image), prompt="blue", stream=True, partial_images=1)
     events = list(stream)
     assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
     assert type(events[1]).__name__ == "ImageEditCompletedEvent"
@@ -300,9 +300,9 @@ def test_an_empty_prompt_given_on_purpose_draws(client: Any, pipe: DeepGenPipeli
     assert is_near(opened(image["image_url"]["url"].partition(",")[2]), pipe(prompt, seed=2).images[0])
 
 
-def test_an_edit_may_have_no_words(client: Any, pipe: DeepGenPipeline, picture: Image.Image) -> None:
-    answer = client.images.edit(prompt="", image=png(picture), extra_body={"seed": 2})
-    assert is_near(opened(answer.data[0].b64_json), pipe("", image=picture, seed=2).images[0])
+def test_an_edit_may_have_no_words(client: Any, pipe: DeepGenPipeline, image: Image.Image) -> None:
+    answer = client.images.edit(prompt="", image=png(image), extra_body={"seed": 2})
+    assert is_near(opened(answer.data[0].b64_json), pipe("", image=image, seed=2).images[0])
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_what_was_cut_of_a_prompt_is_in_every_answer(
     assert chunks[0].choices[0].delta.content == str(cut)
     ours = Client(server.url, KEY)
     assert ours.generate(prompt)[0].warnings == (str(cut),)
-    assert [event.warnings for event in ours.stream(prompt) if isinstance(event, Picture)] == [(str(cut),)]
+    assert [event.warnings for event in ours.stream(prompt) if isinstance(event, DrawnImage)] == [(str(cut),)]
     assert ours.generate("a")[0].warnings == ()
 
 
@@ -488,7 +488,7 @@ def test_a_hook_refuses_requests_and_pictures_in_every_kind_of_answer(pipe: Deep
         if "cat" in request.prompt:
             raise Refusal("no cats here")
 
-    def no_stars(request: Any, picture: Image.Image) -> None:
+    def no_stars(request: Any, image: Image.Image) -> None:
         if "star" in request.prompt:
             raise Refusal("no stars shown")
 
@@ -645,7 +645,7 @@ def test_a_bad_body_is_refused(server: Running, content: bytes, kind: str, statu
     assert answer.status_code == status
 
 
-def bad_pictures() -> dict[str, bytes]:
+def bad_images() -> dict[str, bytes]:
     whole = png(Image.new("RGB", (64, 64)))
     bomb = png(Image.new("1", (5000, 5000)))
     return {
@@ -658,9 +658,9 @@ def bad_pictures() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", bad_pictures())
+@pytest.mark.parametrize("name", bad_images())
 def test_a_bad_picture_is_a_400(server: Running, name: str) -> None:
-    files = {"image": ("upload", bad_pictures()[name], "application/octet-stream")}
+    files = {"image": ("upload", bad_images()[name], "application/octet-stream")}
     answer = server.http.post("/v1/images/edits", data={"prompt": "a"}, files=files)
     check_refusal(answer)
     assert answer.json()["error"]["param"] == "image"

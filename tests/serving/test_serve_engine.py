@@ -94,9 +94,9 @@ def test_alone_a_picture_is_the_pipelines_up_to_rounding(
     request = DrawRequest(prompt="a red circle", seed=5, num_inference_steps=3, num_images=2)
     drawn = make_engine(max_batch=1).submit(request).result(30)
     assert [d.seed for d in drawn] == [5, 6]
-    for picture in drawn:
-        alone = fresh_pipe("a red circle", seed=picture.seed, num_inference_steps=3).images[0]
-        assert difference(picture.image, alone) <= LEVELS
+    for image in drawn:
+        alone = fresh_pipe("a red circle", seed=image.seed, num_inference_steps=3).images[0]
+        assert difference(image.image, alone) <= LEVELS
 
 
 def test_samples_that_take_turns_one_at_a_time_are_bit_equal_to_each_alone(make_engine: Make) -> None:
@@ -194,16 +194,16 @@ def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGe
 
 
 @pytest.mark.parametrize("preset", ["balanced", "fast"])
-def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, picture: Image.Image, preset: str) -> None:
-    mask = Image.new("L", picture.size, 0)
+def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, image: Image.Image, preset: str) -> None:
+    mask = Image.new("L", image.size, 0)
     mask.paste(255, (30, 20, 60, 50))
     request = DrawRequest(
-        prompt="a star", images=(picture,), mask=mask, seed=1, preset=preset, num_inference_steps=3
+        prompt="a star", images=(image,), mask=mask, seed=1, preset=preset, num_inference_steps=3
     )
     made = np.asarray(make_engine().submit(request).result(30)[0].image)
     kept = np.asarray(mask) == 0
-    assert (made[kept] == np.asarray(picture)[kept]).all()
-    assert (made[~kept] != np.asarray(picture)[~kept]).any()
+    assert (made[kept] == np.asarray(image)[kept]).all()
+    assert (made[~kept] != np.asarray(image)[~kept]).any()
 
 
 def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> None:
@@ -217,15 +217,15 @@ def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> No
 
 
 def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
-    make_engine: Make, picture: Image.Image
+    make_engine: Make, image: Image.Image
 ) -> None:
-    other = picture.transpose(Image.Transpose.ROTATE_90)
+    other = image.transpose(Image.Transpose.ROTATE_90)
     asked = [
         DrawRequest(prompt="a red circle", seed=1, num_inference_steps=3),
         DrawRequest(prompt="two blue squares on a white ground and a star", seed=2, num_inference_steps=5),
         DrawRequest(prompt="cat", seed=3, num_inference_steps=4, guidance_scale=2.0),
         DrawRequest(prompt="cat", seed=4, num_inference_steps=2, guidance_scale=1.0),
-        DrawRequest(prompt="make it blue", images=(picture,), seed=5, num_images=2),
+        DrawRequest(prompt="make it blue", images=(image,), seed=5, num_images=2),
         DrawRequest(prompt="make it red", images=(other,), seed=6, height=64, width=64),
     ]
     engine = make_engine(max_batch=4, is_exact=True)
@@ -363,14 +363,14 @@ def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
 
 
 def test_edits_keep_their_size_and_equal_the_pipelines(
-    make_engine: Make, fresh_pipe: DeepGenPipeline, picture: Image.Image
+    make_engine: Make, fresh_pipe: DeepGenPipeline, image: Image.Image
 ) -> None:
     engine = make_engine(max_batch=1)
-    other = picture.transpose(Image.Transpose.ROTATE_90)
-    for images in ((picture,), (picture, other, picture)):
+    other = image.transpose(Image.Transpose.ROTATE_90)
+    for images in ((image,), (image, other, image)):
         made = engine.submit(DrawRequest(prompt="make it blue", images=images, seed=3)).result(30)[0].image
         alone = fresh_pipe("make it blue", image=list(images), seed=3).images[0]
-        assert made.size == picture.size
+        assert made.size == image.size
         assert difference(made, alone) <= LEVELS
 
 
@@ -554,13 +554,13 @@ def test_what_does_not_fit_is_halved_and_then_refused(make_engine: Make) -> None
         engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
 
 
-def test_a_mask_keeps_every_pixel_outside_it(make_engine: Make, picture: Image.Image) -> None:
-    mask = Image.new("L", picture.size, 0)
+def test_a_mask_keeps_every_pixel_outside_it(make_engine: Make, image: Image.Image) -> None:
+    mask = Image.new("L", image.size, 0)
     mask.paste(255, (30, 20, 60, 50))
-    request = DrawRequest(prompt="a star", images=(picture,), mask=mask, seed=1)
+    request = DrawRequest(prompt="a star", images=(image,), mask=mask, seed=1)
     made = np.asarray(make_engine().submit(request).result(30)[0].image)
     outside = np.asarray(mask) == 0
-    before = np.asarray(picture)
+    before = np.asarray(image)
     assert (made[outside] == before[outside]).all()
     assert (made[~outside] != before[~outside]).any()
 

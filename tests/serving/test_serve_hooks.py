@@ -20,8 +20,8 @@ def no_cats(request: DrawRequest) -> None:
         raise Refusal("no cats here")
 
 
-def nothing_red(request: DrawRequest, picture: Image.Image) -> None:
-    if picture.getpixel((0, 0)) == (255, 0, 0):
+def nothing_red(request: DrawRequest, image: Image.Image) -> None:
+    if image.getpixel((0, 0)) == (255, 0, 0):
         raise Refusal("too red")
 
 
@@ -32,10 +32,10 @@ def broken(*_: Any) -> None:
 def test_hooks_are_found_by_name_and_obeyed() -> None:
     hooks = Hooks.load([f"{__name__}:no_cats"], [f"{__name__}:nothing_red"])
     hooks.check_request(DrawRequest(prompt="a dog"))
-    hooks.check_picture(REQUEST, Image.new("RGB", (1, 1), "blue"))
+    hooks.check_image(REQUEST, Image.new("RGB", (1, 1), "blue"))
     for check in (
         lambda: hooks.check_request(REQUEST),
-        lambda: hooks.check_picture(REQUEST, Image.new("RGB", (1, 1), "red")),
+        lambda: hooks.check_image(REQUEST, Image.new("RGB", (1, 1), "red")),
     ):
         with pytest.raises(ApiError, match=r"no cats|too red") as refused:
             check()

@@ -105,9 +105,9 @@ def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: P
     assert sorted(e.index for e in events if isinstance(e, Preview)) == [0, 1, 2]
     assert events[-1] == Ended(None)
     drawn = job.result(0)
-    assert [picture.seed for picture in drawn] == [5, 6, 7]
-    for picture in drawn:
-        assert is_equal(picture.image, drawn_alone(alone, "a red circle", picture.seed, 4))
+    assert [image.seed for image in drawn] == [5, 6, 7]
+    for image in drawn:
+        assert is_equal(image.image, drawn_alone(alone, "a red circle", image.seed, 4))
     until(lambda: all(worker.memory > 10**8 for worker in ready.status().workers), 10)
 
 
@@ -118,9 +118,9 @@ def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) ->
     wait_for_progress(job)
     os.kill(workers_of(ready)[0], signal.SIGKILL)
     drawn = job.result(120)
-    assert [picture.seed for picture in drawn] == [1, 2, 3]
-    for picture in drawn:
-        assert is_equal(picture.image, drawn_alone(alone, "a blue star", picture.seed, LONG))
+    assert [image.seed for image in drawn] == [1, 2, 3]
+    for image in drawn:
+        assert is_equal(image.image, drawn_alone(alone, "a blue star", image.seed, LONG))
     assert sum(isinstance(event, Drawn) for event in job.events(5)) == 3  # none is told twice
     assert is_equal(other.result(60)[0].image, drawn_alone(alone, "a cross", 9))
     until(lambda: max(worker.num_starts for worker in ready.status().workers) >= 2)

@@ -84,17 +84,17 @@ def test_shapes_keep_to_the_models_units_and_longest_side(shape: str, size: str 
     assert size_of(shape, MODEL) == size
 
 
-def test_the_app_draws_with_previews_and_edits(client: Client, picture: Image.Image) -> None:
+def test_the_app_draws_with_previews_and_edits(client: Client, image: Image.Image) -> None:
     model = client.model()
     nothing = (None, None, None, "")
     shown = list(draw(client, model, "a red circle", None, "model's own", 2, 3, 4, None, ""))
-    captions = [[caption for _, caption in pictures] for pictures, _ in shown]
+    captions = [[caption for _, caption in images] for images, _ in shown]
     assert ["preview", "preview"] in captions
     assert captions[-1] == ["seed 3", "seed 4"]
     assert shown[-1][1] == "Done"
     assert any(said == "Step 2 of 4" for _, said in shown)
-    (edited,) = list(draw(client, model, "blue", [(picture, None)], "model's own", 1, *nothing))[-1][0]
-    assert edited[0].size == picture.size
+    (edited,) = list(draw(client, model, "blue", [(image, None)], "model's own", 1, *nothing))[-1][0]
+    assert edited[0].size == image.size
     with pytest.raises(ValueError, match="Say what"):
         list(draw(client, model, " ", None, "square", 1, *nothing))
     with pytest.raises(RequestFailed, match="between"):
@@ -111,9 +111,9 @@ def test_the_gradio_app_answers_its_own_client(client: Client) -> None:
     try:
         visitor = Visitor(url, verbose=False)
         asked = ["a red circle", [], "square", 1, 5, 2, None, ""]
-        pictures, said = visitor.predict(*asked, api_name="/draw")
+        images, said = visitor.predict(*asked, api_name="/draw")
         assert said == "Done"
-        assert pictures[0]["caption"] == "seed 5"
+        assert images[0]["caption"] == "seed 5"
         with pytest.raises(Exception, match="Say what to draw"):
             visitor.predict(" ", *asked[1:], api_name="/draw")
     finally:

@@ -17,7 +17,7 @@ from deepgen.tiny.evaluation.benchmark import Storybook
 from deepgen.tiny.evaluation.chains import draw_chains, sample_chains, score_chains
 from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
 from deepgen.tiny.evaluation.prompts import ABILITIES, kinds_of, prompts_of
-from deepgen.tiny.evaluation.scores import score_picture
+from deepgen.tiny.evaluation.scores import score_image
 from deepgen.tiny.evaluation.summary import look_up, summarize_kinds
 from deepgen.tiny.evaluation.table import table
 from deepgen.tiny.render import render
@@ -73,7 +73,7 @@ def test_right_pictures_score_one_everywhere(right_run):
 def test_an_interval_is_over_prompts_and_not_over_pictures(right_run):
     _, report = right_run
     (part,) = (part for part in report.kinds if part.name == "erase")
-    assert (part.held_out.num_prompts, part.held_out.num_pictures) == (2, 4)
+    assert (part.held_out.num_prompts, part.held_out.num_images) == (2, 4)
     assert part.held_out.interval == wilson(1.0, 2)
     assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson 1927, by hand
 
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_named():
     asked = Claim(things=(ThingClaim(nouns=("cat",), cells=((1, 1),), size="large", style="glossy"),))
 
     def fault(*things: Thing, word: Word | None = None) -> str:
-        return score_picture(asked, render(Scene(things=things, word=word))).fault
+        return score_image(asked, render(Scene(things=things, word=word))).fault
 
     assert fault(cat) == ""
     assert fault() == "too few things"
@@ -130,10 +130,10 @@ def test_what_is_wrong_is_named():
     assert fault(replace(cat, style="flat")) == "a thing in the other style"
     assert fault(replace(cat, style="flat", cell=(0, 0))) == "several properties of things are wrong"
     assert fault(cat, word=Word(text="NO", row=0)) == "a word that was not asked for"
-    grey = score_picture(asked, Image.new("RGB", (96, 96), (90, 30, 90)))
+    grey = score_image(asked, Image.new("RGB", (96, 96), (90, 30, 90)))
     assert grey.fault == "a ground that is none of the world's"
     blurred = render(Scene(things=(cat,))).resize((12, 12)).resize((96, 96))
-    assert score_picture(asked, blurred).fault == "blurred or mixed: no thing of the world"
+    assert score_image(asked, blurred).fault == "blurred or mixed: no thing of the world"
 
 
 def test_an_edit_is_also_judged_by_what_it_leaves_alone():
@@ -142,18 +142,18 @@ def test_an_edit_is_also_judged_by_what_it_leaves_alone():
         if prompt.example.kind == "remove" and len(prompt.example.claim.untouched) == 8
     )  # fmt: skip
     claim, target = prompt.example.claim, prompt.example.target
-    right = score_picture(claim, render(target))
+    right = score_image(claim, render(target))
     assert (right.is_right, right.kept, right.psnr) == (True, 1.0, 60.0)
     cell = next(iter(sorted(claim.untouched)))
     image = render(target)
     image.paste(
         (255, 0, 255), (cell[1] * CELL + 4, cell[0] * CELL + 4, cell[1] * CELL + 28, cell[0] * CELL + 28)
     )
-    wrong = score_picture(claim, image)
+    wrong = score_image(claim, image)
     assert not wrong.is_right
     assert wrong.kept == 7 / 8
     assert wrong.psnr < 25
-    lazy = score_picture(claim, render(prompt.example.source))
+    lazy = score_image(claim, render(prompt.example.source))
     assert (lazy.is_right, lazy.kept, lazy.psnr) == (False, 1.0, 60.0)
     assert lazy.fault in ("too many things", "a word that was not asked for")
 

@@ -41,8 +41,8 @@ def random_word(rng: np.random.Generator) -> Scene:
     )
 
 
-def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(sigma)))
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def foreground(scene: Scene) -> np.ndarray:
@@ -50,9 +50,9 @@ def foreground(scene: Scene) -> np.ndarray:
     return (render_array(scene) != ground_array(scene.ground)).any(-1, keepdims=True)
 
 
-def accepted(pictures: list[np.ndarray]) -> float:
-    assert len(pictures) >= 25
-    return float(np.mean([read(picture).scene is not None for picture in pictures]))
+def accepted(images: list[np.ndarray]) -> float:
+    assert len(images) >= 25
+    return float(np.mean([read(image).scene is not None for image in images]))
 
 
 def test_clean_scenes_are_read_as_they_are() -> None:
@@ -77,8 +77,8 @@ def test_a_good_reconstruction_is_still_read() -> None:
     scenes = [sample_scene(rng) for _ in range(60)]
     right = []
     for scene in scenes:
-        picture = blurred(render_array(scene), 0.5) + rng.normal(0, 5, (96, 96, 3))
-        reading = read(np.clip(picture, 0, 255).astype(np.uint8))
+        image = blurred(render_array(scene), 0.5) + rng.normal(0, 5, (96, 96, 3))
+        reading = read(np.clip(image, 0, 255).astype(np.uint8))
         right.append(contents(reading.scene) == contents(scene))
     assert np.mean(right) >= 0.98
 
@@ -92,25 +92,25 @@ def test_blur_is_refused(make: Callable[[np.random.Generator], Scene]) -> None:
 @pytest.mark.parametrize("share", [0.5, 0.6])
 def test_a_blend_of_two_things_is_refused(share: float) -> None:
     rng = np.random.default_rng(3)
-    pictures = []
+    images = []
     for _ in range(60):
         first = random_thing(rng)
         second = random_thing(rng, noun=NOUNS[NOUNS.index(first.things[0].noun) - 1])
         second = Scene(ground=first.ground, things=second.things)
-        pictures.append((share * render_array(first) + (1 - share) * render_array(second)).astype(np.uint8))
-    assert accepted(pictures) == 0
+        images.append((share * render_array(first) + (1 - share) * render_array(second)).astype(np.uint8))
+    assert accepted(images) == 0
 
 
 def test_half_of_one_thing_and_half_of_another_is_refused() -> None:
     rng = np.random.default_rng(4)
-    pictures = []
+    images = []
     for _ in range(40):
         first = random_thing(rng)
         second = random_thing(rng, noun=NOUNS[NOUNS.index(first.things[0].noun) - 1])
-        picture = render_array(first).copy()
-        picture[:, 48:] = render_array(Scene(ground=first.ground, things=second.things))[:, 48:]
-        pictures.append(picture)
-    assert accepted(pictures) == 0
+        image = render_array(first).copy()
+        image[:, 48:] = render_array(Scene(ground=first.ground, things=second.things))[:, 48:]
+        images.append(image)
+    assert accepted(images) == 0
 
 
 @pytest.mark.parametrize("make", [random_thing, random_word])
@@ -120,13 +120,13 @@ def test_half_of_a_thing_or_of_letters_is_refused(
 ) -> None:
     rng = np.random.default_rng(5)
     rows = slice(CELL, 48) if side == "upper" else slice(48, 2 * CELL)
-    pictures = []
+    images = []
     for _ in range(40):
         scene = make(rng)
-        picture = render_array(scene).copy()
-        picture[rows] = ground_array(scene.ground)[rows]
-        pictures.append(picture)
-    assert accepted(pictures) <= 0.03  # an umbrella without the end of its stick
+        image = render_array(scene).copy()
+        image[rows] = ground_array(scene.ground)[rows]
+        images.append(image)
+    assert accepted(images) <= 0.03  # an umbrella without the end of its stick
 
 
 @pytest.mark.parametrize("radius", [2.5, 4.0, 8.0])
@@ -136,15 +136,15 @@ def test_a_blot_is_refused_where_it_is(radius: float) -> None:
     refused = []
     for _ in range(60):
         scene = sample_scene(rng)
-        picture = render_array(scene).copy()
+        image = render_array(scene).copy()
         cell = list(PLACES)[int(rng.integers(9))]
         row, column = (CELL * at + rng.integers(10, 22) for at in cell)
         blot = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
         color = rng.integers(0, 256, 3)
-        if np.sqrt(((picture[blot] - color.astype(float)) ** 2).mean()) < 80:
+        if np.sqrt(((image[blot] - color.astype(float)) ** 2).mean()) < 80:
             continue  # too like what is there to be called a blot
-        picture[blot] = color
-        refused.append(cell in read(picture).unknown_cells)
+        image[blot] = color
+        refused.append(cell in read(image).unknown_cells)
     assert len(refused) > 30
     assert np.mean(refused) == 1
 
@@ -154,8 +154,8 @@ def test_a_blot_is_refused_where_it_is(radius: float) -> None:
 def test_wrong_colors_are_refused(noun: str, order: tuple[int, int, int]) -> None:
     for style in STYLES:
         scene = Scene(things=(Thing(noun=noun, cell=(1, 1), style=style),))
-        picture = render_array(scene)
-        assert read(np.where(foreground(scene), picture[..., list(order)], picture)).scene is None
+        image = render_array(scene)
+        assert read(np.where(foreground(scene), image[..., list(order)], image)).scene is None
 
 
 def test_letters_of_another_color_are_refused() -> None:
@@ -167,15 +167,15 @@ def test_letters_of_another_color_are_refused() -> None:
 
 def test_a_small_extra_thing_beside_the_others_is_refused() -> None:
     rng = np.random.default_rng(8)
-    pictures = []
+    images = []
     for _ in range(40):
         scene, extra = random_thing(rng), random_thing(rng)
         extra = Scene(ground=scene.ground, things=extra.things)
-        picture = render_array(scene).copy()
+        image = render_array(scene).copy()
         tiny = Image.fromarray(render_array(extra)[MIDDLE, MIDDLE]).resize((12, 12), Image.Resampling.BOX)
-        picture[52:64, 0:12] = np.asarray(tiny)
-        pictures.append(picture)
-    assert accepted(pictures) == 0
+        image[52:64, 0:12] = np.asarray(tiny)
+        images.append(image)
+    assert accepted(images) == 0
 
 
 @pytest.mark.parametrize("pixels", [4, 7, 16])
@@ -183,24 +183,24 @@ def test_a_small_extra_thing_beside_the_others_is_refused() -> None:
 def test_what_stands_beside_its_place_is_refused(pixels: int, axis: int) -> None:
     """16 pixels is in the middle of two cells."""
     rng = np.random.default_rng(9)
-    pictures = []
+    images = []
     for _ in range(40):
         scene = random_thing(rng)
         scene = Scene(ground="mint", things=scene.things)
-        pictures.append(np.roll(render_array(scene), pixels, axis))
-    assert accepted(pictures) == 0
+        images.append(np.roll(render_array(scene), pixels, axis))
+    assert accepted(images) == 0
 
 
 @pytest.mark.parametrize("strength", [0.4, 0.6])
 def test_what_is_too_faint_is_refused(strength: float) -> None:
     rng = np.random.default_rng(10)
-    pictures = []
+    images = []
     for _ in range(40):
         scene = random_thing(rng)
         ground = ground_array(scene.ground).astype(float)
         drawn = ground + strength * (render_array(scene) - ground)
-        pictures.append(np.clip(drawn, 0, 255).astype(np.uint8))
-    assert accepted(pictures) == 0
+        images.append(np.clip(drawn, 0, 255).astype(np.uint8))
+    assert accepted(images) == 0
 
 
 def test_noise_and_unknown_grounds_are_refused() -> None:
@@ -227,9 +227,9 @@ def test_two_words_and_five_things_are_no_scene() -> None:
 
 def test_an_unknown_cell_leaves_the_others_read_and_says_how_large_the_error_is() -> None:
     things = (Thing(noun="cat", cell=(0, 0)), Thing(noun="key", cell=(2, 2)))
-    picture = render_array(Scene(things=things)).copy()
-    picture[70:90, 70:90] = (255, 0, 255)
-    reading = read(picture)
+    image = render_array(Scene(things=things)).copy()
+    image[70:90, 70:90] = (255, 0, 255)
+    reading = read(image)
     assert reading == Reading(
         ground="white", things=things[:1], unknown_cells=((2, 2),), residuals=reading.residuals
     )

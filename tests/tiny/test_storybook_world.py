@@ -95,11 +95,11 @@ def test_a_thing_stays_in_its_cell_and_looks_the_same_in_every_cell() -> None:
     first = None
     for row in range(3):
         for column in range(3):
-            picture = render_array(Scene(things=(Thing(noun="crab", cell=(row, column)),)))
+            image = render_array(Scene(things=(Thing(noun="crab", cell=(row, column)),)))
             window = (slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL))
-            first = picture[window] if first is None else first
-            assert np.array_equal(picture[window], first)
-            rest = picture.copy()
+            first = image[window] if first is None else first
+            assert np.array_equal(image[window], first)
+            rest = image.copy()
             rest[window] = empty[window]
             assert np.array_equal(rest, empty)
 
@@ -118,8 +118,8 @@ def test_grounds_are_told_apart() -> None:
 
 @pytest.mark.parametrize("text", ["I", "GO", "CAT", "WMWM"])
 def test_a_word_stands_in_the_middle_of_its_row(text: str) -> None:
-    picture = render_array(Scene(ground="white", word=Word(text=text, row=2))).astype(int)
-    is_ink = np.abs(picture - ground_array("white")).sum(-1) > 60
+    image = render_array(Scene(ground="white", word=Word(text=text, row=2))).astype(int)
+    is_ink = np.abs(image - ground_array("white")).sum(-1) > 60
     rows, columns = (np.flatnonzero(is_ink.any(axis)) for axis in (1, 0))
     assert rows[0] >= 64
     assert abs(int(rows[0] + rows[-1]) - (64 + 95)) <= 2
@@ -129,8 +129,8 @@ def test_a_word_stands_in_the_middle_of_its_row(text: str) -> None:
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_letters_are_readable_on_every_ground(ground: str) -> None:
     for row in range(3):
-        picture = render_array(Scene(ground=ground, word=Word(text="HOW", row=row))).astype(int)  # type: ignore[arg-type]
-        assert np.abs(picture - ground_array(ground)).sum(-1).max() > 240  # type: ignore[arg-type]
+        image = render_array(Scene(ground=ground, word=Word(text="HOW", row=row))).astype(int)  # type: ignore[arg-type]
+        assert np.abs(image - ground_array(ground)).sum(-1).max() > 240  # type: ignore[arg-type]
 
 
 def test_no_letter_is_cut_off() -> None:

@@ -25,7 +25,7 @@ from deepgen.training.cache import CacheConfig, Filled, fill_cache, fingerprints
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes
 from deepgen.training.supervised import DropoutConfig, SupervisedStage
-from pictures_on_disk import write_picture
+from images_on_disk import write_image
 from small_runs import small
 
 MIXTURE = """
@@ -55,7 +55,7 @@ def mixture_path(tmp_path_factory) -> Path:
     rows = []
     for i in range(4):
         names = [
-            write_picture(folder / f"{i}-{k}.png", 10 * i + k, [(96, 96), (96, 64), (60, 90)][k]).name
+            write_image(folder / f"{i}-{k}.png", 10 * i + k, [(96, 96), (96, 64), (60, 90)][k]).name
             for k in range(3)
         ]
         rows.append(

@@ -27,12 +27,12 @@ class Config:
 
 class Remembering:
     def __init__(self) -> None:
-        self.pictures: list[tuple[int, str, tuple[int, int]]] = []
+        self.images: list[tuple[int, str, tuple[int, int]]] = []
 
     def log(self, step, metrics) -> None: ...
 
-    def image(self, step, name, picture) -> None:
-        self.pictures.append((step, name, picture.size))
+    def image(self, step, name, image) -> None:
+        self.images.append((step, name, image.size))
 
     def close(self) -> None: ...
 
@@ -86,7 +86,7 @@ def test_a_picture_of_validation_goes_to_the_trackers_at_its_step(tmp_path: Path
         log._trackers = [tracker]
         log.show(2)
         log.show(3)
-    assert tracker.pictures == [(3, "samples", (4, 2))]
+    assert tracker.images == [(3, "samples", (4, 2))]
 
 
 def test_gradient_norms_of_the_parts_add_up_to_the_whole() -> None:

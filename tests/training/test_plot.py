@@ -75,9 +75,9 @@ def test_the_picture_is_a_png_of_all_panels(tmp_path: Path) -> None:
     write(tmp_path, lines)
     path = plot_run(tmp_path)
     assert path == tmp_path / "curves.png"
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.width > picture.height
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > image.height
     assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
 
 

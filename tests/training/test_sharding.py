@@ -263,7 +263,7 @@ def test_a_run_goes_on_with_other_processes_and_another_sharding(
 def test_a_divided_run_is_looked_at_and_exported(mixture: Path, tmp_path: Path) -> None:
     options = changes("alignment", "fsdp", True)
     looking = {"validation.data": str(mixture), "validation.every": "1", "validation.num_samples": "6"}
-    options["changes"] |= looking | {"validation.num_pictures": "1"}
+    options["changes"] |= looking | {"validation.num_images": "1"}
     options["changes"] |= {"validation.num_inference_steps": "1"}
     finish(mixture, tmp_path / "run", steps=2, processes=2, **options)
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()

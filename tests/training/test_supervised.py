@@ -249,7 +249,7 @@ def test_validation_logs_fixed_levels_draws_pictures_and_leaves_training_as_it_w
         "validation.data": str(mixture),
         "validation.every": "1",
         "validation.num_samples": "3",
-        "validation.num_pictures": "2",
+        "validation.num_images": "2",
         "validation.num_inference_steps": "1",
         "log_every": "1",
     }
@@ -259,8 +259,8 @@ def test_validation_logs_fixed_levels_draws_pictures_and_leaves_training_as_it_w
     assert len(levels) == 8
     mean = sum(lines[0][name] for name in levels) / 8
     assert lines[0]["validation/edit"] == pytest.approx(mean, rel=1e-3)
-    pictures = sorted((tmp_path / "looking" / "samples").iterdir())
-    assert [picture.name for picture in pictures] == ["step-00000001.png", "step-00000002.png"]
+    images = sorted((tmp_path / "looking" / "samples").iterdir())
+    assert [image.name for image in images] == ["step-00000001.png", "step-00000002.png"]
     blind, seen = (
         load_file(latest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("blind", "looking")
     )

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
-from deepgen.recipes import run, tiny
+from deepgen.recipes import recipe, run, tiny
 from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
 from deepgen.tiny.recipes import finish_vae

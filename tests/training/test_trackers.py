@@ -31,8 +31,8 @@ class FakePackage(ModuleType):
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self.calls.append(("log", (step, metrics)))
 
-    def Image(self, picture: Image.Image) -> tuple[str, tuple[int, int]]:
-        return "picture", picture.size
+    def Image(self, image: Image.Image) -> tuple[str, tuple[int, int]]:
+        return "picture", image.size
 
     def finish(self) -> None:
         self.calls.append(("finish", None))

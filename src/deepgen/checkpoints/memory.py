@@ -58,7 +58,7 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class ImageRequest:
     """What is drawn, as far as memory depends on it; the default is what plans are made for.
 
     Attributes:
@@ -73,7 +73,7 @@ class Picture:
     rows: int = 2
 
 
-USUAL = Picture()
+USUAL = ImageRequest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def need(
     plan: MemoryPlan,
     *,
     value_bytes: int = 2,
-    picture: Picture = USUAL,
+    image: ImageRequest = USUAL,
     stored: Mapping[str, int] | None = None,
 ) -> Need:
     """What a plan needs for one picture; a CPU computes in 4 bytes a value.
@@ -138,9 +138,7 @@ def need(
         name: known[name] if name in known else part_bytes(name, model, plan.quantize)
         for name, model in models.items()
     }
-    running = {
-        name: value_bytes * working_values(name, model, plan, picture) for name, model in models.items()
-    }
+    running = {name: value_bytes * working_values(name, model, plan, image) for name, model in models.items()}
     total = sum(weights.values())
     if plan.offload == "none":
         return Need(device=total + max(running.values()) + DEVICE_RESERVE, host=0)
@@ -170,7 +168,7 @@ def part_bytes(name: str, model: nn.Module, quantize: Quantization) -> int:
     return int(BYTES_PER_WEIGHT[quantize] * narrow) + scales + 2 * (elements - narrow)
 
 
-def working_values(name: str, model: Any, plan: MemoryPlan, picture: Picture = USUAL) -> int:
+def working_values(name: str, model: Any, plan: MemoryPlan, image: ImageRequest = USUAL) -> int:
     """Numbers a part computes with besides its weights, for one picture.
 
     The VAE's highest need is its widest map at full resolution, of which a convolution holds its input, its
@@ -179,18 +177,18 @@ def working_values(name: str, model: Any, plan: MemoryPlan, picture: Picture = U
     """
     config = model.config
     if name == "vae":
-        sides = (picture.height, picture.width)
+        sides = (image.height, image.width)
         height, width = (min(side, TILE) if plan.has_tiles else side for side in sides)
         widths = config["block_out_channels"]
         return 3 * height * width * (widths[1] if len(widths) > 1 else widths[0])
     if name == "transformer":
         patch = 8 * config["patch_size"]
-        tokens = (picture.height // patch) * (picture.width // patch) * (1 + picture.references)
-        return dit_values(model, picture.rows * (tokens + 1024)) + _widened(model, plan)
+        tokens = (image.height // patch) * (image.width // patch) * (1 + image.references)
+        return dit_values(model, image.rows * (tokens + 1024)) + _widened(model, plan)
     if name == "vlm":
         text = config.text_config
-        tokens = 1200 + picture.references * (picture.height // 32) * (picture.width // 32)
-        return picture.rows * tokens * (2 * text.intermediate_size + 6 * text.hidden_size) + _widened(
+        tokens = 1200 + image.references * (image.height // 32) * (image.width // 32)
+        return image.rows * tokens * (2 * text.intermediate_size + 6 * text.hidden_size) + _widened(
             model, plan
         )
     return 0  # the connector works on a few hundred tokens

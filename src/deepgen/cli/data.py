@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 LAST_LATIN = "\u2fff"  # beyond it, Pillow's own font has nothing at all
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = {
     ".jsonl": "jsonl",
     ".parquet": "parquet",
     ".tar": "webdataset",
-    **dict.fromkeys(PICTURES, "folder"),
+    **dict.fromkeys(IMAGES, "folder"),
 }
 
 
@@ -91,8 +91,8 @@ class Inspect(Place):
 
     def run(self) -> int:
         """Exit code 0 once the sheet is written."""
+        from deepgen.data.image_files import save_image
         from deepgen.data.mixture import Mixture
-        from deepgen.data.picture_files import save_picture
         from deepgen.data.sheet import contact_sheet, make_card
 
         check_file_name(self.output)
@@ -106,7 +106,7 @@ class Inspect(Place):
         for card in cards:
             what = card.error or f"{', '.join(card.sizes)}  {card.text!r}"
             print(f"{card.draw.task:8}  {card.draw.source}:{card.draw.index}  {what}")
-        save_picture(contact_sheet(cards, self.font), self.output)
+        save_image(contact_sheet(cards, self.font), self.output)
         if self.font is None and any(letter > LAST_LATIN for card in cards for letter in card.text):
             print(
                 "some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf"
@@ -159,7 +159,7 @@ class ConvertData(Place):
         done = convert_source(source, self.output, name=name, bad_share_limit=self.bad_share_limit)
         print(
             f"{done.path}  {done.num_rows} rows, {done.num_bad} left out, "
-            f"{done.num_pictures_written} pictures written"
+            f"{done.num_images_written} pictures written"
         )
         return 0
 
@@ -288,7 +288,7 @@ def _guess(name: str) -> str:
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path.absolute()}")
     suffixes = {path.suffix.lower()} if path.is_file() else {file.suffix.lower() for file in path.iterdir()}
-    if path.is_dir() and suffixes & set(PICTURES):
+    if path.is_dir() and suffixes & set(IMAGES):
         return "folder"
     found = {FORMATS[suffix] for suffix in suffixes if suffix in FORMATS}
     if len(found) == 1:

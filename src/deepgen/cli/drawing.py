@@ -17,30 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.loading import load_pipeline, read_sizes
-from deepgen.cli.options import PictureOptions, check_text
-from deepgen.cli.outputs import check_output, grid_path, picture_paths
+from deepgen.cli.options import ImageOptions, check_text
+from deepgen.cli.outputs import check_output, grid_path, image_paths
 from deepgen.prompt_text import PromptCutWarning, check_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from deepgen.data.png import PictureRecord
+    from deepgen.data.png import ImageRecord
     from deepgen.generation import ResolvedSettings
 
 ASSUMED_PIXELS = 1024 * 1024  # a picture's, for the disk space, where the model chooses the size
 
 
 def draw(
-    options: PictureOptions, prompt: str | None, references: Sequence[str] = (), mask: str | None = None
+    options: ImageOptions, prompt: str | None, references: Sequence[str] = (), mask: str | None = None
 ) -> None:
     """Draw the asked pictures from a prompt, or from an instruction and the pictures it is about; with a
     mask, only what it gives free of the first one changes.
 
     Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
     """
+    from deepgen.data.image_files import kind_of, misfit, save_image
     from deepgen.data.images import open_image
     from deepgen.data.masks import check_mask, open_mask
-    from deepgen.data.picture_files import kind_of, misfit, save_picture
     from deepgen.data.png import image_grid
 
     options.check()
@@ -65,7 +65,7 @@ def draw(
             print(f"deepgen: {warning}", file=sys.stderr)
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     is_main = processes is None or processes.is_main_process
-    paths = picture_paths(options.output, options.num_images)
+    paths = image_paths(options.output, options.num_images)
     drawn: list[Image] = []
     masked = {} if mask is None else {"mask": mask}
     try:
@@ -83,24 +83,24 @@ def draw(
             drawn.append(image)
             seconds = f"{time.perf_counter() - started:.1f} s"
             if is_main:
-                save_picture(image, path, record if options.metadata else None, options.quality)
+                save_image(image, path, record if options.metadata else None, options.quality)
                 print(f"{path}  {about(record)}, {seconds}", flush=True)
     except KeyboardInterrupt:
         print(f"deepgen: stopped; {len(drawn)} of {len(paths)} pictures are kept", file=sys.stderr)
         raise
     if len(drawn) > 1 and is_main:
-        save_picture(image_grid(drawn), grid_path(options.output), quality=options.quality)
+        save_image(image_grid(drawn), grid_path(options.output), quality=options.quality)
         print(grid_path(options.output))
 
 
-def check_sizes(options: PictureOptions, references: Sequence[Image]) -> None:
+def check_sizes(options: ImageOptions, references: Sequence[Image]) -> None:
     """ValueError where the model cannot draw what is asked for; reads its configs and no weights."""
     rules = read_sizes(options.model)
     if rules is not None:
         rules.drawn([references] if references else None, 1, *options.height_and_width())
 
 
-def _processes(options: PictureOptions) -> Any:
+def _processes(options: ImageOptions) -> Any:
     """Accelerate's state where processes draw a picture together; None where there is one.
 
     Raises:
@@ -127,14 +127,14 @@ def _processes(options: PictureOptions) -> Any:
 
 
 def record_of(
-    options: PictureOptions,
+    options: ImageOptions,
     settings: ResolvedSettings,
     prompt: str,
     seed: int,
     references: Sequence[str],
     mask: str | None = None,
     output: Any = None,
-) -> PictureRecord:
+) -> ImageRecord:
     """How the one picture of a pipeline's output was made; before it is drawn, its size is 0 where the model
     chooses it.
     """
@@ -153,7 +153,7 @@ def record_of(
     )
 
 
-def about(record: PictureRecord) -> str:
+def about(record: ImageRecord) -> str:
     """Size and seed of a picture, and whether it was drawn smaller than it is."""
     from deepgen.data.resize import enlarged_from
 
@@ -163,7 +163,7 @@ def about(record: PictureRecord) -> str:
     return f"{record.width}x{record.height}, seed {record.seed}" + (f", {notice}" if notice else "")
 
 
-def _size(options: PictureOptions, references: Sequence[Image]) -> tuple[int, int] | None:
+def _size(options: ImageOptions, references: Sequence[Image]) -> tuple[int, int] | None:
     """(height, width) of one picture, or None where the model chooses."""
     height, width = options.height_and_width()
     if height is None and width is None and references:
@@ -179,12 +179,12 @@ def quiet_cuts() -> Iterator[None]:
         yield
 
 
-def _pixels(options: PictureOptions, references: Sequence[Image]) -> int:
+def _pixels(options: ImageOptions, references: Sequence[Image]) -> int:
     """About how many pixels one picture will have."""
     size = _size(options, references)
     return ASSUMED_PIXELS if size is None else size[0] * size[1]
 
 
-def _kept_text(options: PictureOptions, prompt: str, references: Sequence[str]) -> str:
+def _kept_text(options: ImageOptions, prompt: str, references: Sequence[str]) -> str:
     """What a picture's record holds of the user's words."""
     return " ".join([prompt, options.negative_prompt or "", *references]) if options.metadata else ""

@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from deepgen.cli.drawing import draw
-from deepgen.cli.options import PictureOptions
+from deepgen.cli.options import ImageOptions
 from deepgen.cli.planned import show_plan
 
 # Of files that people mean as pictures, whether or not they can be read here.
@@ -18,12 +18,12 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(PictureOptions):
+class Edit(ImageOptions):
     """Change a picture as an instruction says, or make one from several."""
 
     prompt: Positional[Annotated[str, arg(metavar="TEXT")]]
     """The instruction, in quotes."""
-    pictures: Positional[Annotated[tuple[str, ...], arg(metavar="FILE")]] = ()
+    images: Positional[Annotated[tuple[str, ...], arg(metavar="FILE")]] = ()
     """The picture to change, and further ones that the instruction speaks of, in this order."""
     image: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
     """Another way to name them: --image FILE, or --image FILE FILE."""
@@ -32,7 +32,7 @@ class Edit(PictureOptions):
 
     def run(self) -> int:
         """Exit code 0 once every picture is saved."""
-        references = (*self.pictures, *self.image)
+        references = (*self.images, *self.image)
         if self.plan:
             show_plan(self, references, is_edit=True)
             return 0
@@ -50,7 +50,7 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     """
     words, others = _divided(list(arguments))
     free = [place for place, (_, is_image) in enumerate(words) if not is_image]
-    free += [place for place, (word, _) in enumerate(words) if not _is_picture(word)]
+    free += [place for place, (word, _) in enumerate(words) if not _is_image(word)]
     if not free:
         return [*others, *(part for word, _ in words for part in ("--image", word))]
     instruction, _ = words.pop(free[0])
@@ -86,7 +86,7 @@ def _flags() -> set[str]:
     return {"-h", "--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)}
 
 
-def _is_picture(word: str) -> bool:
+def _is_image(word: str) -> bool:
     """Whether a word is, or looks like, the name of a picture's file."""
     has_suffix = word.lower().endswith(_SUFFIXES)
     return (has_suffix and " " not in word) or (len(word) < 1000 and Path(word).is_file())
@@ -94,8 +94,8 @@ def _is_picture(word: str) -> bool:
 
 def _check_words(prompt: str, references: Sequence[str]) -> None:
     """ValueError where words stand in another's place."""
-    if _is_picture(prompt):
-        texts = [word for word in references if not _is_picture(word)]
+    if _is_image(prompt):
+        texts = [word for word in references if not _is_image(word)]
         text = texts[0] if texts else "make it red"
         raise ValueError(
             f"the instruction comes first, and {prompt!r} looks like a picture; try "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepgen.evaluation.benchmark import Benchmark, Settings
     from deepgen.evaluation.models import Model
     from deepgen.evaluation.scorers import BenchmarkJudge, Scorers
-    from deepgen.picture_sizes import SizeRules
+    from deepgen.image_sizes import SizeRules
 
 
 _OWN_WORLDS = ("shapes", "storybook")  # benchmarks without a published negative prompt

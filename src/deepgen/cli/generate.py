@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from deepgen.cli.drawing import draw
-from deepgen.cli.options import PictureOptions
+from deepgen.cli.options import ImageOptions
 from deepgen.cli.planned import show_plan
 from deepgen.cli.prompt_file import draw_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(PictureOptions):
+class Generate(ImageOptions):
     """Draw pictures from a description."""
 
     prompt: Positional[Annotated[str | None, arg(metavar="TEXT")]] = None

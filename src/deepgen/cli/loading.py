@@ -17,7 +17,7 @@ from deepgen.extras import missing_extra
 if TYPE_CHECKING:
     import torch
 
-    from deepgen.picture_sizes import SizeRules
+    from deepgen.image_sizes import SizeRules
     from deepgen.pipeline import DeepGenPipeline
 
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
@@ -163,7 +163,7 @@ def free_memory(device: str) -> int:
 def read_sizes(model: str) -> SizeRules | None:
     """What a model can draw, from its configs alone; None where they do not tell."""
     with _paused_garbage_collector():
-        from deepgen.picture_sizes import read_size_rules
+        from deepgen.image_sizes import read_size_rules
 
         source = locate(model)
     return read_size_rules(source)

@@ -138,7 +138,7 @@ def short_name(model: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureOptions(ModelOptions):
+class ImageOptions(ModelOptions):
     """How the pictures are drawn and where they go."""
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("out.png")
@@ -227,7 +227,7 @@ class PictureOptions(ModelOptions):
 def parse_size(size: str | None, name: str = "--size", example: str = "512x512") -> tuple[int, int] | None:
     """(height, width) of WIDTHxHEIGHT, or None where none is given; ValueError for anything else.
 
-    What a model can draw is asked of the model, see `deepgen.picture_sizes`.
+    What a model can draw is asked of the model, see `deepgen.image_sizes`.
     """
     if size is None:
         return None

@@ -14,12 +14,12 @@ SPARE_BYTES = 2**20  # file system overhead and metadata
 
 def check_file_name(output: Path, name: str = "--output") -> None:
     """ValueError unless the suffix is that of a format pictures are written in."""
-    from deepgen.data.picture_files import kind_of  # costs the time of importing Pillow
+    from deepgen.data.image_files import kind_of  # costs the time of importing Pillow
 
     kind_of(output, name)
 
 
-def picture_paths(output: Path, num_images: int) -> list[Path]:
+def image_paths(output: Path, num_images: int) -> list[Path]:
     """`out.png`, or `out-0.png`, `out-1.png`, ... for several."""
     if num_images == 1:
         return [output]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.cli.options import PictureOptions, asked_memory
+from deepgen.cli.options import ImageOptions, asked_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOMINAL = "deepgen-1.0"  # what is planned where no weights are at hand
 
 
-def show_plan(options: PictureOptions, references: Sequence[str] = (), *, is_edit: bool = False) -> None:
+def show_plan(options: ImageOptions, references: Sequence[str] = (), *, is_edit: bool = False) -> None:
     """Print memory and seconds; nothing is loaded or fetched.
 
     Raises:
@@ -99,7 +99,7 @@ def this_card(device: str) -> Card:
 
 
 def drawing_config(
-    options: PictureOptions,
+    options: ImageOptions,
     models: Mapping[str, Any],
     memory: MemoryPlan,
     references: Sequence[Image] = (),
@@ -141,8 +141,8 @@ def drawing_config(
 def _drawn_size(
     models: Mapping[str, Any], settings: ResolvedSettings, references: Sequence[Image]
 ) -> tuple[int, int]:
+    from deepgen.image_sizes import size_rules
     from deepgen.models.config import architecture
-    from deepgen.picture_sizes import size_rules
 
     rules = size_rules(models["transformer"].config, models["vae"].config, architecture(NOMINAL).defaults)
     if rules is None:
@@ -152,7 +152,7 @@ def _drawn_size(
 
 
 def _memory(
-    options: PictureOptions, models: Mapping[str, Any], card: Card
+    options: ImageOptions, models: Mapping[str, Any], card: Card
 ) -> tuple[MemoryPlan, tuple[str, ...]]:
     """How the model is kept, and what to type for it where nothing was asked for."""
     from deepgen.checkpoints.memory import GB, MemoryPlan, choose

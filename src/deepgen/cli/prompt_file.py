@@ -18,18 +18,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
 from deepgen.cli.loading import load_pipeline, read_sizes
-from deepgen.cli.options import PictureOptions, Preset, Solver, check_text, parse_size
+from deepgen.cli.options import ImageOptions, Preset, Solver, check_text, parse_size
 from deepgen.cli.outputs import check_file_name, check_folder
 from deepgen.generation import check_seed, refuse_unknown, standard_names
 from deepgen.prompt_text import check_prompt
 from deepgen.suggestions import suggestion_or_all
 
 if TYPE_CHECKING:
-    from deepgen.data.png import PictureRecord
-    from deepgen.picture_sizes import SizeRules
+    from deepgen.data.png import ImageRecord
+    from deepgen.image_sizes import SizeRules
 
 DEFAULT_FOLDER = Path("outputs/pictures")
-MOST_PICTURES = 10_000  # of one row: a larger number is a slip
+MOST_IMAGES = 10_000  # of one row: a larger number is a slip
 # What a row may say, and the type it has in JSON.
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("prompt", "mask", "negative_prompt", "size", "preset", "solver", "name"), (str,)),
@@ -77,7 +77,7 @@ class PromptFileRow:
     seed: int
     name: str
 
-    def options(self, given: PictureOptions) -> PictureOptions:
+    def options(self, given: ImageOptions) -> ImageOptions:
         """The command line's options with what the line says instead."""
         if self.solver is not None and given.solver not in ("euler", self.solver):
             raise ValueError(
@@ -131,14 +131,14 @@ def read_rows(
                 "name": f"{number:06d}{suffix}",
                 **given,
             }
-            pictures = _pictures(given, number, path.parent)
-            if taken := [picture.name for picture in pictures if picture.name in names]:
+            images = _images(given, number, path.parent)
+            if taken := [image.name for image in images if image.name in names]:
                 raise ValueError(f"name {taken[0]!r} was given to an earlier line")
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
             continue
-        names.update(picture.name for picture in pictures)
-        rows += pictures
+        names.update(image.name for image in images)
+        rows += images
     return rows, problems
 
 
@@ -190,11 +190,11 @@ def _read_json(line: str) -> dict[str, Any] | None:
     return given
 
 
-def _pictures(given: Mapping[str, Any], number: int, folder: Path) -> list[PromptFileRow]:
+def _images(given: Mapping[str, Any], number: int, folder: Path) -> list[PromptFileRow]:
     """The pictures a line asks for; ValueError says what is wrong with it."""
     count = given["n"]
-    if not 1 <= count <= MOST_PICTURES:
-        raise ValueError(f"n must be between 1 and {MOST_PICTURES}, got {count}")
+    if not 1 <= count <= MOST_IMAGES:
+        raise ValueError(f"n must be between 1 and {MOST_IMAGES}, got {count}")
     check_seed(given["seed"], count)
     name = PurePosixPath(given["name"])
     if name.is_absolute() or ".." in name.parts:
@@ -216,14 +216,14 @@ def _found(folder: Path, name: Any) -> str:
     return str(folder / name)
 
 
-def draw_file(options: PictureOptions, path: Path, suffix: str = ".png") -> int:
+def draw_file(options: ImageOptions, path: Path, suffix: str = ".png") -> int:
     """Draw every picture that is not drawn yet, `suffix` where its row gives no name; 1 if some could not be,
     else 0.
     """
     from accelerate import PartialState
 
     options.check()
-    folder = DEFAULT_FOLDER if options.output == PictureOptions.output else options.output
+    folder = DEFAULT_FOLDER if options.output == ImageOptions.output else options.output
     rows, problems = read_rows(path, options.seed or 0, options.num_images, suffix)
     state = PartialState(timeout=timedelta(days=2))  # rows differ in length, so shares do too
     if not rows and not problems:
@@ -237,13 +237,13 @@ def draw_file(options: PictureOptions, path: Path, suffix: str = ".png") -> int:
     return int(bool(problems or failures))
 
 
-def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path, path: Path) -> list[str]:
+def _draw_rows(options: ImageOptions, rows: list[PromptFileRow], folder: Path, path: Path) -> list[str]:
     """Draw one process's share; what could not be drawn is said and returned."""
     if not rows:
         return []
     from deepgen.cli.drawing import about, quiet_cuts, record_of
+    from deepgen.data.image_files import save_image
     from deepgen.data.images import open_image
-    from deepgen.data.picture_files import save_picture
 
     failures: list[str] = []
     rules = read_sizes(options.model)
@@ -268,7 +268,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
                 )
             made = record_of(*asked, output)
             target.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(output.images[0], target, made if options.metadata else None, options.quality)
+            save_image(output.images[0], target, made if options.metadata else None, options.quality)
         except ValueError as error:
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
@@ -283,7 +283,7 @@ def _draw_rows(options: PictureOptions, rows: list[PromptFileRow], folder: Path,
 
 def _can_be_drawn(
     row: PromptFileRow,
-    options: PictureOptions,
+    options: ImageOptions,
     rules: SizeRules | None,
     path: Path,
     failures: list[str],
@@ -301,7 +301,7 @@ def _can_be_drawn(
     return True
 
 
-def _is_drawn(path: Path, record: PictureRecord | None) -> bool:
+def _is_drawn(path: Path, record: ImageRecord | None) -> bool:
     """Whether a whole picture is there, made as the record says (None: however it was made)."""
     from PIL import Image
 

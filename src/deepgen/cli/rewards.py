@@ -56,7 +56,7 @@ class ListRewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScorePicture:
+class ScoreImage:
     """Ask one reward about pictures of one prompt; a groupwise reward compares them."""
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
@@ -227,7 +227,7 @@ class TuneGuidance:
 
 Action = (
     Annotated[ListRewards, subcommand("list")]
-    | Annotated[ScorePicture, subcommand("score")]
+    | Annotated[ScoreImage, subcommand("score")]
     | Annotated[ServeRewards, subcommand("serve")]
     | Annotated[TuneGuidance, subcommand("guidance")]
 )

@@ -40,7 +40,7 @@ class Serve(NamedModelOptions):
     several. Private addresses are never fetched."""
     check_request: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
     """A function that gets every request before it is drawn, and may raise deepgen.serving.hooks.Refusal."""
-    check_picture: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
+    check_image: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="MODULE:FUNCTION")] = ()
     """The same for every request with each of its pictures, before they are sent; previews are then kept."""
     preset: Preset = "exact"
     """Of requests that name none; balanced, fast: fewer steps for about the same picture."""
@@ -168,7 +168,7 @@ class Serve(NamedModelOptions):
         from deepgen.serving.metrics import Metrics
         from deepgen.serving.tracing import Tracer
 
-        hooks = Hooks.load(self.check_request, self.check_picture)
+        hooks = Hooks.load(self.check_request, self.check_image)
         tracer = Tracer.from_environment() if self.trace else None
         Fetcher(self.image_host)  # a bad host is told before the model is loaded
         metrics = Metrics()

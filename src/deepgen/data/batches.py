@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.cache import Cache
-from deepgen.data.example import Example, Picture, RowError, Size, Task
+from deepgen.data.example import Example, ImageContent, RowError, Size, Task
+from deepgen.data.example_images import load_image, ruled_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.ledger import BadRow
 from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.order import random_bits, stream_key
-from deepgen.data.pictures import load_picture, ruled_sizes
 from deepgen.data.resize import resize_rule, square_crop
 
 _KEPT_SHAPES = 2**17
@@ -224,13 +224,13 @@ class Batches:
 
     def _row(self, plan: BatchPlan, draw: Draw, example: Example) -> _Row:
         """The pictures of a row, or what is known of them."""
-        pictures = (example.target, *example.references)
+        images = (example.target, *example.references)
         sizes = (plan.target_size, *plan.reference_sizes)
         config = self.mixture.config
         place = random_bits(stream_key(config.seed, 0, "crop"), draw.sample) / 2**64
 
         def pixels(slot: int) -> Tensor:
-            return picture_pixels(pictures[slot], sizes[slot], config.image, example.key, place)
+            return image_pixels(images[slot], sizes[slot], config.image, example.key, place)
 
         if self.cache is None:
             return _Row([pixels(slot) for slot in range(len(sizes))])
@@ -247,12 +247,12 @@ class Batches:
         return {**self.__dict__, "_known": {}}
 
 
-def picture_pixels(picture: Picture, size: Size, rule: ImageRule, key: str, place: float = 0.0) -> Tensor:
+def image_pixels(picture: ImageContent, size: Size, rule: ImageRule, key: str, place: float = 0.0) -> Tensor:
     """A picture as the rule gives it, uint8 (3, H, W); `place` in [0, 1) is where a cropping rule cuts.
 
     RowError when it does not become the size it was planned with.
     """
-    image = load_picture(picture)
+    image = load_image(picture)
     found = rule.size((image.height, image.width))
     if found != size:
         raise RowError(

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepgen.data.example import Example, FileSlice, Picture, RowError
+from deepgen.data.example import Example, FileSlice, ImageContent, RowError
+from deepgen.data.example_images import example_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.ledger import BadRow, Ledger
-from deepgen.data.pictures import example_sizes
 from deepgen.data.sources import Source
 
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -31,7 +31,7 @@ class Converted:
     path: Path
     num_rows: int
     num_bad: int
-    num_pictures_written: int
+    num_images_written: int
 
 
 def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: float = 0.01) -> Converted:
@@ -43,15 +43,15 @@ def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: fl
     """
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: records are written as JSON lines; try {path.with_suffix('.jsonl')}")
-    pictures_dir = path.with_name(f"{path.stem}_pictures")
-    for place in (path, pictures_dir):
+    images_dir = path.with_name(f"{path.stem}_pictures")
+    for place in (path, images_dir):
         if place.exists():
             raise FileExistsError(f"{place} exists already; remove it or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(bad_share_limit)
     token = secrets.token_hex(8)
-    part, pictures_part = path.with_name(f".{token}.part"), path.with_name(f".{token}.pictures.part")
-    writer = _PictureWriter(path.parent, pictures_dir, pictures_part)
+    part, images_part = path.with_name(f".{token}.part"), path.with_name(f".{token}.pictures.part")
+    writer = _ImageWriter(path.parent, images_dir, images_part)
     num_rows = 0
     try:
         with part.open("x", encoding="utf-8") as file:
@@ -62,27 +62,27 @@ def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: fl
             file.flush()
             os.fsync(file.fileno())
         if writer.count:
-            pictures_part.replace(pictures_dir)
+            images_part.replace(images_dir)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-        shutil.rmtree(pictures_part, ignore_errors=True)
+        shutil.rmtree(images_part, ignore_errors=True)
     return Converted(path, num_rows, ledger.num_bad, writer.count)
 
 
-class _PictureWriter:
+class _ImageWriter:
     """Turns a picture into what the record says of it, writing those that are no files of their own."""
 
     def __init__(self, home: Path, final_dir: Path, part_dir: Path) -> None:
         self.home, self.final_dir, self.part_dir = home.resolve(), final_dir, part_dir
         self.count = 0
 
-    def place(self, picture: Picture) -> str:
-        if isinstance(picture, Path):
-            absolute = picture.resolve()
+    def place(self, image: ImageContent) -> str:
+        if isinstance(image, Path):
+            absolute = image.resolve()
             is_below = absolute.is_relative_to(self.home)
             return str(absolute.relative_to(self.home) if is_below else absolute)
-        content = picture.read() if isinstance(picture, FileSlice) else picture
+        content = image.read() if isinstance(image, FileSlice) else image
         suffix = next((s for start, s in _SUFFIXES.items() if content.startswith(start)), ".img")
         file = f"{self.count // 1000:06d}/{self.count:09d}{suffix}"  # folders of a thousand
         (self.part_dir / file).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class _PictureWriter:
         return f"{self.final_dir.name}/{file}"
 
 
-def _records(source: Source, name: str, writer: _PictureWriter, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _records(source: Source, name: str, writer: _ImageWriter, ledger: Ledger) -> Iterator[dict[str, Any]]:
     for row in range(len(source)):
         try:
             example = source[row]
@@ -103,11 +103,11 @@ def _records(source: Source, name: str, writer: _PictureWriter, ledger: Ledger) 
             yield record
 
 
-def _record(example: Example, writer: _PictureWriter) -> dict[str, Any]:
+def _record(example: Example, writer: _ImageWriter) -> dict[str, Any]:
     size, reference_sizes = example_sizes(example)
     record: dict[str, Any] = {"id": example.key, "task": example.task, "text": example.text}
     if example.references:
-        record["refs"] = [writer.place(picture) for picture in example.references]
+        record["refs"] = [writer.place(image) for image in example.references]
     record |= {"target": writer.place(example.target), "size": list(size)}
     if example.references:
         record["ref_sizes"] = [list(pair) for pair in reference_sizes]

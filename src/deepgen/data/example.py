@@ -35,7 +35,7 @@ class FileSlice:
             return file.read(self.num_bytes)
 
 
-Picture = Path | bytes | FileSlice
+ImageContent = Path | bytes | FileSlice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,9 @@ class Example:
 
     task: Task
     text: str
-    target: Picture
+    target: ImageContent
     key: str
-    references: tuple[Picture, ...] = ()
+    references: tuple[ImageContent, ...] = ()
     language: str | None = None
     size: Size | None = None
     reference_sizes: tuple[Size, ...] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepgen.data.example import Example, Picture, RowError, Size
+from deepgen.data.example import Example, ImageContent, RowError, Size
 
 CHECKED_ROWS = 10
 
@@ -43,7 +43,7 @@ def size_value(value: Any, name: str, key: str) -> Size:
     return value[0], value[1]
 
 
-def picture_value(value: Any, column: str, key: str, folder: Path) -> Picture:
+def image_value(value: Any, column: str, key: str, folder: Path) -> ImageContent:
     """A cell as a picture: a path, the bytes of a file, or a struct that holds either."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -57,13 +57,13 @@ def picture_value(value: Any, column: str, key: str, folder: Path) -> Picture:
     )
 
 
-def pictures_value(
+def images_value(
     row: Mapping[str, Any], columns: Sequence[str], key: str, folder: Path
-) -> tuple[Picture, ...]:
+) -> tuple[ImageContent, ...]:
     """The pictures of several columns in their order; a cell may hold a list of them."""
     cells = [(column, row[column]) for column in columns]
     return tuple(
-        picture_value(part, column, key, folder)
+        image_value(part, column, key, folder)
         for column, cell in cells
         for part in (cell if isinstance(cell, list) else [cell])
     )

@@ -37,11 +37,11 @@ def open_mask(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX
     return _may_change(source)
 
 
-def check_mask(mask: Image.Image, picture: Image.Image) -> None:
+def check_mask(mask: Image.Image, image: Image.Image) -> None:
     """ValueError unless the mask is as large as the picture and lets some of it change."""
-    if mask.size != picture.size:
+    if mask.size != image.size:
         raise ValueError(
-            f"mask is {mask.width}x{mask.height} and the first picture {picture.width}x{picture.height}; "
+            f"mask is {mask.width}x{mask.height} and the first picture {image.width}x{image.height}; "
             "they must be equally large"
         )
     if mask.getextrema()[1] == 0:

@@ -42,9 +42,9 @@ class ImageRule:
         if self.image_size < self.unit:
             raise ValueError(f"image_size must be at least one unit of {self.unit}, got {self.image_size}")
 
-    def size(self, picture: Size) -> Size:
+    def size(self, image: Size) -> Size:
         """The (height, width) a picture is given."""
-        return resize_rule(self.rule).size(picture, self.image_size, self.unit)
+        return resize_rule(self.rule).size(image, self.image_size, self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)

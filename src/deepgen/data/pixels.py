@@ -14,12 +14,12 @@ OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def to_pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
     """A picture, resized whole to (height, width), as (3, H, W) in [-1, 1]."""
     height, width = size
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
 
 
 def bytes_to_pixels(values: Tensor) -> Tensor:
@@ -32,20 +32,20 @@ def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
 
 
-def to_output(pictures: list[Tensor], output_type: OutputType) -> Any:
+def to_output(images: list[Tensor], output_type: OutputType) -> Any:
     """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes
     agree.
     """
-    same = len({picture.shape for picture in pictures}) == 1
+    same = len({image.shape for image in images}) == 1
     if output_type == "latent":
-        return torch.stack(pictures) if same else pictures
+        return torch.stack(images) if same else images
     if output_type == "pil":
         # The original's rounding: scale, clamp, cut off.
         bytes_ = [
-            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in pictures
+            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in images
         ]
         return [Image.fromarray(x) for x in bytes_]
-    unit = [(x / 2 + 0.5).clamp(0, 1) for x in pictures]
+    unit = [(x / 2 + 0.5).clamp(0, 1) for x in images]
     if output_type == "pt":
         return torch.stack(unit) if same else unit
     arrays = [x.permute(1, 2, 0).cpu().numpy() for x in unit]

@@ -2,7 +2,7 @@
 
 In a PNG the settings stand twice: as one text entry each, for viewers and other programs, and as JSON under
 `deepgen`, from which they are read back exactly. In a JPEG or WebP file the same JSON is the user comment of
-its EXIF data (`picture_files.py` writes those). A file appears under its name only when it is whole.
+its EXIF data (`image_files.py` writes those). A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNICODE = b"UNICODE\0"  # the character code of a user comment; the byte order 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureRecord:
+class ImageRecord:
     """How a picture was made; enough to make it again. `None` stands for the model's own default.
 
     `width` and `height` are the file's; `drawn_width` and `drawn_height` what the model drew, where an edit
@@ -59,7 +59,7 @@ class PictureRecord:
     version: str = __version__
 
 
-def save_png(image: Image.Image, path: Path, record: PictureRecord | None = None) -> None:
+def save_png(image: Image.Image, path: Path, record: ImageRecord | None = None) -> None:
     """Writes the picture under `path`, with its record in text entries unless there is none.
 
     An existing file is replaced at the last moment: an interruption leaves either the old file or the new.
@@ -82,7 +82,7 @@ def write_whole(content: bytes, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_record(path: Path) -> PictureRecord | None:
+def read_record(path: Path) -> ImageRecord | None:
     """The record inside a PNG, JPEG or WebP file, or None when it carries none that this version can read."""
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get(KEY)
@@ -90,13 +90,13 @@ def read_record(path: Path) -> PictureRecord | None:
     for fields in [_parsed(text)] if text else _comments(comment):
         try:
             named = {_FORMER.get(name, name): value for name, value in fields.items()}
-            return PictureRecord(**{**named, "image": tuple(named["image"])})
+            return ImageRecord(**{**named, "image": tuple(named["image"])})
         except (AttributeError, TypeError, KeyError):  # another program's entry of the same name
             continue
     return None
 
 
-def exif_of(record: PictureRecord) -> bytes:
+def exif_of(record: ImageRecord) -> bytes:
     """The record as EXIF data: JSON under `deepgen`, in the user comment."""
     text = json.dumps({KEY: asdict(record)}, ensure_ascii=False)
     exif = Image.Exif()
@@ -135,7 +135,7 @@ def image_grid(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
     return sheet
 
 
-def text_entries(record: PictureRecord) -> PngImagePlugin.PngInfo:
+def text_entries(record: ImageRecord) -> PngImagePlugin.PngInfo:
     """The record as Pillow's `pnginfo`: one entry for each setting, and all of them as JSON."""
     info = PngImagePlugin.PngInfo()
     for name, value in asdict(record).items():

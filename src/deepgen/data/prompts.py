@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from deepgen.data.example import RowError
-from deepgen.data.pictures import load_picture
+from deepgen.data.example_images import load_image
 from deepgen.data.records import RecordFile
 from deepgen.extras import missing_extra
 
@@ -295,7 +295,7 @@ class RecordRows:
         shown = record.pop("references", None) or []
         places = shown if isinstance(shown, list) else [shown]
         try:
-            references = tuple(load_picture(self.path.parent / str(place)) for place in places)
+            references = tuple(load_image(self.path.parent / str(place)) for place in places)
         except OSError as error:
             raise RowError(f"{key}: {error}") from error
         return text, key, references, record

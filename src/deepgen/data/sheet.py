@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from deepgen.data.example import RowError
+from deepgen.data.example_images import load_image
 from deepgen.data.images import ImageError
 from deepgen.data.mixture import Draw, Mixture
-from deepgen.data.pictures import load_picture
 
 CARD, STRIP, PAD, GAP, ARROW = 380, 200, 14, 18, 34
 TEXT_LINES = 7
@@ -33,7 +33,7 @@ class Card:
     draw: Draw
     key: str
     text: str
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     sizes: tuple[str, ...] = ()  # "1024x768 as 608x448" of each picture
     error: str | None = None
 
@@ -44,12 +44,12 @@ def make_card(mixture: Mixture, draw: Draw) -> Card:
     try:
         example = mixture.example(draw)
         key, text = example.key, example.text
-        pictures = tuple(load_picture(picture) for picture in (*example.references, example.target))
+        images = tuple(load_image(image) for image in (*example.references, example.target))
         if example.limits is not None:
-            example.limits.check((pictures[-1].height, pictures[-1].width), key)
+            example.limits.check((images[-1].height, images[-1].width), key)
     except (RowError, ImageError) as error:
         return Card(draw, key, text, (), error=str(error))
-    return Card(draw, key, text, pictures, tuple(_size_text(mixture, picture) for picture in pictures))
+    return Card(draw, key, text, images, tuple(_size_text(mixture, image) for image in images))
 
 
 def contact_sheet(cards: Sequence[Card], font_path: Path | None = None) -> Image.Image:
@@ -105,7 +105,7 @@ def _draw_card(card: Card, fonts: _Fonts) -> Image.Image:
     source = _fitted(f"{card.draw.source}  #{card.draw.index}", fonts.small, inner - 90)
     pen.text((CARD - PAD, y + 2), source, font=fonts.small, fill=FAINT, anchor="ra")
     y += 26
-    if card.pictures:
+    if card.images:
         y = _draw_strip(canvas, pen, card, y, fonts)
     for line in _wrapped(card.text or "(empty text)", fonts.text, inner, TEXT_LINES):
         pen.text((PAD, y), line, font=fonts.text, fill=INK if card.text else FAINT)
@@ -124,18 +124,18 @@ def _draw_card(card: Card, fonts: _Fonts) -> Image.Image:
 
 def _draw_strip(canvas: Image.Image, pen: ImageDraw.ImageDraw, card: Card, y: int, fonts: _Fonts) -> int:
     """References, an arrow and the target side by side at one height; returns the y below them."""
-    between = [8] * max(len(card.pictures) - 2, 0) + [ARROW] * (len(card.pictures) > 1)
+    between = [8] * max(len(card.images) - 2, 0) + [ARROW] * (len(card.images) > 1)
     room = CARD - 2 * PAD - sum(between)
-    ratios = [picture.width / picture.height for picture in card.pictures]
+    ratios = [image.width / image.height for image in card.images]
     height = max(24, min(STRIP, int(room / sum(ratios))))
     widths = [min(room, max(8, round(height * ratio))) for ratio in ratios]
     x = PAD + max(0, (room - sum(widths)) // 2)
-    for number, (picture, width) in enumerate(zip(card.pictures, widths, strict=True)):
-        filter = Image.Resampling.LANCZOS if picture.width > width else Image.Resampling.NEAREST
-        canvas.paste(picture.resize((width, height), filter), (x, y))
+    for number, (image, width) in enumerate(zip(card.images, widths, strict=True)):
+        filter = Image.Resampling.LANCZOS if image.width > width else Image.Resampling.NEAREST
+        canvas.paste(image.resize((width, height), filter), (x, y))
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=FRAME)
         if number < len(between):
-            if number == len(card.pictures) - 2:
+            if number == len(card.images) - 2:
                 _arrow(pen, x + width + 8, y + height // 2)
             x += between[number]
         x += width
@@ -192,6 +192,6 @@ def _fitted(
     return f"...{text}" if keep_end else f"{text}..."
 
 
-def _size_text(mixture: Mixture, picture: Image.Image) -> str:
-    height, width = mixture.config.image.size((picture.height, picture.width))
-    return f"{picture.width}x{picture.height} as {width}x{height}"
+def _size_text(mixture: Mixture, image: Image.Image) -> str:
+    height, width = mixture.config.image.size((image.height, image.width))
+    return f"{image.width}x{image.height} as {width}x{height}"

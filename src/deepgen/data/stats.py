@@ -12,10 +12,10 @@ from statistics import quantiles
 from typing import Any
 
 from deepgen.data.example import Example, RowError, Size
+from deepgen.data.example_images import example_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.mixture import Mixture
 from deepgen.data.order import index_at
-from deepgen.data.pictures import example_sizes
 
 SHOWN_BUCKETS = 4
 

@@ -19,10 +19,10 @@ from deepgen.evaluation.benchmark import Item
 from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
 from deepgen.evaluation.run_config import Job, chunked
 from deepgen.evaluation.seeds import seed_of
-from deepgen.evaluation.store import Lines, Pictures, write_json
+from deepgen.evaluation.store import Images, Lines, write_json
 
 _MOST_FAILURES = 8  # chunks in a row that cannot be drawn before the run stops
-Picture = tuple[Item, int]  # an item and the number of a sample
+Sample = tuple[Item, int]  # an item and the number of a sample
 
 
 def draw(job: Job, model: Model) -> dict[str, str]:
@@ -39,8 +39,8 @@ class _Drawing:
 
     def __init__(self, job: Job, model: Model) -> None:
         self.job, self.model = job, model
-        self.pictures = Pictures(job.folder, job.team.rank)
-        for problem in self.pictures.problems:
+        self.images = Images(job.folder, job.team.rank)
+        for problem in self.images.problems:
             tqdm.write(f"deepgen: {job.benchmark.label}: {problem}; drawn again")
         self.chunks = job.team.share(chunked(job.chosen, job.config.batch_size if model.is_batched else 1))
         self.mine = [item for chunk in self.chunks for item in chunk]
@@ -51,7 +51,7 @@ class _Drawing:
 
     def run(self) -> dict[str, str]:
         """Draw, and finish items whose pictures are all there."""
-        there = sum((item.id, n) in self.pictures for item in self.mine for n in self.job.samples)
+        there = sum((item.id, n) in self.images for item in self.mine for n in self.job.samples)
         bar = tqdm(
             total=len(self.mine) * len(self.job.samples),
             initial=there,
@@ -75,10 +75,10 @@ class _Drawing:
         self._finish()
         return self.failures
 
-    def _missing(self, index: int, chunk: Sequence[Item]) -> list[Picture]:
+    def _missing(self, index: int, chunk: Sequence[Item]) -> list[Sample]:
         """What has to be drawn of a chunk."""
         all_of_it = [(item, n) for n in self.job.samples for item in chunk]
-        missing = [(item, n) for item, n in all_of_it if (item.id, n) not in self.pictures]
+        missing = [(item, n) for item, n in all_of_it if (item.id, n) not in self.images]
         if self.sequence is None:
             return missing
         if index < self.sequence.next and missing:
@@ -88,7 +88,7 @@ class _Drawing:
             )
         return all_of_it if index >= self.sequence.next else []
 
-    def _draw(self, index: int, missing: Sequence[Picture]) -> None:
+    def _draw(self, index: int, missing: Sequence[Sample]) -> None:
         """Draw, write and record pictures of one chunk."""
         job, benchmark = self.job, self.job.benchmark
         seeds = [seed_of(job.settings.seed, benchmark.label, item.id, n) for item, n in missing]
@@ -98,11 +98,11 @@ class _Drawing:
             (job.folder / path).parent.mkdir(parents=True, exist_ok=True)
             save_png(image, job.folder / path)
             used = seed if self.sequence is None else None
-            self.pictures.add(item.id, sample, path, seed=used, size=image.size)
+            self.images.add(item.id, sample, path, seed=used, size=image.size)
         if self.sequence is not None:
             self.sequence.advance(index + 1)
 
-    def _images(self, missing: Sequence[Picture], seeds: Sequence[int]) -> list[Image.Image]:
+    def _images(self, missing: Sequence[Sample], seeds: Sequence[int]) -> list[Image.Image]:
         benchmark, model = self.job.benchmark, self.model
         if isinstance(model, ImageFolder):
             return [model.take(benchmark.label, benchmark.image_path(item, n)) for item, n in missing]
@@ -112,7 +112,7 @@ class _Drawing:
             raise ValueError(f"{model.name} drew {len(images)} pictures where {len(missing)} were asked for")
         return images
 
-    def _failed(self, missing: Sequence[Picture], error: CannotDraw, in_a_row: int) -> None:
+    def _failed(self, missing: Sequence[Sample], error: CannotDraw, in_a_row: int) -> None:
         """Note the reason; a model that cannot draw anything stops the run."""
         self.failures.update({item.id: str(error) for item, _ in missing})
         if in_a_row == _MOST_FAILURES and not isinstance(self.model, ImageFolder):
@@ -127,7 +127,7 @@ class _Drawing:
         finished = Lines(job.folder, "finished", job.team.rank)
         done = {row["item"] for row in finished}
         for item in self.mine:
-            records = [self.pictures.get(item.id, n) for n in job.samples]
+            records = [self.images.get(item.id, n) for n in job.samples]
             if item.id not in done and all(records):
                 paths = [job.folder / record["path"] for record in records if record]
                 job.benchmark.finish(job.folder, item, paths)

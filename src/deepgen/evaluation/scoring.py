@@ -15,7 +15,7 @@ from tqdm import tqdm
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
 from deepgen.evaluation.run_config import Job, chunked
 from deepgen.evaluation.scorers import Scorers
-from deepgen.evaluation.store import Pictures, Scores, write_json
+from deepgen.evaluation.store import Images, Scores, write_json
 from deepgen.rewards.reward import RewardUnavailable
 
 
@@ -32,7 +32,7 @@ def score(job: Job, scorers: Scorers, failures: Mapping[str, str], version: str)
         failures: why pictures are missing, by item.
         version: what verdicts are made with; those of another are not reused.
     """
-    pictures, scores = Pictures(job.folder, job.team.rank), Scores(job.folder, job.team.rank)
+    pictures, scores = Images(job.folder, job.team.rank), Scores(job.folder, job.team.rank)
     mine = [item for chunk in job.team.share(chunked(job.chosen, job.config.batch_size)) for item in chunk]
 
     def one(item: Item) -> tuple[ItemScore, list[str]] | None:
@@ -78,8 +78,8 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
         TooFewVerdicts: too few pictures have a verdict.
     """
     benchmark, config = job.benchmark, job.config
-    pictures, stored = Pictures(job.folder, 0), Scores(job.folder, 0)
-    scores = [_stored(job, pictures, stored, item, manifest["scorer"]) for item in job.chosen]
+    images, stored = Images(job.folder, 0), Scores(job.folder, 0)
+    scores = [_stored(job, images, stored, item, manifest["scorer"]) for item in job.chosen]
     expected = sum(each.num_expected for each in scores)
     judged = sum(each.num_scored for each in scores)
     least = benchmark.min_coverage if config.min_coverage is None else config.min_coverage
@@ -96,9 +96,9 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
         "is_partial": coverage < 1 or len(job.chosen) < manifest["num_items"],
         "table": {} if is_refused else benchmark.aggregate(scores, benchmark.protocol),
         "problems": problems,
-        "strangers": pictures.strangers() if not _writes_more(benchmark) else [],
-        "same_pictures": doubles(job, pictures),
-        "items": [_item(job, pictures, *pair) for pair in zip(job.chosen, scores, strict=True)],
+        "strangers": images.strangers() if not _writes_more(benchmark) else [],
+        "same_pictures": doubles(job, images),
+        "items": [_item(job, images, *pair) for pair in zip(job.chosen, scores, strict=True)],
     }
     if scorers.judge is not None:
         result["judge"] = scorers.judge.bill()
@@ -112,8 +112,8 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
     return result
 
 
-def _stored(job: Job, pictures: Pictures, stored: Scores, item: Item, scorer: str) -> ItemScore:
-    _, hashes = _records(job, pictures, item)
+def _stored(job: Job, images: Images, stored: Scores, item: Item, scorer: str) -> ItemScore:
+    _, hashes = _records(job, images, item)
     found = stored.get(item.id, hashes, scorer)
     if found is not None:
         return found
@@ -127,23 +127,23 @@ def _stored(job: Job, pictures: Pictures, stored: Scores, item: Item, scorer: st
     )
 
 
-def _records(job: Job, pictures: Pictures, item: Item) -> tuple[list[dict[str, Any] | None], list[str]]:
+def _records(job: Job, images: Images, item: Item) -> tuple[list[dict[str, Any] | None], list[str]]:
     """What is recorded of each sample, and the hashes, empty where nothing is."""
-    records = [pictures.get(item.id, n) for n in job.samples]
+    records = [images.get(item.id, n) for n in job.samples]
     return records, ["" if record is None else str(record["sha256"]) for record in records]
 
 
-def _item(job: Job, pictures: Pictures, item: Item, verdict: ItemScore) -> dict[str, Any]:
-    records, _ = _records(job, pictures, item)
+def _item(job: Job, images: Images, item: Item, verdict: ItemScore) -> dict[str, Any]:
+    records, _ = _records(job, images, item)
     paths = [record["path"] for record in records if record is not None]
     return {**asdict(verdict), "prompt": item.prompt, "pictures": paths}
 
 
-def doubles(job: Job, pictures: Pictures) -> list[list[str]]:
+def doubles(job: Job, images: Images) -> list[list[str]]:
     """Groups of pictures of different items or samples that are the same file."""
     groups: dict[str, list[str]] = defaultdict(list)
     for item in job.chosen:
-        for record in _records(job, pictures, item)[0]:
+        for record in _records(job, images, item)[0]:
             if record is not None:
                 groups[record["sha256"]].append(record["path"])
     return [paths for paths in groups.values() if len(paths) > 1]

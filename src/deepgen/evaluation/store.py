@@ -47,7 +47,7 @@ class Lines:
                     yield row
 
 
-class Pictures:
+class Images:
     """Which pictures are there: recorded with their hash, and unchanged since.
 
     Attributes:
@@ -109,17 +109,17 @@ class Scores:
         """Read the verdicts of all processes."""
         self._rows = {row["score"]["item"]: row for row in self._lines}
 
-    def get(self, item: str, pictures: list[str], scorer: str) -> ItemScore | None:
+    def get(self, item: str, images: list[str], scorer: str) -> ItemScore | None:
         """The verdict on just these pictures (hashes), or None."""
         row = self._rows.get(item)
-        if row is None or row["pictures"] != pictures or row["scorer"] != scorer:
+        if row is None or row["pictures"] != images or row["scorer"] != scorer:
             return None
         values = row["score"]
         return ItemScore(**{**values, "rows": tuple(values["rows"]), "problems": tuple(values["problems"])})
 
-    def add(self, score: ItemScore, pictures: list[str], scorer: str) -> None:
+    def add(self, score: ItemScore, images: list[str], scorer: str) -> None:
         """Keep a verdict."""
-        row = {"pictures": pictures, "scorer": scorer, "score": asdict(score)}
+        row = {"pictures": images, "scorer": scorer, "score": asdict(score)}
         self._lines.append(row)
         self._rows[score.item] = json.loads(json.dumps(row))
 

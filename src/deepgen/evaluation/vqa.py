@@ -57,9 +57,9 @@ class LocalVQA:
 
         tokens = self._tokenizer(question, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         given: dict[str, Any] = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-        pictures = self._processor(images=image.convert("RGB"), return_tensors="pt")
+        images = self._processor(images=image.convert("RGB"), return_tensors="pt")
         names = ("pixel_values",) if self._writes else ("pixel_values", "pixel_mask")
-        given |= {name: pictures[name] for name in names}
+        given |= {name: images[name] for name in names}
         with self._lock, torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # ViLT shuffles its patches, which moves the rounding
             given = {name: value.to(self._model.device) for name, value in given.items()}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deepgen.checkpoints.memory import GB, MARGIN, MemoryPlan, Need, Picture, need, part_bytes
+from deepgen.checkpoints.memory import GB, MARGIN, ImageRequest, MemoryPlan, Need, need, part_bytes
 from deepgen.planning.cards import Card
 from deepgen.planning.flops import (
     Positions,
@@ -67,10 +67,10 @@ class DrawingConfig:
         return 2 if self.num_guided else 1
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> ImageRequest:
         """What memory depends on."""
         rows = 1 if self.is_split else self.rows
-        return Picture(height=self.height, width=self.width, references=self.references, rows=rows)
+        return ImageRequest(height=self.height, width=self.width, references=self.references, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def plan_drawing(models: Mapping[str, Any], config: DrawingConfig, card: Card) -
         models,
         config.memory,
         value_bytes=2 if card.has_own_memory else 4,
-        picture=config.picture,
+        image=config.image,
         stored=stored,
     )
     return DrawingPlan(config, card, needed, _phases(models, config, stored))

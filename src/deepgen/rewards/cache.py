@@ -29,12 +29,12 @@ def content_key(name: str, version: str, candidates: Sequence[Candidate]) -> str
         words = {"prompt": candidate.prompt, "metadata": dict(candidate.metadata)}
         digest.update(json.dumps(words, sort_keys=True, default=repr).encode())
         for image in (candidate.image, *candidate.references):
-            _add_picture(digest, image)
+            _add_image(digest, image)
         digest.update(b"end of candidate")
     return digest.hexdigest()
 
 
-def _add_picture(digest: hashlib._Hash, image: Image.Image) -> None:
+def _add_image(digest: hashlib._Hash, image: Image.Image) -> None:
     digest.update(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import Candidate, Kind, RewardResult, RewardUnavailable
-from deepgen.rewards.wire import PictureFormat, candidate_to_json, result_from_json
+from deepgen.rewards.wire import ImageFormat, candidate_to_json, result_from_json
 
 _USUAL_CONCURRENCY = 4
 
@@ -26,7 +26,7 @@ class RemoteOptions:
         url: of the service, such as http://gpu7:18080.
         reward: which of its rewards; needed where it has several.
         expected_version: refuse to start with another one.
-        picture_format: png without loss, or jpeg of quality 95, a fifth of the size.
+        image_format: png without loss, or jpeg of quality 95, a fifth of the size.
         batch_size: candidates of one request; a groupwise reward gets its group in one.
         timeout, retries: seconds of silence in a try, and tries after the first.
         concurrency: requests at once; default as many as the service judges at once, and one on its way.
@@ -35,7 +35,7 @@ class RemoteOptions:
     url: str
     reward: str | None = None
     expected_version: str | None = None
-    picture_format: PictureFormat = "png"
+    image_format: ImageFormat = "png"
     batch_size: int = 32
     timeout: float = 60.0
     retries: int = 3
@@ -96,7 +96,7 @@ class RemoteReward:
         return [verdict for batch in batches for verdict in self._ask(batch)]
 
     def _ask(self, batch: Sequence[Candidate]) -> list[RewardResult]:
-        sent = [candidate_to_json(candidate, self.options.picture_format) for candidate in batch]
+        sent = [candidate_to_json(candidate, self.options.image_format) for candidate in batch]
         reply = self._connection.post("/score", {"reward": self._name, "candidates": sent})
         if not isinstance(reply, Mapping) or not isinstance(reply.get("verdicts"), list):
             raise RewardUnavailable(f"{self.options.url} did not answer with verdicts: {str(reply)[:120]!r}")

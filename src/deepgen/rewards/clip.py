@@ -85,7 +85,7 @@ class ClipTower:
         """What cosines are multiplied with, at most 100 in trained models."""
         return float(self._model.logit_scale.float().exp())
 
-    def embed_pictures(self, images: Sequence[Image.Image]) -> Tensor:
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit vectors float32 (N, D), on the CPU."""
         import torch
 
@@ -136,7 +136,7 @@ class ClipImageTextScorer:
 
     def __call__(self, image: Image.Image, text: str) -> float:
         """In [-1, 1]; the text is cut where the tower ends."""
-        images, texts = self._tower.embed_pictures([image]), self._tower.embed_texts([text])
+        images, texts = self._tower.embed_images([image]), self._tower.embed_texts([text])
         return float((images * texts).sum())
 
 
@@ -169,7 +169,7 @@ class TextLikeness:
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
-            pictures = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
+            images = self._tower.embed_images([candidate.image for candidate in batch])  # (N, D)
             texts = self._tower.embed_texts([candidate.prompt for candidate in batch])  # (N, D)
-            verdicts += [RewardResult(self._factor * float(cosine)) for cosine in (pictures * texts).sum(-1)]
+            verdicts += [RewardResult(self._factor * float(cosine)) for cosine in (images * texts).sum(-1)]
         return verdicts

@@ -111,7 +111,7 @@ class Mask2FormerDetector:
             crops = [_alone(image, masks[index]) for index in indices]
             if not crops:
                 return []
-            likeness = self._tower.embed_pictures(crops) @ self._color_texts(name).T  # (N, 10)
+            likeness = self._tower.embed_images(crops) @ self._color_texts(name).T  # (N, 10)
             return [COLORS[int(index)] for index in likeness.argmax(-1)]
 
     def _color_texts(self, name: str) -> Any:

@@ -27,7 +27,7 @@ from PIL import Image
 from deepgen.moved import renamed
 from deepgen.rewards.http import Connection, RequestRefused
 from deepgen.rewards.reward import RewardUnavailable
-from deepgen.rewards.wire import encode_picture
+from deepgen.rewards.wire import encode_image
 
 _MOST_OTHER_MODELS = 8  # replies of another model before no question is sent any more
 _NO_SUCH_OPTION = {400, 404, 415, 422, 501}  # how servers refuse a response_format they do not know
@@ -84,7 +84,7 @@ class Usage:
 
 def as_jpeg(image: Image.Image) -> tuple[str, bytes]:
     """("jpeg", file) of an image in its own size, quality 95: what rewards send."""
-    return "jpeg", encode_picture(image, "jpeg")
+    return "jpeg", encode_image(image, "jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from PIL import Image
 from deepgen.rewards.http import Connection
 from deepgen.rewards.interfaces import Box
 from deepgen.rewards.reward import RewardUnavailable
-from deepgen.rewards.wire import encode_picture
+from deepgen.rewards.wire import encode_image
 
 
 class RemoteScorer:
@@ -38,7 +38,7 @@ class RemoteScorer:
 
     def _ask(self, path: str, image: Image.Image, key: str, **fields: Any) -> Any:
         """One field of the answer about a picture; RewardUnavailable for another version or no answer."""
-        data = base64.b64encode(encode_picture(image, "png")).decode()
+        data = base64.b64encode(encode_image(image, "png")).decode()
         reply = self._connection.post(path, {"image": data, **fields})
         now = f"{self.url} {_version(self.url, reply)}"
         if now != self.version:

@@ -24,23 +24,23 @@ from PIL import Image
 from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 
-PictureFormat = Literal["png", "jpeg"]
+ImageFormat = Literal["png", "jpeg"]
 JPEG_QUALITY = 95
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
-def encode_picture(image: Image.Image, picture_format: PictureFormat) -> bytes:
+def encode_image(image: Image.Image, image_format: ImageFormat) -> bytes:
     """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that see no difference."""
     buffer = BytesIO()
-    if picture_format == "png":
+    if image_format == "png":
         image.convert("RGB").save(buffer, "PNG", compress_level=1)
     else:
         image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
-def decode_picture(text: Any) -> Image.Image:
+def decode_image(text: Any) -> Image.Image:
     """The RGB picture in a base64 text; CannotJudge for anything else, or for one too large to be decoded."""
     if not isinstance(text, str):
         raise CannotJudge(f"a picture is base64 text, got {type(text).__name__}")
@@ -63,12 +63,10 @@ def decode_picture(text: Any) -> Image.Image:
         raise CannotJudge(f"the picture cannot be read: {error}") from error
 
 
-def candidate_to_json(candidate: Candidate, picture_format: PictureFormat) -> dict[str, Any]:
+def candidate_to_json(candidate: Candidate, image_format: ImageFormat) -> dict[str, Any]:
     """One candidate of a request."""
     images = (candidate.image, *candidate.references)
-    first, *references = (
-        base64.b64encode(encode_picture(image, picture_format)).decode() for image in images
-    )
+    first, *references = (base64.b64encode(encode_image(image, image_format)).decode() for image in images)
     return {
         "image": first,
         "prompt": candidate.prompt,
@@ -92,9 +90,9 @@ def candidate_from_json(values: Any) -> Candidate:
         if not isinstance(value, kind):
             raise CannotJudge(f"{name} has the wrong type: {type(value).__name__}")
     return Candidate(
-        image=decode_picture(values.get("image")),
+        image=decode_image(values.get("image")),
         prompt=prompt,
-        references=tuple(decode_picture(text) for text in references),
+        references=tuple(decode_image(text) for text in references),
         metadata=metadata,
     )
 

@@ -46,7 +46,7 @@ class ContactSheet:
                 if rollout.numbers[begin] not in place:  # a flat group, replaced by another
                     continue
                 prompt = rollout.prompts[rollout.rows[begin]].prompt
-                tiles = [_tile(picture, "reference", _PLAIN) for picture in prompt.references]
+                tiles = [_tile(image, "reference", _PLAIN) for image in prompt.references]
                 for n in range(begin, begin + count):
                     at = place[rollout.numbers[n]]
                     told = " ".join(
@@ -61,8 +61,8 @@ class ContactSheet:
         return rows
 
 
-def _tile(picture: Image.Image, words: str, color: tuple[int, int, int]) -> Image.Image:
-    shown = picture.copy()
+def _tile(image: Image.Image, words: str, color: tuple[int, int, int]) -> Image.Image:
+    shown = image.copy()
     shown.thumbnail((_TILE, _TILE))
     left, top = (_TILE - shown.width) // 2 + _MARGIN, (_TILE - shown.height) // 2 + _MARGIN
     tile = Image.new("RGB", (_TILE + 2 * _MARGIN, _TILE + _LINE + 2 * _MARGIN), "white")

@@ -10,8 +10,8 @@ from typing import Any
 from deepgen.data.resize import enlarged_from
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.fields import Fields
+from deepgen.serving.images import to_base64, write_image
 from deepgen.serving.jobs import Drawn, Event, Job, Placed, Preview, Progress
-from deepgen.serving.pictures import to_base64, write_picture
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Answer:
         """Everything that is said beside the pictures, a line each."""
         return "\n".join(filter(None, [self.notice, *self.warnings]))
 
-    def usage(self, num_pictures: int) -> dict[str, Any]:
+    def usage(self, num_images: int) -> dict[str, Any]:
         """Tokens read and drawn, in the client's words."""
         facts = self.job.facts
-        drawn = facts.num_picture_tokens * num_pictures
+        drawn = facts.num_image_tokens * num_images
         read = facts.num_text_tokens + facts.num_reference_tokens
         return {
             "input_tokens": read,
@@ -78,22 +78,22 @@ class Answer:
             "total_tokens": read + drawn,
         }
 
-    def file(self, picture: Drawn) -> bytes:
+    def file(self, image: Drawn) -> bytes:
         """The picture as it is sent; `ApiError` where a hook objects to it."""
-        self.config.hooks.check_picture(self.job.request, picture.image)
+        self.config.hooks.check_image(self.job.request, image.image)
         record = None
         if self.config.metadata:
             facts = self.job.facts
             record = facts.settings.record(
                 prompt=self.job.request.prompt,
-                seed=picture.seed,
+                seed=image.seed,
                 model=self.config.model_name,
-                size=(picture.image.height, picture.image.width),
+                size=(image.image.height, image.image.width),
                 drawn_size=facts.drawn_size,
                 prompt_cuts=self._cuts,
             )
         kind = self.fields.output_format
-        content = write_picture(picture.image, kind, self.fields.output_compression, record)
+        content = write_image(image.image, kind, self.fields.output_compression, record)
         if self.config.credentials is None:
             return content
         return self.config.credentials.sign(content, kind, is_edit=bool(self.job.request.images))
@@ -103,7 +103,7 @@ class Answer:
         if isinstance(event, Preview):
             if self.config.hooks.after:  # nobody has looked at it
                 return []
-            content = write_picture(event.image, self.fields.output_format)
+            content = write_image(event.image, self.fields.output_format)
             body = {"b64_json": to_base64(content), "partial_image_index": event.number}
             return [
                 (f"{self.kind}.partial_image", {**self.common("created_at"), **body, "index": event.index})

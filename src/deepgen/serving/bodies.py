@@ -12,7 +12,7 @@ from deepgen.serving.errors import ApiError, invalid
 from deepgen.serving.fields import Limits, check_text
 
 # Names under which clients send the pictures of an edit.
-PICTURE_PARTS = ("image", "image[]", "images", "images[]")
+IMAGE_PARTS = ("image", "image[]", "images", "images[]")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Form:
     """A multipart form: its text fields, and the files it brings."""
 
     values: dict[str, str]
-    pictures: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
     mask: bytes | None = None
 
 
@@ -71,17 +71,17 @@ async def read_form(request: Any, limits: Limits) -> Form:
             "the multipart body is damaged, or has too many or too large parts", code="invalid_form"
         ) from error
     values: dict[str, str] = {}
-    pictures: list[bytes] = []
+    images: list[bytes] = []
     mask = None
     try:
         for name, part in parts.multi_items():
             if not isinstance(part, UploadFile):
-                if name in values or name in PICTURE_PARTS or name == "mask":
+                if name in values or name in IMAGE_PARTS or name == "mask":
                     what = "is given twice" if name in values else "must be a file"
                     raise invalid(f"{name[:64]} {what}", name[:64], "invalid_form")
                 values[name] = part
-            elif name in PICTURE_PARTS:
-                pictures.append(await part.read())
+            elif name in IMAGE_PARTS:
+                images.append(await part.read())
             elif name == "mask" and mask is None:
                 mask = await part.read()
             else:
@@ -90,7 +90,7 @@ async def read_form(request: Any, limits: Limits) -> Form:
                 )
     finally:
         await parts.close()
-    return Form(values, pictures, mask)
+    return Form(values, images, mask)
 
 
 async def _limited(request: Any, limits: Limits) -> AsyncIterator[bytes]:

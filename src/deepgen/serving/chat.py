@@ -12,10 +12,10 @@ from typing import Any
 
 from deepgen.serving.errors import invalid
 from deepgen.serving.fields import check_text
-from deepgen.serving.pictures import read_address
+from deepgen.serving.images import read_address
 
 # What a chat may say of its pictures; the many other fields of chat requests mean nothing here.
-PICTURE_FIELDS = (
+IMAGE_FIELDS = (
     *("n", "size", "quality", "seed", "negative_prompt", "lora", "num_inference_steps", "guidance_scale"),
     *(
         "true_cfg_scale",
@@ -46,11 +46,11 @@ def read_chat(
         raise invalid("no message of the user says what to draw", "messages")
     # The last words; where every text is empty, an empty prompt was given.
     last, prompt = next(((index, text) for index, text in reversed(said) if text.strip()), said[-1])
-    addresses = [place for role, _, pictures in parts[last:] if role == "user" for place in pictures]
+    addresses = [place for role, _, images in parts[last:] if role == "user" for place in images]
     if not addresses:
-        answers = (pictures for role, _, pictures in reversed(parts) if role == "assistant")
+        answers = (images for role, _, images in reversed(parts) if role == "assistant")
         addresses = next(answers, [])
-    fields = {name: values[name] for name in PICTURE_FIELDS if name in values}
+    fields = {name: values[name] for name in IMAGE_FIELDS if name in values}
     return {**fields, "prompt": prompt}, [read_address(url, param, fetch) for url, param in addresses]
 
 

@@ -12,8 +12,8 @@ from deepgen.serving.chat import chunk, read_chat, reply
 from deepgen.serving.desk import Desk
 from deepgen.serving.errors import ApiError
 from deepgen.serving.fields import read_fields
+from deepgen.serving.images import to_base64
 from deepgen.serving.jobs import Drawn, Ended
-from deepgen.serving.pictures import to_base64
 
 
 class ChatRoutes:

@@ -10,15 +10,15 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from deepgen.data.picture_files import misfit
-from deepgen.picture_sizes import SizeRules
+from deepgen.data.image_files import misfit
+from deepgen.image_sizes import SizeRules
 from deepgen.serving.answers import Answer, event_lines
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ApiError, from_engine, invalid
 from deepgen.serving.fetch import Fetcher
 from deepgen.serving.fields import Fields
+from deepgen.serving.images import read_image, read_mask
 from deepgen.serving.jobs import Drawn, DrawRequest, Draws, Ended, EngineError, Event, Job
-from deepgen.serving.pictures import read_mask, read_picture
 
 _LOOK_S = 0.5  # seconds between two looks whether the client is still there
 _PING_S = 10.0  # seconds without an event after which a stream says that it lives
@@ -43,7 +43,7 @@ class Desk:
         request: Any,
         owner: str,
         fields: Fields,
-        pictures: Sequence[bytes] | None,
+        images: Sequence[bytes] | None,
         mask: bytes | None,
     ) -> tuple[Job, asyncio.Queue[Event]]:
         """A job, and where its events will come; `ApiError` where it is refused."""
@@ -55,7 +55,7 @@ class Desk:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def submit() -> Job:
-            asked = self._draw_request(owner, fields, pictures, mask)
+            asked = self._draw_request(owner, fields, images, mask)
             self.config.hooks.check_request(asked)
             return self.engine.submit(asked, pass_on)
 
@@ -87,9 +87,7 @@ class Desk:
                 )
             if len(pictures) > limits.max_references:
                 raise invalid(f"{len(pictures)} pictures; the limit is {limits.max_references}", "image")
-            images = tuple(
-                read_picture(content, "image", limits.max_reference_pixels) for content in pictures
-            )
+            images = tuple(read_image(content, "image", limits.max_reference_pixels) for content in pictures)
         if fields.height is not None or fields.width is not None:
             self._size_rules().drawn(None, 1, fields.height, fields.width)
         usual = self.engine.model.usual_steps(fields.preset)

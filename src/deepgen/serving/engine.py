@@ -221,11 +221,11 @@ class Engine:
                 if over > 0:
                     raise QueueFull(f"{own} pictures of one key may wait", self._seconds_until(over))
 
-    def _seconds_until(self, num_pictures: int) -> float:
+    def _seconds_until(self, num_images: int) -> float:
         """About how long until so many have left the queue: what runs must be finished to make room."""
         left = sorted(r.task.plan.num_steps - r.sample.step for r in self._running)
         waiting = [task.plan.num_steps for task, _ in self._waiting.in_order()]
-        return seconds_until(num_pictures, left, waiting, self._sample_step_seconds, self.config.max_running)
+        return seconds_until(num_images, left, waiting, self._sample_step_seconds, self.config.max_running)
 
     # --- the thread -------------------------------------------------------------------------------------
 
@@ -418,7 +418,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def seconds_until(
-    num_pictures: int,
+    num_images: int,
     left: Sequence[int],
     waiting: Sequence[int],
     sample_step_seconds: float | None,
@@ -427,7 +427,7 @@ def seconds_until(
     """About how long until so many pictures have left the queue, at least 1 s.
 
     Args:
-        num_pictures: places that are needed.
+        num_images: places that are needed.
         left: steps that running pictures have before them, the fewest first.
         waiting: steps of waiting pictures, in their order.
         sample_step_seconds: of one step of one picture in its batch; None where none was taken yet.
@@ -436,6 +436,6 @@ def seconds_until(
     if sample_step_seconds is None:
         return 1.0
     # All of what runs moves together, so the first places come free when its shortest are done.
-    steps = sum([*left, *waiting][:num_pictures]) or 1
+    steps = sum([*left, *waiting][:num_images]) or 1
     share = max(1, min(len(left), max_running))
-    return max(1.0, steps * sample_step_seconds * share / max(1, min(share, num_pictures)))
+    return max(1.0, steps * sample_step_seconds * share / max(1, min(share, num_images)))

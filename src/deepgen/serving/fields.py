@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepgen.data.picture_files import Kind
+from deepgen.data.image_files import Kind
 from deepgen.generation import MAX_SEED, nearest_name
 from deepgen.prompt_text import check_prompt
 from deepgen.sampling.presets import NAMES as PRESETS

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.client import Client, ClientError, Picture, Preview, RequestFailed, Step, Waiting
+from deepgen.client import Client, ClientError, DrawnImage, Preview, RequestFailed, Step, Waiting
 from deepgen.extras import missing_extra
 
 SIZES = ("model's own", "square", "wide", "tall")
@@ -103,7 +103,7 @@ def draw(
     warnings: tuple[str, ...] = ()
     events = client.stream(
         prompt,
-        [picture for picture, _ in images] if images else None,
+        [image for image, _ in images] if images else None,
         n=int(count),
         size=size_of(shape, model),
         seed=None if seed is None else int(seed),
@@ -119,7 +119,7 @@ def draw(
             said = f"Step {event.step} of {event.num_steps}"
         elif isinstance(event, Preview):
             places[event.index] = (event.image, "preview")
-        elif isinstance(event, Picture):
+        elif isinstance(event, DrawnImage):
             said_of_it = [f"seed {event.seed}", *([event.notice] if event.notice else [])]
             places[event.index] = (event.image, ", ".join(said_of_it))
             warnings = event.warnings

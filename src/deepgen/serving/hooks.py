@@ -44,10 +44,10 @@ class Hooks:
         for hook in self.before:
             _ask(hook, request)
 
-    def check_picture(self, request: DrawRequest, picture: Image.Image) -> None:
+    def check_image(self, request: DrawRequest, image: Image.Image) -> None:
         """`ApiError` 400 where a hook objects."""
         for hook in self.after:
-            _ask(hook, request, picture)
+            _ask(hook, request, image)
 
 
 def _ask(hook: Callable[..., object], *arguments: object) -> None:

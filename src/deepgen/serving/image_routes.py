@@ -16,8 +16,8 @@ from deepgen.serving.desk import Desk
 from deepgen.serving.errors import ApiError, invalid
 from deepgen.serving.fetch import Fetcher
 from deepgen.serving.fields import Fields, read_fields
+from deepgen.serving.images import read_address, to_base64
 from deepgen.serving.jobs import Event
-from deepgen.serving.pictures import read_address, to_base64
 from deepgen.serving.shelf import Shelf
 
 VARIATION = "Draw another version of this picture."
@@ -43,13 +43,13 @@ class ImageRoutes:
         owner, limits = self._desk.owner(request), self._desk.config.limits
         if content_type(request) == "application/json":
             values = await read_json(request, limits)
-            pictures, mask = await run_in_threadpool(_references, values, self._desk.fetch)
+            images, mask = await run_in_threadpool(_references, values, self._desk.fetch)
             fields = read_fields(values, limits, is_form=False)
         else:
             form = await read_form(request, limits)
-            pictures, mask = form.pictures, form.mask
+            images, mask = form.images, form.mask
             fields = read_fields(form.values, limits, is_form=True)
-        return await self._draw(request, owner, fields, "image_edit", pictures, mask)
+        return await self._draw(request, owner, fields, "image_edit", images, mask)
 
     async def variations(self, request: Any) -> Any:
         """Other versions of a picture."""
@@ -58,7 +58,7 @@ class ImageRoutes:
         if form.mask is not None:
             raise invalid("a variation takes no mask; use /v1/images/edits", "mask", "unknown_parameter")
         fields = read_fields(form.values, limits, is_form=True, prompt=VARIATION)
-        return await self._draw(request, owner, fields, "image_edit", form.pictures)
+        return await self._draw(request, owner, fields, "image_edit", form.images)
 
     async def content(self, request: Any) -> Any:
         """A picture that was answered as an address; its name is the secret."""
@@ -75,14 +75,14 @@ class ImageRoutes:
         owner: str,
         fields: Fields,
         kind: str,
-        pictures: Sequence[bytes] | None = None,
+        images: Sequence[bytes] | None = None,
         mask: bytes | None = None,
     ) -> Any:
         """Submit, and answer whole or as a stream."""
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse, StreamingResponse
 
-        job, events = await self._desk.submit(request, owner, fields, pictures, mask)
+        job, events = await self._desk.submit(request, owner, fields, images, mask)
         answer = Answer(job, fields, kind, self._desk.config)
         if fields.stream:
             stream = self._stream(answer, events)
@@ -90,14 +90,14 @@ class ImageRoutes:
                 stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"}
             )
         drawn = await self._desk.collect(request, job, events)
-        files = await run_in_threadpool(lambda: [answer.file(picture) for picture in drawn])
+        files = await run_in_threadpool(lambda: [answer.file(image) for image in drawn])
         data: list[dict[str, Any]] = []
-        for picture, content in zip(drawn, files, strict=True):
+        for image, content in zip(drawn, files, strict=True):
             entry: dict[str, Any] = {
                 "b64_json": None,
                 "url": None,
                 "revised_prompt": None,
-                "seed": picture.seed,
+                "seed": image.seed,
             }
             if fields.response_format == "url":
                 name = self._shelf.put(content, f"image/{fields.output_format}")
@@ -132,8 +132,8 @@ def _references(values: dict[str, Any], fetch: Fetcher | None) -> tuple[list[byt
         given = []
     if not isinstance(given, list):
         raise invalid("images must be a list of objects with image_url", "images", "invalid_type")
-    pictures = [_reference(entry, f"images[{index}]", fetch) for index, entry in enumerate(given)]
-    return pictures, None if mask is None else _reference(mask, "mask", fetch)
+    images = [_reference(entry, f"images[{index}]", fetch) for index, entry in enumerate(given)]
+    return images, None if mask is None else _reference(mask, "mask", fetch)
 
 
 def _reference(entry: Any, param: str, fetch: Fetcher | None) -> bytes:

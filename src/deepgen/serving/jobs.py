@@ -251,7 +251,7 @@ class JobFacts:
     settings: ResolvedSettings
     num_text_tokens: int
     num_reference_tokens: int
-    num_picture_tokens: int
+    num_image_tokens: int
     prompt_cuts: tuple[PromptCut, ...] = ()
     world_warnings: tuple[str, ...] = ()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from deepgen._version import __version__
-from deepgen.client import Client, ClientError, Picture, RequestFailed, Step
+from deepgen.client import Client, ClientError, DrawnImage, RequestFailed, Step
 from deepgen.extras import missing_extra
 from deepgen.generation import refuse_unknown, standard_names
 from deepgen.serving.fields import MAX_GUIDANCE, Limits
@@ -30,7 +30,7 @@ INSTRUCTIONS = (
     "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
     "to edit_image to change that picture further. The same seed and words draw the same picture again."
 )
-MAX_PICTURES = 4  # in one answer: an agent reads each
+MAX_IMAGES = 4  # in one answer: an agent reads each
 _KEPT = 64
 # Fields of both tools.
 _FIELDS = (
@@ -99,7 +99,7 @@ class Painter:
         tell: Callable[[float, float], None],
         left: threading.Event,
         mask: str | None = None,
-    ) -> list[tuple[Picture, str]]:
+    ) -> list[tuple[DrawnImage, str]]:
         """Pictures, and what is said about each. `tell` hears of progress; `left` is set when nobody waits.
 
         `images` and `mask` are names of earlier pictures, files or `data:` addresses.
@@ -118,7 +118,7 @@ class Painter:
             if isinstance(event, Step) and event.index < total:
                 steps[event.index] = event.step / event.num_steps
                 tell(sum(steps), total)
-            elif isinstance(event, Picture):
+            elif isinstance(event, DrawnImage):
                 pictures.append(event)
         return [(picture, self._keep(picture)) for picture in sorted(pictures, key=lambda p: p.index)]
 
@@ -130,17 +130,17 @@ class Painter:
             return known
         return image if image.startswith("data:image/") else self._folders.open(image)
 
-    def _keep(self, picture: Picture) -> str:
+    def _keep(self, image: DrawnImage) -> str:
         name = f"picture-{secrets.token_hex(4)}"
         with self._lock:
-            self._drawn[name] = picture.content
+            self._drawn[name] = image.content
             while len(self._drawn) > _KEPT:
                 self._drawn.popitem(last=False)
-        path = self._folders.save(name, picture.content)
-        said = f"{name}: {picture.size}, seed {picture.seed}"
-        said += f", {picture.notice}" if picture.notice else ""
+        path = self._folders.save(name, image.content)
+        said = f"{name}: {image.size}, seed {image.seed}"
+        said += f", {image.notice}" if image.notice else ""
         said = said if path is None else f"{said}, saved as {path}"
-        return "\n".join([said, *picture.warnings])
+        return "\n".join([said, *image.warnings])
 
 
 def check_installed() -> None:
@@ -218,7 +218,7 @@ def _fields() -> Any:
 
     class Given:
         Size = Annotated[str | None, Field(description="WIDTHxHEIGHT in pixels; default the model's own")]
-        Count = Annotated[int, Field(ge=1, le=MAX_PICTURES, description="how many pictures")]
+        Count = Annotated[int, Field(ge=1, le=MAX_IMAGES, description="how many pictures")]
         Seed = Annotated[int | None, Field(ge=0, description="the same seed draws the same picture again")]
         Steps = Annotated[int | None, Field(ge=1, description="solver steps; more is slower and finer")]
         Guidance = Annotated[float | None, Field(ge=0, le=MAX_GUIDANCE, description="weight of the prompt")]
@@ -283,7 +283,7 @@ def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
             raise ToolError(_said(error)) from error
         finally:
             left.set()
-        return [part for picture, said in found for part in (Image(data=picture.content, format="png"), said)]
+        return [part for image, said in found for part in (Image(data=image.content, format="png"), said)]
 
     return drawn
 

@@ -9,7 +9,7 @@ from deepgen.extras import missing_extra
 from deepgen.serving.jobs import EngineStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_PICTURES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+_IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 
 class Metrics:
@@ -27,7 +27,7 @@ class Metrics:
         self._waiting = Gauge("deepgen_waiting_pictures", "Pictures in the queue.", **where)
         self._running = Gauge("deepgen_running_pictures", "Pictures begun and not finished.", **where)
         self._accepting = Gauge("deepgen_accepting", "1 while new requests are taken.", **where)
-        self._batch = Histogram("deepgen_batch_pictures", "Pictures in one step.", buckets=_PICTURES, **where)
+        self._batch = Histogram("deepgen_batch_pictures", "Pictures in one step.", buckets=_IMAGES, **where)
         self._stages = Histogram(
             "deepgen_stage_seconds",
             "Seconds of a stage: encode, step, decode, and job from acceptance to the end.",

@@ -8,7 +8,7 @@ from typing import Any
 from deepgen._version import __version__
 from deepgen.generation import MAX_SEED
 from deepgen.sampling.presets import NAMES as PRESETS
-from deepgen.serving.chat import PICTURE_FIELDS, ROLES
+from deepgen.serving.chat import IMAGE_FIELDS, ROLES
 from deepgen.serving.fields import (
     FORMATS,
     IGNORED,
@@ -164,10 +164,10 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 def _chat(draw: dict[str, Any]) -> dict[str, Any]:
     text = {"type": "object", "required": ["type", "text"]}
     text["properties"] = {"type": {"const": "text"}, "text": _TEXT}
-    picture = {"type": "object", "required": ["type", "image_url"]}
+    image = {"type": "object", "required": ["type", "image_url"]}
     address = {"type": "object", "required": ["url"], "properties": {"url": _ADDRESS}}
-    picture["properties"] = {"type": {"const": "image_url"}, "image_url": address}
-    parts = {"type": "array", "items": {"anyOf": [text, picture]}, "minItems": 1}
+    image["properties"] = {"type": {"const": "image_url"}, "image_url": address}
+    parts = {"type": "array", "items": {"anyOf": [text, image]}, "minItems": 1}
     message = {
         "type": "object",
         "required": ["role", "content"],
@@ -176,7 +176,7 @@ def _chat(draw: dict[str, Any]) -> dict[str, Any]:
             "content": {"anyOf": [_TEXT, parts]},
         },
     }
-    properties = {name: draw[name] for name in PICTURE_FIELDS if name in draw}
+    properties = {name: draw[name] for name in IMAGE_FIELDS if name in draw}
     words = {"type": "object", "required": ["type", "text"]}
     words["properties"] = {"type": {"const": "text"}, "text": _TEXT}
     says = {"anyOf": [_TEXT, {"type": "array", "contains": words}]}

@@ -209,12 +209,12 @@ class Pool:
             if over > 0:
                 raise QueueFull(f"{own} pictures of one key may wait", self._seconds_until(over))
 
-    def _seconds_until(self, num_pictures: int) -> float:
+    def _seconds_until(self, num_images: int) -> float:
         steps = [(o.job.facts.settings.num_inference_steps if o.job else 1, o) for o in self._orders]
         left = sorted(s for s, o in steps for index in o.missing if index in o.begun)
         waiting = [s for s, o in steps for index in o.missing if index not in o.begun]
         num_running = self.config.max_running * len(self._workers)
-        return seconds_until(num_pictures, left, waiting, self._sample_step_seconds, num_running)
+        return seconds_until(num_images, left, waiting, self._sample_step_seconds, num_running)
 
     # --- orders and shares, under the lock --------------------------------------------------------------
 

@@ -31,9 +31,9 @@ class LatentPreview:
     @torch.no_grad()
     def fit(vae: AutoencoderKL, device: torch.device | str = "cpu") -> LatentPreview:
         """Least squares from latents to the mean colour of their patches."""
-        pictures = _made_up_pictures()  # (B, 3, H, W)
-        latents = latent_space.draw(vae, latent_space.encode(vae, pictures.to(device)), "mode").float().cpu()
-        colours = F.interpolate(pictures, size=latents.shape[-2:], mode="area")
+        images = _made_up_images()  # (B, 3, H, W)
+        latents = latent_space.draw(vae, latent_space.encode(vae, images.to(device)), "mode").float().cpu()
+        colours = F.interpolate(images, size=latents.shape[-2:], mode="area")
         rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
         rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
         targets = colours.permute(0, 2, 3, 1).reshape(-1, 3)
@@ -50,11 +50,11 @@ class LatentPreview:
         return Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
 
 
-def _made_up_pictures() -> Tensor:
+def _made_up_images() -> Tensor:
     """Smooth random colours, half of them with a hard-edged box: (B, 3, H, W) in [-1, 1], always the same."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(_COUNT, 3, 4, 4, generator=generator) * 2 - 1
-    pictures = F.interpolate(coarse, size=(_SIDE, _SIDE), mode="bilinear", align_corners=True)
+    images = F.interpolate(coarse, size=(_SIDE, _SIDE), mode="bilinear", align_corners=True)
     boxes = torch.rand(_COUNT, 3, 1, 1, generator=generator) * 2 - 1
-    pictures[: _COUNT // 2, :, _SIDE // 4 : _SIDE // 2, _SIDE // 4 : 3 * _SIDE // 4] = boxes[: _COUNT // 2]
-    return pictures
+    images[: _COUNT // 2, :, _SIDE // 4 : _SIDE // 2, _SIDE // 4 : 3 * _SIDE // 4] = boxes[: _COUNT // 2]
+    return images

@@ -210,7 +210,7 @@ class Sampler:
                 (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
                 for x in (pixels[0] if pixels else [])
             ),
-            num_picture_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
+            num_image_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
             prompt_cuts=(*cuts, *(more if settings.is_guided else ())),
             world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, is_edit=bool(request.images))),
         )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from deepgen.checkpoints.tensors import as_bytes
-from deepgen.data.batches import picture_pixels
+from deepgen.data.batches import image_pixels
 from deepgen.data.cache import (
     Cache,
     CachedRow,
@@ -32,10 +32,10 @@ from deepgen.data.cache import (
     write_shard,
 )
 from deepgen.data.example import RowError, Size
+from deepgen.data.example_images import ruled_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.ledger import BadRow, Ledger
 from deepgen.data.mixture import Draw, Mixture
-from deepgen.data.pictures import ruled_sizes
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
 from deepgen.pipeline import DeepGenPipeline
@@ -185,11 +185,8 @@ class _Rows(Dataset[_Read]):
             key = example.key
             target, references = ruled_sizes(example, rule)
             sizes = (target, *references)
-            pictures = (example.target, *example.references)
-            pixels = [
-                picture_pixels(picture, size, rule, key)
-                for picture, size in zip(pictures, sizes, strict=True)
-            ]
+            images = (example.target, *example.references)
+            pixels = [image_pixels(image, size, rule, key) for image, size in zip(images, sizes, strict=True)]
         except (RowError, ImageError) as error:
             return _Read(note(key, (), str(error)), [])
         return _Read(note(key, sizes), pixels)
@@ -225,7 +222,7 @@ def _ignore_interrupts(_: int) -> None:
 # --- encoding -----------------------------------------------------------------------------------------------
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     row: int
     slot: int
     pixels: Tensor
@@ -236,23 +233,23 @@ class _Encoder:
 
     def __init__(self, pipe: DeepGenPipeline, config: CacheConfig) -> None:
         self.pipe, self.config = pipe, config
-        self._waiting: dict[tuple[Size, bool], list[_Picture]] = {}
+        self._waiting: dict[tuple[Size, bool], list[_Image]] = {}
         self._moments: dict[int, dict[int, Tensor]] = {}
         self._features: dict[int, dict[int, Tensor]] = {}
 
     def add(self, row: int, pixels: Sequence[Tensor]) -> None:
         """Target and references of a row, uint8 (3, H, W)."""
-        for slot, picture in enumerate(pixels):
-            kind = ((picture.shape[1], picture.shape[2]), slot > 0)
+        for slot, image in enumerate(pixels):
+            kind = ((image.shape[1], image.shape[2]), slot > 0)
             waiting = self._waiting.setdefault(kind, [])
-            waiting.append(_Picture(row, slot, picture))
+            waiting.append(_Image(row, slot, image))
             if len(waiting) == self.config.batch_size:
                 self._encode(self._waiting.pop(kind))
 
     def finish(self) -> dict[int, CachedRow]:
         """Everything added, by row."""
-        for pictures in self._waiting.values():
-            self._encode(pictures)
+        for images in self._waiting.values():
+            self._encode(images)
         self._waiting.clear()
         return {
             row: CachedRow(_in_order(moments), _in_order(self._features.get(row, {})))
@@ -260,20 +257,20 @@ class _Encoder:
         }
 
     @torch.no_grad()
-    def _encode(self, pictures: Sequence[_Picture]) -> None:
+    def _encode(self, images: Sequence[_Image]) -> None:
         vae, vlm = self.pipe.vae, self.pipe.vlm
-        stacked = torch.stack([picture.pixels for picture in pictures])
+        stacked = torch.stack([image.pixels for image in images])
         moments = latent_moments(vae, bytes_to_pixels(stacked.to(vae.device)))
-        for picture, pair in zip(pictures, moments, strict=True):
-            self._moments.setdefault(picture.row, {})[picture.slot] = self._kept(pair)
-        if not self.config.has_features or pictures[0].slot == 0:
+        for image, pair in zip(images, moments, strict=True):
+            self._moments.setdefault(image.row, {})[image.slot] = self._kept(pair)
+        if not self.config.has_features or images[0].slot == 0:
             return
         # As in training, where arithmetic narrower than float32 runs under autocast.
         device, dtype = vlm.visual.device, vlm.visual.dtype
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             features = vlm.image_features(list(bytes_to_pixels(stacked.to(device))))
-        for picture, tokens in zip(pictures, features, strict=True):
-            self._features.setdefault(picture.row, {})[picture.slot] = self._kept(tokens)
+        for image, tokens in zip(images, features, strict=True):
+            self._features.setdefault(image.row, {})[image.slot] = self._kept(tokens)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         """In main memory, in the format asked for unless what was computed is narrower."""

@@ -72,9 +72,9 @@ class RunLog:
         """Hand the picture an observer drew at this step, if one did, to the trackers."""
         path = self._samples_dir / f"step-{step:08d}.png"
         if self._trackers and path.is_file():
-            with Image.open(path) as picture:
+            with Image.open(path) as image:
                 for tracker in self._trackers:
-                    tracker.image(step, "samples", picture)
+                    tracker.image(step, "samples", image)
 
     def write(self, step: int) -> None:
         """One line of means since the last one; every process has to call it."""

@@ -23,7 +23,7 @@ class Tracker(Protocol):
         """Numbers of a step."""
         ...
 
-    def image(self, step: int, name: str, picture: Image) -> None:
+    def image(self, step: int, name: str, image: Image) -> None:
         """A picture of a step."""
         ...
 
@@ -48,11 +48,11 @@ class TensorBoard:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, picture: Image) -> None:
+    def image(self, step: int, name: str, image: Image) -> None:
         """Under the name, at the step."""
         import numpy as np
 
-        self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush the event file."""
@@ -77,9 +77,9 @@ class Hosted:
         """All numbers of a step at once."""
         self._run.log(dict(metrics), step=step)
 
-    def image(self, step: int, name: str, picture: Image) -> None:
+    def image(self, step: int, name: str, image: Image) -> None:
         """Under the name, at the step."""
-        self._run.log({name: self._package.Image(picture)}, step=step)
+        self._run.log({name: self._package.Image(image)}, step=step)
 
     def close(self) -> None:
         """Upload the rest."""

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from deepgen.data.batches import Batches, MicroBatch
+from deepgen.data.example_images import load_image
 from deepgen.data.mixture import Mixture
-from deepgen.data.pictures import load_picture
 from deepgen.data.png import image_grid, save_png
 from deepgen.training.objective import TrainingBatch
 
@@ -31,15 +31,13 @@ class ValidationConfig:
     data: Path | None = None
     every: int = 500
     num_samples: int = 32  # a whole number of the mixture's cycles
-    num_pictures: int = 6  # of them are drawn
+    num_images: int = 6  # of them are drawn
     num_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        if min(self.every, self.num_samples) < 1 or self.num_pictures < 0:
-            raise ValueError(
-                "validation needs every and num_samples of at least 1, num_pictures of at least 0"
-            )
+        if min(self.every, self.num_samples) < 1 or self.num_images < 0:
+            raise ValueError("validation needs every and num_samples of at least 1, num_images of at least 0")
 
 
 class Validation:
@@ -62,7 +60,7 @@ class Validation:
         """Losses by task and noise level, each as (sum, count); writes `samples/step-NNNNNNNN.png`."""
         with evaluating(self.stage):
             metrics = self._losses()
-            if self.config.num_pictures:
+            if self.config.num_images:
                 folder = output_dir / "samples"
                 grid = self._grid()
                 if self.stage.processes.is_main:
@@ -91,10 +89,10 @@ class Validation:
     def _grid(self) -> Image.Image:
         """A row for each example: its references, its target, and what the model draws."""
         rows: list[Image.Image] = []
-        for sample in range(self.config.num_pictures):
+        for sample in range(self.config.num_images):
             draw = self._batches.draw(sample)
             example = self._batches.mixture.example(draw)
-            shown = [load_picture(picture) for picture in (*example.references, example.target)]
+            shown = [load_image(image) for image in (*example.references, example.target)]
             height, width = shown[-1].height, shown[-1].width
             drawn = self.stage.pipe(
                 example.text,

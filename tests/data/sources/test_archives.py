@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from deepgen.data.example import RowError
-from deepgen.data.pictures import load_picture, picture_size
+from deepgen.data.example_images import image_size, load_image
 from deepgen.data.sources import make_source
-from pictures_on_disk import picture_bytes, write_picture
+from images_on_disk import image_bytes, write_image
 
 # --- parquet ---
 
@@ -32,12 +32,12 @@ def test_parquet_rows_are_reached_across_files_and_row_groups(tmp_path) -> None:
         rows = range(first, first + 5)
         write_parquet(
             tmp_path / f"{name}.parquet",
-            {"text": [f"text {row}" for row in rows], "image": [picture_bytes(row) for row in rows]},
+            {"text": [f"text {row}" for row in rows], "image": [image_bytes(row) for row in rows]},
         )
     source = make_source("parquet", path=str(tmp_path))
     assert [source[row].text for row in range(len(source))] == [f"text {row}" for row in range(10)]
     for row in (9, 0, 4, 5):
-        assert source[row].target == picture_bytes(row)
+        assert source[row].target == image_bytes(row)
     assert source[7].key == f"{tmp_path / 'b.parquet'}:2"
     assert pickle.loads(pickle.dumps(source))[7].text == "text 7"
 
@@ -47,9 +47,9 @@ def test_parquet_columns_are_named_and_hold_paths_structs_or_lists(tmp_path) -> 
         tmp_path / "a.parquet",
         {
             "edit_instruction": ["redder"],
-            "source": [[{"bytes": picture_bytes(0), "path": None}, {"bytes": None, "path": "b.png"}]],
+            "source": [[{"bytes": image_bytes(0), "path": None}, {"bytes": None, "path": "b.png"}]],
             "mask": ["m.png"],
-            "edited": [{"bytes": picture_bytes(1), "path": "ignored.png"}],
+            "edited": [{"bytes": image_bytes(1), "path": "ignored.png"}],
         },
     )
     source = make_source(
@@ -57,8 +57,8 @@ def test_parquet_columns_are_named_and_hold_paths_structs_or_lists(tmp_path) -> 
     )
     example = source[0]
     assert (source.task, example.text) == ("edit", "redder")
-    assert example.references == (picture_bytes(0), tmp_path / "b.png", tmp_path / "m.png")
-    assert example.target == picture_bytes(1)
+    assert example.references == (image_bytes(0), tmp_path / "b.png", tmp_path / "m.png")
+    assert example.target == image_bytes(1)
 
 
 def test_missing_columns_are_refused_with_those_found(tmp_path) -> None:
@@ -102,15 +102,15 @@ def test_tars_of_pictures_and_texts_are_read_at_random(tmp_path) -> None:
     for shard in range(2):
         members = {}
         for row in range(3):
-            members[f"sub.dir/{shard}{row}.jpg"] = picture_bytes(10 * shard + row, format="JPEG")
+            members[f"sub.dir/{shard}{row}.jpg"] = image_bytes(10 * shard + row, format="JPEG")
             members[f"sub.dir/{shard}{row}.txt"] = f"text {shard}{row}\n".encode()
         write_tar(tmp_path / "tars" / f"{shard}.tar", members)
     source = tar_source(tmp_path, str(tmp_path / "tars"))
     assert len(source) == 6
     assert [source[row].text for row in (5, 0, 3)] == ["text 12", "text 00", "text 10"]
     assert source[4].key == f"{tmp_path / 'tars' / '1.tar'}!sub.dir/11"
-    assert source[4].target.read() == picture_bytes(11, format="JPEG")
-    assert picture_size(source[4].target) == (96, 96)
+    assert source[4].target.read() == image_bytes(11, format="JPEG")
+    assert image_size(source[4].target) == (96, 96)
     assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 2
     assert pickle.loads(pickle.dumps(source))[4].text == "text 11"
 
@@ -119,16 +119,16 @@ def test_tars_written_by_the_webdataset_package_are_read(tmp_path) -> None:
     webdataset = pytest.importorskip("webdataset")
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for row in range(3):
-            writer.write({"__key__": f"{row:04d}", "png": picture_bytes(row), "json": {"prompt": f"p{row}"}})
+            writer.write({"__key__": f"{row:04d}", "png": image_bytes(row), "json": {"prompt": f"p{row}"}})
     source = tar_source(tmp_path, str(tmp_path / "a.tar"), text="json", text_key="prompt")
     assert [source[row].text for row in range(3)] == ["p0", "p1", "p2"]
-    assert source[2].target.read() == picture_bytes(2)
+    assert source[2].target.read() == image_bytes(2)
 
 
 def test_a_tar_of_edits_names_its_members(tmp_path) -> None:
     members = {
-        "1.input.jpg": picture_bytes(0),
-        "1.output.jpg": picture_bytes(1),
+        "1.input.jpg": image_bytes(0),
+        "1.output.jpg": image_bytes(1),
         "1.json": json.dumps({"instruction": "redder"}).encode(),
     }
     source = tar_source(
@@ -141,7 +141,7 @@ def test_a_tar_of_edits_names_its_members(tmp_path) -> None:
     )
     example = source[0]
     assert (source.task, example.text) == ("edit", "redder")
-    assert load_picture(example.references[0]).tobytes() != load_picture(example.target).tobytes()
+    assert load_image(example.references[0]).tobytes() != load_image(example.target).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path) -> None:
 
 def test_a_saved_data_set_is_read_without_decoding(tmp_path) -> None:
     datasets = pytest.importorskip("datasets")
-    picture = write_picture(tmp_path / "a.png", 7)
+    image = write_image(tmp_path / "a.png", 7)
     rows = datasets.Dataset.from_dict(
-        {"prompt": ["a", "b"], "image": [str(picture)] * 2, "inputs": [[str(picture)] * 2] * 2}
+        {"prompt": ["a", "b"], "image": [str(image)] * 2, "inputs": [[str(image)] * 2] * 2}
     )
     rows = rows.cast_column("image", datasets.Image())
     rows = rows.cast_column("inputs", datasets.List(datasets.Image()))
@@ -184,7 +184,7 @@ def test_a_saved_data_set_is_read_without_decoding(tmp_path) -> None:
     example = source[1]
     assert (len(source), source.task, example.text) == (2, "edit", "b")
     assert len(example.references) == 2
-    assert load_picture(example.references[1]).tobytes() == load_picture(example.target).tobytes()
+    assert load_image(example.references[1]).tobytes() == load_image(example.target).tobytes()
     assert pickle.loads(pickle.dumps(source))[0].text == "a"
     with pytest.raises(ValueError, match="expected the columns caption, image, found: prompt, image, inputs"):
         make_source("huggingface", path=str(tmp_path / "set"), text="caption")

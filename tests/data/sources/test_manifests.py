@@ -11,7 +11,7 @@ import pytest
 from deepgen.data.example import RowError
 from deepgen.data.mixture_file import place_options
 from deepgen.data.sources import make_source, source_names
-from pictures_on_disk import write_picture
+from images_on_disk import write_image
 
 
 def write_json(path: Path, content) -> str:
@@ -178,7 +178,7 @@ def test_a_broken_first_line_does_not_hide_the_task(tmp_path) -> None:
 
 def test_a_folder_pairs_pictures_with_texts_of_the_same_name(tmp_path) -> None:
     for name in ("b.png", "a.jpg"):
-        write_picture(tmp_path / name, 0)
+        write_image(tmp_path / name, 0)
         (tmp_path / name).with_suffix(".txt").write_text(f"picture {name}\n")
     source = make_source("folder", path=str(tmp_path))
     assert [source[row].text for row in range(len(source))] == ["picture a.jpg", "picture b.png"]
@@ -186,8 +186,8 @@ def test_a_folder_pairs_pictures_with_texts_of_the_same_name(tmp_path) -> None:
 
 
 def test_pictures_without_a_text_are_named_unless_one_is_given_for_all(tmp_path) -> None:
-    write_picture(tmp_path / "a.png", 0)
-    write_picture(tmp_path / "b.png", 1)
+    write_image(tmp_path / "a.png", 0)
+    write_image(tmp_path / "b.png", 1)
     (tmp_path / "b.txt").write_text("its own")
     with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures .* have no caption \(a.png\)"):
         make_source("folder", path=str(tmp_path))

@@ -26,8 +26,8 @@ from deepgen.tiny.splits import SAMPLERS, is_held_out_word, levels_of
 SHIPPED = Path(deepgen.recipes.__file__).parent / "mixtures"
 
 
-def pixels(picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+def pixels(image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
 
 
 def test_the_groups_are_those_of_the_world() -> None:

@@ -39,7 +39,7 @@ class Folder:
             raise FileNotFoundError(f"there is no folder {self.folder.absolute()}")
         metadata = self.folder / METADATA
         self.records = RecordFile(metadata) if metadata.exists() else None
-        self.pictures = sorted(
+        self.images = sorted(
             file for file in self.folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()
         )
         if self.records is None:
@@ -47,13 +47,13 @@ class Folder:
         check_first_rows(self, options.path)
 
     def __len__(self) -> int:
-        return len(self.pictures) if self.records is None else len(self.records)
+        return len(self.images) if self.records is None else len(self.records)
 
     def __getitem__(self, index: int) -> Example:
         if self.records is not None:
             return self._described(self.records, index)
-        picture = self.pictures[index]
-        return Example(task=self.task, text=self._caption(picture), target=picture, key=str(picture))
+        image = self.images[index]
+        return Example(task=self.task, text=self._caption(image), target=image, key=str(image))
 
     def _described(self, records: RecordFile, row: int) -> Example:
         record, key = records[row], records.key(row)
@@ -66,26 +66,26 @@ class Folder:
             key=key,
         )
 
-    def _caption(self, picture: Path) -> str:
-        path = picture.with_suffix(".txt")
+    def _caption(self, image: Path) -> str:
+        path = image.with_suffix(".txt")
         try:
             return path.read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:
             if self.caption is None:
-                raise RowError(f"{picture}: there is no caption at {path}") from None
+                raise RowError(f"{image}: there is no caption at {path}") from None
             return self.caption
         except (OSError, UnicodeDecodeError) as error:
-            raise RowError(f"{picture}: cannot read its caption {path}: {error}") from error
+            raise RowError(f"{image}: cannot read its caption {path}: {error}") from error
 
     def _check_captions(self) -> None:
-        if not self.pictures:
+        if not self.images:
             raise FileNotFoundError(
                 f"the folder {self.folder.absolute()} holds no picture; known: {', '.join(SUFFIXES)}"
             )
-        without = [file.name for file in self.pictures if not file.with_suffix(".txt").exists()]
+        without = [file.name for file in self.images if not file.with_suffix(".txt").exists()]
         if without and self.caption is None:
             raise FileNotFoundError(
-                f"{len(without)} of {len(self.pictures)} pictures in {self.folder} have no caption "
+                f"{len(without)} of {len(self.images)} pictures in {self.folder} have no caption "
                 f"({', '.join(without[:3])}{', ...' if len(without) > 3 else ''}); write a .txt file of the "
                 f"same name beside each, describe all in {METADATA}, or give one `caption` for all"
             )

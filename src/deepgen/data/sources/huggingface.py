@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.data.example import Example, Task
-from deepgen.data.fields import check_first_rows, picture_value, pictures_value, text_field
+from deepgen.data.fields import check_first_rows, image_value, images_value, text_field
 from deepgen.extras import missing_extra
 
 
@@ -64,8 +64,8 @@ class HuggingFace:
         return Example(
             task=self.task,
             text=text_field(row, self.options.text, key),
-            target=picture_value(row[self.options.target], self.options.target, key, folder),
-            references=pictures_value(row, self.options.references, key, folder),
+            target=image_value(row[self.options.target], self.options.target, key, folder),
+            references=images_value(row, self.options.references, key, folder),
             key=key,
         )
 

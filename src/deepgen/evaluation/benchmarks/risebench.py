@@ -34,7 +34,7 @@ _REASONING = f"""\
 A picture was to be edited with this instruction: {{instruction}}
 The right result: {{reference}}
 The last picture is the result. From 1 to 5, how well does it show the right result? {_END}"""
-_PICTURE = f"""\
+_IMAGE = f"""\
 A picture was to be edited with this instruction: {{instruction}}
 The first picture shows the right result, the last the result. From 1 to 5, how well do they agree? {_END}"""
 _QUALITY = f"From 1 to 5, how clear and natural is this picture, free of artefacts? {_END}"
@@ -56,11 +56,11 @@ class RISEBench(JudgeBenchmark):
         "quality": _QUALITY,
         "spatial_consistency": _CONSISTENCY,
         "spatial_reasoning": _REASONING,
-        "spatial_reasoning_picture": _PICTURE,
+        "spatial_reasoning_picture": _IMAGE,
         "spatial_quality": _QUALITY,
         "logical_consistency": _CONSISTENCY + _BIT,
         "logical_reasoning": _REASONING + _BIT,
-        "logical_reasoning_picture": _PICTURE + _BIT,
+        "logical_reasoning_picture": _IMAGE + _BIT,
     }
     notes = {
         "official": "one sample free of consistency takes consistency out of every score; where an edit has "

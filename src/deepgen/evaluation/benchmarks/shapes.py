@@ -210,27 +210,27 @@ def evaluate(
                 output_type="pil",
                 **options,
             ).images
-            images.update({id(item): picture for item, picture in zip(batch, drawn, strict=True)})
+            images.update({id(item): image for item, image in zip(batch, drawn, strict=True)})
     seconds = (time.perf_counter() - start) / len(items)
     pictures = [images[id(item)] for item in items]
     report = summarize(items, pictures, seconds_per_image=seconds, seed=seed, num_steps=num_steps)
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "shapes.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-        picture_grid(items, pictures).save(output_dir / "shapes.png")
+        image_grid(items, pictures).save(output_dir / "shapes.png")
     return report
 
 
 def summarize(
     items: Sequence[ShapesPrompt],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     *,
     seconds_per_image: float = 0.0,
     seed: int = 0,
     num_steps: int | None = None,
 ) -> ShapesReport:
     """Scores of the items' pictures, by kind in the items' order."""
-    scores = [score(item, picture) for item, picture in zip(items, pictures, strict=True)]
+    scores = [score(item, image) for item, image in zip(items, images, strict=True)]
     kinds = []
     for kind in dict.fromkeys(item.kind for item in items):
         right = [s.is_right for item, s in zip(items, scores, strict=True) if item.kind == kind]
@@ -250,9 +250,7 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def picture_grid(
-    items: Sequence[ShapesPrompt], pictures: Sequence[Image.Image], columns: int = 8
-) -> Image.Image:
+def image_grid(items: Sequence[ShapesPrompt], images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
     """The first pictures of every kind in a row, edits as source and result, a green frame around the right
     ones.
     """
@@ -263,12 +261,12 @@ def picture_grid(
     for row, kind in enumerate(kinds):
         draw.text((4, row * step + step // 2 - 6), kind, fill="black")
         column = 0
-        for item, picture in zip(items, pictures, strict=True):
+        for item, image in zip(items, images, strict=True):
             source = item.reference
             if item.kind != kind or column + (1 if source is None else 2) > columns:
                 continue
-            frame = (0, 160, 0) if score(item, picture).is_right else (210, 0, 0)
-            for tile, color in ((source, (160, 160, 160)), (picture, frame)):
+            frame = (0, 160, 0) if score(item, image).is_right else (210, 0, 0)
+            for tile, color in ((source, (160, 160, 160)), (image, frame)):
                 if tile is None:
                     continue
                 x, y = label + column * step, row * step

@@ -47,7 +47,7 @@ class Aesthetic:
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
-            values = self._tower.embed_pictures([candidate.image for candidate in batch])  # (N, D)
+            values = self._tower.embed_images([candidate.image for candidate in batch])  # (N, D)
             for (
                 weight,
                 bias,

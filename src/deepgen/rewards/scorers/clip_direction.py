@@ -49,8 +49,8 @@ class ClipDirection:
         verdicts = []
         for first in range(0, len(candidates), self.options.batch_size):
             batch = candidates[first : first + self.options.batch_size]
-            after = self._tower.embed_pictures([one.image for one in batch])  # (N, D)
-            before = self._tower.embed_pictures([one.references[0] for one in batch])
+            after = self._tower.embed_images([one.image for one in batch])  # (N, D)
+            before = self._tower.embed_images([one.references[0] for one in batch])
             said_after = self._tower.embed_texts([str(one.metadata["caption_after"]) for one in batch])
             said_before = self._tower.embed_texts([str(one.metadata["caption_before"]) for one in batch])
             verdicts += map(self._verdict, after - before, said_after - said_before)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
-from deepgen.rewards.wire import decode_picture, encode_picture
+from deepgen.rewards.wire import decode_image, encode_image
 
 _BLOCKS = 16  # blocks along each side
 
@@ -96,14 +96,14 @@ class Preservation(EachAlone):
 
 def given_region(mask: object, size: tuple[int, int]) -> np.ndarray:
     """The region of a mask as base64 PNG: bool (H, W), true where it is more white than black."""
-    image = decode_picture(mask)
+    image = decode_image(mask)
     return np.asarray(image.convert("L").resize(size, Image.Resampling.NEAREST)) > 127
 
 
 def mask_text(region: np.ndarray) -> str:
     """A bool (H, W) region as the metadata carries it."""
     image = Image.fromarray(region.astype(np.uint8) * 255)
-    return base64.b64encode(encode_picture(image, "png")).decode()
+    return base64.b64encode(encode_image(image, "png")).decode()
 
 
 def ssim_map(first: np.ndarray, second: np.ndarray, window: int = 7) -> np.ndarray:

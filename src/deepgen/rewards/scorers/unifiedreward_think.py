@@ -125,8 +125,8 @@ class UnifiedRewardThink:
         sources: list[str | Image.Image] = []
         for reference in first.references:
             sources += ["Source picture:", reference]
-        pictures = ["Image 1:", first.image, "Image 2:", second.image]
-        return [*sources, *pictures, self._judge.rubric_for(first.prompt)]
+        images = ["Image 1:", first.image, "Image 2:", second.image]
+        return [*sources, *images, self._judge.rubric_for(first.prompt)]
 
 
 def winner_of(said: str | None, order: Pair) -> int | None:

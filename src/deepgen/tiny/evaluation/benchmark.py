@@ -20,7 +20,7 @@ from deepgen.checkpoints.sums import hash_file
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of
-from deepgen.tiny.evaluation.scores import score_picture
+from deepgen.tiny.evaluation.scores import score_image
 from deepgen.tiny.render import CANVAS
 
 _JUDGES = ("read.py", "claims.py", "scene.py")  # what a verdict is made with
@@ -57,7 +57,7 @@ class Storybook(Benchmark):
     def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
         """Exact, from pixels."""
         prompt = item.metadata["storybook"]
-        verdicts = [score_picture(prompt.example.claim, image) for image in images]
+        verdicts = [score_image(prompt.example.claim, image) for image in images]
         facts = {
             "kind": prompt.example.kind,
             "level": prompt.level,

@@ -20,7 +20,7 @@ from deepgen.evaluation.models import Model
 from deepgen.evaluation.run_config import chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.statistics import wilson
-from deepgen.evaluation.store import Pictures
+from deepgen.evaluation.store import Images
 from deepgen.tiny.edit_chain import ChainStep, EditChain, sample_chain
 from deepgen.tiny.evaluation.scores import kept_share, psnr_within
 from deepgen.tiny.read import Reading, read
@@ -97,10 +97,10 @@ def draw_chains(
     `say` is told how many edits of every chain are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stored = Pictures(folder, 0)
+    stored = Images(folder, 0)
     drawn: list[list[Image.Image]] = [[] for _ in chains]
     for step in range(len(chains[0].steps)):
-        items = [_item(chain, pictures, index, step) for index, (chain, pictures)
+        items = [_item(chain, images, index, step) for index, (chain, images)
                  in enumerate(zip(chains, drawn, strict=True))]  # fmt: skip
         missing = [item for item in items if (item.id, step) not in stored]
         for chunk in chunked(missing, batch_size):
@@ -109,17 +109,17 @@ def draw_chains(
                 path = f"{item.id}-{step + 1:02d}.png"
                 save_png(image, folder / path)
                 stored.add(item.id, step, path, seed=seed)
-        for item, pictures in zip(items, drawn, strict=True):
+        for item, images in zip(items, drawn, strict=True):
             record = stored.get(item.id, step)
             assert record is not None
             with Image.open(folder / record["path"]) as image:
-                pictures.append(image.convert("RGB"))
+                images.append(image.convert("RGB"))
         say(step + 1)
     return drawn
 
 
-def _item(chain: EditChain, pictures: Sequence[Image.Image], index: int, step: int) -> Item:
-    before = pictures[-1] if pictures else render(chain.start)
+def _item(chain: EditChain, images: Sequence[Image.Image], index: int, step: int) -> Item:
+    before = images[-1] if images else render(chain.start)
     return Item(
         id=f"chain-{index:03d}",
         category=NAME,
@@ -132,16 +132,16 @@ def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Ima
     """What the chains came to."""
     steps = [
         (_is_done(step, before, after), step.is_whole(after))
-        for chain, pictures in zip(chains, drawn, strict=True)
-        for step, before, after in _read_steps(chain, pictures)
+        for chain, images in zip(chains, drawn, strict=True)
+        for step, before, after in _read_steps(chain, images)
     ]
     held, whole = (float(np.mean([step[index] for step in steps])) for index in (0, 1))
     kept = [
-        kept_share(chain.start, chain.untouched, read(pictures[-1]))
-        for chain, pictures in zip(chains, drawn, strict=True)
+        kept_share(chain.start, chain.untouched, read(images[-1]))
+        for chain, images in zip(chains, drawn, strict=True)
     ]
-    first = [_psnr(chain, pictures[0]) for chain, pictures in zip(chains, drawn, strict=True)]
-    last = [_psnr(chain, pictures[-1]) for chain, pictures in zip(chains, drawn, strict=True)]
+    first = [_psnr(chain, images[0]) for chain, images in zip(chains, drawn, strict=True)]
+    last = [_psnr(chain, images[-1]) for chain, images in zip(chains, drawn, strict=True)]
     return ChainReport(
         num_chains=len(chains),
         num_edits=len(chains[0].steps),
@@ -162,11 +162,9 @@ def _psnr(chain: EditChain, image: Image.Image) -> float:
     return value
 
 
-def _read_steps(
-    chain: EditChain, pictures: Sequence[Image.Image]
-) -> list[tuple[ChainStep, Reading, Reading]]:
+def _read_steps(chain: EditChain, images: Sequence[Image.Image]) -> list[tuple[ChainStep, Reading, Reading]]:
     """Each edit with what is read before and after it."""
-    readings = [read(render(chain.start)), *(read(image) for image in pictures)]
+    readings = [read(render(chain.start)), *(read(image) for image in images)]
     return list(zip(chain.steps, readings[:-1], readings[1:], strict=True))
 
 
@@ -180,9 +178,9 @@ def chain_sheet(
 ) -> list[list[tuple[Image.Image, bool | None]]]:
     """Rows of (picture, whether it has what its edit asked for); the first picture has no edit."""
     rows = []
-    for chain, pictures in list(zip(chains, drawn, strict=True))[:most]:
+    for chain, images in list(zip(chains, drawn, strict=True))[:most]:
         row: list[tuple[Image.Image, bool | None]] = [(render(chain.start), None)]
-        steps = _read_steps(chain, pictures)
-        row += [(image, _is_done(*step)) for image, step in zip(pictures, steps, strict=True)]
+        steps = _read_steps(chain, images)
+        row += [(image, _is_done(*step)) for image, step in zip(images, steps, strict=True)]
         rows.append(row)
     return rows

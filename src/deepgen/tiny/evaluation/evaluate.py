@@ -127,20 +127,20 @@ class _Timed:
 
     def __init__(self, model: Model) -> None:
         self._model, self.name, self.fingerprint = model, model.name, model.fingerprint
-        self._seconds, self._pictures = 0.0, 0
+        self._seconds, self._images = 0.0, 0
 
     def draw(self, items: Any, seeds: Any, settings: Settings, generator: Any = None) -> list[Image.Image]:
         """The model's pictures."""
         started = time.perf_counter()
         images = self._model.draw(items, seeds, settings, generator)
         self._seconds += time.perf_counter() - started
-        self._pictures += len(images)
+        self._images += len(images)
         return images
 
     @property
     def seconds_per_image(self) -> float | None:
         """None where every picture was there already."""
-        return self._seconds / self._pictures if self._pictures else None
+        return self._seconds / self._images if self._images else None
 
 
 def _chains(

@@ -50,7 +50,7 @@ class StorybookScore:
     psnr: float | None = None
 
 
-def score_picture(claim: Claim | EditClaim, image: Image.Image) -> StorybookScore:
+def score_image(claim: Claim | EditClaim, image: Image.Image) -> StorybookScore:
     """The verdict on a picture; one of another size is made 96x96 before it is read."""
     image = image.convert("RGB")
     if image.size != (CANVAS, CANVAS):

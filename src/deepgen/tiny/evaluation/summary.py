@@ -33,7 +33,7 @@ class Share:
 
     share: float
     num_prompts: int
-    num_pictures: int
+    num_images: int
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -46,7 +46,7 @@ class Share:
             "share": round(self.share, 4),
             "interval": [round(bound, 4) for bound in self.interval],
             "num_prompts": self.num_prompts,
-            "num_pictures": self.num_pictures,
+            "num_images": self.num_images,
         }
 
 
@@ -146,9 +146,7 @@ def summarize_ability(
     """An ability: the mean of its kinds, with everything else over all of its pictures."""
     part = _part(ability, ability, rows, lookups)
     mean = float(np.mean([kind.held_out.share for kind in kinds]))
-    held_out = Share(
-        share=mean, num_prompts=part.held_out.num_prompts, num_pictures=part.held_out.num_pictures
-    )
+    held_out = Share(share=mean, num_prompts=part.held_out.num_prompts, num_images=part.held_out.num_images)
     return Part(**{**vars(part), "held_out": held_out})
 
 
@@ -187,7 +185,7 @@ def _share(rows: Sequence[Row]) -> Share | None:
     return Share(
         share=float(np.mean([row["is_right"] for row in rows])),
         num_prompts=len({(row["kind"], row["prompt"]) for row in rows}),
-        num_pictures=len(rows),
+        num_images=len(rows),
     )
 
 

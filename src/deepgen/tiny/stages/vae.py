@@ -75,14 +75,14 @@ class StorybookVAE:
     def batch(self, rng: np.random.Generator, step: int) -> Tensor:
         """Cells, rows of cells or whole pictures, (B, 3, h, w) in [-1, 1]."""
         config = self.config
-        pictures = np.stack([_picture(rng, config.other_share) for _ in range(config.scenes)])
+        images = np.stack([_image(rng, config.other_share) for _ in range(config.scenes)])
         if step < (1 - config.whole_share) * config.num_steps:
             height, width = (CELL, CELL) if step % 3 else (CELL, CANVAS)
-            tiles = pictures.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
-            pictures = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, 3)
+            tiles = images.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
+            images = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, 3)
             if height == width and config.scenes > 1:  # two thirds of the cells of most scenes are empty
-                pictures = _without_most_plain(rng, pictures, config.scenes * COLUMNS * 2)
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+                images = _without_most_plain(rng, images, config.scenes * COLUMNS * 2)
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def loss(self, batch: Tensor) -> StageLoss:
         """L1 + 2 * squared error + error of neighbours' differences + KL; the metric is the PSNR in dB."""
@@ -111,7 +111,7 @@ def _without_most_plain(rng: np.random.Generator, tiles: np.ndarray, number: int
     return tiles[order[:number]]
 
 
-def _picture(rng: np.random.Generator, other_share: float) -> np.ndarray:
+def _image(rng: np.random.Generator, other_share: float) -> np.ndarray:
     """A scene of the world, or something else: uint8 (96, 96, 3)."""
     if rng.random() >= other_share:
         return render_array(sample_scene(rng))

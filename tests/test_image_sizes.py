@@ -9,7 +9,7 @@ import torch
 
 from checkpoint_files import WRITERS
 from deepgen.checkpoints.convert import convert
-from deepgen.picture_sizes import SizeRules, read_size_rules
+from deepgen.image_sizes import SizeRules, read_size_rules
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from parity import Goldens
 
@@ -63,8 +63,8 @@ def test_a_name_that_is_nowhere_is_refused_as_loading_would(tmp_path: Path) -> N
 def test_the_smallest_and_the_largest_size_are_drawn() -> None:
     tiny = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
     for side in (tiny.sizes.unit, tiny.sizes.longest):
-        picture = tiny("a red circle", height=side, width=side, num_inference_steps=1, seed=1).images[0]
-        assert picture.size == (side, side)
+        image = tiny("a red circle", height=side, width=side, num_inference_steps=1, seed=1).images[0]
+        assert image.size == (side, side)
 
 
 def test_a_side_that_is_no_whole_number_is_refused_by_name() -> None:

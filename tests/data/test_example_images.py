@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from deepgen.data.example import Example, FileSlice, Limits, RowError
+from deepgen.data.example_images import example_sizes, image_size, load_image
 from deepgen.data.images import ImageError
-from deepgen.data.pictures import example_sizes, load_picture, picture_size
-from pictures_on_disk import picture_bytes, scene_picture, write_picture
+from images_on_disk import image_bytes, scene_image, write_image
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -20,38 +20,38 @@ def test_the_header_gives_the_size_that_decoding_gives(tmp_path, format, orienta
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.file"
-    scene_picture(0, (40, 60)).save(path, format=format, exif=exif)
-    picture = load_picture(path)
-    assert picture_size(path) == (picture.height, picture.width)
-    assert picture_size(path.read_bytes()) == ((60, 40) if orientation in (6, 8) else (40, 60))
+    scene_image(0, (40, 60)).save(path, format=format, exif=exif)
+    image = load_image(path)
+    assert image_size(path) == (image.height, image.width)
+    assert image_size(path.read_bytes()) == ((60, 40) if orientation in (6, 8) else (40, 60))
 
 
 def test_no_pixel_is_decoded_for_a_size(monkeypatch) -> None:
-    content = {format: picture_bytes(0, (32, 48), format) for format in ("PNG", "JPEG", "WEBP")}
+    content = {format: image_bytes(0, (32, 48), format) for format in ("PNG", "JPEG", "WEBP")}
     monkeypatch.setattr(Image.Image, "load", None)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    assert {picture_size(picture) for picture in content.values()} == {(32, 48)}
+    assert {image_size(image) for image in content.values()} == {(32, 48)}
 
 
 def test_a_file_inside_another_is_read_in_place(tmp_path) -> None:
-    inner = picture_bytes(3, (20, 30))
+    inner = image_bytes(3, (20, 30))
     (tmp_path / "outer").write_bytes(b"before" + inner + b"after")
     inside = FileSlice(tmp_path / "outer", 6, len(inner), "outer!inner")
-    assert picture_size(inside) == (20, 30)
-    assert load_picture(inside).tobytes() == Image.open(BytesIO(inner)).tobytes()
+    assert image_size(inside) == (20, 30)
+    assert load_image(inside).tobytes() == Image.open(BytesIO(inner)).tobytes()
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", picture_bytes(0)[:20]])
+@pytest.mark.parametrize("content", [b"", b"no picture", image_bytes(0)[:20]])
 def test_what_is_no_picture_is_refused(content) -> None:
     with pytest.raises(ImageError):
-        picture_size(content)
+        image_size(content)
 
 
 def test_a_missing_picture_is_named(tmp_path) -> None:
     with pytest.raises(ImageError, match=r"no picture at .*gone.png"):
-        picture_size(tmp_path / "gone.png")
+        image_size(tmp_path / "gone.png")
     with pytest.raises(ImageError, match="cannot read a!b: No such file"):
-        picture_size(FileSlice(tmp_path / "gone.tar", 0, 5, "a!b"))
+        image_size(FileSlice(tmp_path / "gone.tar", 0, 5, "a!b"))
 
 
 def test_sizes_in_the_manifest_spare_the_headers() -> None:
@@ -79,7 +79,7 @@ def test_limits_refuse_what_the_original_refuses(tmp_path, size, message) -> Non
 
 
 def test_limits_accept_what_the_original_accepts(tmp_path) -> None:
-    path = write_picture(tmp_path / "a.png", 0, (81, 809))
+    path = write_image(tmp_path / "a.png", 0, (81, 809))
     limits = Limits(min_side=80, max_ratio=10)
     assert example_sizes(Example(task="generate", text="", target=path, key="a:0", limits=limits))[0] == (
         81,

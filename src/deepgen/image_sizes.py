@@ -122,12 +122,12 @@ class SizeRules:
         """
         longest = max(self._asked(height, width))
         known: dict[int, Tensor] = {}
-        for picture in (picture for row in references for picture in row):
-            if id(picture) not in known:
-                size = reference_size((picture.height, picture.width), longest, PIXELS_PER_TOKEN)
+        for image in (image for row in references for image in row):
+            if id(image) not in known:
+                size = reference_size((image.height, image.width), longest, PIXELS_PER_TOKEN)
                 self.check(*size)
-                known[id(picture)] = to_pixels(picture, size)
-        return [[known[id(picture)] for picture in row] for row in references]
+                known[id(image)] = to_pixels(image, size)
+        return [[known[id(image)] for image in row] for row in references]
 
 
 def read_size_rules(source: str | Path) -> SizeRules | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deepgen.data.example import Example, FileSlice, Picture, Size
+from deepgen.data.example import Example, FileSlice, ImageContent, Size
 from deepgen.data.images import FORMATS, ImageError, open_image
 from deepgen.data.mixture_config import ImageRule
 
@@ -19,7 +19,7 @@ _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # values of that tag which swap the sides
 
 
-def picture_size(picture: Picture) -> Size:
+def image_size(picture: ImageContent) -> Size:
     """(height, width) as a viewer shows the picture; ImageError when it is missing or no picture."""
     content = _content(picture)
     name = "the given bytes" if isinstance(content, bytes) else str(content)
@@ -36,17 +36,17 @@ def picture_size(picture: Picture) -> Size:
     return (width, height) if is_turned else (height, width)
 
 
-def load_picture(picture: Picture) -> Image.Image:
+def load_image(image: ImageContent) -> Image.Image:
     """The picture as RGB, turned and laid on white; ImageError when it cannot be used."""
-    return open_image(_content(picture))
+    return open_image(_content(image))
 
 
 def example_sizes(example: Example) -> tuple[Size, tuple[Size, ...]]:
     """(target's size, references' sizes), from the manifest where it knows them; judged by the limits."""
-    size = example.size or picture_size(example.target)
+    size = example.size or image_size(example.target)
     if example.limits is not None:
         example.limits.check(size, example.key)
-    references = example.reference_sizes or tuple(picture_size(picture) for picture in example.references)
+    references = example.reference_sizes or tuple(image_size(image) for image in example.references)
     return size, references
 
 
@@ -56,11 +56,11 @@ def ruled_sizes(example: Example, rule: ImageRule) -> tuple[Size, tuple[Size, ..
     return rule.size(target), tuple(rule.size(size) for size in references)
 
 
-def _content(picture: Picture) -> Path | bytes:
+def _content(image: ImageContent) -> Path | bytes:
     try:
-        return picture.read() if isinstance(picture, FileSlice) else picture
+        return image.read() if isinstance(image, FileSlice) else image
     except OSError as error:
-        raise ImageError(f"cannot read {picture.name}: {error.strerror or error}") from error
+        raise ImageError(f"cannot read {image.name}: {error.strerror or error}") from error
 
 
 def _orientation(image: Image.Image) -> int:

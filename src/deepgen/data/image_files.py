@@ -13,7 +13,7 @@ from typing import Literal
 
 from PIL import Image
 
-from deepgen.data.png import PictureRecord, exif_of, text_entries, write_whole
+from deepgen.data.png import ImageRecord, exif_of, text_entries, write_whole
 
 Kind = Literal["png", "jpeg", "webp"]
 KINDS: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -64,12 +64,12 @@ def _comment(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False).encode("utf-16-be")
 
 
-def encode_picture(
+def encode_image(
     image: Image.Image,
     kind: Kind,
     *,
     quality: int = DEFAULT_QUALITY,
-    record: PictureRecord | None = None,
+    record: ImageRecord | None = None,
     compress_level: int = 6,
 ) -> bytes:
     """A file's content.
@@ -104,11 +104,11 @@ def encode_picture(
     return content.getvalue()
 
 
-def save_picture(
-    image: Image.Image, path: Path, record: PictureRecord | None = None, quality: int | None = None
+def save_image(
+    image: Image.Image, path: Path, record: ImageRecord | None = None, quality: int | None = None
 ) -> None:
     """Writes the picture in the format its name says; an existing file is replaced at the last moment."""
-    content = encode_picture(
+    content = encode_image(
         image, kind_of(path, "the file"), quality=quality or DEFAULT_QUALITY, record=record
     )
     write_whole(content, path)

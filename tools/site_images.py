@@ -1,7 +1,7 @@
 """Pictures of the start page and the README, drawn by the embedded model: `docs/pictures/`.
 
-    python tools/site_pictures.py                 draw, and write the figures of docs/index.md
-    python tools/site_pictures.py --model NAME    with another model, once `DRAWN` and `EDITED` fit to it
+    python tools/site_images.py                 draw, and write the figures of docs/index.md
+    python tools/site_images.py --model NAME    with another model, once `DRAWN` and `EDITED` fit to it
 
 For another model change `DRAWN` and `EDITED` below: names, prompts and seeds. Each picture is what the model
 gives for its prompt and seed with its own defaults; nothing is retouched.
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "index.md"
-MARK = "<!-- tools/site_pictures.py -->"
+MARK = "<!-- tools/site_images.py -->"
 END = "<!-- end -->"
 CELL, GAP, TEXT = 136, 10, 50  # pixels of the banner
 

@@ -9,23 +9,23 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from deepgen.data.image_files import Kind, encode_image
 from deepgen.data.images import ImageError, open_image
 from deepgen.data.masks import open_mask
-from deepgen.data.picture_files import Kind, encode_picture
-from deepgen.data.png import PictureRecord
+from deepgen.data.png import ImageRecord
 from deepgen.serving.errors import invalid
 
 MAX_FILE_BYTES = 50 * 2**20
 
 
-def read_picture(content: bytes, param: str, max_pixels: int) -> Image.Image:
+def read_image(content: bytes, param: str, max_pixels: int) -> Image.Image:
     """An upload as an RGB picture without its metadata; `ApiError` 400 says what is wrong with it."""
     try:
-        picture = open_image(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
+        image = open_image(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
     except ImageError as error:
         raise invalid(f"{param}: {error}", param, "invalid_image") from error
-    picture.info.clear()
-    return picture
+    image.info.clear()
+    return image
 
 
 def read_mask(content: bytes, max_pixels: int) -> Image.Image:
@@ -65,11 +65,11 @@ def decode_base64(text: str, param: str) -> bytes:
         raise invalid(f"{param} is no base64: {error}", param, "invalid_image") from error
 
 
-def write_picture(
-    image: Image.Image, output_format: Kind, compression: int = 100, record: PictureRecord | None = None
+def write_image(
+    image: Image.Image, output_format: Kind, compression: int = 100, record: ImageRecord | None = None
 ) -> bytes:
     """A file of the picture, with its record if one is given; `compression` is the quality, 0 to 100."""
-    return encode_picture(image, output_format, quality=compression, record=record, compress_level=3)
+    return encode_image(image, output_format, quality=compression, record=record, compress_level=3)
 
 
 def to_base64(content: bytes) -> str:
