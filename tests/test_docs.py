@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepgen.cli import Command
+from deepgen.cli.app import Command
 from deepgen.cli.parsing import parse
 
 ROOT = Path(__file__).parents[1]

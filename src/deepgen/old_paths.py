@@ -65,6 +65,10 @@ _SCORED = (
     "wise",
 )
 MODULES = {
+    "deepgen.data.pictures": "deepgen.data.example_images",
+    "deepgen.data.picture_files": "deepgen.data.image_files",
+    "deepgen.picture_sizes": "deepgen.image_sizes",
+    "deepgen.serve.pictures": "deepgen.serving.images",
     **{f"deepgen.models.{name}": f"deepgen.checkpoints.{name}" for name in _TO_CHECKPOINTS},
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
     "deepgen.diffusion.losses": "deepgen.sampling.interpolation",
@@ -100,6 +104,24 @@ MODULES = {
     "deepgen.train.stages.rl": "deepgen.rl.stage",
 }
 NAMES = {
+    "deepgen.commands.options": {"PictureOptions": "deepgen.cli.options.ImageOptions"},
+    "deepgen.commands.outputs": {"picture_paths": "deepgen.cli.outputs.image_paths"},
+    "deepgen.commands.rewards": {"ScorePicture": "deepgen.cli.rewards.ScoreImage"},
+    "deepgen.data.pictures": {
+        "load_picture": "deepgen.data.example_images.load_image",
+        "picture_size": "deepgen.data.example_images.image_size",
+    },
+    "deepgen.data.picture_files": {
+        "encode_picture": "deepgen.data.image_files.encode_image",
+        "save_picture": "deepgen.data.image_files.save_image",
+    },
+    "deepgen.eval.benchmarks.shapes": {"picture_grid": "deepgen.evaluation.benchmarks.shapes.image_grid"},
+    "deepgen.eval.drawing": {"Picture": "deepgen.evaluation.drawing.Sample"},
+    "deepgen.eval.store": {"Pictures": "deepgen.evaluation.store.Images"},
+    "deepgen.serve.pictures": {
+        "read_picture": "deepgen.serving.images.read_image",
+        "write_picture": "deepgen.serving.images.write_image",
+    },
     "deepgen.eval.detection": {
         "Likeness": "deepgen.rewards.clip.ClipImageTextScorer",
         "ObjectFinder": "deepgen.rewards.detector.object_finder",

@@ -43,7 +43,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "pictures"),
+    ("words", "images"),
     [
         (["red", "a.png"], ["a.png"]),
         (["red", "a.png", "b.jpg", "c.webp"], ["a.png", "b.jpg", "c.webp"]),

@@ -27,7 +27,7 @@ MEASURED = [  # (width, height) of the picture, (width, height) the original's t
 ]
 
 
-@pytest.mark.parametrize(("picture", "expected"), MEASURED)
+@pytest.mark.parametrize(("image", "expected"), MEASURED)
 def test_fix_pixels_gives_the_sizes_measured_on_the_original(image, expected) -> None:
     assert fix_pixels(image[::-1], 512) == expected[::-1]
 
@@ -83,7 +83,7 @@ def test_sizes_without_pixels_are_refused(rule) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "area", "tokens"),
+    ("image", "area", "tokens"),
     [
         ((700, 700), 1.000, 1024),
         ((640, 480), 1.039, 1064),
@@ -107,7 +107,7 @@ def test_fix_pixels_has_37_sizes_between_1_to_3_and_3_to_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "picture", "expected"),
+    ("rule", "image", "expected"),
     [
         ("dynamic", (300, 100), (320, 128)),  # smaller than the square: rounded up, never enlarged
         ("dynamic", (1024, 768), (512, 384)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,14 +89,14 @@ def test_exact_is_what_is_drawn_without_a_preset(pipe: DeepGenPipeline) -> None:
 @pytest.mark.parametrize("preset", ["balanced", "fast"])
 @pytest.mark.parametrize("is_edit", [False, True])
 def test_a_picture_of_a_preset_does_not_depend_on_its_batch(
-    pipe: DeepGenPipeline, picture, preset: str, is_edit: bool
+    pipe: DeepGenPipeline, image: Any, preset: str, is_edit: bool
 ) -> None:
     prompts = ["a cat", "a long prompt about two cats beside a dog"]
-    image = picture if is_edit else None
+    given = image if is_edit else None
     options = {"output_type": "latent", "preset": preset, "num_inference_steps": 5}
-    together = pipe(prompts, image=image, seed=5, **options).images
+    together = pipe(prompts, image=given, seed=5, **options).images
     for index, prompt in enumerate(prompts):
-        alone = pipe(prompt, image=image, seed=5 + index, **options).images
+        alone = pipe(prompt, image=given, seed=5 + index, **options).images
         assert (together[index] - alone[0]).abs().max() < 1e-4
 
 

@@ -343,16 +343,16 @@ def write_lora(pipe: DeepGenPipeline, path: Path, seed: int) -> None:
 
 
 def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
-    pipe: DeepGenPipeline, picture: Image.Image
+    pipe: DeepGenPipeline, image: Image.Image
 ) -> None:
     sampler = Sampler(pipe)
     asked = {"height": 64, "width": 64}
     samples, alone = [], []
-    for seed, image in enumerate([picture, picture.crop((0, 0, 40, 32))]):
-        request = DrawRequest(prompt="make it blue", images=(image,), num_inference_steps=2, **asked)
+    for seed, given in enumerate([image, image.crop((0, 0, 40, 32))]):
+        request = DrawRequest(prompt="make it blue", images=(given,), num_inference_steps=2, **asked)
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=seed))
-        drawn = pipe("make it blue", image=image, seed=seed, output_type="latent", **asked)
+        drawn = pipe("make it blue", image=given, seed=seed, output_type="latent", **asked)
         alone.append(drawn.images[0])
     assert samples[0].references[0].shape != samples[1].references[0].shape
     assert samples[0].batch_key == samples[1].batch_key

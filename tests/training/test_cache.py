@@ -147,7 +147,7 @@ def test_with_a_cache_no_picture_is_decoded_nor_encoded(mixture_path, cache, mon
     def refuse(*_: Any) -> None:
         raise AssertionError("a cached picture was read or encoded")
 
-    monkeypatch.setattr("deepgen.data.batches.load_picture", refuse)
+    monkeypatch.setattr("deepgen.data.batches.load_image", refuse)
     monkeypatch.setattr(type(stage.pipe.vae), "encode", refuse)
     monkeypatch.setattr(type(stage.pipe.vlm), "image_features", refuse)
     for batch in stage.batches(0):

@@ -137,6 +137,9 @@ def result_from_json(values: Any) -> RewardResult:
 __getattr__ = renamed(
     __name__,
     {
+        "PictureFormat": "deepgen.rewards.wire.ImageFormat",
+        "decode_picture": "deepgen.rewards.wire.decode_image",
+        "encode_picture": "deepgen.rewards.wire.encode_image",
         "verdict_to_json": "deepgen.rewards.wire.result_to_json",
         "verdict_from_json": "deepgen.rewards.wire.result_from_json",
     },

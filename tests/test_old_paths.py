@@ -1,4 +1,4 @@
-"""Old import paths of what is in `deepgen.sampling` now answer for one release and name the new path."""
+"""Old import paths answer for one release and name the new path."""
 
 from __future__ import annotations
 
@@ -10,22 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import deepgen.models
-import deepgen.rl
-import deepgen.training
+import deepgen
+from deepgen.old_paths import FOLDERS, MODULES
+from deepgen.old_paths import NAMES as MOVED_NAMES
 
-with pytest.warns(DeprecationWarning, match=r"deepgen\.diffusion is now deepgen\.sampling"):
-    import deepgen.diffusion
-
-MODULES = {
-    **deepgen.diffusion.MODULES,
-    **deepgen.models.OLD_MODULES,
-    **deepgen.rl.OLD_MODULES,
-    **deepgen.training.OLD_MODULES,
-}
+# Names that changed in modules that stayed.
 NAMES = {
-    **deepgen.models.OLD_NAMES,
-    **deepgen.training.OLD_NAMES,
+    **MOVED_NAMES,
     "deepgen.training.benchmarks": {
         "BenchmarkValidation": "deepgen.training.benchmark_validation.BenchmarkValidation"
     },
@@ -58,17 +49,18 @@ def test_an_old_name_gives_what_it_is_called_now(module: str, old: str, new: str
 
 
 def test_the_warning_points_at_the_line_that_imports() -> None:
-    code = "from deepgen.diffusion.losses import interpolate\nfrom deepgen.training.policy import Asked\n"
+    code = "from deepgen.diffusion.losses import interpolate\nfrom deepgen.train.policy import Asked\n"
     command = [sys.executable, "-W", "always::DeprecationWarning:__main__", "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if " is now deepgen." in line]
-    assert [line.split(":")[:2] for line in lines] == [["<string>", number] for number in "1122"]
+    assert [line.split(":")[:2] for line in lines] == [["<string>", number] for number in "11222"]
 
 
 def test_nothing_of_ours_imports_an_old_path() -> None:
-    old = {"deepgen.diffusion", *MODULES}
+    old = {*FOLDERS, *MODULES}
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
+                assert not f"{node.module}.".startswith(tuple(f"{folder}." for folder in FOLDERS)), path
                 assert node.module not in old, path
                 assert not {f"{node.module}.{alias.name}" for alias in node.names} & old, path
