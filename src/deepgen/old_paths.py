@@ -67,6 +67,8 @@ _SCORED = (
 MODULES = {
     **{f"deepgen.models.{name}": f"deepgen.checkpoints.{name}" for name in _TO_CHECKPOINTS},
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
+    "deepgen.data.ledger": "deepgen.data.bad_rows",
+    "deepgen.data.sheet": "deepgen.data.contact_sheet",
     "deepgen.diffusion.losses": "deepgen.sampling.interpolation",
     "deepgen.eval.detection": "deepgen.rewards.detector",
     "deepgen.eval.forms": "deepgen.evaluation.response_schema",
@@ -82,6 +84,7 @@ MODULES = {
     "deepgen.models.parallel": "deepgen.sampling.parallel",
     "deepgen.models.sizes": "deepgen.checkpoints.infer_config",
     "deepgen.models.trajectory": "deepgen.sampling.step_cache",
+    "deepgen.planning.cards": "deepgen.planning.accelerators",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
@@ -100,6 +103,22 @@ MODULES = {
     "deepgen.train.stages.rl": "deepgen.rl.stage",
 }
 NAMES = {
+    "deepgen.commands.data": {
+        "Place": "deepgen.cli.data.DataChoice",
+    },
+    "deepgen.commands.planned": {
+        "this_card": "deepgen.cli.planned.this_accelerator",
+    },
+    "deepgen.data.ledger": {
+        "Ledger": "deepgen.data.bad_rows.BadRowTracker",
+    },
+    "deepgen.data.sheet": {
+        "Card": "deepgen.data.contact_sheet.SampleTile",
+        "make_card": "deepgen.data.contact_sheet.make_tile",
+    },
+    "deepgen.eval.benchmarks.shapes": {
+        "Shapes": "deepgen.evaluation.benchmarks.shapes.ShapesBenchmark",
+    },
     "deepgen.eval.detection": {
         "Likeness": "deepgen.rewards.clip.ClipImageTextScorer",
         "ObjectFinder": "deepgen.rewards.detector.object_finder",
@@ -119,6 +138,9 @@ NAMES = {
         "Box": "deepgen.rewards.interfaces.Box",
         "RemoteEyes": "deepgen.rewards.remote_scorers.RemoteScorer",
     },
+    "deepgen.eval.run_config": {
+        "Job": "deepgen.evaluation.run_config.EvaluationJob",
+    },
     "deepgen.eval.scorers": {
         "AnswersQuestions": "deepgen.rewards.interfaces.QuestionAnswerer",
         "FindsObjects": "deepgen.rewards.interfaces.ObjectDetector",
@@ -137,11 +159,24 @@ NAMES = {
     "deepgen.models.trajectory": {
         "Trajectory": "deepgen.sampling.step_cache.StepCache",
     },
+    "deepgen.planning.cards": {
+        "CARDS": "deepgen.planning.accelerators.ACCELERATORS",
+        "Card": "deepgen.planning.accelerators.Accelerator",
+        "card": "deepgen.planning.accelerators.accelerator",
+        "card_of_chip": "deepgen.planning.accelerators.accelerator_of_chip",
+        "card_of_device": "deepgen.planning.accelerators.accelerator_of_device",
+    },
     "deepgen.train.experience": {
         "Drawn": "deepgen.rl.rollout_buffer.RolloutBuffer",
         "Experience": "deepgen.rl.rollout_buffer.RolloutBuffer",
         "Judged": "deepgen.rl.advantages.AdvantageBatch",
         "Scored": "deepgen.rewards.reward_batch.RewardBatch",
+    },
+    "deepgen.train.plan": {
+        "CARDS": "deepgen.planning.accelerators.ACCELERATORS",
+        "Card": "deepgen.planning.accelerators.Accelerator",
+        "Plan": "deepgen.training.plan.TrainingPlan",
+        "card": "deepgen.planning.accelerators.accelerator",
     },
     "deepgen.train.policy": {
         "Asked": "deepgen.rl.policy.EncodedPrompt",
@@ -152,8 +187,16 @@ NAMES = {
     "deepgen.train.rollouts": {
         "Explorer": "deepgen.rl.rollout_sampler.RolloutSampler",
     },
+    "deepgen.train.sharding": {
+        "Piece": "deepgen.training.sharding.ShardSlice",
+        "Turn": "deepgen.training.sharding.SyncedMicroBatch",
+        "Turns": "deepgen.training.sharding.MicroBatchSync",
+    },
     "deepgen.train.stages.rl": {
         "FlatGroups": "deepgen.rl.config.FlatGroups",
+    },
+    "deepgen.train.stages.storybook_vlm": {
+        "ReadingBatch": "deepgen.tiny.stages.vlm.StorybookReadingBatch",
     },
 }
 
