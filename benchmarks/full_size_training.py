@@ -30,7 +30,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes
-from deepgen.training.plan import card, plan, plan_of_recipe
+from deepgen.training.plan import accelerator, plan, plan_of_recipe
 from deepgen.training.pool import load_tokenizer
 from deepgen.training.state import TrainState
 from deepgen.training.supervised import SupervisedConfig, SupervisedStage
@@ -91,7 +91,7 @@ def main() -> None:
         norm = state.update()["grad_norm"]
     done = time.perf_counter()
     measured = peak_gb()
-    this = card("cpu")
+    this = accelerator("cpu")
     tokens = batch.tokens.input_ids.shape[1]
     work: dict[str, Any] = {"image_size": arguments.size, "edit_share": 0.0, "prompt_tokens": tokens}
     planned = plan(plan_of_recipe(config, DEEPGEN_1_0, this, **work), this, 1)

@@ -24,10 +24,10 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.shapes.caption import Claim, Edit, caption, instruction
+from deepgen.shapes.caption import ShapesClaim, ShapesEdit, caption, instruction
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.render import render
-from deepgen.shapes.scene import Scene, choose
+from deepgen.shapes.scene import ShapesScene, choose
 from deepgen.training.export import Trained, export_folder
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
@@ -86,11 +86,11 @@ class WeakenTiny:
         (self.output / "others.yaml").write_text(_mixture(("captions", "edits")))
 
     def _captions(
-        self, wanted: Callable[[Claim], bool], rows: int
-    ) -> Iterator[tuple[str, Scene, Scene | None]]:
+        self, wanted: Callable[[ShapesClaim], bool], rows: int
+    ) -> Iterator[tuple[str, ShapesScene, ShapesScene | None]]:
         """Words, picture and nothing to start from."""
 
-        def drawn() -> Iterator[tuple[str, Scene, Scene | None]]:
+        def drawn() -> Iterator[tuple[str, ShapesScene, ShapesScene | None]]:
             for index in count():
                 rng = np.random.default_rng((SEED, 3, index))
                 scene = scene_entry(SEED, index)
@@ -104,10 +104,12 @@ class WeakenTiny:
 
         return islice(drawn(), rows)
 
-    def _edits(self, wanted: Callable[[Edit], bool], rows: int) -> Iterator[tuple[str, Scene, Scene | None]]:
+    def _edits(
+        self, wanted: Callable[[ShapesEdit], bool], rows: int
+    ) -> Iterator[tuple[str, ShapesScene, ShapesScene | None]]:
         """Words, result and what it starts from."""
 
-        def drawn() -> Iterator[tuple[str, Scene, Scene | None]]:
+        def drawn() -> Iterator[tuple[str, ShapesScene, ShapesScene | None]]:
             for index in count():
                 rng = np.random.default_rng((SEED, 4, index))
                 edit = edit_entry(SEED, index)
@@ -121,7 +123,7 @@ class WeakenTiny:
 
         return islice(drawn(), rows)
 
-    def _write(self, name: str, rows: Iterator[tuple[str, Scene, Scene | None]]) -> None:
+    def _write(self, name: str, rows: Iterator[tuple[str, ShapesScene, ShapesScene | None]]) -> None:
         file = self.output / f"{name}.jsonl"
         if file.is_file():
             return

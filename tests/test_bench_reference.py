@@ -46,13 +46,13 @@ def test_shortened_models_keep_six_taps_and_count_less() -> None:
     from harness.models import _counted, part_flops, shortened
 
     from deepgen.models.config import DEEPGEN_1_0, tap_indices
-    from deepgen.planning.flops import Sample
+    from deepgen.planning.flops import SampleShape
 
     for by in (2, 4, 8, 12):
         connector = shortened(DEEPGEN_1_0, by).connector
         assert len(tap_indices(connector["vlm_num_layers"], connector["tap_stride"])) == 6
     short, whole = _counted(shortened(DEEPGEN_1_0, 8)), _counted(DEEPGEN_1_0)
-    ratio = part_flops(whole, "dit", Sample()) / part_flops(short, "dit", Sample())
+    ratio = part_flops(whole, "dit", SampleShape()) / part_flops(short, "dit", SampleShape())
     assert 6 < ratio < 10
 
 

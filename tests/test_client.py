@@ -21,7 +21,7 @@ from deepgen.client import (
     Client,
     DrawnImage,
     Patience,
-    Preview,
+    PreviewImage,
     RequestFailed,
     ServerUnreachable,
     Step,
@@ -252,7 +252,7 @@ def test_a_stream_tells_the_way_to_the_same_picture(url: str) -> None:
     events = list(client.stream("a red circle", seed=3, previews=2, num_inference_steps=4))
     assert isinstance(events[0], Waiting)
     assert [e.step for e in events if isinstance(e, Step)] == [0, 1, 2, 3, 4]
-    previews = [e for e in events if isinstance(e, Preview)]
+    previews = [e for e in events if isinstance(e, PreviewImage)]
     assert [e.number for e in previews] == [0, 1]
     assert previews[0].image.width * 2 == events[-1].image.width  # type: ignore[union-attr]
     assert events[-1] == client.generate("a red circle", seed=3, num_inference_steps=4)[0]

@@ -13,7 +13,7 @@ from typing import Any
 from deepgen.checkpoints.memory import GB, choose, meta_models
 from deepgen.cli.options import ImageOptions
 from deepgen.cli.planned import NOMINAL, drawing_config
-from deepgen.planning.cards import card
+from deepgen.planning.accelerators import accelerator
 from deepgen.planning.drawing import DrawingPlan, plan_drawing, said_seconds
 from deepgen.sampling.presets import NAMES
 
@@ -38,7 +38,7 @@ def table() -> str:
 
 
 def _row(models: dict[str, Any], name: str, known: dict[Any, DrawingPlan]) -> list[str]:
-    chosen = card(name)
+    chosen = accelerator(name)
     memory = choose(models, int(chosen.memory_gb * GB), can_offload=chosen.has_own_memory)
     plans: list[DrawingPlan] = []
     for size in SIZES:
@@ -48,7 +48,7 @@ def _row(models: dict[str, Any], name: str, known: dict[Any, DrawingPlan]) -> li
                 options = ImageOptions(size=size, preset=preset)
                 config = drawing_config(options, models, memory)
                 known[key] = plan_drawing(models, config, chosen)
-            plans.append(replace(known[key], card=chosen))
+            plans.append(replace(known[key], accelerator=chosen))
     needs = f"{plans[-1].needed.device / GB:.1f}"
     return [name, f"{chosen.memory_gb:.0f}", str(memory), needs, *(said_seconds(p.seconds) for p in plans)]
 

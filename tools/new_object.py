@@ -18,7 +18,7 @@ import tyro
 from PIL import Image, ImageDraw
 from tyro.conf import Positional, arg
 
-from deepgen.shapes.caption import Claim, caption, claim_about
+from deepgen.shapes.caption import ShapesClaim, caption, claim_about
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import (
@@ -29,7 +29,7 @@ from deepgen.shapes.scene import (
     SHAPES,
     SIZES,
     Object,
-    Scene,
+    ShapesScene,
     choose,
     sample_object,
     sample_offset,
@@ -62,7 +62,7 @@ class Prompt:
 
     kind: str
     text: str
-    claim: Claim
+    claim: ShapesClaim
 
     def is_right(self, image: Image.Image) -> bool:
         """Whether the picture reads as stated, with nothing missing and nothing extra."""
@@ -148,13 +148,13 @@ def test_prompts(limit: int) -> list[Prompt]:
     return prompts
 
 
-def _scene(rng: np.random.Generator, color: str, cell: int) -> Scene:
+def _scene(rng: np.random.Generator, color: str, cell: int) -> ShapesScene:
     size = choose(rng, tuple(SIZES))
     corner = Object(shape=NAME, color=color, size=size, cell=cell, offset=sample_offset(rng))
-    return Scene(background=choose(rng, tuple(BACKGROUNDS)), objects=(corner,))
+    return ShapesScene(background=choose(rng, tuple(BACKGROUNDS)), objects=(corner,))
 
 
-def _prompt(rng: np.random.Generator, scene: Scene, kind: str) -> Prompt:
+def _prompt(rng: np.random.Generator, scene: ShapesScene, kind: str) -> Prompt:
     claim = claim_about(rng, scene, {"together": "two", "new color": "position"}.get(kind, kind))
     text = caption(rng, claim)
     while text.count(NAME) > 1:  # "a corner in the top left corner" is true and confusing

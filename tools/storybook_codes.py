@@ -20,7 +20,7 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.tiny.claims import EditClaim, holds
 from deepgen.tiny.codes import POOLED_SCALE, empty_code, to_array, write_code
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.read import read
 from deepgen.tiny.splits import SAMPLERS, sample
 from deepgen.tiny.stages.dit import encode_scenes, load_vae
@@ -31,8 +31,13 @@ _KINDS = [*SAMPLERS["caption"][0], *SAMPLERS["edit"][0], *SAMPLERS["reasoning ed
 
 
 @torch.no_grad()
-def draw(dit: torch.nn.Module, examples: list[Example], references: Tensor | None, args: argparse.Namespace,
-         seed: int) -> Tensor:  # fmt: skip
+def draw(
+    dit: torch.nn.Module,
+    examples: list[StorybookExample],
+    references: Tensor | None,
+    args: argparse.Namespace,
+    seed: int,
+) -> Tensor:
     """Latents (N, C, h, w) by Euler steps with guidance against the empty code."""
     task = "generate" if references is None else "edit"
     scale = args.guidance if references is None else args.edit_guidance
@@ -96,7 +101,7 @@ def main() -> None:
         Image.fromarray(np.concatenate(rows, 0)).save(args.sheet)
 
 
-def _line(kind: str, examples: list[Example], images: np.ndarray) -> str:
+def _line(kind: str, examples: list[StorybookExample], images: np.ndarray) -> str:
     right, unread, kept = 0, 0, []
     for example, image in zip(examples, images, strict=True):
         reading = read(image)

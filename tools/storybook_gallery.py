@@ -19,7 +19,7 @@ from deepgen.cli.options import ModelOptions
 from deepgen.evaluation.models import Model, PipelineModel
 from deepgen.evaluation.run_config import chunked
 from deepgen.evaluation.seeds import seed_of
-from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.benchmark import StorybookBenchmark
 from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of, prompts_of
 from deepgen.tiny.evaluation.scores import score_image
 from deepgen.tiny.evaluation.sheet import Tile, sheet
@@ -49,7 +49,7 @@ def draw_tiles(
     model: Model, prompts: Sequence[StorybookPrompt], *, seed: int, num_steps: int | None, batch_size: int
 ) -> list[list[Tile]]:
     """Of each prompt its tiles: the result, of edits with the source before it."""
-    settings = replace(Storybook.settings, num_inference_steps=num_steps, seed=seed)
+    settings = replace(StorybookBenchmark.settings, num_inference_steps=num_steps, seed=seed)
     tiles = []
     for chunk in chunked(list(prompts), batch_size):
         items = [prompt.to_item() for prompt in chunk]

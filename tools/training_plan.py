@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from deepgen.planning.cards import card
+from deepgen.planning.accelerators import accelerator
 from deepgen.training.adapters import LoraSettings
-from deepgen.training.plan import Counts, Plan, PlanConfig, plan
+from deepgen.training.plan import Counts, PlanConfig, TrainingPlan, plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_plan.md"
 BEGIN, END = "<!-- tools/training_plan.py -->\n", "<!-- end -->"
@@ -41,28 +41,28 @@ def table() -> str:
     plans = {
         (name, again): plan(
             replace(config, micro_batch_size=1, is_checkpointing_activations=again),
-            card("b200"),
+            accelerator("b200"),
             counts=counts,
         )
         for name, config in MODES.items()
         for again in (False, True)
     }
-    sizes = [f"{card(name).memory_gb:.0f} GB" for name in CARDS]
+    sizes = [f"{accelerator(name).memory_gb:.0f} GB" for name in CARDS]
     head = ["mode", "weights and state", "an edit", "an edit, recomputed", *sizes]
     lines = [_line(head), "|---|" + "---:|" * 3 + "---|" * len(CARDS)]
     for name in MODES:
         kept, again = plans[name, False], plans[name, True]
         cells = [f"{sum(kept.weights.values()) / 1e9:.1f}", f"{_edit(kept):.1f}", f"{_edit(again):.1f}"]
-        cells += [_most(kept, again, card(name).memory_gb * 1e9) for name in CARDS]
+        cells += [_most(kept, again, accelerator(name).memory_gb * 1e9) for name in CARDS]
         lines.append(_line([name, *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _edit(result: Plan) -> float:
+def _edit(result: TrainingPlan) -> float:
     return sum(result.activations["edit"].values()) / 1e9
 
 
-def _most(kept: Plan, again: Plan, memory: float) -> str:
+def _most(kept: TrainingPlan, again: TrainingPlan, memory: float) -> str:
     """The largest micro-batch up to 64, kept / recomputed."""
     counts = []
     for result in (kept, again):

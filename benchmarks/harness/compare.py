@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from deepgen.planning.flops import Sample
+from deepgen.planning.flops import SampleShape
 from harness import inputs
 from harness.machine import now, seconds
 from harness.models import Subject
@@ -31,8 +31,8 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     paths: dict[str, Any] = {"reference": reference_of(subject.pipe), "ours": subject.pipe}
     side, rounds, steps = settings["side"], settings["rounds"], settings["timed_steps"]
     samples = {
-        "t2i": Sample(image_size=side, prompt_tokens=settings["prompt_tokens"]),
-        "edit": Sample(image_size=side, prompt_tokens=EDIT_PROMPT_TOKENS, references=1),
+        "t2i": SampleShape(image_size=side, prompt_tokens=settings["prompt_tokens"]),
+        "edit": SampleShape(image_size=side, prompt_tokens=EDIT_PROMPT_TOKENS, references=1),
     }
     for name, sample in samples.items():
         few = max(1, rounds // 2) if sample.references else rounds  # an edit takes three times as long
@@ -47,7 +47,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
 
 
 def _compare(
-    subject: Subject, paths: dict[str, Any], sample: Sample, rounds: int, steps: int
+    subject: Subject, paths: dict[str, Any], sample: SampleShape, rounds: int, steps: int
 ) -> dict[str, Any]:
     """Seconds of each stage by path, medians over the rounds, and how far the results are apart."""
     arguments = _arguments(subject, sample, steps)
@@ -72,7 +72,7 @@ def _compare(
     }
 
 
-def _arguments(subject: Subject, sample: Sample, steps: int) -> dict[str, Any]:
+def _arguments(subject: Subject, sample: SampleShape, steps: int) -> dict[str, Any]:
     """Of one call of the pipeline."""
     arguments: dict[str, Any] = {
         "prompt": inputs.prompt_of(subject, sample.prompt_tokens),
@@ -154,14 +154,16 @@ def _decode(subject: Subject, paths: dict[str, Any], side: int) -> dict[str, flo
     return result
 
 
-def _single(subject: Subject, sample: Sample, steps: int) -> dict[str, float]:
+def _single(subject: Subject, sample: SampleShape, steps: int) -> dict[str, float]:
     """Our stages of a picture without the negative branch."""
     return timed_image(
         subject.pipe, subject.device, {**_arguments(subject, sample, steps), "guidance_scale": 1.0}
     )[0]
 
 
-def _image(subject: Subject, cells: dict[str, Any], name: str, sample: Sample, steps: int) -> dict[str, Any]:
+def _image(
+    subject: Subject, cells: dict[str, Any], name: str, sample: SampleShape, steps: int
+) -> dict[str, Any]:
     """Seconds of the stages of a whole picture by path, unshortened, and the ratio of their sums."""
     result: dict[str, Any] = {"steps": steps}
     for path, stages in cells[name]["seconds"].items():

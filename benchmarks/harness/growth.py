@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepgen.models import cpu_attention
 from deepgen.models.allocation import kept_memory
-from deepgen.planning.flops import Sample, positions
+from deepgen.planning.flops import SampleShape, positions
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
 from harness.parts import caller
@@ -38,10 +38,10 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
             if axis == "resolution" and value > settings["largest_side"]:
                 continue
             sample = {
-                "resolution": Sample(image_size=value, prompt_tokens=80),
-                "batch": Sample(image_size=small, prompt_tokens=80),
-                "references": Sample(image_size=base, prompt_tokens=40, references=value),
-                "prompt": Sample(image_size=base, prompt_tokens=value),
+                "resolution": SampleShape(image_size=value, prompt_tokens=80),
+                "batch": SampleShape(image_size=small, prompt_tokens=80),
+                "references": SampleShape(image_size=base, prompt_tokens=40, references=value),
+                "prompt": SampleShape(image_size=base, prompt_tokens=value),
             }[axis]
             parts = ("vlm", "connector", "dit") if axis == "prompt" else ("dit",)
             rows = value if axis == "batch" else 1
@@ -55,7 +55,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) -> dict[str, float]:
+def _point(subject: Subject, parts: tuple[str, ...], sample: SampleShape, rows: int) -> dict[str, float]:
     """Seconds and FLOP of one pass of the parts, and the machine's peak at the time."""
     peak = matmul_peak(subject.arithmetic, subject.device, 1)
     spent = work = attention_work = attention_seconds = 0.0
@@ -79,7 +79,7 @@ def _point(subject: Subject, parts: tuple[str, ...], sample: Sample, rows: int) 
     }
 
 
-def _attention(subject: Subject, sample: Sample, rows: int) -> tuple[float, float]:
+def _attention(subject: Subject, sample: SampleShape, rows: int) -> tuple[float, float]:
     """FLOP and seconds of all the DiT's attention calls of one pass, made alone."""
     p, config = positions(subject.counted, sample), subject.pipe.transformer.config
     heads, width = config.num_attention_heads, config.attention_head_dim

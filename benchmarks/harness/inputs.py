@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.pixels import to_pixels
-from deepgen.planning.flops import Sample, positions
+from deepgen.planning.flops import SampleShape, positions
 from harness.models import Subject
 
 PROMPT = "a red circle left of a blue square and a green star on a white background"
@@ -38,7 +38,7 @@ def pixels(side: int, seed: int = 0) -> Tensor:
     return to_pixels(image(side, seed), (side, side))
 
 
-def transformer_inputs(subject: Subject, sample: Sample, rows: int) -> dict[str, Any]:
+def transformer_inputs(subject: Subject, sample: SampleShape, rows: int) -> dict[str, Any]:
     """Arguments of one call of the DiT, random numbers of the sizes of `sample`."""
     pipe, p = subject.pipe, positions(subject.counted, sample)
     config = pipe.transformer.config

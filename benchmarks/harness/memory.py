@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deepgen.planning.flops import Sample
+from deepgen.planning.flops import SampleShape
 from harness import inputs
 from harness.machine import peak_bytes, resident_bytes
 from harness.models import Subject
@@ -32,7 +32,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         f"text to image {side}, reference": lambda: _draw(subject, reference, side, tokens, 0),
         f"1 reference {side}, ours": lambda: _draw(subject, subject.pipe, side, tokens, 1),
         f"1 reference {side}, reference": lambda: _draw(subject, reference, side, tokens, 1),
-        f"decode {decoded}": caller(subject, "decoder", Sample(image_size=decoded), 1),
+        f"decode {decoded}": caller(subject, "decoder", SampleShape(image_size=decoded), 1),
         f"decode {decoded}, tiles": lambda: _tiled(subject, decoded),
     }
     for name, call in modes.items():
@@ -87,7 +87,7 @@ def _tiled(subject: Subject, side: int) -> None:
     vae.tile_latent_min_size = side // subject.pipe.vae_scale_factor // 2
     vae.tile_sample_min_size = side // 2
     try:
-        caller(subject, "decoder", Sample(image_size=side), 1)()
+        caller(subject, "decoder", SampleShape(image_size=side), 1)()
     finally:
         vae.disable_tiling()
         vae.tile_latent_min_size, vae.tile_sample_min_size = least

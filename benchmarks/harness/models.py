@@ -22,7 +22,7 @@ from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
 from deepgen.models.precision import compute_in_float32
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 from deepgen.planning import flops
-from deepgen.planning.flops import Positions, Sample
+from deepgen.planning.flops import Positions, SampleShape
 
 Size = Literal["tiny", "block", "full"]
 
@@ -40,16 +40,16 @@ class Subject:
     whole: dict[str, Any]  # and as they are in the unshortened model
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def flops(self, part: str, sample: Sample, rows: int = 1, *, whole: bool = False) -> float:
+    def flops(self, part: str, sample: SampleShape, rows: int = 1, *, whole: bool = False) -> float:
         """FLOP of `rows` samples in a part; see `part_flops`."""
         return rows * part_flops(self.whole if whole else self.counted, part, sample)
 
-    def scale(self, part: str, sample: Sample) -> float:
+    def scale(self, part: str, sample: SampleShape) -> float:
         """How much more the unshortened part computes."""
         return self.flops(part, sample, whole=True) / self.flops(part, sample)
 
 
-def part_flops(models: dict[str, Any], part: str, sample: Sample) -> float:
+def part_flops(models: dict[str, Any], part: str, sample: SampleShape) -> float:
     """FLOP of one sample in one part: vlm, vision, connector, encode (those three), dit, encoder, decoder."""
     p: Positions = flops.positions(models, sample)
     counts: dict[str, Callable[[], float]] = {

@@ -11,7 +11,7 @@ import torch
 from deepgen.models import cpu_attention
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
-from deepgen.planning.flops import Sample, positions
+from deepgen.planning.flops import SampleShape, positions
 from deepgen.sampling.step_cache import StepCache
 from harness import inputs
 from harness.machine import matmul_peak, seconds
@@ -22,9 +22,9 @@ from harness.store import Store
 def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
     """One cell for each part, and the peaks."""
     side, rounds = settings["side"], settings["rounds"]
-    plain = Sample(image_size=side, prompt_tokens=settings["prompt_tokens"])
-    edits = {k: Sample(image_size=side, prompt_tokens=40, references=k) for k in (1, 3)}
-    image = Sample(image_size=settings["vae_side"])
+    plain = SampleShape(image_size=side, prompt_tokens=settings["prompt_tokens"])
+    edits = {k: SampleShape(image_size=side, prompt_tokens=40, references=k) for k in (1, 3)}
+    image = SampleShape(image_size=settings["vae_side"])
     store.cell("peak", lambda: _peaks(subject.device))
     for name, part, sample, rows in (
         ("VLM, text", "vlm", plain, 2),
@@ -53,7 +53,7 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def ways_of_attention(subject: Subject, sample: Sample) -> dict[str, float]:
+def ways_of_attention(subject: Subject, sample: SampleShape) -> dict[str, float]:
     """Seconds of the DiT's joint attention of two pictures by way, where a CPU has more than one."""
     p, config = positions(subject.counted, sample), subject.pipe.transformer.config
     shape = (2, p.image + p.context, config.num_attention_heads, config.attention_head_dim)
@@ -73,7 +73,7 @@ def _peaks(device: str) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(
-    subject: Subject, part: str, sample: Sample, rows: int, rounds: int, is_channels_last: bool = False
+    subject: Subject, part: str, sample: SampleShape, rows: int, rounds: int, is_channels_last: bool = False
 ) -> dict[str, Any]:
     """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after."""
     arithmetic = subject.pipe.vae.dtype if part in ("encoder", "decoder") else subject.arithmetic
@@ -112,7 +112,7 @@ def step_of_a_run(transformer: Any, arguments: dict[str, Any]) -> Callable[[], A
     return step
 
 
-def caller(subject: Subject, part: str, sample: Sample, rows: int) -> Callable[[], Any]:
+def caller(subject: Subject, part: str, sample: SampleShape, rows: int) -> Callable[[], Any]:
     """One call of a part on inputs of that size."""
     pipe, p, device = subject.pipe, positions(subject.counted, sample), subject.device
     side, factor = sample.image_size, subject.pipe.vae_scale_factor

@@ -33,6 +33,7 @@ from deepgen.http_client import (
     retry_after,
     send_patiently,
 )
+from deepgen.moved import renamed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -149,7 +150,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Preview:
+class PreviewImage:
     """A rough, small look at picture `index` on its way; `number` counts from 0."""
 
     content: bytes = field(repr=False)
@@ -162,7 +163,7 @@ class Preview:
         return _opened(self.content)
 
 
-ClientEvent = Waiting | Step | Preview | DrawnImage
+ClientEvent = Waiting | Step | PreviewImage | DrawnImage
 GivenImage = Union["ImageSource", DrawnImage]
 
 
@@ -449,7 +450,7 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
             tuple(data.get("warnings") or ()),
         )
     if kind == "partial_image":
-        return Preview(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
+        return PreviewImage(base64.b64decode(data["b64_json"]), index, data["partial_image_index"])
     if kind == "progress" and "waiting" in data:
         return Waiting(data["waiting"])
     if kind == "progress":
@@ -495,3 +496,6 @@ def _opened(content: bytes) -> Image.Image:
     image = Image.open(BytesIO(content))
     image.load()
     return image
+
+
+__getattr__ = renamed(__name__, {"Preview": "deepgen.client.PreviewImage"})

@@ -71,6 +71,8 @@ MODULES = {
     "deepgen.serve.pictures": "deepgen.serving.images",
     **{f"deepgen.models.{name}": f"deepgen.checkpoints.{name}" for name in _TO_CHECKPOINTS},
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
+    "deepgen.data.ledger": "deepgen.data.bad_rows",
+    "deepgen.data.sheet": "deepgen.data.contact_sheet",
     "deepgen.diffusion.losses": "deepgen.sampling.interpolation",
     "deepgen.eval.detection": "deepgen.rewards.detector",
     "deepgen.eval.forms": "deepgen.evaluation.response_schema",
@@ -86,6 +88,7 @@ MODULES = {
     "deepgen.models.parallel": "deepgen.sampling.parallel",
     "deepgen.models.sizes": "deepgen.checkpoints.infer_config",
     "deepgen.models.trajectory": "deepgen.sampling.step_cache",
+    "deepgen.planning.cards": "deepgen.planning.accelerators",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
@@ -115,12 +118,28 @@ NAMES = {
         "encode_picture": "deepgen.data.image_files.encode_image",
         "save_picture": "deepgen.data.image_files.save_image",
     },
-    "deepgen.eval.benchmarks.shapes": {"picture_grid": "deepgen.evaluation.benchmarks.shapes.image_grid"},
     "deepgen.eval.drawing": {"Picture": "deepgen.evaluation.drawing.Sample"},
     "deepgen.eval.store": {"Pictures": "deepgen.evaluation.store.Images"},
     "deepgen.serve.pictures": {
         "read_picture": "deepgen.serving.images.read_image",
         "write_picture": "deepgen.serving.images.write_image",
+    },
+    "deepgen.commands.data": {
+        "Place": "deepgen.cli.data.DataChoice",
+    },
+    "deepgen.commands.planned": {
+        "this_card": "deepgen.cli.planned.this_accelerator",
+    },
+    "deepgen.data.ledger": {
+        "Ledger": "deepgen.data.bad_rows.BadRowTracker",
+    },
+    "deepgen.data.sheet": {
+        "Card": "deepgen.data.contact_sheet.SampleTile",
+        "make_card": "deepgen.data.contact_sheet.make_tile",
+    },
+    "deepgen.eval.benchmarks.shapes": {
+        "picture_grid": "deepgen.evaluation.benchmarks.shapes.image_grid",
+        "Shapes": "deepgen.evaluation.benchmarks.shapes.ShapesBenchmark",
     },
     "deepgen.eval.detection": {
         "Likeness": "deepgen.rewards.clip.ClipImageTextScorer",
@@ -141,6 +160,9 @@ NAMES = {
         "Box": "deepgen.rewards.interfaces.Box",
         "RemoteEyes": "deepgen.rewards.remote_scorers.RemoteScorer",
     },
+    "deepgen.eval.run_config": {
+        "Job": "deepgen.evaluation.run_config.EvaluationJob",
+    },
     "deepgen.eval.scorers": {
         "AnswersQuestions": "deepgen.rewards.interfaces.QuestionAnswerer",
         "FindsObjects": "deepgen.rewards.interfaces.ObjectDetector",
@@ -159,11 +181,24 @@ NAMES = {
     "deepgen.models.trajectory": {
         "Trajectory": "deepgen.sampling.step_cache.StepCache",
     },
+    "deepgen.planning.cards": {
+        "CARDS": "deepgen.planning.accelerators.ACCELERATORS",
+        "Card": "deepgen.planning.accelerators.Accelerator",
+        "card": "deepgen.planning.accelerators.accelerator",
+        "card_of_chip": "deepgen.planning.accelerators.accelerator_of_chip",
+        "card_of_device": "deepgen.planning.accelerators.accelerator_of_device",
+    },
     "deepgen.train.experience": {
         "Drawn": "deepgen.rl.rollout_buffer.RolloutBuffer",
         "Experience": "deepgen.rl.rollout_buffer.RolloutBuffer",
         "Judged": "deepgen.rl.advantages.AdvantageBatch",
         "Scored": "deepgen.rewards.reward_batch.RewardBatch",
+    },
+    "deepgen.train.plan": {
+        "CARDS": "deepgen.planning.accelerators.ACCELERATORS",
+        "Card": "deepgen.planning.accelerators.Accelerator",
+        "Plan": "deepgen.training.plan.TrainingPlan",
+        "card": "deepgen.planning.accelerators.accelerator",
     },
     "deepgen.train.policy": {
         "Asked": "deepgen.rl.policy.EncodedPrompt",
@@ -174,8 +209,16 @@ NAMES = {
     "deepgen.train.rollouts": {
         "Explorer": "deepgen.rl.rollout_sampler.RolloutSampler",
     },
+    "deepgen.train.sharding": {
+        "Piece": "deepgen.training.sharding.ShardSlice",
+        "Turn": "deepgen.training.sharding.SyncedMicroBatch",
+        "Turns": "deepgen.training.sharding.MicroBatchSync",
+    },
     "deepgen.train.stages.rl": {
         "FlatGroups": "deepgen.rl.config.FlatGroups",
+    },
+    "deepgen.train.stages.storybook_vlm": {
+        "ReadingBatch": "deepgen.tiny.stages.vlm.StorybookReadingBatch",
     },
 }
 

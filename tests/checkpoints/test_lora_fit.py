@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepgen.checkpoints.lora_files import read_lora
 from deepgen.checkpoints.lora_fit import fit
-from deepgen.checkpoints.lora_names import PlaceTable
+from deepgen.checkpoints.lora_names import LoraTargetTable
 from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.models.dit import DeepGenTransformer2DModel
 
@@ -158,7 +158,7 @@ def test_a_fused_file_computes_what_the_changed_weights_compute(
 
 
 def test_a_flattened_name_is_never_ambiguous_in_our_models(transformer: DeepGenTransformer2DModel) -> None:
-    table = PlaceTable({"transformer": transformer})
+    table = LoraTargetTable({"transformer": transformer})
     assert all(len(found) == 1 for found in table._flat.values())
 
 

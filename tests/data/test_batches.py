@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepgen.data.bad_rows import BadRowTracker, TooManyBadRows
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch, micro_batch_parts
 from deepgen.data.example import RowError
 from deepgen.data.images import ImageError, open_image
-from deepgen.data.ledger import Ledger, TooManyBadRows
 from deepgen.data.loader import deal, micro_batches
 from deepgen.data.mixture import Mixture
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, SourceEntry
@@ -280,10 +280,10 @@ def broken(tmp_path) -> Path:
 
 
 def test_bad_rows_are_left_out_and_counted(broken) -> None:
-    ledger = Ledger(limit=1, path=broken / "bad.jsonl")
-    steps = list(micro_batches(open_batches(broken, size=4, most=4), 0, 3, ledger=ledger))
+    bad_rows = BadRowTracker(limit=1, path=broken / "bad.jsonl")
+    steps = list(micro_batches(open_batches(broken, size=4, most=4), 0, 3, bad_rows=bad_rows))
     assert [[sorted(batch.texts) for batch in step] for step in steps] == 3 * [[["t0", "t1"]]]
-    assert (ledger.num_samples, ledger.num_bad) == (12, 6)
+    assert (bad_rows.num_samples, bad_rows.num_bad) == (12, 6)
     lines = [json.loads(line) for line in (broken / "bad.jsonl").read_text().splitlines()]
     assert {line["key"] for line in lines} == {f"{broken / 'generate.json'}:{row}" for row in (2, 3)}
     assert any("no picture at" in line["reason"] for line in lines)
@@ -291,17 +291,17 @@ def test_bad_rows_are_left_out_and_counted(broken) -> None:
 
 
 def test_a_micro_batch_of_bad_rows_is_dropped(broken) -> None:
-    ledger = Ledger(limit=1)
-    steps = list(micro_batches(open_batches(broken, size=1, most=1), 0, 4, ledger=ledger))
+    bad_rows = BadRowTracker(limit=1)
+    steps = list(micro_batches(open_batches(broken, size=1, most=1), 0, 4, bad_rows=bad_rows))
     assert sorted(len(step) for step in steps) == [0, 0, 1, 1]
 
 
 def test_two_processes_count_each_bad_row_once(broken) -> None:
-    ledgers = [Ledger(limit=1), Ledger(limit=1)]
-    for rank, ledger in enumerate(ledgers):
-        list(micro_batches(open_batches(broken, size=4), 0, 5, rank=rank, world_size=2, ledger=ledger))
-    assert sum(ledger.num_samples for ledger in ledgers) == 20
-    assert sum(ledger.num_bad for ledger in ledgers) == 10
+    trackers = [BadRowTracker(limit=1), BadRowTracker(limit=1)]
+    for rank, bad_rows in enumerate(trackers):
+        list(micro_batches(open_batches(broken, size=4), 0, 5, rank=rank, world_size=2, bad_rows=bad_rows))
+    assert sum(bad_rows.num_samples for bad_rows in trackers) == 20
+    assert sum(bad_rows.num_bad for bad_rows in trackers) == 10
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from deepgen.data.bad_rows import TooManyBadRows
 from deepgen.data.convert import convert_source
 from deepgen.data.example_images import image_size, load_image
-from deepgen.data.ledger import TooManyBadRows
 from deepgen.data.sources import make_source
 from images_on_disk import image_bytes, write_image
 

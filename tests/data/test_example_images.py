@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deepgen.data.example import Example, FileSlice, Limits, RowError
+from deepgen.data.example import Example, FileSlice, ImageLimits, RowError
 from deepgen.data.example_images import example_sizes, image_size, load_image
 from deepgen.data.images import ImageError
 from images_on_disk import image_bytes, scene_image, write_image
@@ -72,7 +72,7 @@ def test_sizes_in_the_manifest_spare_the_headers() -> None:
     [((80, 100), "must exceed 80"), ((100, 1000), "below 10 times"), ((1000, 100), "below 10 times")],
 )
 def test_limits_refuse_what_the_original_refuses(tmp_path, size, message) -> None:
-    limits = Limits(min_side=80, max_ratio=10)
+    limits = ImageLimits(min_side=80, max_ratio=10)
     example = Example(task="generate", text="", target=Path("a"), key="a:0", size=size, limits=limits)
     with pytest.raises(RowError, match=f"a:0: .*{message}"):
         example_sizes(example)
@@ -80,7 +80,7 @@ def test_limits_refuse_what_the_original_refuses(tmp_path, size, message) -> Non
 
 def test_limits_accept_what_the_original_accepts(tmp_path) -> None:
     path = write_image(tmp_path / "a.png", 0, (81, 809))
-    limits = Limits(min_side=80, max_ratio=10)
+    limits = ImageLimits(min_side=80, max_ratio=10)
     assert example_sizes(Example(task="generate", text="", target=path, key="a:0", limits=limits))[0] == (
         81,
         809,

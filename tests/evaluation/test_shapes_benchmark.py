@@ -9,7 +9,7 @@ from PIL import Image
 from deepgen.evaluation.benchmarks.shapes import KindScore, evaluate, prompts, score
 from deepgen.shapes.caption import EDIT_KINDS
 from deepgen.shapes.render import render
-from deepgen.shapes.scene import Object, Scene
+from deepgen.shapes.scene import Object, ShapesScene
 
 
 class Oracle:
@@ -34,7 +34,7 @@ class Oracle:
 def _candidates(claim):
     """Scenes with the stated attributes, and the objects in every arrangement where cells are not stated."""
     for cells in permutations(range(9), len(claim.objects)):
-        yield Scene(
+        yield ShapesScene(
             background=claim.background or "white",
             objects=tuple(
                 Object(shape=o.shape, color=o.color, size=o.size or "medium", cell=cell)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepgen.checkpoints.memory import MemoryPlan, part_bytes
 from deepgen.cli import main, planned
-from deepgen.planning.cards import CARDS
+from deepgen.planning.accelerators import ACCELERATORS
 from deepgen.planning.drawing import (
     ARITHMETIC_SHARE,
     BANDWIDTH_SHARE,
@@ -25,7 +25,7 @@ from deepgen.planning.drawing import (
 from planned import frozen
 
 ROOT = Path(__file__).parents[2]
-CARD = CARDS["rtx-4060"]
+CARD = ACCELERATORS["rtx-4060"]
 
 
 def test_a_phase_takes_as_long_as_the_slower_of_arithmetic_and_reading() -> None:
@@ -38,7 +38,7 @@ def test_moved_weights_are_waited_for_unless_they_come_ahead_of_time() -> None:
     phase = Phase(name="", flops=30.2e12 * ARITHMETIC_SHARE, bytes_read=0, bytes_moved=16e9 * LINK_SHARE * 2)
     assert phase.seconds(CARD) == pytest.approx(3)
     assert replace(phase, is_overlapped=True).seconds(CARD) == pytest.approx(2)
-    assert phase.seconds(CARDS["m2"]) == pytest.approx(30.2 / 3.6)  # one memory: nothing moves
+    assert phase.seconds(ACCELERATORS["m2"]) == pytest.approx(30.2 / 3.6)  # one memory: nothing moves
 
 
 def test_passes_and_branches_are_counted() -> None:
@@ -79,7 +79,7 @@ def test_layer_by_layer_brings_the_dit_at_every_call() -> None:
 
 def test_the_processor_of_the_measured_machine_is_planned_within_a_factor_of_two() -> None:
     """docs/hardware.md: 68 s a step and 45 s for the VAE, measured on two cores, 512x512, guidance 1."""
-    cores = replace(CARDS["cpu"], tflops=0.056)
+    cores = replace(ACCELERATORS["cpu"], tflops=0.056)
     config = DrawingConfig(num_calls=1, num_guided=0)
     references, _, step, decoding = plan_drawing(frozen("deepgen-1.0"), config, cores).phases
     assert references.seconds(cores) == 0
@@ -169,13 +169,13 @@ def test_what_cannot_be_planned_is_one_line(arguments, said, monkeypatch, capsys
 def test_without_a_card_this_machine_is_planned(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA GeForce RTX 4070 Ti SUPER")
-    assert planned.this_card("auto").name == "rtx-4070-ti-super"
-    assert planned.this_card("cpu").name == "cpu"
+    assert planned.this_accelerator("auto").name == "rtx-4070-ti-super"
+    assert planned.this_accelerator("cpu").name == "cpu"
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA Something")
     with pytest.raises(
         ValueError, match="NVIDIA Something is not in the table; name one like it with --card"
     ):
-        planned.this_card("auto")
+        planned.this_accelerator("auto")
 
 
 def test_the_table_in_the_documentation_is_what_the_tool_writes(monkeypatch: pytest.MonkeyPatch) -> None:

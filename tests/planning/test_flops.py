@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from deepgen.planning.flops import (
     Positions,
-    Sample,
+    SampleShape,
     bridge,
     dit,
     language_model,
@@ -24,7 +24,7 @@ from deepgen.planning.flops import (
 )
 from planned import frozen, stage, tiny
 
-CAPTION, EDIT = Sample(prompt_tokens=80), Sample(prompt_tokens=40, references=1)
+CAPTION, EDIT = SampleShape(prompt_tokens=80), SampleShape(prompt_tokens=40, references=1)
 aten = torch.ops.aten
 
 
@@ -130,7 +130,7 @@ def test_a_wide_picture_has_the_positions_of_its_area() -> None:
     square, wide = (
         positions_of(models, *size, prompt_tokens=80, references=1) for size in ((512, 512), (256, 1024))
     )
-    assert square == wide == positions(models, Sample(references=1))
+    assert square == wide == positions(models, SampleShape(references=1))
 
 
 # --- spec/training.md, section 2: TFLOP of one sample of the published model
@@ -149,7 +149,7 @@ def test_positions_are_those_of_the_specification() -> None:
         (EDIT, {"vae": 2.24, "vision": 1.34, "vlm": 2.39, "connector": 0.37, "transformer": 5.09}),
     ],
 )
-def test_forward_of_every_part(sample: Sample, expected: dict[str, float]) -> None:
+def test_forward_of_every_part(sample: SampleShape, expected: dict[str, float]) -> None:
     work = sample_flops(stage(1), sample)
     # the original also runs the VLM's last layer, which feeds nothing: 1 of 36
     ours = {part: amount.forward / 1e12 for part, amount in work.items()}

@@ -17,7 +17,7 @@ from deepgen.rewards.cache import RewardCache, content_key
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
 from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
-from deepgen.shapes.caption import Edit
+from deepgen.shapes.caption import ShapesEdit
 from deepgen.shapes.prompts import asked_of, prompt_rows
 from deepgen.shapes.render import render
 
@@ -316,7 +316,7 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
 def test_a_group_of_the_shapes_world_is_scored_from_its_prompt_row() -> None:
     (row,) = prompt_rows(1, task="edit", kinds=("recolor",))
     asked = asked_of(row.metadata)
-    assert isinstance(asked, Edit)
+    assert isinstance(asked, ShapesEdit)
     images = [render(asked.target), render(asked.source)]
     group = [
         Candidate(image=image, prompt=row.prompt, references=row.references, metadata=row.metadata)

@@ -14,7 +14,7 @@ from deepgen.rewards.detector import COLORS, Mask2FormerDetector, box_of, instan
 from deepgen.rewards.interfaces import Box
 from deepgen.rewards.objects import Detection, relations, score_objects
 from deepgen.rewards.reward import Candidate, CannotJudge
-from deepgen.rewards.scorers.geneval import GenEval, GenEvalOptions
+from deepgen.rewards.scorers.geneval import GenEvalReward, GenEvalRewardOptions
 
 
 def item(name: str, x: float = 50, y: float = 50, color: str | None = None) -> Detection:
@@ -92,12 +92,12 @@ def test_the_reward_counts_with_the_stricter_threshold_and_asks_for_colors_where
 
     rows = [asks(RED_CAR), {**asks(TWO_CATS), "tag": "counting"}, {"include": [7]}]
     candidates = [Candidate(image=Image.new("RGB", (8, 8)), prompt="", metadata=row) for row in rows]
-    verdicts = GenEval(GenEvalOptions(), Detector())(candidates)
+    verdicts = GenEvalReward(GenEvalRewardOptions(), Detector())(candidates)
     assert [verdict.score for verdict in verdicts] == [1, 0.5, None]
     assert asked == [("car", [0])], "only boxes above the threshold of the one class whose color is asked for"
     assert verdicts[0].reason == "correct: cat, red car, cat"
     assert verdicts[1].reason == "wrong: cat", "counting wants more confidence"
-    (exact,) = GenEval(GenEvalOptions(credit="exact"), Detector())(candidates[1:2])
+    (exact,) = GenEvalReward(GenEvalRewardOptions(credit="exact"), Detector())(candidates[1:2])
     assert exact.score == 0
 
 
@@ -169,7 +169,7 @@ def test_the_detector_runs_a_mask2former_and_names_colors(tmp_path) -> None:
         for left, top, right, bottom, _ in boxes:
             assert 0 <= left < right <= 60
             assert 0 <= top < bottom <= 40
-    reward = GenEval(GenEvalOptions(), detector)
+    reward = GenEvalReward(GenEvalRewardOptions(), detector)
     row = asks({"class": "LABEL_0", "count": 1, "color": "green"})
     (result,) = reward([Candidate(image=image, prompt="", metadata=row)])
     assert result.score is not None

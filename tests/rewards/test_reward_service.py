@@ -24,7 +24,7 @@ from deepgen.rewards.client import RemoteOptions, RemoteReward
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
-from deepgen.rewards.service import Host, Refusal, ServiceConfig, _read_body, make_app
+from deepgen.rewards.service import Host, RequestRefusal, ServiceConfig, _read_body, make_app
 from deepgen.rewards.wire import candidate_to_json
 
 CARD = {"reward": "grey", "version": "7", "kind": "pointwise", "needs": [], "range": [0, None]}
@@ -145,7 +145,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
     ],
 )
 def test_a_request_that_is_none_is_refused(document: Any, status: int, words: str) -> None:
-    with pytest.raises(Refusal, match=words) as caught:
+    with pytest.raises(RequestRefusal, match=words) as caught:
         ask(Host({"grey": FakeReward()}, ServiceConfig(max_batch=2)), document)
     assert caught.value.status == status
 
@@ -160,7 +160,7 @@ def test_a_body_is_read_no_further_than_the_limit() -> None:
                 num_read += 1
                 yield b"x" * 40
 
-    with pytest.raises(Refusal, match="larger than") as caught:
+    with pytest.raises(RequestRefusal, match="larger than") as caught:
         asyncio.run(_read_body(Request(), 100))  # pyright: ignore
     assert (caught.value.status, num_read) == (413, 3)
 
@@ -170,7 +170,7 @@ def test_a_reward_that_fails_is_an_answer_with_its_error(caplog) -> None:
         raise KeyError("weights")
 
     document = {"reward": "grey", "candidates": [candidate_to_json(candidate(), "png")]}
-    with pytest.raises(Refusal, match="grey failed with KeyError") as caught:
+    with pytest.raises(RequestRefusal, match="grey failed with KeyError") as caught:
         ask(Host({"grey": FakeReward(broken)}, ServiceConfig()), document)
     assert caught.value.status == 500
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
-from deepgen.planning.cards import CARDS
+from deepgen.planning.accelerators import ACCELERATORS
 from deepgen.recipes import plan_run
 from deepgen.recipes.rl import rl, rl_published, rl_tiny
 from deepgen.rl.plan import RLPlan, plan_rl
@@ -17,7 +17,7 @@ TINY = replace(rl_tiny(), prompts_per_rollout=4, num_steps=10, precision="float3
 
 
 def of_tiny(**changes: object) -> RLPlan:
-    return plan_rl(replace(TINY, **changes), DEEPGEN_TINY, CARDS["cpu"])
+    return plan_rl(replace(TINY, **changes), DEEPGEN_TINY, ACCELERATORS["cpu"])
 
 
 def test_passes_are_those_of_the_solver_and_of_the_window() -> None:
@@ -29,7 +29,7 @@ def test_passes_are_those_of_the_solver_and_of_the_window() -> None:
 
 def test_the_published_recipe_costs_eight_times_as_many_passes() -> None:
     cheap = replace(rl(), prompts_per_rollout=32)
-    ours, theirs = (plan_rl(recipe, DEEPGEN_1_0, CARDS["h100"]) for recipe in (cheap, rl_published()))
+    ours, theirs = (plan_rl(recipe, DEEPGEN_1_0, ACCELERATORS["h100"]) for recipe in (cheap, rl_published()))
     assert ours.passes["to draw"] == 256 * 12
     assert theirs.passes["to draw"] == 256 * 50
     assert theirs.passes["to train"] == 256 * 30
@@ -42,7 +42,9 @@ def test_rollouts_are_optimizer_steps_over_updates() -> None:
 
 
 def test_drawing_grows_with_steps_and_training_with_the_window() -> None:
-    once, more = (plan_rl(replace(rl(), num_inference_steps=n), DEEPGEN_1_0, CARDS["h100"]) for n in (8, 16))
+    once, more = (
+        plan_rl(replace(rl(), num_inference_steps=n), DEEPGEN_1_0, ACCELERATORS["h100"]) for n in (8, 16)
+    )
     for task in ("generate", "edit"):
         assert more.flops[task]["draw"] == 2 * once.flops[task]["draw"]
         assert more.flops[task]["train"] == once.flops[task]["train"]
@@ -65,14 +67,14 @@ def test_what_a_rollout_keeps_is_in_the_peak() -> None:
 
 
 def test_more_cards_share_time_and_trajectories_but_not_weights() -> None:
-    one, eight = (plan_rl(rl(), DEEPGEN_1_0, CARDS["h100"], count) for count in (1, 8))
+    one, eight = (plan_rl(rl(), DEEPGEN_1_0, ACCELERATORS["h100"], count) for count in (1, 8))
     assert one.hours("generate") == pytest.approx(8 * eight.hours("generate"))
     assert one.memory.weights["trajectories"] == pytest.approx(8 * eight.memory.weights["trajectories"])
     assert one.memory.weights["frozen weights"] == eight.memory.weights["frozen weights"]
 
 
 def test_a_full_dit_on_a_small_card_is_told_to_take_a_lora() -> None:
-    memory = plan_rl(rl_published(), DEEPGEN_1_0, CARDS["l4"]).memory
+    memory = plan_rl(rl_published(), DEEPGEN_1_0, ACCELERATORS["l4"]).memory
     assert not memory.fits
     assert any("LoRA" in remedy for remedy in memory.remedies)
     assert not any("sharding" in remedy for remedy in memory.remedies)  # refused for this stage
@@ -91,7 +93,7 @@ def test_an_adjustment_is_made_to_remedies_too() -> None:
         seen.append(found)
         return replace(found, peak=found.peak + 1e15)
 
-    result = plan(of_tiny().memory.config, CARDS["cpu"], adjusted=adjusted)
+    result = plan(of_tiny().memory.config, ACCELERATORS["cpu"], adjusted=adjusted)
     assert result.peak > 1e15
     assert len(seen) > 1
     assert result.remedies == ()

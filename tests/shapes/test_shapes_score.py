@@ -12,20 +12,20 @@ from deepgen.data.sources import make_source
 from deepgen.shapes.caption import (
     CAPTION_KINDS,
     EDIT_KINDS,
-    Edit,
+    ShapesEdit,
     from_json,
     sample_claim,
     sample_edit,
     to_json,
 )
 from deepgen.shapes.prompts import asked_of, prompt_row, prompt_rows
-from deepgen.shapes.read import Reading, read
+from deepgen.shapes.read import ShapesReading, read
 from deepgen.shapes.render import render
-from deepgen.shapes.scene import Scene, sample_scene
+from deepgen.shapes.scene import ShapesScene, sample_scene
 from deepgen.shapes.score import change_share, claim_credit, edit_credit, is_right, keeping_share
 
 
-def edits() -> list[Edit]:
+def edits() -> list[ShapesEdit]:
     rng = np.random.default_rng(5)
     return [sample_edit(rng, kind, "train") for kind in EDIT_KINDS for _ in range(2)]
 
@@ -40,7 +40,7 @@ def test_an_edit_survives_json_down_to_the_pixels() -> None:
     for edit in edits():
         again = from_json(json.loads(json.dumps(to_json(edit))))
         assert again == edit
-        assert isinstance(again, Edit)
+        assert isinstance(again, ShapesEdit)
         assert np.array_equal(render(again.source), render(edit.source))
 
 
@@ -52,7 +52,7 @@ def test_json_that_is_no_claim_is_refused(values: dict[str, object]) -> None:
         from_json(values)
 
 
-def neighbours(scene: Scene) -> list[Scene]:
+def neighbours(scene: ShapesScene) -> list[ShapesScene]:
     """Scenes that differ a little: one object less, one changed, another background, one more."""
     rng = np.random.default_rng(len(scene.objects))
     changed = [
@@ -107,12 +107,12 @@ def test_an_edit_left_undone_earns_nothing_though_all_is_kept() -> None:
 def test_a_claims_credit_counts_parts_and_takes_off_what_is_extra() -> None:
     claim, scene = sample_claim(np.random.default_rng(4), "two", "train")
     first, second = scene.objects
-    one = Reading(background="white", objects=(first,))
-    wrong_color = Reading(
+    one = ShapesReading(background="white", objects=(first,))
+    wrong_color = ShapesReading(
         background="white", objects=(first, replace(second, color="pink", shape=second.shape))
     )
-    smear = Reading(background="white", objects=(first, second), unreadable_cells=(8,))
-    nowhere = Reading(background=None, objects=(first, second))
+    smear = ShapesReading(background="white", objects=(first, second), unreadable_cells=(8,))
+    nowhere = ShapesReading(background=None, objects=(first, second))
     assert second.color != "pink"
     assert claim_credit(claim, one) == 0.5
     assert claim_credit(claim, wrong_color) == 0.75

@@ -7,8 +7,8 @@ from PIL import Image, ImageFilter
 from deepgen.shapes.caption import (
     CAPTION_KINDS,
     EDIT_KINDS,
-    Claim,
     ObjectClaim,
+    ShapesClaim,
     caption,
     instruction,
     sample_claim,
@@ -16,7 +16,7 @@ from deepgen.shapes.caption import (
 )
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render, render_array
-from deepgen.shapes.scene import GUEST_SHAPES, SHAPES, SIZES, Object, Scene, sample_scene
+from deepgen.shapes.scene import GUEST_SHAPES, SHAPES, SIZES, Object, ShapesScene, sample_scene
 from deepgen.shapes.slots import claim_code, directions, edit_code
 from deepgen.shapes.vocabulary import MAX_TOKENS, words
 
@@ -37,7 +37,7 @@ def test_a_slightly_blurred_scene_is_read_back():
 
 def test_two_colors_in_one_cell_are_unreadable_not_guessed():
     pixels = render_array(
-        Scene(background="white", objects=(Object(shape="square", color="red", size="large", cell=4),))
+        ShapesScene(background="white", objects=(Object(shape="square", color="red", size="large", cell=4),))
     ).copy()
     pixels[32:64, 48:64] = (40, 70, 225)
     assert read(pixels).unreadable_cells == (4,)
@@ -71,23 +71,23 @@ def test_an_edit_is_satisfied_by_its_target_and_not_by_its_source(kind):
 def test_a_claim_refuses_extra_objects_wrong_binding_and_wrong_relation():
     red = Object(shape="circle", color="red", size="small", cell=0)
     blue = Object(shape="square", color="blue", size="small", cell=2)
-    both = Claim(
+    both = ShapesClaim(
         kind="relation",
         objects=(ObjectClaim(shape="circle", color="red"), ObjectClaim(shape="square", color="blue")),
         relation="left of",
     )
-    assert both.holds(Scene(background="white", objects=(red, blue)))
-    assert not both.holds(Scene(background="white", objects=(red,)))
+    assert both.holds(ShapesScene(background="white", objects=(red, blue)))
+    assert not both.holds(ShapesScene(background="white", objects=(red,)))
     swapped = (
         Object(shape="circle", color="blue", size="small", cell=0),
         Object(shape="square", color="red", size="small", cell=2),
     )
-    assert not both.holds(Scene(background="white", objects=swapped))
+    assert not both.holds(ShapesScene(background="white", objects=swapped))
     mirrored = (
         Object(shape="circle", color="red", size="small", cell=2),
         Object(shape="square", color="blue", size="small", cell=0),
     )
-    assert not both.holds(Scene(background="white", objects=mirrored))
+    assert not both.holds(ShapesScene(background="white", objects=mirrored))
 
 
 def test_train_and_test_texts_never_meet():
@@ -123,7 +123,9 @@ def test_slot_directions_are_orthogonal_and_codes_differ():
 @pytest.mark.parametrize("shape", GUEST_SHAPES)
 def test_a_guest_shape_is_read_where_it_is_looked_for_and_unknown_elsewhere(shape, size):
     guest = Object(shape=shape, color="cyan", size=size, cell=3, offset=(-2, 1))
-    scene = Scene(background="brown", objects=(guest, Object(shape="cross", color="red", size=size, cell=4)))
+    scene = ShapesScene(
+        background="brown", objects=(guest, Object(shape="cross", color="red", size=size, cell=4))
+    )
     assert read(render(scene), (*SHAPES, *GUEST_SHAPES)).scene == scene
     assert read(render(scene)).scene != scene
 

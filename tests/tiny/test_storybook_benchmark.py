@@ -13,7 +13,7 @@ from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import Settings
 from deepgen.evaluation.statistics import wilson
 from deepgen.tiny.claims import Claim, ThingClaim
-from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.benchmark import StorybookBenchmark
 from deepgen.tiny.evaluation.chains import draw_chains, sample_chains, score_chains
 from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
 from deepgen.tiny.evaluation.prompts import ABILITIES, kinds_of, prompts_of
@@ -101,9 +101,11 @@ def test_a_run_that_is_there_is_not_drawn_again(right_run):
 
 
 def test_batches_are_of_several_pictures_and_never_mix_edits_with_others():
-    benchmark = Storybook(variant="reasoning-editing", num_prompts=1)
+    benchmark = StorybookBenchmark(variant="reasoning-editing", num_prompts=1)
     assert all(item.references for item in benchmark.items(Path()))
-    assert not any(item.references for item in Storybook(variant="text", num_prompts=1).items(Path()))
+    assert not any(
+        item.references for item in StorybookBenchmark(variant="text", num_prompts=1).items(Path())
+    )
 
 
 def test_wrong_pictures_score_nothing_and_say_why(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepgen.planning.flops import Positions, Sample, positions
+from deepgen.planning.flops import Positions, SampleShape, positions
 from deepgen.training.activations import Arithmetic, sample_activations, saved_bytes
 from planned import stage, tiny
 
@@ -64,25 +64,27 @@ def test_vlm_and_connector_save_what_their_layers_save(is_prompt_split: bool) ->
 
 
 def test_checkpointing_keeps_inputs_and_works_on_one_layer() -> None:
-    p = positions(stage(2), Sample())
+    p = positions(stage(2), SampleShape())
     kept = sample_activations(stage(2), p, ENGINE, is_prompt_split=False, is_checkpointing=True)
     assert kept["transformer"].saved == 24 * (p.image + p.context) * 1536 * 2
     assert sum(part.saved + part.working for part in kept.values()) < 0.5e9  # spec, section 3
 
 
 @pytest.mark.parametrize(
-    ("sample", "expected"), [(Sample(prompt_tokens=80), 1.2), (Sample(prompt_tokens=40, references=1), 2.5)]
+    ("sample", "expected"),
+    [(SampleShape(prompt_tokens=80), 1.2), (SampleShape(prompt_tokens=40, references=1), 2.5)],
 )
-def test_the_adapted_language_model_of_the_specification(sample: Sample, expected: float) -> None:
+def test_the_adapted_language_model_of_the_specification(sample: SampleShape, expected: float) -> None:
     p = positions(stage(2), sample)
     kept = sample_activations(stage(2), p, ENGINE, is_prompt_split=False, is_checkpointing=False)
     assert kept["vlm"].saved / 1e9 == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize(
-    ("sample", "expected"), [(Sample(prompt_tokens=80), 2.3), (Sample(prompt_tokens=40, references=1), 4.7)]
+    ("sample", "expected"),
+    [(SampleShape(prompt_tokens=80), 2.3), (SampleShape(prompt_tokens=40, references=1), 4.7)],
 )
-def test_the_dit_of_the_specification_had_fused_norms(sample: Sample, expected: float) -> None:
+def test_the_dit_of_the_specification_had_fused_norms(sample: SampleShape, expected: float) -> None:
     """The specification derives them; diffusers' RMSNorm also keeps float32 copies of queries and keys,
     and their rounded ones.
     """

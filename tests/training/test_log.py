@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deepgen.planning.cards import CARDS, card_of_device
+from deepgen.planning.accelerators import ACCELERATORS, accelerator_of_device
 from deepgen.training.log import RunLog
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
@@ -70,12 +70,12 @@ def test_the_log_says_which_share_of_a_known_cards_peak_was_reached(tmp_path: Pa
     ],
 )
 def test_a_drivers_name_finds_its_card(device: str, name: str) -> None:
-    assert card_of_device(device) == CARDS[name]
+    assert accelerator_of_device(device) == ACCELERATORS[name]
 
 
 @pytest.mark.parametrize("device", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe", "Quadro M4000"])
 def test_a_card_with_another_peak_is_not_taken_for_a_listed_one(device: str) -> None:
-    assert card_of_device(device) is None
+    assert accelerator_of_device(device) is None
 
 
 def test_a_picture_of_validation_goes_to_the_trackers_at_its_step(tmp_path: Path) -> None:

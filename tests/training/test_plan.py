@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepgen.models.config import DEEPGEN_TINY
-from deepgen.planning.cards import CARDS, Card, card
+from deepgen.planning.accelerators import ACCELERATORS, Accelerator, accelerator
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.plan import Counts, PlanConfig, _models, _weights, plan, plan_of_recipe
 from deepgen.training.stages.sft import SFTConfig
@@ -27,7 +27,7 @@ def parameters(part: str) -> int:
 
 
 def test_tiny_in_float32_is_exact() -> None:
-    rows = plan(replace(TINY, has_ema=True), CARDS["cpu"]).weights
+    rows = plan(replace(TINY, has_ema=True), ACCELERATORS["cpu"]).weights
     trained = parameters("connector")
     table = frozen("deepgen-tiny")["transformer"].pos_embed.pos_embed.numel()  # stored, not trained
     others = sum(parameters(part) for part in ("vlm", "transformer", "vae"))
@@ -54,7 +54,7 @@ def test_tiny_in_float32_is_exact() -> None:
 )
 def test_bytes_of_a_trained_parameter(scheme: str, is_8bit: bool, nbytes: float) -> None:
     config = replace(TINY, compute_dtype="bfloat16", scheme=scheme, is_8bit=is_8bit)
-    rows = plan(config, CARDS["cpu"]).weights
+    rows = plan(config, ACCELERATORS["cpu"]).weights
     assert sum(rows.values()) - rows["frozen weights"] == pytest.approx(nbytes * parameters("connector"))
 
 
@@ -63,12 +63,17 @@ def test_a_lora_counts_its_factors() -> None:
     config = replace(TINY, trains_connector=False, vlm_lora=LoraSettings(rank=rank))
     layer = (128, 128), (128, 64), (128, 64), (128, 128), (128, 256), (128, 256), (256, 128)
     expected = 5 * rank * sum(a + b for a, b in layer)
-    assert plan(config, CARDS["cpu"]).trained == {"vlm": expected, "connector": 0, "transformer": 0, "vae": 0}
+    assert plan(config, ACCELERATORS["cpu"]).trained == {
+        "vlm": expected,
+        "connector": 0,
+        "transformer": 0,
+        "vae": 0,
+    }
 
 
 def test_gradients_and_activations_take_turns_without_accumulation() -> None:
-    once = plan(replace(TINY, global_batch_size=4), CARDS["cpu"])
-    often = plan(replace(TINY, global_batch_size=8), CARDS["cpu"])
+    once = plan(replace(TINY, global_batch_size=4), ACCELERATORS["cpu"])
+    often = plan(replace(TINY, global_batch_size=8), ACCELERATORS["cpu"])
     fullest = max(sum(parts.values()) for parts in once.activations.values())
     assert often.peak - once.peak == min(once.weights["gradients"], fullest)
 
@@ -107,11 +112,11 @@ def test_hours_of_the_specification() -> None:
     counts = Counts()
     first = replace(STAGE_1, **pool, is_prompt_split=False)
     second = replace(STAGE_2, **pool)
-    result = plan(first, card("h100"), 50_000, 2.5, counts)
+    result = plan(first, accelerator("h100"), 50_000, 2.5, counts)
     assert result.hours == pytest.approx(7.7, rel=0.03)
     assert result.cost == pytest.approx(result.hours * 64 * 2.5)
     assert result.flops_per_sample / 1e12 == pytest.approx(12.05, rel=0.01)
-    result = plan(second, card("h100"), 133_333, counts=counts)
+    result = plan(second, accelerator("h100"), 133_333, counts=counts)
     assert result.hours == pytest.approx(20, rel=0.05)
     assert result.flops_per_sample / 1e12 == pytest.approx(15.87, rel=0.01)
 
@@ -120,9 +125,9 @@ def test_hours_of_the_specification() -> None:
 
 
 def test_the_first_remedy_that_is_enough_is_named() -> None:
-    usual = plan(TINY, CARDS["cpu"])
+    usual = plan(TINY, ACCELERATORS["cpu"])
     fullest = max(sum(parts.values()) for parts in usual.activations.values())
-    tight = replace(CARDS["cpu"], memory_gb=(usual.peak - fullest / 2) / GB)
+    tight = replace(ACCELERATORS["cpu"], memory_gb=(usual.peak - fullest / 2) / GB)
     result = plan(TINY, tight)
     assert not result.fits
     assert len(result.remedies) == 1
@@ -131,13 +136,13 @@ def test_the_first_remedy_that_is_enough_is_named() -> None:
 
 
 def test_what_no_switch_can_help_is_said() -> None:
-    result = plan(TINY, Card(name="toy", memory_gb=0.001, tflops=1.0, bandwidth=1.0))
+    result = plan(TINY, Accelerator(name="toy", memory_gb=0.001, tflops=1.0, bandwidth=1.0))
     assert result.remedies == ()
     assert "take a larger card" in str(result)
 
 
 def test_the_table_can_be_read() -> None:
-    text = str(plan(TINY, replace(CARDS["cpu"], memory_gb=8.0), 100, 2.0))
+    text = str(plan(TINY, replace(ACCELERATORS["cpu"], memory_gb=8.0), 100, 2.0))
     for part in (
         "frozen weights",
         "activations, 4 x edit",
@@ -172,14 +177,14 @@ def test_impossible_plans_are_refused(changes: dict, message: str) -> None:
 
 def test_an_unknown_card_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'gtx'; known: .*h100.*cpu"):
-        card("gtx")
+        accelerator("gtx")
 
 
 def test_a_recipe_becomes_a_plan() -> None:
-    config = plan_of_recipe(SFTConfig(), DEEPGEN_TINY, card("h100"), image_size=96, num_processes=8)
+    config = plan_of_recipe(SFTConfig(), DEEPGEN_TINY, accelerator("h100"), image_size=96, num_processes=8)
     assert (config.trains_transformer, config.vlm_lora, config.has_ema) == (True, LoraSettings(), True)
     assert (config.compute_dtype, config.global_batch_size, config.num_processes) == ("bfloat16", 768, 8)
-    assert plan_of_recipe(SFTConfig(), DEEPGEN_TINY, CARDS["cpu"]).compute_dtype == "float32"
+    assert plan_of_recipe(SFTConfig(), DEEPGEN_TINY, ACCELERATORS["cpu"]).compute_dtype == "float32"
 
 
 @pytest.mark.slow

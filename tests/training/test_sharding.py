@@ -24,7 +24,7 @@ from deepgen.training.checkpoints import (
 )
 from deepgen.training.optim import OptimConfig
 from deepgen.training.overrides import override
-from deepgen.training.sharding import Piece, Turns
+from deepgen.training.sharding import MicroBatchSync, ShardSlice
 from deepgen.training.state import Snapshot
 from launched_runs import assert_equal, finish, kill, losses, start, weights
 
@@ -58,45 +58,52 @@ class Model:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_pieces_are_those_of_torch_chunk(num_rows: int, world_size: int) -> None:
     whole = torch.arange(num_rows * 3).reshape(num_rows, 3)
-    cuts = [Piece((num_rows, 3), rank, world_size).cut(whole) for rank in range(world_size)]
+    cuts = [ShardSlice((num_rows, 3), rank, world_size).cut(whole) for rank in range(world_size)]
     assert torch.equal(torch.cat(cuts), whole)
     for cut, chunk in zip(cuts, whole.chunk(world_size), strict=False):
         assert torch.equal(cut, chunk)
 
 
-# --- turns --------------------------------------------------------------------------------------------------
+# --- micro-batches ------------------------------------------------------------------------------------------
 
 
 def test_without_sharding_every_process_goes_its_own_way() -> None:
-    turns = Turns(torch.nn.Linear(1, 1), Alone(0, 2, (True, True, False)))
-    assert [turn.batch for turn in turns("ab")] == ["a", "b"]
+    synced = MicroBatchSync(torch.nn.Linear(1, 1), Alone(0, 2, (True, True, False)))
+    assert [micro_batch.batch for micro_batch in synced("ab")] == ["a", "b"]
 
 
 def test_gradients_are_exchanged_in_the_last_micro_batch_only() -> None:
     model = Model()
-    turns = list(Turns(model, Alone(0, 2))("abc"))
-    assert [(turn.batch, turn.is_counted) for turn in turns] == [("a", True), ("b", True), ("c", True)]
+    synced = list(MicroBatchSync(model, Alone(0, 2))("abc"))
+    assert [(micro_batch.batch, micro_batch.is_counted) for micro_batch in synced] == [
+        ("a", True),
+        ("b", True),
+        ("c", True),
+    ]
     assert model.syncs == [False, False, True]
 
 
 def test_gradients_can_be_exchanged_in_every_micro_batch() -> None:
     model = Model()
-    assert len(list(Turns(model, Alone(0, 2), sums_once=False)("abc"))) == 3
+    assert len(list(MicroBatchSync(model, Alone(0, 2), sums_once=False)("abc"))) == 3
     assert model.syncs == [True, True, True]
 
 
 def test_who_has_fewer_micro_batches_repeats_one_that_does_not_count() -> None:
     model = Model()
-    turns = Turns(model, Alone(1, 2, (True, True, False)))
-    assert [(turn.batch, turn.is_counted) for turn in turns("a")] == [("a", True), ("a", False)]
+    synced = MicroBatchSync(model, Alone(1, 2, (True, True, False)))
+    assert [(micro_batch.batch, micro_batch.is_counted) for micro_batch in synced("a")] == [
+        ("a", True),
+        ("a", False),
+    ]
     assert model.syncs == [False, True]
-    turns.processes = Alone(1, 2, (True, False))
-    assert [(turn.batch, turn.is_counted) for turn in turns("")] == [("a", False)]
+    synced.processes = Alone(1, 2, (True, False))
+    assert [(micro_batch.batch, micro_batch.is_counted) for micro_batch in synced("")] == [("a", False)]
 
 
 def test_who_never_had_a_micro_batch_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="raise global_batch_size or start fewer processes"):
-        list(Turns(Model(), Alone(1, 2, (True, False)))(""))
+        list(MicroBatchSync(Model(), Alone(1, 2, (True, False)))(""))
 
 
 # --- configs ------------------------------------------------------------------------------------------------
@@ -119,7 +126,7 @@ WHOLE = {"a": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1, 2), "kept":
 
 def divided(rank: int, world_size: int, step: int = 4) -> Snapshot:
     """What one process holds of WHOLE."""
-    pieces = {name: Piece(tuple(WHOLE[name].shape), rank, world_size) for name in ("a", "one")}
+    pieces = {name: ShardSlice(tuple(WHOLE[name].shape), rank, world_size) for name in ("a", "one")}
     own = {name: pieces[name].cut(value) if name in pieces else value for name, value in WHOLE.items()}
     moments = {f"{name}/exp_avg": value + 1 for name, value in own.items()}
     steps = {f"{name}/step": torch.tensor(4.0) for name in own}
@@ -188,7 +195,7 @@ def test_a_checkpoint_copied_in_part_and_one_of_another_model_are_clear_errors(t
     write(tmp_path, 3)
     folder = latest_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"a has shape \(5, 3\), this run's \(6, 3\)"):
-        read_checkpoint_folder(folder, {"a": Piece((6, 3), 0, 2)})
+        read_checkpoint_folder(folder, {"a": ShardSlice((6, 3), 0, 2)})
     (folder / "ema-00002-of-00003.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds 2 of 3 files of 'ema'; copy the whole folder"):
         read_checkpoint_folder(folder)

@@ -19,6 +19,7 @@ from deepgen.checkpoints.layouts import HubOptions, detect
 from deepgen.checkpoints.parts import WEIGHTED, Part, build, named_config
 from deepgen.checkpoints.zero_partitions import IncompleteRunError
 from deepgen.models.config import ARCHITECTURES, Architecture
+from deepgen.moved import renamed
 from deepgen.worlds import describe, world_of_folder
 
 LORA_RANK = 64  # of the published SFT, on every linear and embedding of the VLM
@@ -40,7 +41,7 @@ class PartInfo:
 
 
 @dataclass
-class ModelInfo:
+class CheckpointInfo:
     """Parts and what they need. Memory is in bytes."""
 
     name: str
@@ -84,7 +85,7 @@ class ModelInfo:
 
 def info(
     source: str | Path, *, connector_config: dict[str, Any] | None = None, hub: HubOptions | None = None
-) -> ModelInfo:
+) -> CheckpointInfo:
     """Count a named architecture, or a checkpoint of any layout.
 
     Raises FileNotFoundError or CheckpointError as `detect` does; an unknown name is told what names there
@@ -108,7 +109,7 @@ def info(
         return result
 
 
-def _of_architecture(architecture: Architecture) -> ModelInfo:
+def _of_architecture(architecture: Architecture) -> CheckpointInfo:
     models = {name: build(name, named_config(name, architecture)) for name in WEIGHTED}
     parts = []
     for name, model in models.items():
@@ -119,12 +120,12 @@ def _of_architecture(architecture: Architecture) -> ModelInfo:
             PartInfo(name, len(stored), parameters, buffers, {}, None, f"architecture {architecture.name}")
         )
     config = {name: getattr(architecture, name) for name in (*WEIGHTED, "scheduler", "defaults")}
-    return ModelInfo(architecture.name, "architecture", parts, memory_needs(models), config)
+    return CheckpointInfo(architecture.name, "architecture", parts, memory_needs(models), config)
 
 
-def _of_checkpoint(checkpoint: Checkpoint) -> ModelInfo:
+def _of_checkpoint(checkpoint: Checkpoint) -> CheckpointInfo:
     world = world_of_folder(checkpoint.layout.path)
-    result = ModelInfo(checkpoint.layout.source, checkpoint.layout.kind, [], world=world)
+    result = CheckpointInfo(checkpoint.layout.source, checkpoint.layout.kind, [], world=world)
     named = checkpoint.architecture()
     models = {}
     for name in WEIGHTED:
@@ -222,3 +223,6 @@ def _largest_layer(model: nn.Module) -> int:
         for m in model.modules()
     )
     return max(own)
+
+
+__getattr__ = renamed(__name__, {"ModelInfo": "deepgen.checkpoints.info.CheckpointInfo"})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgen.checkpoints.lora_files import FactorPair, LoraFile, first_names
-from deepgen.checkpoints.lora_names import Place, PlaceTable, output_size
+from deepgen.checkpoints.lora_names import LoraTarget, LoraTargetTable, output_size
 from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.checkpoints.names import UNUSED_HEAD
 
@@ -104,7 +104,7 @@ def fit(file: LoraFile, models: Mapping[str, nn.Module], *, is_strict: bool = Tr
         LoraError: keys have no place, shapes do not fit, two keys are for the same layer, or what fits
             changes nothing.
     """
-    table = PlaceTable(models)
+    table = LoraTargetTable(models)
     updates: dict[tuple[str, str], tuple[LowRankUpdate, FactorPair]] = {}
     misfits, unused = dict(file.foreign), {}
     for pair in file.pairs:
@@ -152,7 +152,7 @@ def _number(alpha: float) -> float:
     return int(alpha) if float(alpha).is_integer() else alpha
 
 
-def _misfit(pair: FactorPair, places: Sequence[Place]) -> str | None:
+def _misfit(pair: FactorPair, places: Sequence[LoraTarget]) -> str | None:
     """Why a pair has no place in the model, or None."""
     if not places:
         return "no such layer"
@@ -181,7 +181,7 @@ def _inputs(layer: Any) -> tuple[int, ...]:
     return (layer.in_features,)
 
 
-def _num_rows(place: Place) -> int:
+def _num_rows(place: LoraTarget) -> int:
     if place.rows is None:
         return output_size(place.module)
     return sum(stop - start for start, stop in place.rows)
@@ -194,7 +194,7 @@ def _as_matrix(factor: Tensor, layer: nn.Module) -> Tensor:
     return factor
 
 
-def _update(pair: FactorPair, place: Place, origin: str) -> LowRankUpdate:
+def _update(pair: FactorPair, place: LoraTarget, origin: str) -> LowRankUpdate:
     a, b = _as_matrix(pair.a, place.module), _as_matrix(pair.b, place.module)
     if place.rows is not None:
         b = torch.cat([b[start:stop] for start, stop in place.rows])
@@ -223,7 +223,7 @@ def _cast(factor: Tensor, dtype: torch.dtype, name: str, origin: str) -> Tensor:
     return cast
 
 
-def _refusal(file: LoraFile, misfits: Mapping[str, str], table: PlaceTable, can_drop: bool) -> str:
+def _refusal(file: LoraFile, misfits: Mapping[str, str], table: LoraTargetTable, can_drop: bool) -> str:
     total = sum(len(pair.names) for pair in file.pairs) + len(file.foreign)
     advice = "; strict=False (--lora-partial) applies the rest" if can_drop else ""
     return (

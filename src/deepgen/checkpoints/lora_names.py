@@ -17,6 +17,7 @@ from torch import nn
 
 from deepgen.checkpoints.lora_keys import LoraKey
 from deepgen.checkpoints.names import vlm_name
+from deepgen.moved import renamed
 
 _QKV = ("to_q", "to_k", "to_v")
 _ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -49,7 +50,7 @@ _FUSED = {
 
 
 @dataclass(frozen=True)
-class Place:
+class LoraTarget:
     """A module of the pipeline, and which rows of the file's B are its own, in its order.
 
     Attributes:
@@ -65,7 +66,7 @@ class Place:
     rows: tuple[tuple[int, int], ...] | None = None
 
 
-class PlaceTable:
+class LoraTargetTable:
     """Looks modules up by the names of trainers.
 
     Args:
@@ -74,20 +75,20 @@ class PlaceTable:
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self.modules = {part: dict(_layers(model)) for part, model in models.items()}
-        self._dotted: dict[tuple[str, str], tuple[Place, ...]] = {}
+        self._dotted: dict[tuple[str, str], tuple[LoraTarget, ...]] = {}
         for part, layers in self.modules.items():
             for name, module in layers.items():
-                self._dotted[part, name] = (Place(part, name, module),)
+                self._dotted[part, name] = (LoraTarget(part, name, module),)
                 if name.endswith(".to_out.0"):  # as the oldest files of diffusers name it
-                    self._dotted[part, name.removesuffix(".0")] = (Place(part, name, module),)
+                    self._dotted[part, name.removesuffix(".0")] = (LoraTarget(part, name, module),)
         if "transformer" in models:
             for name, places in _of_stability(self.modules["transformer"]):
                 self._dotted["transformer", name] = places
-        self._flat: dict[str, set[tuple[Place, ...]]] = {}
+        self._flat: dict[str, set[tuple[LoraTarget, ...]]] = {}
         for (_, name), places in self._dotted.items():
             self._flat.setdefault(name.replace(".", "_"), set()).add(places)
 
-    def find(self, key: LoraKey) -> tuple[Place, ...]:
+    def find(self, key: LoraKey) -> tuple[LoraTarget, ...]:
         """The modules a key is for: none, one, or the three that a fused one is divided into.
 
         A flattened name that could mean two modules finds none.
@@ -136,18 +137,18 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, layer
 
 
-def _of_stability(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Place, ...]]]:
+def _of_stability(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[LoraTarget, ...]]]:
     """Stability AI's names of the layers that this DiT has."""
     depth = len({name.split(".")[1] for name in layers if name.startswith("transformer_blocks.")})
     for theirs, ours in _OUTER.items():
         if ours in layers:
-            yield theirs, (Place("transformer", ours, layers[ours]),)
+            yield theirs, (LoraTarget("transformer", ours, layers[ours]),)
     yield from _swapped("final_layer.adaLN_modulation.1", "norm_out.linear", layers)
     for number in range(depth):
         block, joint = f"transformer_blocks.{number}", f"joint_blocks.{number}"
         for theirs, ours in _BLOCK.items():
             if (name := f"{block}.{ours}") in layers:
-                yield f"{joint}.{theirs}", (Place("transformer", name, layers[name]),)
+                yield f"{joint}.{theirs}", (LoraTarget("transformer", name, layers[name]),)
         for theirs, three in _FUSED.items():
             names = [f"{block}.{ours}" for ours in three]
             if all(name in layers for name in names):
@@ -158,27 +159,39 @@ def _of_stability(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[
         if number == depth - 1 and f"{block}.attn.to_add_out" not in layers:  # it is only read there
             yield from _swapped(f"{joint}.context_block.adaLN_modulation.1", name, layers)
         else:
-            yield f"{joint}.context_block.adaLN_modulation.1", (Place("transformer", name, layers[name]),)
+            yield (
+                f"{joint}.context_block.adaLN_modulation.1",
+                (LoraTarget("transformer", name, layers[name]),),
+            )
 
 
 def _fused(
     theirs: str, names: list[str], layers: Mapping[str, nn.Module]
-) -> Iterator[tuple[str, tuple[Place, ...]]]:
+) -> Iterator[tuple[str, tuple[LoraTarget, ...]]]:
     """Query, key and value one below the other; some trainers number the three instead."""
     places, start = [], 0
     for number, name in enumerate(names):
         stop = start + output_size(layers[name])
-        places.append(Place("transformer", name, layers[name], ((start, stop),)))
-        yield f"{theirs}.{number}", (Place("transformer", name, layers[name]),)
+        places.append(LoraTarget("transformer", name, layers[name], ((start, stop),)))
+        yield f"{theirs}.{number}", (LoraTarget("transformer", name, layers[name]),)
         start = stop
     yield theirs, tuple(places)
 
 
 def _swapped(
     theirs: str, ours: str, layers: Mapping[str, nn.Module]
-) -> Iterator[tuple[str, tuple[Place, ...]]]:
+) -> Iterator[tuple[str, tuple[LoraTarget, ...]]]:
     """Shift and scale there, scale and shift here."""
     if ours in layers:
         width = output_size(layers[ours])
         rows = ((width // 2, width), (0, width // 2))
-        yield theirs, (Place("transformer", ours, layers[ours], rows),)
+        yield theirs, (LoraTarget("transformer", ours, layers[ours], rows),)
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Place": "deepgen.checkpoints.lora_names.LoraTarget",
+        "PlaceTable": "deepgen.checkpoints.lora_names.LoraTargetTable",
+    },
+)

@@ -25,8 +25,8 @@ from deepgen.checkpoints.run_facts import differing_fact
 from deepgen.checkpoints.tensors import LazyTensor, lazy_torch
 from deepgen.checkpoints.torch_files import StoredTensor, open_tree
 from deepgen.checkpoints.zero_pieces import (
+    DeepSpeedRun,
     JoinedWeight,
-    ZeroRun,
     flat_rows,
     frozen_weights,
     joined_weights,
@@ -87,7 +87,7 @@ def open_zero(folder: Path, copies: Mapping[str, LazyTensor] | None = None) -> Z
             f"such as {', '.join(needed[:SHOWN])} cannot be joined; copy the missing files from where the "
             "run was saved"
         )
-    run = ZeroRun(folder, states, [_optimizer(ranks[rank]) for rank in range(world)])
+    run = DeepSpeedRun(folder, states, [_optimizer(ranks[rank]) for rank in range(world)])
     _refuse_mixture(run, [ranks[rank] for rank in range(world)])
     trained = joined_weights(run, copies)
     masters = {name: weight.lazy() for name, weight in (trained | frozen_weights(run)).items()}
@@ -212,7 +212,7 @@ def _without_partitions(
 # --- one run?
 
 
-def _refuse_mixture(run: ZeroRun, files: Sequence[Path]) -> None:
+def _refuse_mixture(run: DeepSpeedRun, files: Sequence[Path]) -> None:
     for file, states in zip(files[1:], run.ranks[1:], strict=True):
         if found := differing_fact(run.ranks[0], states):
             what, first, second = found
@@ -224,7 +224,7 @@ def _refuse_mixture(run: ZeroRun, files: Sequence[Path]) -> None:
         _refuse_wrong_rank(run, rank, file, states)
 
 
-def _refuse_wrong_rank(run: ZeroRun, rank: int, file: Path, states: Mapping[Any, Any]) -> None:
+def _refuse_wrong_rank(run: DeepSpeedRun, rank: int, file: Path, states: Mapping[Any, Any]) -> None:
     """Compare the list of fragments a rank keeps (ZeRO-1, 2) with what lies on that rank."""
     recorded = states.get("param_slice_mappings")
     key = "single_partition_of_fp32_groups"

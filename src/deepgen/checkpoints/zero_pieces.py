@@ -23,6 +23,7 @@ from deepgen.checkpoints.pickle_names import MOST_DIMENSIONS, mapping
 from deepgen.checkpoints.tensors import LazyTensor
 from deepgen.checkpoints.torch_files import StoredTensor
 from deepgen.models.errors import CheckpointError
+from deepgen.moved import renamed
 
 ALIGNMENT = 2  # DeepSpeed pads a flat row to a multiple of this and the number of ranks
 LARGEST_SIZE = 2**40  # of one dimension
@@ -30,7 +31,7 @@ _BLOCK = 1 << 22  # numbers compared at a time
 
 
 @dataclass(frozen=True)
-class Piece:
+class ZeroPiece:
     """`count` numbers of a parameter: from `first` on in a flat row of one rank's file."""
 
     row: StoredTensor
@@ -39,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class ZeroRun:
+class DeepSpeedRun:
     """The files of one run, opened."""
 
     folder: Path
@@ -67,7 +68,7 @@ class JoinedWeight:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    pieces: Sequence[Piece]
+    pieces: Sequence[ZeroPiece]
     folder: Path
     copy: LazyTensor | None = None
 
@@ -113,7 +114,7 @@ def _shapes(group: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
     return {str(name): tuple(shape) for name, shape in group.items()}
 
 
-def joined_weights(run: ZeroRun, copies: Mapping[str, LazyTensor]) -> dict[str, JoinedWeight]:
+def joined_weights(run: DeepSpeedRun, copies: Mapping[str, LazyTensor]) -> dict[str, JoinedWeight]:
     """Everything the run trained, by name.
 
     Raises:
@@ -141,7 +142,7 @@ def joined_weights(run: ZeroRun, copies: Mapping[str, LazyTensor]) -> dict[str, 
     return result
 
 
-def flat_rows(rank: Mapping[Any, Any], key: str, run: ZeroRun) -> list[StoredTensor]:
+def flat_rows(rank: Mapping[Any, Any], key: str, run: DeepSpeedRun) -> list[StoredTensor]:
     rows = rank[key] if isinstance(rank[key], list) else []
     if not rows or not all(
         isinstance(row, StoredTensor) and len(row.shape) == 1 and row.is_contiguous for row in rows
@@ -150,13 +151,13 @@ def flat_rows(rank: Mapping[Any, Any], key: str, run: ZeroRun) -> list[StoredTen
     return rows
 
 
-def _cut(rows: Sequence[StoredTensor], first: int, count: int) -> list[Piece]:
+def _cut(rows: Sequence[StoredTensor], first: int, count: int) -> list[ZeroPiece]:
     """`count` numbers from the `first` on, of rows laid end to end."""
     pieces = []
     for row in rows:
         taken = min(row.numel - first, count)
         if taken > 0 and first >= 0:
-            pieces.append(Piece(row, first, taken))
+            pieces.append(ZeroPiece(row, first, taken))
             first, count = 0, count - taken
         else:
             first -= row.numel
@@ -165,7 +166,7 @@ def _cut(rows: Sequence[StoredTensor], first: int, count: int) -> list[Piece]:
     return pieces
 
 
-def _pieces_of_rows(run: ZeroRun) -> dict[str, list[Piece]]:
+def _pieces_of_rows(run: DeepSpeedRun) -> dict[str, list[ZeroPiece]]:
     by_rank = [flat_rows(rank, "single_partition_of_fp32_groups", run) for rank in run.ranks]
     if any(len(rows) != len(run.groups) for rows in by_rank):
         raise CheckpointError(
@@ -185,7 +186,7 @@ def _pieces_of_rows(run: ZeroRun) -> dict[str, list[Piece]]:
     return pieces
 
 
-def _pieces_of_parameters(run: ZeroRun) -> dict[str, list[Piece]]:
+def _pieces_of_parameters(run: DeepSpeedRun) -> dict[str, list[ZeroPiece]]:
     by_rank = [flat_rows(rank, "fp32_flat_groups", run) for rank in run.ranks]
     world, start, pieces = len(by_rank), 0, {}
     for name, shape in ((name, shape) for group in run.groups for name, shape in group.items()):
@@ -202,13 +203,13 @@ def _pieces_of_parameters(run: ZeroRun) -> dict[str, list[Piece]]:
     return pieces
 
 
-def _misfit(run: ZeroRun, held: int, needed: int, what: str) -> CheckpointError:
+def _misfit(run: DeepSpeedRun, held: int, needed: int, what: str) -> CheckpointError:
     return CheckpointError(
         f"{run.folder} mixes files of two runs: {what} holds {held} numbers, param_shapes describes {needed}"
     )
 
 
-def frozen_weights(run: ZeroRun) -> dict[str, JoinedWeight]:
+def frozen_weights(run: DeepSpeedRun) -> dict[str, JoinedWeight]:
     """Weights that were not trained: whole in one file, with ZeRO-3 a fragment a rank."""
     shapes = _shapes(mapping(run.states[0].get("frozen_param_shapes")) or {})
     fragments = [mapping(states.get("frozen_param_fragments")) or {} for states in run.states]
@@ -219,7 +220,7 @@ def frozen_weights(run: ZeroRun) -> dict[str, JoinedWeight]:
         for row in rows:
             if not (isinstance(row, StoredTensor) and row.is_contiguous):
                 raise CheckpointError(f"the frozen weight {name} of {run.folder} is no tensor")
-            parts.append(Piece(row, 0, min(row.numel, left)))
+            parts.append(ZeroPiece(row, 0, min(row.numel, left)))
             left -= parts[-1].count
         if left or not rows:
             raise CheckpointError(
@@ -240,3 +241,12 @@ def _agree(master: Tensor, copy: Tensor) -> bool:
         )
         for a, b in zip(master.split(_BLOCK), copy.split(_BLOCK), strict=True)
     )
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Piece": "deepgen.checkpoints.zero_pieces.ZeroPiece",
+        "ZeroRun": "deepgen.checkpoints.zero_pieces.DeepSpeedRun",
+    },
+)

@@ -31,7 +31,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DataChoice:
     """Which data is meant."""
 
     data: Positional[Annotated[str, arg(metavar="MIXTURE|PATH")]]
@@ -77,7 +77,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect(Place):
+class Inspect(DataChoice):
     """Draw a sheet of random samples: references, target and text of each."""
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE")] = Path("sheet.png")
@@ -91,9 +91,9 @@ class Inspect(Place):
 
     def run(self) -> int:
         """Exit code 0 once the sheet is written."""
+        from deepgen.data.contact_sheet import contact_sheet, make_tile
         from deepgen.data.image_files import save_image
         from deepgen.data.mixture import Mixture
-        from deepgen.data.sheet import contact_sheet, make_card
 
         check_file_name(self.output)
         if self.num_samples < 1:
@@ -102,22 +102,22 @@ class Inspect(Place):
         given = self.open()
         mixture = Mixture(replace(given.config, seed=self.seed), given.sources)
         count = min(self.num_samples, sum(len(source) for source in mixture.sources.values()))
-        cards = [make_card(mixture, mixture.draw(sample, block_size=1)) for sample in range(count)]
-        for card in cards:
-            what = card.error or f"{', '.join(card.sizes)}  {card.text!r}"
-            print(f"{card.draw.task:8}  {card.draw.source}:{card.draw.index}  {what}")
-        save_image(contact_sheet(cards, self.font), self.output)
-        if self.font is None and any(letter > LAST_LATIN for card in cards for letter in card.text):
+        tiles = [make_tile(mixture, mixture.draw(sample, block_size=1)) for sample in range(count)]
+        for tile in tiles:
+            what = tile.error or f"{', '.join(tile.sizes)}  {tile.text!r}"
+            print(f"{tile.draw.task:8}  {tile.draw.source}:{tile.draw.index}  {what}")
+        save_image(contact_sheet(tiles, self.font), self.output)
+        if self.font is None and any(letter > LAST_LATIN for tile in tiles for letter in tile.text):
             print(
                 "some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf"
             )
-        num_bad = sum(card.error is not None for card in cards)
-        print(f"{self.output}  {len(cards)} samples, {num_bad} of them cannot be used")
+        num_bad = sum(tile.error is not None for tile in tiles)
+        print(f"{self.output}  {len(tiles)} samples, {num_bad} of them cannot be used")
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stats(Place):
+class Stats(DataChoice):
     """Count rows, shares of draws, sizes, texts, references and missing files of each source."""
 
     sample: int = 200
@@ -139,7 +139,7 @@ class Stats(Place):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertData(Place):
+class ConvertData(DataChoice):
     """Write a source as one JSONL manifest with the size of every picture, so that planning opens none."""
 
     output: Positional[Annotated[Path, arg(metavar="FILE.jsonl")]]
@@ -165,7 +165,7 @@ class ConvertData(Place):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheData(Place):
+class CacheData(DataChoice):
     """Encode every picture once, so that training need not; interrupted, the same command goes on."""
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]

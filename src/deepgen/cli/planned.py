@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from deepgen.checkpoints.memory import MemoryPlan
     from deepgen.generation import ResolvedSettings
-    from deepgen.planning.cards import Card
+    from deepgen.planning.accelerators import Accelerator
     from deepgen.planning.drawing import DrawingConfig
 
 NOMINAL = "deepgen-1.0"  # what is planned where no weights are at hand
@@ -28,13 +28,13 @@ def show_plan(options: ImageOptions, references: Sequence[str] = (), *, is_edit:
     """
     from deepgen.checkpoints.memory import meta_models
     from deepgen.data.images import open_image
-    from deepgen.planning.cards import card
+    from deepgen.planning.accelerators import accelerator
     from deepgen.planning.drawing import plan_drawing
 
     options.check()
     if options.transformer_gguf is not None and not options.transformer_gguf.is_file():
         raise FileNotFoundError(f"--transformer-gguf {options.transformer_gguf}: no such file")
-    chosen = card(options.card) if options.card is not None else this_card(options.device)
+    chosen = accelerator(options.card) if options.card is not None else this_accelerator(options.device)
     name, note = planned_model(options.model)
     opened = [open_image(path) for path in references]
     models = meta_models(name)
@@ -70,7 +70,7 @@ def planned_model(model: str) -> tuple[str, str]:
     return NOMINAL, f"{NOMINAL} (the sizes of {model} are not looked up) "
 
 
-def this_card(device: str) -> Card:
+def this_accelerator(device: str) -> Accelerator:
     """The accelerator of this machine, or its processor where there is none.
 
     Raises:
@@ -81,20 +81,22 @@ def this_card(device: str) -> Card:
 
     import torch
 
-    from deepgen.planning.cards import CARDS, card_of_chip, card_of_device
+    from deepgen.planning.accelerators import ACCELERATORS, accelerator_of_chip, accelerator_of_device
 
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        named, found = torch.cuda.get_device_name(), card_of_device(torch.cuda.get_device_name())
+        named, found = torch.cuda.get_device_name(), accelerator_of_device(torch.cuda.get_device_name())
     elif device in ("auto", "mps") and torch.backends.mps.is_available():
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
         named = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-        found = card_of_chip(named, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        found = accelerator_of_chip(named, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     elif device in ("auto", "cpu"):
-        named, found = "cpu", CARDS["cpu"]
+        named, found = "cpu", ACCELERATORS["cpu"]
     else:
         raise ValueError(f"PyTorch finds no {device} here; name the card that is meant with --card")
     if found is None:
-        raise ValueError(f"{named} is not in the table; name one like it with --card: {', '.join(CARDS)}")
+        raise ValueError(
+            f"{named} is not in the table; name one like it with --card: {', '.join(ACCELERATORS)}"
+        )
     return found
 
 
@@ -152,18 +154,18 @@ def _drawn_size(
 
 
 def _memory(
-    options: ImageOptions, models: Mapping[str, Any], card: Card
+    options: ImageOptions, models: Mapping[str, Any], accelerator: Accelerator
 ) -> tuple[MemoryPlan, tuple[str, ...]]:
     """How the model is kept, and what to type for it where nothing was asked for."""
     from deepgen.checkpoints.memory import GB, MemoryPlan, choose
 
     asked, chosen = asked_memory(options), (options.quantize, options.offload)
-    if card.link is None and options.offload != "none":
-        raise ValueError(f"{card.name} has one memory, so --offload moves nothing; leave it out")
+    if accelerator.link is None and options.offload != "none":
+        raise ValueError(f"{accelerator.name} has one memory, so --offload moves nothing; leave it out")
     if asked not in ("none", "auto"):
-        return choose(models, int(asked) * GB, can_offload=card.has_own_memory), ()
+        return choose(models, int(asked) * GB, can_offload=accelerator.has_own_memory), ()
     if asked == "auto" or (chosen == ("none", "none") and options.transformer_gguf is None):
-        plan = choose(models, int(card.memory_gb * GB), can_offload=card.has_own_memory)
+        plan = choose(models, int(accelerator.memory_gb * GB), can_offload=accelerator.has_own_memory)
         is_plain = plan == MemoryPlan()
         return plan, () if is_plain or asked == "auto" else ("so draw with --memory auto",)
     quantize = "int8" if options.quantize == "fp8" else options.quantize  # as many bits
@@ -171,8 +173,8 @@ def _memory(
     return MemoryPlan(quantize=quantize, offload=offload), ()
 
 
-def _remedy(models: Mapping[str, Any], card: Card) -> str:
+def _remedy(models: Mapping[str, Any], accelerator: Accelerator) -> str:
     from deepgen.checkpoints.memory import GB, choose
 
-    plan = choose(models, int(card.memory_gb * GB), can_offload=card.has_own_memory)
+    plan = choose(models, int(accelerator.memory_gb * GB), can_offload=accelerator.has_own_memory)
     return f"--memory auto ({plan}), or a smaller --size"

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepgen.data.bad_rows import BadRow
 from deepgen.data.cache import Cache
 from deepgen.data.example import Example, ImageContent, RowError, Size, Task
 from deepgen.data.example_images import load_image, ruled_sizes
 from deepgen.data.images import ImageError
-from deepgen.data.ledger import BadRow
 from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.order import random_bits, stream_key

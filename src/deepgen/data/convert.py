@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepgen.data.bad_rows import BadRow, BadRowTracker
 from deepgen.data.example import Example, FileSlice, ImageContent, RowError
 from deepgen.data.example_images import example_sizes
 from deepgen.data.images import ImageError
-from deepgen.data.ledger import BadRow, Ledger
 from deepgen.data.sources import Source
 
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -48,17 +48,17 @@ def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: fl
         if place.exists():
             raise FileExistsError(f"{place} exists already; remove it or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(bad_share_limit)
+    bad_rows = BadRowTracker(bad_share_limit)
     token = secrets.token_hex(8)
     part, images_part = path.with_name(f".{token}.part"), path.with_name(f".{token}.pictures.part")
     writer = _ImageWriter(path.parent, images_dir, images_part)
     num_rows = 0
     try:
         with part.open("x", encoding="utf-8") as file:
-            for record in _records(source, name, writer, ledger):
+            for record in _records(source, name, writer, bad_rows):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 num_rows += 1
-            ledger.judge()
+            bad_rows.judge()
             file.flush()
             os.fsync(file.fileno())
         if writer.count:
@@ -67,7 +67,7 @@ def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: fl
     finally:
         part.unlink(missing_ok=True)
         shutil.rmtree(images_part, ignore_errors=True)
-    return Converted(path, num_rows, ledger.num_bad, writer.count)
+    return Converted(path, num_rows, bad_rows.num_bad, writer.count)
 
 
 class _ImageWriter:
@@ -91,15 +91,17 @@ class _ImageWriter:
         return f"{self.final_dir.name}/{file}"
 
 
-def _records(source: Source, name: str, writer: _ImageWriter, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _records(
+    source: Source, name: str, writer: _ImageWriter, bad_rows: BadRowTracker
+) -> Iterator[dict[str, Any]]:
     for row in range(len(source)):
         try:
             example = source[row]
             record = _record(example, writer)
         except (RowError, ImageError) as error:
-            ledger.record(1, [BadRow(row, name, f"{name}:{row}", str(error))])
+            bad_rows.record(1, [BadRow(row, name, f"{name}:{row}", str(error))])
         else:
-            ledger.record(1)
+            bad_rows.record(1)
             yield record
 
 

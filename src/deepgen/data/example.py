@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from deepgen.moved import renamed
+
 Task = Literal["generate", "edit"]
 TASKS: tuple[str, ...] = get_args(Task)
 Size = tuple[int, int]  # (height, width) in pixels
@@ -39,7 +41,7 @@ ImageContent = Path | bytes | FileSlice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ImageLimits:
     """Which pictures a source refuses: both sides must exceed `min_side`, the longer/shorter stay below
     `max_ratio`.
     """
@@ -85,7 +87,7 @@ class Example:
     language: str | None = None
     size: Size | None = None
     reference_sizes: tuple[Size, ...] | None = None
-    limits: Limits | None = None
+    limits: ImageLimits | None = None
 
     def __post_init__(self) -> None:
         """RowError for what contradicts itself."""
@@ -101,3 +103,6 @@ class Example:
             raise RowError(
                 f"{self.key}: {len(self.references)} input pictures but {len(self.reference_sizes)} sizes"
             )
+
+
+__getattr__ = renamed(__name__, {"Limits": "deepgen.data.example.ImageLimits"})

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from deepgen.data.bad_rows import BadRow, BadRowTracker
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
-from deepgen.data.ledger import BadRow, Ledger
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -30,7 +30,7 @@ def micro_batches(
     prefetch: int = 2,
     start_method: StartMethod | None = None,
     pin_memory: bool = False,
-    ledger: Ledger | None = None,
+    bad_rows: BadRowTracker | None = None,
 ) -> Iterator[list[MicroBatch]]:
     """For each step from `first_step` on, the micro-batches of this process; a list may be empty.
 
@@ -48,7 +48,7 @@ def micro_batches(
         prefetch: steps each worker reads ahead.
         start_method: how workers are started; None: Python's choice for the system.
         pin_memory: hand out tensors in page-locked memory.
-        ledger: counts bad rows and stops the run when there are too many; by default one with the mixture's
+        bad_rows: counts bad rows and stops the run when there are too many; by default one with the mixture's
             limit and no file.
 
     Raises:
@@ -56,7 +56,7 @@ def micro_batches(
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"expected rank in [0, {world_size}), got {rank}")
-    ledger = Ledger(batches.mixture.config.bad_share_limit) if ledger is None else ledger
+    bad_rows = BadRowTracker(batches.mixture.config.bad_share_limit) if bad_rows is None else bad_rows
     loader = DataLoader(
         _Steps(batches, first_step, num_steps, rank, world_size),
         batch_size=None,
@@ -67,9 +67,9 @@ def micro_batches(
         generator=torch.Generator(),  # PyTorch's loader would draw a seed from everybody's generator
     )
     for loaded in loader:
-        ledger.record(loaded.num_samples, loaded.bad)
+        bad_rows.record(loaded.num_samples, loaded.bad)
         yield loaded.batches
-    ledger.judge()
+    bad_rows.judge()
 
 
 def deal(plans: Sequence[BatchPlan], world_size: int) -> list[list[BatchPlan]]:

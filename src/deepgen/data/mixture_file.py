@@ -39,7 +39,7 @@ def read_mixture(path: str | Path, root: str | Path | None = None) -> MixtureCon
         ValueError: names every unknown or missing field and every path at which there is nothing.
     """
     path = Path(path).expanduser()
-    reader = _Reader(path, _load(path), root)
+    reader = _MixtureReader(path, _load(path), root)
     config = reader.config()
     if reader.problems or config is None:
         listed = "".join(f"\n  - {problem}" for problem in reader.problems)
@@ -65,7 +65,7 @@ def place_options(source: str) -> list[str]:
     return [name for name in option_fields(source) if name == "path" or name.endswith("_dir")]
 
 
-class _Reader:
+class _MixtureReader:
     """Turns the file's content into a config, collecting what is wrong on the way."""
 
     def __init__(self, path: Path, content: dict[str, Any], root: str | Path | None) -> None:

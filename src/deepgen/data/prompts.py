@@ -68,7 +68,7 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Rows(Protocol):
+class _PromptRows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
@@ -81,7 +81,7 @@ class PromptSet:
     """One set of a mix: its rows, how often they are drawn and what they are scored with."""
 
     name: str
-    rows: _Rows
+    rows: _PromptRows
     weight: float
     rewards: Mapping[str, float]
 
@@ -163,10 +163,10 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
     content = yaml.safe_load(path.read_text())
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no mix of prompts: expected datasets, found {type(content).__name__}")
-    return _Reader(path, content).mix()
+    return _PromptMixReader(path, content).mix()
 
 
-class _Reader:
+class _PromptMixReader:
     """Turns a mix's content into prompts, collecting what is wrong on the way."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ class _Reader:
         self.problems += [f"{name}: the weight of {key} must be above 0, got {found[key]!r}" for key in wrong]
         return {key: float(value) for key, value in found.items() if key not in wrong}
 
-    def _rows(self, name: str, entry: dict[str, Any]) -> Mapping[str, tuple[_Rows, float]] | None:
+    def _rows(self, name: str, entry: dict[str, Any]) -> Mapping[str, tuple[_PromptRows, float]] | None:
         """Rows by the name of their set, each with its share of the entry's weight."""
         places = [place for place in _OPTIONS if place in entry]
         if len(places) != 1:
@@ -301,12 +301,12 @@ class RecordRows:
         return text, key, references, record
 
 
-def _open(path: Path) -> _Rows:
+def _open(path: Path) -> _PromptRows:
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        rows: _Rows = TextRows(path)
+        rows: _PromptRows = TextRows(path)
     elif suffix == ".jsonl":
         rows = RecordRows(path, RecordFile(path))
     elif suffix == ".parquet":

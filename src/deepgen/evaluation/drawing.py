@@ -17,7 +17,7 @@ from tqdm import tqdm
 from deepgen.data.png import save_png
 from deepgen.evaluation.benchmark import Item
 from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
-from deepgen.evaluation.run_config import Job, chunked
+from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.store import Images, Lines, write_json
 
@@ -25,7 +25,7 @@ _MOST_FAILURES = 8  # chunks in a row that cannot be drawn before the run stops
 Sample = tuple[Item, int]  # an item and the number of a sample
 
 
-def draw(job: Job, model: Model) -> dict[str, str]:
+def draw(job: EvaluationJob, model: Model) -> dict[str, str]:
     """Draw what this process has to; returns reasons by item where there is no picture.
 
     Raises:
@@ -37,7 +37,7 @@ def draw(job: Job, model: Model) -> dict[str, str]:
 class _Drawing:
     """This process's share of a benchmark's pictures."""
 
-    def __init__(self, job: Job, model: Model) -> None:
+    def __init__(self, job: EvaluationJob, model: Model) -> None:
         self.job, self.model = job, model
         self.images = Images(job.folder, job.team.rank)
         for problem in self.images.problems:

@@ -75,7 +75,7 @@ def workers() -> Workers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EvaluationJob:
     """One benchmark in one folder, for one process.
 
     Attributes:

@@ -19,7 +19,7 @@ from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings, with_standard_names
 from deepgen.evaluation.drawing import draw
 from deepgen.evaluation.models import Model
-from deepgen.evaluation.run_config import Job, RunConfig, Workers, workers
+from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers, workers
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
 from deepgen.evaluation.store import write_json
@@ -86,7 +86,9 @@ def run(
     if team.rank == 0:
         _open_folder(folder, manifest)
     team.wait()
-    job = Job(benchmark=benchmark, settings=settings, config=config, team=team, folder=folder, chosen=chosen)
+    job = EvaluationJob(
+        benchmark=benchmark, settings=settings, config=config, team=team, folder=folder, chosen=chosen
+    )
     failures = draw(job, model)
     team.wait()
     if not config.has_scoring:

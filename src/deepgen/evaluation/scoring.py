@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
-from deepgen.evaluation.run_config import Job, chunked
+from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import Images, Scores, write_json
 from deepgen.rewards.reward import RewardUnavailable
@@ -23,7 +23,7 @@ class TooFewVerdicts(ValueError):
     """Too few pictures have a verdict for a score."""
 
 
-def score(job: Job, scorers: Scorers, failures: Mapping[str, str], version: str) -> None:
+def score(job: EvaluationJob, scorers: Scorers, failures: Mapping[str, str], version: str) -> None:
     """Score this process's share.
 
     Args:
@@ -71,7 +71,7 @@ def _verdict(benchmark: Benchmark, item: Item, images: Sequence[Image.Image], sc
         return replace(empty, problems=(str(error),))
 
 
-def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str, Any]:
+def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str, Any]:
     """The table, or the reason there is none; written either way.
 
     Raises:
@@ -112,7 +112,7 @@ def add_up(job: Job, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str,
     return result
 
 
-def _stored(job: Job, images: Images, stored: Scores, item: Item, scorer: str) -> ItemScore:
+def _stored(job: EvaluationJob, images: Images, stored: Scores, item: Item, scorer: str) -> ItemScore:
     _, hashes = _records(job, images, item)
     found = stored.get(item.id, hashes, scorer)
     if found is not None:
@@ -127,19 +127,19 @@ def _stored(job: Job, images: Images, stored: Scores, item: Item, scorer: str) -
     )
 
 
-def _records(job: Job, images: Images, item: Item) -> tuple[list[dict[str, Any] | None], list[str]]:
+def _records(job: EvaluationJob, images: Images, item: Item) -> tuple[list[dict[str, Any] | None], list[str]]:
     """What is recorded of each sample, and the hashes, empty where nothing is."""
     records = [images.get(item.id, n) for n in job.samples]
     return records, ["" if record is None else str(record["sha256"]) for record in records]
 
 
-def _item(job: Job, images: Images, item: Item, verdict: ItemScore) -> dict[str, Any]:
+def _item(job: EvaluationJob, images: Images, item: Item, verdict: ItemScore) -> dict[str, Any]:
     records, _ = _records(job, images, item)
     paths = [record["path"] for record in records if record is not None]
     return {**asdict(verdict), "prompt": item.prompt, "pictures": paths}
 
 
-def doubles(job: Job, images: Images) -> list[list[str]]:
+def doubles(job: EvaluationJob, images: Images) -> list[list[str]]:
     """Groups of pictures of different items or samples that are the same file."""
     groups: dict[str, list[str]] = defaultdict(list)
     for item in job.chosen:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepgen.checkpoints.memory import GB, MARGIN, ImageRequest, MemoryPlan, Need, need, part_bytes
-from deepgen.planning.cards import Card
+from deepgen.planning.accelerators import Accelerator
 from deepgen.planning.flops import (
     Positions,
     bridge,
@@ -83,11 +83,11 @@ class Phase:
     bytes_moved: float = 0.0  # over the link
     is_overlapped: bool = False  # moved while something else computes
 
-    def seconds(self, card: Card) -> float:
+    def seconds(self, accelerator: Accelerator) -> float:
         """On a card."""
-        computing = self.flops / (card.tflops * 1e12 * arithmetic_share(card))
-        reading = self.bytes_read / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
-        moving = 0.0 if card.link is None else self.bytes_moved / (card.link * 1e9 * LINK_SHARE)
+        computing = self.flops / (accelerator.tflops * 1e12 * arithmetic_share(accelerator))
+        reading = self.bytes_read / (accelerator.bandwidth * 1e9 * BANDWIDTH_SHARE)
+        moving = 0.0 if accelerator.link is None else self.bytes_moved / (accelerator.link * 1e9 * LINK_SHARE)
         busy = max(computing, reading)
         return max(busy, moving) if self.is_overlapped else busy + moving
 
@@ -97,19 +97,19 @@ class DrawingPlan:
     """Memory and time of one picture. `needed` is in bytes."""
 
     config: DrawingConfig
-    card: Card
+    accelerator: Accelerator
     needed: Need
     phases: tuple[Phase, ...]
 
     @property
     def fits(self) -> bool:
         """Whether the card holds it, with the margin that `--memory` keeps."""
-        return self.needed.device <= MARGIN * self.card.memory_gb * GB
+        return self.needed.device <= MARGIN * self.accelerator.memory_gb * GB
 
     @property
     def seconds(self) -> float:
         """Of one picture."""
-        return sum(phase.seconds(self.card) for phase in self.phases)
+        return sum(phase.seconds(self.accelerator) for phase in self.phases)
 
     def lines(self) -> list[str]:
         """Memory and time, for people."""
@@ -117,29 +117,32 @@ class DrawingPlan:
         fits = "it fits" if self.fits else "it does not fit"
         found = [
             f"memory: {self.config.memory}",
-            f"  {self.needed.device / GB:.1f} of {self.card.memory_gb:.0f} GB{waits}: {fits}",
+            f"  {self.needed.device / GB:.1f} of {self.accelerator.memory_gb:.0f} GB{waits}: {fits}",
             f"{'one picture':30}{'TFLOP':>9}{'seconds':>11}",
         ]
         for phase in self.phases:
             if phase.flops:
-                seconds = said_seconds(phase.seconds(self.card))
+                seconds = said_seconds(phase.seconds(self.accelerator))
                 found.append(f"  {phase.name:28}{phase.flops / 1e12:>9.2f}{seconds:>11}")
         total = sum(phase.flops for phase in self.phases)
         found.append(f"  {'total':28}{total / 1e12:>9.2f}{said_seconds(self.seconds):>11}")
-        return [*found, assumptions(self.card)]
+        return [*found, assumptions(self.accelerator)]
 
 
-def arithmetic_share(card: Card) -> float:
+def arithmetic_share(accelerator: Accelerator) -> float:
     """Of the peak; that of the machine's own processor is what training assumes, which was measured."""
-    return card.mfu if card.name == "cpu" else ARITHMETIC_SHARE
+    return accelerator.mfu if accelerator.name == "cpu" else ARITHMETIC_SHARE
 
 
-def assumptions(card: Card) -> str:
+def assumptions(accelerator: Accelerator) -> str:
     """What the seconds rest on."""
-    link = "" if card.link is None else f", {LINK_SHARE:.0%} of {card.link:g} GB/s to main memory"
+    link = (
+        "" if accelerator.link is None else f", {LINK_SHARE:.0%} of {accelerator.link:g} GB/s to main memory"
+    )
     return (
-        f"planned, not measured: assumes {arithmetic_share(card):.0%} of {card.tflops:.3g} TFLOP/s, "
-        f"{BANDWIDTH_SHARE:.0%} of {card.bandwidth:g} GB/s{link}; loading is not counted"
+        f"planned, not measured: assumes {arithmetic_share(accelerator):.0%} of "
+        f"{accelerator.tflops:.3g} TFLOP/s, {BANDWIDTH_SHARE:.0%} of {accelerator.bandwidth:g} GB/s{link}; "
+        "loading is not counted"
     )
 
 
@@ -150,7 +153,7 @@ def said_seconds(seconds: float) -> str:
     return f"{seconds:.0f}" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
-def plan_drawing(models: Mapping[str, Any], config: DrawingConfig, card: Card) -> DrawingPlan:
+def plan_drawing(models: Mapping[str, Any], config: DrawingConfig, accelerator: Accelerator) -> DrawingPlan:
     """Count what one picture takes on a card; the parts may be on the meta device."""
     stored = {name: part_bytes(name, model, config.memory.quantize) for name, model in models.items()}
     if config.gguf_bytes:
@@ -158,11 +161,11 @@ def plan_drawing(models: Mapping[str, Any], config: DrawingConfig, card: Card) -
     needed = need(
         models,
         config.memory,
-        value_bytes=2 if card.has_own_memory else 4,
+        value_bytes=2 if accelerator.has_own_memory else 4,
         image=config.image,
         stored=stored,
     )
-    return DrawingPlan(config, card, needed, _phases(models, config, stored))
+    return DrawingPlan(config, accelerator, needed, _phases(models, config, stored))
 
 
 def _phases(models: Mapping[str, Any], config: DrawingConfig, stored: Mapping[str, int]) -> tuple[Phase, ...]:

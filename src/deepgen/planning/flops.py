@@ -25,12 +25,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepgen.models.vlm import PIXELS_PER_TOKEN, VISION_SCALE
+from deepgen.moved import renamed
 
 _ATTENTION_IN_TRAINING = 3.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class SampleShape:
     """Sizes of one example: a square picture, its prompt with template, and its references."""
 
     image_size: int = 512
@@ -55,7 +56,7 @@ class Positions:
         return self.prompt + self.think
 
 
-def positions(models: Mapping[str, Any], sample: Sample) -> Positions:
+def positions(models: Mapping[str, Any], sample: SampleShape) -> Positions:
     """Of a square sample of these models."""
     side = sample.image_size
     return positions_of(models, side, side, prompt_tokens=sample.prompt_tokens, references=sample.references)
@@ -95,7 +96,7 @@ class Work:
 
 def sample_flops(
     models: Mapping[str, Any],
-    sample: Sample,
+    sample: SampleShape,
     *,
     is_prompt_split: bool = True,
     is_checkpointing: bool = False,
@@ -264,3 +265,6 @@ def _again(work: Work, is_checkpointing: bool) -> Work:
 
 def _scaled(times: int, work: Work) -> Work:
     return Work(times * work.forward, times * work.training)
+
+
+__getattr__ = renamed(__name__, {"Sample": "deepgen.planning.flops.SampleShape"})

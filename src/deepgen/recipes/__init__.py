@@ -23,7 +23,7 @@ _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_opt
 
 if TYPE_CHECKING:
     from deepgen.rl.plan import RLPlan
-    from deepgen.training.plan import Plan
+    from deepgen.training.plan import TrainingPlan
 
 
 def run(
@@ -134,7 +134,7 @@ def plan_run(
     card_name: str,
     num_cards: int = 1,
     price: float | None = None,
-) -> Plan | RLPlan:
+) -> TrainingPlan | RLPlan:
     """What a recipe would need on such cards; opens neither weights nor data nor prompts.
 
     Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it, or follow from the
@@ -146,7 +146,7 @@ def plan_run(
     from deepgen.data.mixture_file import read_outline
     from deepgen.rl.config import RLSettings
     from deepgen.rl.plan import plan_rl
-    from deepgen.training.plan import card, plan, plan_of_recipe
+    from deepgen.training.plan import accelerator, plan, plan_of_recipe
     from deepgen.training.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
@@ -154,7 +154,7 @@ def plan_run(
         raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
     architecture = config.start.architecture()
     if isinstance(config, RLSettings):
-        return plan_rl(config, architecture, card(card_name), num_cards, price)
+        return plan_rl(config, architecture, accelerator(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
     if config.data is None or config.data.is_dir():
         changes["edit_share"] = float(config.data_task == "edit")
@@ -164,8 +164,8 @@ def plan_run(
         changes["edit_share"] = ratios.get("edit", 0) / sum(ratios.values())
         changes["image_size"] = image.image_size
     return plan(
-        plan_of_recipe(config, architecture, card(card_name), **changes),
-        card(card_name),
+        plan_of_recipe(config, architecture, accelerator(card_name), **changes),
+        accelerator(card_name),
         config.num_steps,
         price,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepgen.extras import missing_extra
+from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 from deepgen.rewards.wire import candidate_from_json, describe, result_to_json
 
@@ -29,7 +30,7 @@ class ServiceConfig:
     max_body_mib: int = 256
 
 
-class Refusal(Exception):
+class RequestRefusal(Exception):
     """A request that is not answered with verdicts: an HTTP status and why."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -57,7 +58,7 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
         try:
             body = await _read_body(request, config.max_body_mib << 20)
             return JSONResponse(await run_in_threadpool(host.score, body))
-        except Refusal as refusal:
+        except RequestRefusal as refusal:
             return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
 
     app.add_route("/health", health, methods=["GET"])
@@ -79,7 +80,9 @@ async def _read_body(request: Streamed, limit: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise Refusal(413, f"the request is larger than {limit >> 20} MiB; send fewer candidates at once")
+            raise RequestRefusal(
+                413, f"the request is larger than {limit >> 20} MiB; send fewer candidates at once"
+            )
     return bytes(body)
 
 
@@ -111,10 +114,10 @@ class Host:
                     judged = reward(list(readable.values()))
                 verdicts.update(zip(readable, judged, strict=True))
         except RewardUnavailable as error:
-            raise Refusal(502, f"{name} cannot be asked: {error}") from error
+            raise RequestRefusal(502, f"{name} cannot be asked: {error}") from error
         except Exception as error:  # a fault of the reward is told to the client, and the service goes on
             logger.exception("reward %s failed", name)
-            raise Refusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
+            raise RequestRefusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
         ordered = [result_to_json(verdicts[i]) for i in range(len(sent))]
         return {**describe(name, reward), "verdicts": ordered}
 
@@ -122,18 +125,23 @@ class Host:
         try:
             request = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise Refusal(400, f"the request is no JSON: {error}") from error
+            raise RequestRefusal(400, f"the request is no JSON: {error}") from error
         if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
-            raise Refusal(400, "a request is an object with a list of candidates; see docs/rewards.md")
+            raise RequestRefusal(400, "a request is an object with a list of candidates; see docs/rewards.md")
         name = request.get("reward")
         if not isinstance(name, str) or name not in self._rewards:
-            raise Refusal(404, f"there is no reward {name!r} here; there are: {', '.join(self._rewards)}")
+            raise RequestRefusal(
+                404, f"there is no reward {name!r} here; there are: {', '.join(self._rewards)}"
+            )
         candidates = request["candidates"]
         if len(candidates) > self._config.max_batch:
             limit = self._config.max_batch
-            raise Refusal(413, f"{len(candidates)} candidates in one request; the limit is {limit}")
+            raise RequestRefusal(413, f"{len(candidates)} candidates in one request; the limit is {limit}")
         return name, candidates
 
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
+
+
+__getattr__ = renamed(__name__, {"Refusal": "deepgen.rewards.service.RequestRefusal"})

@@ -15,11 +15,11 @@ import torch
 
 from deepgen.generation import GenerationSettings
 from deepgen.models.config import Architecture
-from deepgen.planning.cards import Card
-from deepgen.planning.flops import Sample, dit, is_trained, positions, sample_flops, vae_decoder
+from deepgen.planning.accelerators import Accelerator
+from deepgen.planning.flops import SampleShape, dit, is_trained, positions, sample_flops, vae_decoder
 from deepgen.rl.config import RLSettings
 from deepgen.training.activations import vae_working_bytes
-from deepgen.training.plan import Counts, Plan, PlanConfig, Task, duration, plan, plan_of_recipe
+from deepgen.training.plan import Counts, PlanConfig, Task, TrainingPlan, duration, plan, plan_of_recipe
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RLPlan:
         num_images: of one rollout.
     """
 
-    memory: Plan
+    memory: TrainingPlan
     passes: dict[str, int]
     flops: dict[Task, dict[str, float]]
     num_rollouts: int
@@ -43,8 +43,8 @@ class RLPlan:
 
     def hours(self, task: Task) -> float:
         """Of the whole run where every prompt is of that task, at the card's assumed utilisation."""
-        card = self.memory.card
-        reached = self.num_processes * card.tflops * 1e12 * card.mfu
+        accelerator = self.memory.accelerator
+        reached = self.num_processes * accelerator.tflops * 1e12 * accelerator.mfu
         return self.num_rollouts * sum(self.flops[task].values()) / reached / 3600
 
     def __str__(self) -> str:
@@ -57,11 +57,11 @@ class RLPlan:
                 lines.append(f"  {purpose:26}" + "".join(f"{number:>12,.1f}" for number in numbers))
         passes = ", ".join(f"{count:,} {purpose}" for purpose, count in self.passes.items() if count)
         lines += [f"  passes through the DiT: {passes}", ""]
-        card = self.memory.card
+        accelerator = self.memory.accelerator
         times = ", ".join(f"{duration(self.hours(task))} if all are {task}" for task in tasks)
         lines.append(
             f"{self.num_rollouts:,} rollouts of {self.num_images:,} images on {self.num_processes} x "
-            f"{card.name} at {card.mfu:.0%} of {card.tflops:g} TFLOP/s: {times}"
+            f"{accelerator.name} at {accelerator.mfu:.0%} of {accelerator.tflops:g} TFLOP/s: {times}"
         )
         lines.append("without what rewards take; they judge while the next group is drawn")
         if self.memory.price_per_hour is not None:
@@ -74,7 +74,7 @@ class RLPlan:
 def plan_rl(
     recipe: RLSettings,
     architecture: Architecture,
-    card: Card,
+    accelerator: Accelerator,
     num_processes: int = 1,
     price_per_hour: float | None = None,
 ) -> RLPlan:
@@ -83,7 +83,7 @@ def plan_rl(
     Args:
         recipe: the recipe; neither its prompts nor its data are opened.
         architecture: of the model it starts from.
-        card: one for every process.
+        accelerator: one for every process.
         num_processes: which share the groups; each holds the whole model.
         price_per_hour: of one card, in any currency.
     """
@@ -91,7 +91,7 @@ def plan_rl(
     config = plan_of_recipe(
         recipe,
         architecture,
-        card,
+        accelerator,
         image_size=side,
         edit_share=0.5,  # both kinds of prompts are shown
         micro_batch_size=recipe.micro_batch_size * _branches(recipe, architecture),
@@ -100,7 +100,7 @@ def plan_rl(
     )
     counts = Counts()
     rollout = _Rollout(recipe, counts.models_of(config), num_processes, _branches(recipe, architecture))
-    memory = plan(config, card, recipe.num_steps, price_per_hour, counts, rollout.held_by)
+    memory = plan(config, accelerator, recipe.num_steps, price_per_hour, counts, rollout.held_by)
     return RLPlan(
         memory=memory,
         passes=rollout.passes(),
@@ -140,7 +140,7 @@ class _Rollout:
             "by the reference": trained if self.objective.kl_coef else 0,
         }
 
-    def flops(self, sample: Sample) -> dict[str, float]:
+    def flops(self, sample: SampleShape) -> dict[str, float]:
         """By purpose, of all processes."""
         recipe, p = self.recipe, positions(self.models, sample)
         work = sample_flops(self.models, sample, is_checkpointing=recipe.is_checkpointing_activations)
@@ -162,7 +162,7 @@ class _Rollout:
             "supervised loss": supervised * sum(part.training for part in work.values()),
         }
 
-    def held_by(self, found: Plan) -> Plan:
+    def held_by(self, found: TrainingPlan) -> TrainingPlan:
         """The plan of a supervised stage with what a rollout holds beside it."""
         rows = found.weights | self._rows(found.config)
         training = found.peak + sum(rows.values()) - sum(found.weights.values())
@@ -171,7 +171,9 @@ class _Rollout:
         working = 2 * vae_working_bytes(
             self.models["vae"], found.config.image_size, found.config.arithmetic.compute
         )
-        drawing = sum(rows.values()) - rows["gradients"] + batch * working + found.card.overhead_gb * 1e9
+        drawing = (
+            sum(rows.values()) - rows["gradients"] + batch * working + found.accelerator.overhead_gb * 1e9
+        )
         return replace(found, weights=rows, peak=max(training, drawing))
 
     def _rows(self, config: PlanConfig) -> dict[str, float]:

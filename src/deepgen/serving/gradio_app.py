@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.client import Client, ClientError, DrawnImage, Preview, RequestFailed, Step, Waiting
+from deepgen.client import Client, ClientError, DrawnImage, PreviewImage, RequestFailed, Step, Waiting
 from deepgen.extras import missing_extra
 
 SIZES = ("model's own", "square", "wide", "tall")
@@ -117,7 +117,7 @@ def draw(
             said = f"Waiting: {event.ahead} ahead" if event.ahead else "Next in line"
         elif isinstance(event, Step):
             said = f"Step {event.step} of {event.num_steps}"
-        elif isinstance(event, Preview):
+        elif isinstance(event, PreviewImage):
             places[event.index] = (event.image, "preview")
         elif isinstance(event, DrawnImage):
             said_of_it = [f"seed {event.seed}", *([event.notice] if event.notice else [])]

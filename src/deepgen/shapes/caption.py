@@ -1,9 +1,9 @@
-"""What is said about a scene, and exactly what that claims.
+"""Captions and edit instructions of the shapes world, and the exact claims behind them.
 
-A `Claim` states some properties of a picture and nothing of the rest; it holds for a scene when its objects
-can be matched one to one with the scene's objects (nothing missing, nothing extra) and every stated property
-is right. An `Edit` is an instruction, the scene it applies to, and the claim its result has to satisfy. Words
-are drawn afterwards, from several wordings, so the same claim is met in many forms.
+A `ShapesClaim` states some properties of a picture and nothing of the rest; it holds for a scene when its
+objects can be matched one to one with the scene's objects (nothing missing, nothing extra) and every stated
+property is right. A `ShapesEdit` is an instruction, the scene it applies to, and the claim its result has to
+satisfy. The text is drawn afterwards, from several wordings, so the same claim is met in many forms.
 
 One attribute combination in eight is held out: training never draws a claim or an edit whose `split` is
 "test", the benchmark draws nothing else. Which one it is depends on what is stated, not on the wording.
@@ -26,7 +26,7 @@ from deepgen.shapes.scene import (
     SHAPES,
     SIZES,
     Object,
-    Scene,
+    ShapesScene,
     choose,
     sample_object,
     sample_offset,
@@ -69,7 +69,7 @@ class ObjectClaim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class ShapesClaim:
     """What a caption states: every object there is, the background if named, how the first two lie."""
 
     kind: str
@@ -77,7 +77,7 @@ class Claim:
     background: str | None = None
     relation: str | None = None
 
-    def holds(self, scene: Scene) -> bool:
+    def holds(self, scene: ShapesScene) -> bool:
         """Whether the scene is as stated, with nothing missing and nothing extra."""
         if len(scene.objects) != len(self.objects):
             return False
@@ -102,17 +102,17 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit:
+class ShapesEdit:
     """One change of a scene: `named` is the object it is about (the new one for "add"), `value` what it
     becomes.
     """
 
     kind: str
-    source: Scene
-    target: Scene
+    source: ShapesScene
+    target: ShapesScene
     named: Object | None
     value: str | int | None
-    claim: Claim
+    claim: ShapesClaim
     states_size: bool = False
 
     @property
@@ -151,7 +151,7 @@ def related(first: Object, second: Object, relation: str) -> bool:
 # Claims
 
 
-def sample_claim(rng: np.random.Generator, kind: str, split: Split) -> tuple[Claim, Scene]:
+def sample_claim(rng: np.random.Generator, kind: str, split: Split) -> tuple[ShapesClaim, ShapesScene]:
     """A claim of that kind and split, and a scene it holds for."""
     while True:
         scene = sample_scene_for(rng, kind)
@@ -160,7 +160,7 @@ def sample_claim(rng: np.random.Generator, kind: str, split: Split) -> tuple[Cla
             return claim, scene
 
 
-def sample_scene_for(rng: np.random.Generator, kind: str) -> Scene:
+def sample_scene_for(rng: np.random.Generator, kind: str) -> ShapesScene:
     """A scene that a caption of that kind can describe."""
     if kind not in CAPTION_KINDS:
         raise ValueError(f"unknown caption kind {kind!r}; known: {', '.join(CAPTION_KINDS)}")
@@ -179,34 +179,34 @@ def sample_scene_for(rng: np.random.Generator, kind: str) -> Scene:
     return sample_scene(rng, 2 if kind in ("position", "background", "size") and rng.random() < 0.25 else 1)
 
 
-def claim_about(rng: np.random.Generator, scene: Scene, kind: str) -> Claim:
+def claim_about(rng: np.random.Generator, scene: ShapesScene, kind: str) -> ShapesClaim:
     """What a caption of that kind states about a scene it fits; the objects come in a drawn order."""
     items = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     plain = [ObjectClaim(shape=o.shape, color=o.color) for o in items]
     if kind == "relation":
         first, second = items[:2]
         names = [name for name in RELATIONS if related(first, second, name)]
-        return Claim(kind=kind, objects=tuple(plain), relation=choose(rng, names))
+        return ShapesClaim(kind=kind, objects=tuple(plain), relation=choose(rng, names))
     if kind == "position":
-        return Claim(
+        return ShapesClaim(
             kind=kind, objects=tuple(replace(c, cell=o.cell) for c, o in zip(plain, items, strict=True))
         )
     if kind == "size":
-        return Claim(
+        return ShapesClaim(
             kind=kind, objects=tuple(replace(c, size=o.size) for c, o in zip(plain, items, strict=True))
         )
     if kind == "background":
-        return Claim(kind=kind, objects=tuple(plain), background=scene.background)
+        return ShapesClaim(kind=kind, objects=tuple(plain), background=scene.background)
     if kind == "all":
         full = tuple(ObjectClaim(shape=o.shape, color=o.color, size=o.size, cell=o.cell) for o in items)
-        return Claim(kind=kind, objects=full, background=scene.background)
-    return Claim(kind=kind, objects=tuple(plain))
+        return ShapesClaim(kind=kind, objects=full, background=scene.background)
+    return ShapesClaim(kind=kind, objects=tuple(plain))
 
 
 # Edits
 
 
-def sample_edit(rng: np.random.Generator, kind: str, split: Split) -> Edit:
+def sample_edit(rng: np.random.Generator, kind: str, split: Split) -> ShapesEdit:
     """An edit of that kind and split of a scene of one to four objects that differ in shape and color."""
     while True:
         least = 2 if kind == "remove" else 1
@@ -219,7 +219,7 @@ def sample_edit(rng: np.random.Generator, kind: str, split: Split) -> Edit:
             return edit
 
 
-def sample_edit_of(rng: np.random.Generator, source: Scene, kind: str) -> Edit:
+def sample_edit_of(rng: np.random.Generator, source: ShapesScene, kind: str) -> ShapesEdit:
     """An edit of that kind of a given scene; the changed object keeps its cell and jitter unless it moves."""
     if kind == "background":
         value = choose(rng, [name for name in BACKGROUNDS if name != source.background])
@@ -257,20 +257,20 @@ def sample_edit_of(rng: np.random.Generator, source: Scene, kind: str) -> Edit:
 
 def _edit(
     kind: str,
-    source: Scene,
-    target: Scene,
+    source: ShapesScene,
+    target: ShapesScene,
     named: Object | None,
     value: str | int | None,
     states_size: bool = True,
-) -> Edit:
+) -> ShapesEdit:
     objects = tuple(
         ObjectClaim(
             shape=o.shape, color=o.color, cell=o.cell, size=o.size if states_size or o.cell != value else None
         )
         for o in target.objects
     )
-    claim = Claim(kind=kind, objects=objects, background=target.background)
-    return Edit(
+    claim = ShapesClaim(kind=kind, objects=objects, background=target.background)
+    return ShapesEdit(
         kind=kind,
         source=source,
         target=target,
@@ -328,7 +328,7 @@ def _phrase(rng: np.random.Generator, claim: ObjectClaim) -> str:
     return _noun_phrase(rng, claim) + ("" if claim.cell is None else f" {place(rng, claim.cell)}")
 
 
-def caption(rng: np.random.Generator, claim: Claim) -> str:
+def caption(rng: np.random.Generator, claim: ShapesClaim) -> str:
     """The claim in words, in one of its wordings."""
     if claim.relation is not None:
         first, second = (_phrase(rng, o) for o in claim.objects)
@@ -358,7 +358,7 @@ def caption(rng: np.random.Generator, claim: Claim) -> str:
     return choose(rng, _OPENERS) + text
 
 
-def instruction(rng: np.random.Generator, edit: Edit) -> str:
+def instruction(rng: np.random.Generator, edit: ShapesEdit) -> str:
     """The edit in words: the object is named by its shape alone where that is enough, or by color and
     shape.
     """
@@ -414,17 +414,17 @@ def instruction(rng: np.random.Generator, edit: Edit) -> str:
 # JSON, so that a claim can travel with its prompt
 
 
-def to_json(asked: Claim | Edit) -> dict[str, Any]:
+def to_json(asked: ShapesClaim | ShapesEdit) -> dict[str, Any]:
     """Plain values that `from_json` turns into an equal claim or edit, jitter included."""
     return asdict(asked)
 
 
-def from_json(values: Mapping[str, Any]) -> Claim | Edit:
+def from_json(values: Mapping[str, Any]) -> ShapesClaim | ShapesEdit:
     """The claim or edit that `to_json` wrote; a ValueError where it is none."""
     try:
         if "source" not in values:
             return _claim_from(values)
-        return Edit(
+        return ShapesEdit(
             kind=values["kind"],
             source=_scene_from(values["source"]),
             target=_scene_from(values["target"]),
@@ -437,12 +437,12 @@ def from_json(values: Mapping[str, Any]) -> Claim | Edit:
         raise ValueError(f"this is no claim or edit as to_json writes it: {error!r}") from error
 
 
-def _claim_from(values: Mapping[str, Any]) -> Claim:
-    return Claim(**{**values, "objects": tuple(ObjectClaim(**item) for item in values["objects"])})
+def _claim_from(values: Mapping[str, Any]) -> ShapesClaim:
+    return ShapesClaim(**{**values, "objects": tuple(ObjectClaim(**item) for item in values["objects"])})
 
 
-def _scene_from(values: Mapping[str, Any]) -> Scene:
-    return Scene(background=values["background"], objects=tuple(map(_object_from, values["objects"])))
+def _scene_from(values: Mapping[str, Any]) -> ShapesScene:
+    return ShapesScene(background=values["background"], objects=tuple(map(_object_from, values["objects"])))
 
 
 def _object_from(values: Mapping[str, Any]) -> Object:

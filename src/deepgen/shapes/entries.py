@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepgen.shapes.caption import Claim, Edit, claim_about, sample_edit, sample_scene_for
-from deepgen.shapes.scene import Scene
+from deepgen.shapes.caption import ShapesClaim, ShapesEdit, claim_about, sample_edit, sample_scene_for
+from deepgen.shapes.scene import ShapesScene
 
 # How often a scene of each sort is drawn, and what its captions may be.
 _SCENE_KINDS = {"single": 0.25, "two": 0.35, "counting": 0.25, "three": 0.1, "all": 0.05}
@@ -35,7 +35,7 @@ def _draw(rng: np.random.Generator, shares: dict[str, float]) -> str:
     ]
 
 
-def scene_entry(seed: int, index: int) -> Scene:
+def scene_entry(seed: int, index: int) -> ShapesScene:
     """Scene number `index` of the pool."""
     rng = np.random.default_rng((seed, 1, index))
     while True:
@@ -44,13 +44,13 @@ def scene_entry(seed: int, index: int) -> Scene:
             return scene
 
 
-def edit_entry(seed: int, index: int) -> Edit:
+def edit_entry(seed: int, index: int) -> ShapesEdit:
     """Edit number `index` of the pool, from the training side of the split."""
     rng = np.random.default_rng((seed, 2, index))
     return sample_edit(rng, _draw(rng, _EDIT_SHARES), "train")
 
 
-def training_claim(rng: np.random.Generator, scene: Scene) -> Claim:
+def training_claim(rng: np.random.Generator, scene: ShapesScene) -> ShapesClaim:
     """A claim about the scene from the training side of the split; a ValueError for a scene that has none."""
     claim = _find_training_claim(rng, scene)
     if claim is None:
@@ -58,7 +58,7 @@ def training_claim(rng: np.random.Generator, scene: Scene) -> Claim:
     return claim
 
 
-def _find_training_claim(rng: np.random.Generator, scene: Scene) -> Claim | None:
+def _find_training_claim(rng: np.random.Generator, scene: ShapesScene) -> ShapesClaim | None:
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         sort = "same"
     else:

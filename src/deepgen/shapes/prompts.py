@@ -17,8 +17,8 @@ from PIL import Image
 from deepgen.shapes.caption import (
     CAPTION_KINDS,
     EDIT_KINDS,
-    Claim,
-    Edit,
+    ShapesClaim,
+    ShapesEdit,
     caption,
     from_json,
     instruction,
@@ -67,13 +67,13 @@ def prompt_rows(
     return list(islice(rows(), num_rows))
 
 
-def row_of(words: str, asked: Claim | Edit) -> PromptRow:
+def row_of(words: str, asked: ShapesClaim | ShapesEdit) -> PromptRow:
     """The row that asks for a claim or an edit in those words."""
-    references = (render(asked.source),) if isinstance(asked, Edit) else ()
+    references = (render(asked.source),) if isinstance(asked, ShapesEdit) else ()
     return PromptRow(prompt=words, references=references, metadata={"shapes": to_json(asked)})
 
 
-def asked_of(metadata: Any) -> Claim | Edit:
+def asked_of(metadata: Any) -> ShapesClaim | ShapesEdit:
     """The claim or edit a row's metadata carries; a ValueError where there is none."""
     values = metadata.get("shapes")
     if not isinstance(values, dict):

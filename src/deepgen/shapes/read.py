@@ -25,7 +25,7 @@ from deepgen.shapes.scene import (
     SHAPES,
     SIZES,
     Object,
-    Scene,
+    ShapesScene,
 )
 
 _REACH = JITTER + 1  # a generated object may sit one pixel beyond the world's jitter
@@ -37,7 +37,7 @@ _MOST_BACKGROUND_ERROR = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ShapesReading:
     """What was found: the background (None if it is none of the world's), the objects, and the cells not
     understood.
     """
@@ -47,11 +47,11 @@ class Reading:
     unreadable_cells: tuple[int, ...] = ()
 
     @property
-    def scene(self) -> Scene | None:
+    def scene(self) -> ShapesScene | None:
         """The scene, if everything in the picture was understood."""
         if self.background is None or self.unreadable_cells:
             return None
-        return Scene(background=self.background, objects=self.objects)
+        return ShapesScene(background=self.background, objects=self.objects)
 
 
 @cache
@@ -68,7 +68,7 @@ def _templates(shapes: tuple[str, ...]) -> tuple[np.ndarray, list[tuple[str, str
     return np.stack(pixels), names
 
 
-def read(image: Image.Image | np.ndarray, shapes: tuple[str, ...] = SHAPES) -> Reading:
+def read(image: Image.Image | np.ndarray, shapes: tuple[str, ...] = SHAPES) -> ShapesReading:
     """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3)).
 
     Only `shapes` are looked for; a guest that is not among them is unreadable.
@@ -96,7 +96,7 @@ def read(image: Image.Image | np.ndarray, shapes: tuple[str, ...] = SHAPES) -> R
             unreadable.append(cell)
         else:
             objects.append(item)
-    return Reading(
+    return ShapesReading(
         background=background if is_known else None,
         objects=tuple(objects),
         unreadable_cells=tuple(unreadable),

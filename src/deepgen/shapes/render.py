@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deepgen.shapes.scene import BACKGROUNDS, CANVAS, CELL, COLORS, SIZES, Scene
+from deepgen.shapes.scene import BACKGROUNDS, CANVAS, CELL, COLORS, SIZES, ShapesScene
 
 _OVERSAMPLING = 8
 
@@ -65,7 +65,7 @@ def mask(shape: str, size: str) -> np.ndarray:
     return pixels.reshape(CELL, _OVERSAMPLING, CELL, _OVERSAMPLING).mean((1, 3))
 
 
-def render_array(scene: Scene) -> np.ndarray:
+def render_array(scene: ShapesScene) -> np.ndarray:
     """The scene as uint8 (96, 96, 3)."""
     canvas = np.empty((CANVAS, CANVAS, 3), dtype=np.float32)
     canvas[:] = BACKGROUNDS[scene.background]
@@ -79,6 +79,6 @@ def render_array(scene: Scene) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
-def render(scene: Scene) -> Image.Image:
+def render(scene: ShapesScene) -> Image.Image:
     """The scene as a 96x96 RGB picture."""
     return Image.fromarray(render_array(scene))

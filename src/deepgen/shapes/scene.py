@@ -84,7 +84,7 @@ class Object:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ShapesScene:
     """A background and its objects in the order of their cells, so that equal pictures are equal scenes."""
 
     background: str
@@ -128,9 +128,9 @@ def sample_object(rng: np.random.Generator, cell: int) -> Object:
     )
 
 
-def sample_scene(rng: np.random.Generator, num_objects: int | None = None) -> Scene:
+def sample_scene(rng: np.random.Generator, num_objects: int | None = None) -> ShapesScene:
     """A scene of `num_objects` (1 to 4, uniformly drawn if None) in cells drawn without replacement."""
     count = int(rng.integers(1, MAX_OBJECTS + 1)) if num_objects is None else num_objects
     cells = rng.permutation(len(CELLS))[:count]
     objects = tuple(sample_object(rng, int(cell)) for cell in cells)
-    return Scene(background=choose(rng, tuple(BACKGROUNDS)), objects=objects)
+    return ShapesScene(background=choose(rng, tuple(BACKGROUNDS)), objects=objects)

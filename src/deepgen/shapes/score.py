@@ -11,25 +11,25 @@ from itertools import permutations
 import numpy as np
 from PIL import Image
 
-from deepgen.shapes.caption import Claim, Edit, ObjectClaim, related
-from deepgen.shapes.read import Reading
+from deepgen.shapes.caption import ObjectClaim, ShapesClaim, ShapesEdit, related
+from deepgen.shapes.read import ShapesReading
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import CANVAS, CELL, CELLS, Object
 
 
-def is_right(claim: Claim, reading: Reading) -> bool:
+def is_right(claim: ShapesClaim, reading: ShapesReading) -> bool:
     """Whether everything was understood and is as stated, with nothing missing and nothing extra."""
     scene = reading.scene
     return scene is not None and claim.holds(scene)
 
 
-def kept_share(edit: Edit, reading: Reading) -> float | None:
+def kept_share(edit: ShapesEdit, reading: ShapesReading) -> float | None:
     """Share of the objects both scenes have that were read again in place; None where they share none."""
     same = [o for o in edit.source.objects if o in edit.target.objects]
     return sum(o in reading.objects for o in same) / len(same) if same else None
 
 
-def psnr_outside(edit: Edit, image: Image.Image) -> float | None:
+def psnr_outside(edit: ShapesEdit, image: Image.Image) -> float | None:
     """PSNR in dB against the source over the cells an edit leaves alone; None where it leaves none."""
     cells = [cell for cell in range(len(CELLS)) if cell not in edit.touched_cells]
     if not cells:
@@ -39,7 +39,7 @@ def psnr_outside(edit: Edit, image: Image.Image) -> float | None:
     return float(10 * np.log10(255**2 / max(blocks[cells].mean(), 1e-6)))
 
 
-def claim_credit(claim: Claim, reading: Reading) -> float:
+def claim_credit(claim: ShapesClaim, reading: ShapesReading) -> float:
     """Share of what is stated that holds, less one part for each thing too many, in [0, 1].
 
     Each object is a part (in it, the share of its stated attributes), and so are a stated background and a
@@ -59,14 +59,14 @@ def claim_credit(claim: Claim, reading: Reading) -> float:
     return max(0.0, (best + background - num_extra) / num_parts)
 
 
-def edit_credit(edit: Edit, reading: Reading) -> float:
+def edit_credit(edit: ShapesEdit, reading: ShapesReading) -> float:
     """How far an edit got, in [0, 1]: nothing for a picture left as it was, half for the change alone, all
     where everything else was kept too.
     """
     return change_share(edit, reading) * (0.5 + 0.5 * keeping_share(edit, reading))
 
 
-def change_share(edit: Edit, reading: Reading) -> float:
+def change_share(edit: ShapesEdit, reading: ShapesReading) -> float:
     """Share of the cells to be changed that are as the edit wants them; or whether the background is."""
     if edit.kind == "background":
         return float(reading.background == edit.target.background)
@@ -79,7 +79,7 @@ def change_share(edit: Edit, reading: Reading) -> float:
     return sum(right) / len(right)
 
 
-def keeping_share(edit: Edit, reading: Reading) -> float:
+def keeping_share(edit: ShapesEdit, reading: ShapesReading) -> float:
     """Share of what an edit leaves alone that was left alone, less one part for each thing too many, in
     [0, 1]: its objects, and the background unless that is the change.
     """
@@ -107,7 +107,7 @@ def _object_credit(claim: ObjectClaim, item: Object | None) -> float:
     return sum(getattr(claim, name) == getattr(item, name) for name in stated) / len(stated)
 
 
-def _relation_credit(claim: Claim, order: tuple[Object | None, ...]) -> float:
+def _relation_credit(claim: ShapesClaim, order: tuple[Object | None, ...]) -> float:
     """Only for objects that are the ones meant: two wrong shapes side by side are no relation kept."""
     if claim.relation is None:
         return 0.0

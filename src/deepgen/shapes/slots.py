@@ -17,8 +17,8 @@ from functools import cache
 
 import numpy as np
 
-from deepgen.shapes.caption import EDIT_KINDS, RELATIONS, Claim, Edit, ObjectClaim
-from deepgen.shapes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, Scene
+from deepgen.shapes.caption import EDIT_KINDS, RELATIONS, ObjectClaim, ShapesClaim, ShapesEdit
+from deepgen.shapes.scene import BACKGROUNDS, CELLS, COLORS, SHAPES, SIZES, ShapesScene
 
 NUM_SLOTS = 8
 WIDTH = 128
@@ -73,7 +73,7 @@ def empty_code(task: str) -> np.ndarray:
     return code
 
 
-def claim_code(claim: Claim) -> np.ndarray:
+def claim_code(claim: ShapesClaim) -> np.ndarray:
     """The code of a caption, (NUM_SLOTS, WIDTH) float32."""
     code = empty_code("generate")
     code[0] += _sum(("background", claim.background), ("count", len(claim.objects)))
@@ -84,7 +84,7 @@ def claim_code(claim: Claim) -> np.ndarray:
     return code
 
 
-def edit_code(edit: Edit) -> np.ndarray:
+def edit_code(edit: ShapesEdit) -> np.ndarray:
     """The code of an instruction and of what it refers to in its source, (NUM_SLOTS, WIDTH) float32."""
     code = empty_code("edit")
     code[0] += _sum(("edit", edit.kind))
@@ -110,7 +110,7 @@ def pooled_code(code: np.ndarray) -> np.ndarray:
     return POOLED_SCALE * code.mean(-2)
 
 
-def describe_cells(scene: Scene) -> np.ndarray:
+def describe_cells(scene: ShapesScene) -> np.ndarray:
     """What is in each cell: shape, color and size, zero where it is empty. (9, WIDTH) float32."""
     cells = np.zeros((len(CELLS), WIDTH), dtype=np.float32)
     for item in scene.objects:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from deepgen.tiny.claims import RELATIONS, Claim, ThingClaim, related
-from deepgen.tiny.example import Example, Origin
+from deepgen.tiny.example import Origin, StorybookExample
 from deepgen.tiny.language import (
     ALWAYS_PLURAL,
     GROUND_WORDS,
@@ -80,7 +80,7 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def sample_caption(rng: np.random.Generator, kind: str) -> Example:
+def sample_caption(rng: np.random.Generator, kind: str) -> StorybookExample:
     """A caption of that kind, its claim, and a scene in which it holds. Held-out ones come too."""
     if kind not in CAPTION_KINDS:
         raise ValueError(f"unknown caption kind {kind!r}; known: {', '.join(CAPTION_KINDS)}")
@@ -130,7 +130,7 @@ def _claim_about(rng: np.random.Generator, scene: Scene, kind: str) -> Claim:
     return Claim(things=things, relation=relation, ground=ground)
 
 
-def _caption(rng: np.random.Generator, kind: str, scene: Scene, claim: Claim) -> Example:
+def _caption(rng: np.random.Generator, kind: str, scene: Scene, claim: Claim) -> StorybookExample:
     has_article = rng.random() < 0.8
     nouns = [spoken(rng, thing.noun) for thing in scene.things]
     bare = [noun_phrase(noun, has_article=has_article) for noun in nouns]
@@ -157,7 +157,7 @@ def _caption(rng: np.random.Generator, kind: str, scene: Scene, claim: Claim) ->
     origin = Origin(
         template=kind, combinations=_combinations(kind, scene.things, claim), is_last_wording=wording.is_last
     )
-    return Example(
+    return StorybookExample(
         ability="generation",
         kind=kind,
         text=_finished(rng, wording.text, nouns[0], has_opener=wording.text.startswith((full[0], bare[0]))),
@@ -207,7 +207,7 @@ def _combinations(kind: str, things: tuple[Thing, ...], claim: Claim) -> tuple[t
     return tuple(found)
 
 
-def _text_caption(rng: np.random.Generator, kind: str) -> Example:
+def _text_caption(rng: np.random.Generator, kind: str) -> StorybookExample:
     things: tuple[Thing, ...] = ()
     row, has_row = WORD_ROW, False
     if kind == "text with a thing":
@@ -232,7 +232,7 @@ def _text_caption(rng: np.random.Generator, kind: str) -> Example:
     origin = Origin(
         template=kind, combinations=combinations, is_last_wording=wording.is_last, words=(word.text,)
     )
-    return Example(ability="text", kind=kind, text=text, claim=claim, target=scene, origin=origin)
+    return StorybookExample(ability="text", kind=kind, text=text, claim=claim, target=scene, origin=origin)
 
 
 def template_texts() -> list[str]:

@@ -72,7 +72,7 @@ class EditClaim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ClaimResult:
     """Whether a scene is as stated; where it is not, the first reason found, else an empty reason."""
 
     is_right: bool
@@ -87,7 +87,7 @@ def related(first: Thing, second: Thing, relation: str) -> bool:
     return (first.cell[1] - second.cell[1]) * column > 0
 
 
-def holds(claim: Claim | EditClaim, scene: Scene) -> Verdict:
+def holds(claim: Claim | EditClaim, scene: Scene) -> ClaimResult:
     """Whether the scene is as stated, with nothing missing and nothing extra."""
     if isinstance(claim, EditClaim):
         verdict = holds(claim.claim, scene)
@@ -97,8 +97,8 @@ def holds(claim: Claim | EditClaim, scene: Scene) -> Verdict:
     )
 
 
-def _wrong(reason: str) -> Verdict:
-    return Verdict(is_right=not reason, reason=reason)
+def _wrong(reason: str) -> ClaimResult:
+    return ClaimResult(is_right=not reason, reason=reason)
 
 
 def _word_fault(claim: Claim, word: Word | None) -> str:

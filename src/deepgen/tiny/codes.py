@@ -27,7 +27,7 @@ import numpy as np
 
 from deepgen.tiny.claims import CELLS, RELATIONS, Claim, EditClaim, ThingClaim, contents
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.scene import (
     GROUNDS,
@@ -107,7 +107,7 @@ def directions() -> np.ndarray:
 Written = list[tuple[int, int]]  # (slot, attribute number): a code with nothing but what is in it
 
 
-def write_code(example: Example) -> Written:
+def write_code(example: StorybookExample) -> Written:
     """What the think tokens should say of an example, as pairs of slot and attribute number."""
     claim = example.claim
     if isinstance(claim, Claim):
@@ -227,7 +227,7 @@ def _word(text: str, row: object | None) -> Written:
     return code
 
 
-def _edit_code(example: Example, edit: EditClaim) -> Written:
+def _edit_code(example: StorybookExample, edit: EditClaim) -> Written:
     kind = _SAME_AS.get(example.kind, example.kind)
     source, target = edit.source, example.target
     code = empty_code("edit") + _numbers(_LAST, ("slot", _LAST), ("edit", kind))
@@ -271,7 +271,7 @@ def _new_things(kind: str, slot: int, source: Scene, target: Scene, claim: Claim
     return code
 
 
-def _named(example: Example, source: Scene, target: Scene) -> list[Thing]:
+def _named(example: StorybookExample, source: Scene, target: Scene) -> list[Thing]:
     """The things of the source that the instruction is about, in the order of their slots."""
     if example.kind == "name":
         return [source.things[0]]
@@ -282,7 +282,7 @@ def _named(example: Example, source: Scene, target: Scene) -> list[Thing]:
     return sorted(changed, key=lambda thing: NOUNS.index(thing.noun))
 
 
-def example_anchor(example: Example) -> Thing:
+def example_anchor(example: StorybookExample) -> Thing:
     """The thing beside which an edit adds: the one whose neighbours are the free claim's cells."""
     claim = example.claim
     if not isinstance(claim, EditClaim):

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 import numpy as np
 
 from deepgen.tiny.claims import CELLS, EditClaim, ThingClaim, thing_claim, to_edit_claim
-from deepgen.tiny.example import Ability, Example, Origin
+from deepgen.tiny.example import Ability, Origin, StorybookExample
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.language import (
     SIZE_WORDS,
@@ -76,7 +76,7 @@ _OTHER_SIZE: dict[Size, Size] = {"small": "large", "large": "small"}
 _OTHER_FACING: dict[Facing, Facing] = {"left": "right", "right": "left"}
 
 
-def sample_edit(rng: np.random.Generator, kind: str) -> Example:
+def sample_edit(rng: np.random.Generator, kind: str) -> StorybookExample:
     """An edit of that kind, one of `EDIT_KINDS` or `BAD_EDIT_KINDS`. Held-out ones come too (see splits)."""
     samplers = {**_SAMPLERS, **{bad: _bad(bad) for bad in BAD_EDIT_KINDS}}
     if kind not in samplers:
@@ -98,7 +98,7 @@ def edit_example(
     combinations: tuple[tuple[str, str, str], ...] = (),
     nouns: Sequence[str] = (),
     direct: str | None = None,
-) -> Example:
+) -> StorybookExample:
     """An example of an edit; `nouns` are those whose categories make it a crossing."""
     words = [scene.word.text for scene in (claim.source, target) if scene.word is not None]
     categories = tuple(dict.fromkeys(load_facts().category_of(noun) for noun in nouns))
@@ -109,7 +109,7 @@ def edit_example(
         is_last_wording=is_last,
         words=tuple(dict.fromkeys(words)),
     )
-    return Example(
+    return StorybookExample(
         ability=ability,
         kind=kind,
         text=text,
@@ -149,7 +149,7 @@ def _change(
     changed: Thing,
     value: str,
     **parts: object,
-) -> Example:
+) -> StorybookExample:
     """An edit that changes one thing; the claim leaves the facing open where the drawing itself changes."""
     target = put_in(source, old, changed)
     is_redrawn = old.noun != changed.noun or old.style != changed.style
@@ -164,7 +164,7 @@ def _change(
     )
 
 
-def _replace(rng: np.random.Generator) -> Example:
+def _replace(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     old = choose(rng, source.things)
     noun = sample_nouns(rng, 1, without=[thing.noun for thing in source.things])[0]
@@ -172,7 +172,7 @@ def _replace(rng: np.random.Generator) -> Example:
     return _change(rng, "replace", source, old, replace(old, noun=noun), noun, new=new)
 
 
-def _remove(rng: np.random.Generator) -> Example:
+def _remove(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng, fewest=2)
     old, named = _pick(rng, source)
     target = replace(source, things=tuple(thing for thing in source.things if thing != old))
@@ -195,7 +195,7 @@ def add_claim(source: Scene, new: Thing, cells: Sequence[Cell]) -> tuple[EditCla
     ), target
 
 
-def _add(rng: np.random.Generator) -> Example:
+def _add(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng, most=MOST_THINGS - 1)
     noun = sample_nouns(rng, 1, without=[thing.noun for thing in source.things])[0]
     cells = free_cells(source)
@@ -210,7 +210,7 @@ def _add(rng: np.random.Generator) -> Example:
     )
 
 
-def _add_beside(rng: np.random.Generator) -> Example | None:
+def _add_beside(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, most=MOST_THINGS - 1)
     old, named = _pick(rng, source)
     cells = [cell for cell in neighbours(old.cell) if cell in free_cells(source)]
@@ -230,7 +230,7 @@ def _add_beside(rng: np.random.Generator) -> Example | None:
     )
 
 
-def _move(rng: np.random.Generator) -> Example:
+def _move(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     old = choose(rng, source.things)
     cell = choose(rng, free_cells(source))
@@ -244,7 +244,7 @@ def swapped(source: Scene, first: Thing, second: Thing) -> Scene:
     return replace(source, things=tuple(moved.get(thing, thing) for thing in source.things))
 
 
-def _swap(rng: np.random.Generator) -> Example:
+def _swap(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng, fewest=2)
     first, second = (source.things[i] for i in rng.choice(len(source.things), size=2, replace=False))
     target = swapped(source, first, second)
@@ -263,7 +263,7 @@ def _swap(rng: np.random.Generator) -> Example:
     )
 
 
-def _resize(rng: np.random.Generator) -> Example:
+def _resize(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     old = choose(rng, source.things)
     size = _OTHER_SIZE[old.size]
@@ -271,7 +271,7 @@ def _resize(rng: np.random.Generator) -> Example:
                    size=choose(rng, SIZE_WORDS[size]), comparative=_COMPARATIVES[size])  # fmt: skip
 
 
-def _mirror(rng: np.random.Generator) -> Example | None:
+def _mirror(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng)
     looking = [thing for thing in source.things if thing.noun in FACING_NOUNS]
     if not looking:
@@ -282,7 +282,7 @@ def _mirror(rng: np.random.Generator) -> Example | None:
     return replace(edit, origin=replace(edit.origin, combinations=(), categories=()))
 
 
-def _restyle(rng: np.random.Generator) -> Example:
+def _restyle(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     old = choose(rng, source.things)
     style = "flat" if old.style == "glossy" else "glossy"
@@ -290,7 +290,7 @@ def _restyle(rng: np.random.Generator) -> Example:
                    style=choose(rng, STYLE_WORDS[style]))  # fmt: skip
 
 
-def _restyle_all(rng: np.random.Generator) -> Example:
+def _restyle_all(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     style = "flat" if common_style(source) == "glossy" else "glossy"
     target = replace(source, things=tuple(replace(thing, style=style) for thing in source.things))
@@ -304,7 +304,7 @@ def _restyle_all(rng: np.random.Generator) -> Example:
     return edit_example("restyle all", wording.text, claim, target, is_last=wording.is_last)
 
 
-def _ground(rng: np.random.Generator) -> Example:
+def _ground(rng: np.random.Generator) -> StorybookExample:
     source = sample_source(rng)
     ground = choose(rng, [ground for ground in GROUNDS if ground != source.ground])
     named = {"night": "night", "winter": "winter"}.get(ground, choose(rng, (ground, f"a {ground}")))
@@ -322,7 +322,7 @@ def _ground(rng: np.random.Generator) -> Example:
     )
 
 
-def _write(rng: np.random.Generator) -> Example | None:
+def _write(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, most=3, word_share=0)
     rows = free_rows(source)
     if not rows:
@@ -341,7 +341,7 @@ def write_claim(source: Scene, target: Scene, rows: Sequence[int]) -> EditClaim:
     return replace(claim, untouched=frozenset(cell for cell in claim.untouched if cell[0] not in rows))
 
 
-def _erase(rng: np.random.Generator) -> Example | None:
+def _erase(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, most=3, word_share=1)
     target = replace(source, word=None)
     wording = word_it(rng, _WORDINGS["erase"], word=source.word.text if source.word else "")
@@ -363,7 +363,7 @@ def misspelled(rng: np.random.Generator, word: str) -> str:
             return wrong
 
 
-def _correct(rng: np.random.Generator) -> Example | None:
+def _correct(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, most=3, word_share=1)
     right = choose(rng, dictionary())
     if source.word is None or len(right) < 2:
@@ -377,8 +377,8 @@ def _correct(rng: np.random.Generator) -> Example | None:
     )
 
 
-def _bad(kind: str) -> Callable[[np.random.Generator], Example | None]:
-    def sample(rng: np.random.Generator) -> Example | None:
+def _bad(kind: str) -> Callable[[np.random.Generator], StorybookExample | None]:
+    def sample(rng: np.random.Generator) -> StorybookExample | None:
         source = sample_source(rng)
         thing, named = _pick(rng, source)
         absent = sample_nouns(rng, 1, without=[thing.noun for thing in source.things])[0]
@@ -421,7 +421,7 @@ def _bad(kind: str) -> Callable[[np.random.Generator], Example | None]:
     return sample
 
 
-_SAMPLERS: dict[str, Callable[[np.random.Generator], Example | None]] = {
+_SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] = {
     "replace": _replace,
     "remove": _remove,
     "add": _add,

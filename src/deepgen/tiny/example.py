@@ -27,7 +27,7 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
+class StorybookExample:
     """A prompt or instruction with its claim. `direct` says the same without anything to think about."""
 
     ability: Ability

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from deepgen.tiny.claims import Claim, ThingClaim
-from deepgen.tiny.example import Example, Origin
+from deepgen.tiny.example import Origin, StorybookExample
 from deepgen.tiny.facts import NUM_WORDINGS, Fact, load_facts
 from deepgen.tiny.language import NUMBER_WORDS, article, choose, noun_phrase, plural, said
 from deepgen.tiny.nouns import NOUNS
@@ -100,7 +100,7 @@ _TWO_STEPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def sample_reasoning(rng: np.random.Generator, kind: str) -> Example:
+def sample_reasoning(rng: np.random.Generator, kind: str) -> StorybookExample:
     """A prompt of that kind with its claim, a scene and the direct wording. Held-out ones come too."""
     if kind not in _SAMPLERS:
         raise ValueError(f"unknown reasoning kind {kind!r}; known: {', '.join(REASONING_KINDS)}")
@@ -121,7 +121,7 @@ def _example(
     cells: tuple[Cell, ...] = (),
     words: tuple[str, ...] = (),
     categories: tuple[str, ...] = (),
-) -> Example:
+) -> StorybookExample:
     """The claim of `number` things of any of the answers and one of the words, and a scene for it."""
     claim = Claim(things=(ThingClaim(nouns=tuple(answers), cells=cells),) * number, words=words)
     row = ROW_BELOW_THING if number else WORD_ROW
@@ -137,7 +137,7 @@ def _example(
         is_last_wording=is_last,
         words=words,
     )
-    return Example(
+    return StorybookExample(
         ability="reasoning", kind=kind, text=text, claim=claim, target=scene, origin=origin, direct=direct
     )
 
@@ -156,7 +156,7 @@ def sample_fact(rng: np.random.Generator, most_answers: int = len(NOUNS)) -> tup
             return noun, choose(rng, found)
 
 
-def _riddle(rng: np.random.Generator, kind: str) -> Example:
+def _riddle(rng: np.random.Generator, kind: str) -> StorybookExample:
     noun, fact = sample_fact(rng)
     riddle = load_facts().riddle(fact, noun, int(rng.integers(NUM_WORDINGS)))
     return _example(
@@ -171,7 +171,7 @@ def _riddle(rng: np.random.Generator, kind: str) -> Example:
     )
 
 
-def _property(rng: np.random.Generator, kind: str) -> Example:
+def _property(rng: np.random.Generator, kind: str) -> StorybookExample:
     facts = load_facts()
     counted = "legs" if rng.random() < 0.3 else "colour"
     while True:
@@ -204,7 +204,7 @@ def _amount(noun: str, number: int) -> str:
     return f"{NUMBER_WORDS[number]} {said(noun) if number == 1 else plural(noun)}"
 
 
-def _number(rng: np.random.Generator, kind: str) -> Example:
+def _number(rng: np.random.Generator, kind: str) -> StorybookExample:
     facts = load_facts()
     noun = choose(rng, NOUNS)
     if rng.random() < 0.4:
@@ -233,7 +233,7 @@ def _number(rng: np.random.Generator, kind: str) -> Example:
     )
 
 
-def _place(rng: np.random.Generator, kind: str) -> Example:
+def _place(rng: np.random.Generator, kind: str) -> StorybookExample:
     noun, start = choose(rng, NOUNS), choose(rng, list(_OPPOSITE))
     cell = _OPPOSITE[start]
     text = word_it(rng, _PLACES, a=noun_phrase(noun), place=PLACES[start])
@@ -251,7 +251,7 @@ def _place(rng: np.random.Generator, kind: str) -> Example:
     )
 
 
-def _order(rng: np.random.Generator, kind: str) -> Example:
+def _order(rng: np.random.Generator, kind: str) -> StorybookExample:
     facts = load_facts()
     if rng.random() < 0.5:
         ranks = facts.size_ranks
@@ -292,7 +292,7 @@ def _number_word(rng: np.random.Generator) -> tuple[Wording, str, str]:
     return word_it(rng, _TEXTS["sum"], a=a, b=total - a), f"{a} + {total - a}", numbers[total]
 
 
-def _text(rng: np.random.Generator, kind: str) -> Example:
+def _text(rng: np.random.Generator, kind: str) -> StorybookExample:
     facts = load_facts()
     template = choose(rng, list(_TEXTS))
     if template == "name":
@@ -336,7 +336,7 @@ def opposite_words(rng: np.random.Generator) -> tuple[str, str]:
     return (first, second) if rng.random() < 0.5 else (second, first)
 
 
-def _two_steps(rng: np.random.Generator, kind: str) -> Example:
+def _two_steps(rng: np.random.Generator, kind: str) -> StorybookExample:
     noun, fact = sample_fact(rng)
     riddle = load_facts().riddle(fact, noun, 0)
     answer = _any_of(riddle.answers)
@@ -369,7 +369,7 @@ def _two_steps(rng: np.random.Generator, kind: str) -> Example:
     )
 
 
-_SAMPLERS: dict[str, Callable[[np.random.Generator, str], Example]] = {
+_SAMPLERS: dict[str, Callable[[np.random.Generator, str], StorybookExample]] = {
     "riddle": _riddle,
     "category and property": _property,
     "number": _number,

@@ -13,7 +13,7 @@ import numpy as np
 
 from deepgen.tiny.claims import CELLS, ThingClaim, to_edit_claim
 from deepgen.tiny.edits import add_claim, added, edit_example, neighbours, put_in, swapped
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.language import NUMBER_WORDS, choose, noun_phrase, plural, said
 from deepgen.tiny.nouns import NOUNS
@@ -73,7 +73,7 @@ REASONING_EDIT_KINDS = tuple(kind for kind in _WORDINGS if kind != "rain" or "um
 _OTHER_FACING: dict[Facing, Facing] = {"left": "right", "right": "left"}
 
 
-def sample_reasoning_edit(rng: np.random.Generator, kind: str) -> Example:
+def sample_reasoning_edit(rng: np.random.Generator, kind: str) -> StorybookExample:
     """An edit of that kind with its scenes, claim and direct wording. Held-out ones come too (see splits)."""
     if kind not in REASONING_EDIT_KINDS:
         raise ValueError(f"unknown reasoning edit {kind!r}; known: {', '.join(REASONING_EDIT_KINDS)}")
@@ -94,7 +94,7 @@ def _finish(
     nouns: Sequence[str] = (),
     free: dict[tuple[int, int], ThingClaim] | None = None,
     **parts: object,
-) -> Example:
+) -> StorybookExample:
     wording = word_it(rng, _WORDINGS[kind], **parts)
     return edit_example(
         kind,
@@ -119,13 +119,13 @@ def _finish_add(
     combination: tuple[str, str],
     nouns: Sequence[str] = (),
     **parts: object,
-) -> Example:
+) -> StorybookExample:
     claim, target = add_claim(source, new, cells)
     edit = _finish(rng, kind, source, target, direct, combination=combination, nouns=nouns, **parts)
     return replace(edit, claim=claim)
 
 
-def _odd_one_out(rng: np.random.Generator) -> Example | None:
+def _odd_one_out(rng: np.random.Generator) -> StorybookExample | None:
     facts = load_facts()
     members = choose(rng, [names for names in facts.categories.values() if len(names) >= 3])
     same = sample_nouns(rng, 3, members)
@@ -144,7 +144,7 @@ def _odd_one_out(rng: np.random.Generator) -> Example | None:
     return replace(edit, origin=replace(edit.origin, categories=tuple(dict.fromkeys(categories))))
 
 
-def _complete(rng: np.random.Generator) -> Example:
+def _complete(rng: np.random.Generator) -> StorybookExample:
     noun = choose(rng, NOUNS)
     before = int(rng.integers(1, MOST_THINGS))
     after = int(rng.integers(before + 1, MOST_THINGS + 1))
@@ -164,7 +164,7 @@ def _complete(rng: np.random.Generator) -> Example:
     return replace(edit, text=edit.text.replace("there are one", "there is one"))
 
 
-def _match_rows(rng: np.random.Generator) -> Example:
+def _match_rows(rng: np.random.Generator) -> StorybookExample:
     a, b = sample_nouns(rng, 2)
     columns = [int(c) for c in rng.permutation(COLUMNS)[:2]]
     top = sample_things(rng, [a, b], [(0, column) for column in columns])
@@ -185,7 +185,7 @@ def _match_rows(rng: np.random.Generator) -> Example:
     )
 
 
-def _mirror_scene(rng: np.random.Generator) -> Example | None:
+def _mirror_scene(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, word_share=0)
     things = tuple(
         replace(
@@ -210,7 +210,7 @@ def _one_small(rng: np.random.Generator, number: int, cells: Sequence[tuple[int,
     return Scene(ground=sample_ground(rng), things=tuple(sized))
 
 
-def _smallest_left(rng: np.random.Generator) -> Example:
+def _smallest_left(rng: np.random.Generator) -> StorybookExample:
     number, row = int(rng.integers(2, 4)), int(rng.integers(ROWS))
     columns = sorted(int(c) for c in rng.permutation(COLUMNS)[:number])
     last = columns.pop(int(rng.integers(1, number)))
@@ -222,7 +222,7 @@ def _smallest_left(rng: np.random.Generator) -> Example:
                    combination=(smallest.noun, first.noun), nouns=(smallest.noun,))  # fmt: skip
 
 
-def _grow_smallest(rng: np.random.Generator) -> Example:
+def _grow_smallest(rng: np.random.Generator) -> StorybookExample:
     source = _one_small(rng, int(rng.integers(2, 5)), None)
     smallest = source.things[-1]
     target = put_in(source, smallest, replace(smallest, size="large"))
@@ -234,7 +234,7 @@ def _grow_smallest(rng: np.random.Generator) -> Example:
     )  # fmt: skip
 
 
-def _rain(rng: np.random.Generator) -> Example | None:
+def _rain(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, most=3)
     if any(thing.noun == "umbrella" for thing in source.things):
         return None
@@ -245,7 +245,7 @@ def _rain(rng: np.random.Generator) -> Example | None:
     )
 
 
-def _night(rng: np.random.Generator) -> Example | None:
+def _night(rng: np.random.Generator) -> StorybookExample | None:
     source = sample_source(rng, word_share=0)
     nouns = {thing.noun for thing in source.things}
     if rng.random() < 0.6 and "sun" in NOUNS and not nouns & {"sun", "moon"}:
@@ -265,7 +265,7 @@ def _night(rng: np.random.Generator) -> Example | None:
     )
 
 
-def _feed(rng: np.random.Generator) -> Example | None:
+def _feed(rng: np.random.Generator) -> StorybookExample | None:
     feed = load_facts().feed
     animal = choose(rng, list(feed))
     food = feed[animal]
@@ -282,7 +282,7 @@ def _feed(rng: np.random.Generator) -> Example | None:
                        (animal, PLACES[eater.cell]), animal=the(animal))  # fmt: skip
 
 
-def _name(rng: np.random.Generator) -> Example:
+def _name(rng: np.random.Generator) -> StorybookExample:
     noun = choose(rng, [noun for noun in NOUNS if is_short(noun)])
     cell = choose(rng, [cell for cell in CELLS if cell[0] < ROWS - 1])
     thing = sample_things(rng, [noun], [cell])[0]
@@ -294,7 +294,7 @@ def _name(rng: np.random.Generator) -> Example:
     return _finish(rng, "name", source, target, direct, thing=the(noun))
 
 
-def _continue(rng: np.random.Generator) -> Example:
+def _continue(rng: np.random.Generator) -> StorybookExample:
     a, b = sample_nouns(rng, 2)
     pattern = choose(rng, ("aba", "aab", "abb"))
     start = int(rng.integers(ROWS - 1))
@@ -314,7 +314,7 @@ def _under(cell: tuple[int, int]) -> str:
     return f"on the {name}" if name == "left" else f"at the {name}"
 
 
-def _together(rng: np.random.Generator) -> Example:
+def _together(rng: np.random.Generator) -> StorybookExample:
     pair = choose(rng, load_facts().together)
     here, missing = pair if rng.random() < 0.5 else pair[::-1]
     others = sample_nouns(
@@ -328,7 +328,7 @@ def _together(rng: np.random.Generator) -> Example:
                        (here, PLACES[source.things[0].cell]), thing=the(here))  # fmt: skip
 
 
-def _opposite(rng: np.random.Generator) -> Example | None:
+def _opposite(rng: np.random.Generator) -> StorybookExample | None:
     before, after = opposite_words(rng)
     source = sample_source(rng, most=3, word_share=1)
     if source.word is None:
@@ -338,7 +338,7 @@ def _opposite(rng: np.random.Generator) -> Example | None:
     return _finish(rng, "opposite", source, target, f"change the word to {after}")
 
 
-_SAMPLERS: dict[str, Callable[[np.random.Generator], Example | None]] = {
+_SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] = {
     "odd one out": _odd_one_out,
     "complete": _complete,
     "match rows": _match_rows,

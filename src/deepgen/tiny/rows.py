@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.splits import SAMPLERS, sample, weighted_kind
 
 Group = Literal["caption", "edit", "reasoning", "reasoning edit"]
@@ -64,7 +64,7 @@ class Selection:
         """Whether its examples start from a picture."""
         return self.group in EDIT_GROUPS
 
-    def example(self, seed: int, index: int) -> Example:
+    def example(self, seed: int, index: int) -> StorybookExample:
         """Training example number `index` of this seed."""
         rng = np.random.default_rng((seed, _STREAM, index))
         return sample(rng, weighted_kind(rng, [self.group], self.shares))

@@ -16,7 +16,7 @@ from deepgen.tiny.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
-class StorybookOptions:
+class StorybookSourceOptions:
     """`rows` of one group; another `seed` gives others.
 
     Attributes:
@@ -38,10 +38,10 @@ class StorybookOptions:
         Selection(group=self.group, kinds=self.kinds, weights=self.weights)
 
 
-class Storybook:
+class StorybookSource:
     """Examples of a group by row number."""
 
-    def __init__(self, options: StorybookOptions) -> None:
+    def __init__(self, options: StorybookSourceOptions) -> None:
         self.options = options
         self.selection = Selection(group=options.group, kinds=options.kinds, weights=options.weights)
         self.task: Task = "edit" if self.selection.is_edit else "generate"
@@ -69,4 +69,4 @@ def _png(scene: Scene) -> bytes:
     return buffer.getvalue()
 
 
-options, source = StorybookOptions, Storybook
+options, source = StorybookSourceOptions, StorybookSource

@@ -22,7 +22,7 @@ import numpy as np
 from deepgen.tiny.captions import CAPTION_KINDS, sample_caption
 from deepgen.tiny.claims import holds
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS, sample_edit
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.reasoning import REASONING_KINDS, sample_reasoning
 from deepgen.tiny.reasoning_edits import REASONING_EDIT_KINDS, sample_reasoning_edit
 from deepgen.tiny.sampling import dictionary
@@ -33,7 +33,7 @@ _SHARE = 8
 _WORD_SHARE = 4
 _MOST_TRIES = 5_000
 
-SAMPLERS: Mapping[str, tuple[Sequence[str], Callable[[np.random.Generator, str], Example]]] = {
+SAMPLERS: Mapping[str, tuple[Sequence[str], Callable[[np.random.Generator, str], StorybookExample]]] = {
     "caption": (CAPTION_KINDS, sample_caption),
     "edit": ((*EDIT_KINDS, *BAD_EDIT_KINDS), sample_edit),
     "reasoning": (REASONING_KINDS, sample_reasoning),
@@ -63,7 +63,7 @@ def is_held_out_word(word: str) -> bool:
     return stable_hash("word", word) % share == 0
 
 
-def levels_of(example: Example) -> frozenset[Level]:
+def levels_of(example: StorybookExample) -> frozenset[Level]:
     """Every level on which the example is held out; empty for one that may be trained."""
     origin, levels = example.origin, set[Level]()
     if origin.is_last_wording:
@@ -77,7 +77,7 @@ def levels_of(example: Example) -> frozenset[Level]:
     return frozenset(levels)
 
 
-def level_of(example: Example) -> Level | Literal["several"]:
+def level_of(example: StorybookExample) -> Level | Literal["several"]:
     """The one level the example is of; "several" are neither trained nor reported."""
     levels = levels_of(example)
     return "trained" if not levels else next(iter(levels)) if len(levels) == 1 else "several"
@@ -92,7 +92,7 @@ def group_of(kind: str) -> str:
     raise ValueError(f"unknown kind {kind!r}; known: {known}")
 
 
-def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> Example:
+def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> StorybookExample:
     """An example of that kind and of exactly that level. A ValueError where the kind has none of it."""
     if level not in LEVELS:
         raise ValueError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
@@ -106,7 +106,7 @@ def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> Exa
     )
 
 
-def sample_training(rng: np.random.Generator, group: str) -> Example:
+def sample_training(rng: np.random.Generator, group: str) -> StorybookExample:
     """A training example of a group of `SAMPLERS`, of any of its kinds."""
     kinds = SAMPLERS[group][0]
     return sample(rng, kinds[int(rng.integers(len(kinds)))])
@@ -135,7 +135,7 @@ def bag_of_words(text: str) -> Counter[str]:
     return Counter(re.findall(r"[a-z]+|\d+|\+", text.lower()))
 
 
-def nearest_prompt_baseline(training: Sequence[Example], asked: Sequence[Example]) -> float:
+def nearest_prompt_baseline(training: Sequence[StorybookExample], asked: Sequence[StorybookExample]) -> float:
     """Share of prompts, in [0, 1], that are right by the picture of the training prompt nearest in words.
 
     Nearest is the greatest cosine of the bags of words, the first of equals. For prompts without a source
@@ -145,7 +145,9 @@ def nearest_prompt_baseline(training: Sequence[Example], asked: Sequence[Example
     return sum(right) / len(right)
 
 
-def nearest_prompt_answers(training: Sequence[Example], asked: Sequence[Example]) -> list[bool]:
+def nearest_prompt_answers(
+    training: Sequence[StorybookExample], asked: Sequence[StorybookExample]
+) -> list[bool]:
     """Of each asked prompt, whether the picture of the nearest training prompt is right for it."""
     if not training or not asked:
         raise ValueError("the baseline needs training prompts and asked prompts")
@@ -153,7 +155,7 @@ def nearest_prompt_answers(training: Sequence[Example], asked: Sequence[Example]
         raise ValueError("the nearest-prompt baseline is for generation, but an edit came")
     words = {word: i for i, word in enumerate(sorted({w for e in training for w in bag_of_words(e.text)}))}
 
-    def vectors(examples: Sequence[Example]) -> np.ndarray:
+    def vectors(examples: Sequence[StorybookExample]) -> np.ndarray:
         matrix = np.zeros((len(examples), len(words)), np.float32)  # (examples, words)
         for row, example in enumerate(examples):
             for word, count in bag_of_words(example.text).items():

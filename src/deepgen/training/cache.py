@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from deepgen.checkpoints.tensors import as_bytes
+from deepgen.data.bad_rows import BadRow, BadRowTracker
 from deepgen.data.batches import image_pixels
 from deepgen.data.cache import (
     Cache,
@@ -34,7 +35,6 @@ from deepgen.data.cache import (
 from deepgen.data.example import RowError, Size
 from deepgen.data.example_images import ruled_sizes
 from deepgen.data.images import ImageError
-from deepgen.data.ledger import BadRow, Ledger
 from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
@@ -113,18 +113,18 @@ def fill_cache(
     own = set(range(config.process, manifest.num_shards, config.num_processes))
     missing = [shard for shard in begin(folder, manifest) if shard in own]
     rows = _read_rows(mixture, manifest, missing, config.num_workers)
-    ledger = Ledger(limit=1.0)  # says which rows are bad; how many are too many, training judges
+    bad_rows = BadRowTracker(limit=1.0)  # says which rows are bad; how many are too many, training judges
     for shard in missing:
         encoder = _Encoder(pipe, config)
         notes: dict[int, RowNote] = {}
         for row in manifest.rows_of(shard):
             read = next(rows)
             notes[row] = read.note
-            ledger.record(1, _bad_rows(manifest, row, read.note))
+            bad_rows.record(1, _bad_rows(manifest, row, read.note))
             encoder.add(row, read.pixels)
         write_shard(folder, shard, encoder.finish(), notes)
-        progress(shard, manifest.num_shards, ledger.num_samples)
-    return Filled(len(missing), len(own) - len(missing), ledger.num_samples, ledger.num_bad)
+        progress(shard, manifest.num_shards, bad_rows.num_samples)
+    return Filled(len(missing), len(own) - len(missing), bad_rows.num_samples, bad_rows.num_bad)
 
 
 def open_cache(folder: Path, mixture: Mixture, pipe: DeepGenPipeline) -> Cache:
@@ -168,7 +168,7 @@ class _Read(NamedTuple):
     pixels: list[Tensor]
 
 
-class _Rows(Dataset[_Read]):
+class _RowDataset(Dataset[_Read]):
     """Item i is row number rows[i] of the cache, its pictures decoded; a row that cannot be used says why."""
 
     def __init__(self, mixture: Mixture, manifest: CacheManifest, rows: Sequence[int]) -> None:
@@ -204,7 +204,7 @@ def _read_rows(
     """The rows of those shards in their order, read ahead by workers."""
     rows = [row for shard in shards for row in manifest.rows_of(shard)]
     loader = DataLoader(
-        _Rows(mixture, manifest, rows),
+        _RowDataset(mixture, manifest, rows),
         batch_size=None,
         num_workers=num_workers if rows else 0,
         prefetch_factor=16 if num_workers and rows else None,

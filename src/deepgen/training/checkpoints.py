@@ -28,7 +28,7 @@ from torch import Tensor
 
 from deepgen.checkpoints.sums import SUMS, hash_file, read_sums, write_sums
 from deepgen.training.parallel import Processes
-from deepgen.training.sharding import Piece
+from deepgen.training.sharding import ShardSlice
 from deepgen.training.state import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def read_checkpoint_folder(folder: Path, pieces: Mapping[str, Piece] | None = None) -> Snapshot:
+def read_checkpoint_folder(folder: Path, pieces: Mapping[str, ShardSlice] | None = None) -> Snapshot:
     """What `CheckpointWriter` wrote, by however many processes.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from deepgen.planning.cards import card_of_device
+from deepgen.planning.accelerators import accelerator_of_device
 from deepgen.training.parallel import Processes
 from deepgen.training.trackers import make_trackers
 
@@ -32,8 +32,10 @@ class RunLog:
         self.last_step, self.last_time = first_step, time.perf_counter()
         self.metrics: dict[str, tuple[float, float]] = {}
         self._waited, self._flops = 0.0, 0.0
-        card = card_of_device(torch.cuda.get_device_name()) if processes.device.type == "cuda" else None
-        self.peak_flops = None if card is None else card.tflops * 1e12
+        accelerator = (
+            accelerator_of_device(torch.cuda.get_device_name()) if processes.device.type == "cuda" else None
+        )
+        self.peak_flops = None if accelerator is None else accelerator.tflops * 1e12
         self._file = (output_dir / "log.jsonl").open("a") if processes.is_main else None
         names = config.trackers if processes.is_main else ()
         self._trackers = make_trackers(names, output_dir, asdict(config))

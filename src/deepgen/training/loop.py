@@ -24,7 +24,7 @@ from deepgen.training.log import RunLog
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.run_folder import add_to_record, open_run
-from deepgen.training.sharding import Sharding, Turns, is_sharded
+from deepgen.training.sharding import MicroBatchSync, Sharding, is_sharded
 from deepgen.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _run(
     stopped: list[int],
 ) -> None:
     writer = _writer(config, stage, processes, output_dir)
-    turns = Turns(stage.modules, processes, sums_once=config.sums_once)
+    synced = MicroBatchSync(stage.modules, processes, sums_once=config.sums_once)
     saved = state.step
     period = getattr(stage, "period", 1)
     try:
@@ -174,13 +174,13 @@ def _run(
             if state.step % period == 0 and processes.any(bool(stopped)):
                 break
             waited = time.perf_counter()
-            for number, turn in enumerate(turns(stage.batches(state.step))):
+            for number, micro_batch in enumerate(synced(stage.batches(state.step))):
                 log.waited(time.perf_counter() - waited)
                 # of dropout inside the models; here, because opening the data draws from the same generator
                 torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
-                result = stage.loss(turn.batch)
-                (result.loss if turn.is_counted else 0 * result.loss).backward()
-                log.add(result.metrics if turn.is_counted else {})
+                result = stage.loss(micro_batch.batch)
+                (result.loss if micro_batch.is_counted else 0 * result.loss).backward()
+                log.add(result.metrics if micro_batch.is_counted else {})
                 log.computed(result.flops)
                 waited = time.perf_counter()
             log.add({name: (value, 1.0) for name, value in state.update().items()})

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepgen.extras import missing_extra
-from deepgen.training.sharding import Piece
+from deepgen.training.sharding import ShardSlice
 
 # Quintic iteration that maps singular values in (0, 1] close to 1 (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -104,7 +104,7 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        pieces: Mapping[nn.Parameter, Piece] | None = None,
+        pieces: Mapping[nn.Parameter, ShardSlice] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         self._pieces = {} if pieces is None else pieces
@@ -153,7 +153,7 @@ class Optimizer:
         self,
         named_params: Iterable[tuple[str, nn.Parameter]],
         config: OptimConfig,
-        pieces: Mapping[nn.Parameter, Piece] | None = None,
+        pieces: Mapping[nn.Parameter, ShardSlice] | None = None,
     ):
         self._pieces = {} if pieces is None else pieces  # parameters of which only these rows are here
         matrices: list[nn.Parameter] = []

@@ -24,13 +24,13 @@ from torch import nn
 
 from deepgen.checkpoints.parts import WEIGHTED, build, named_config
 from deepgen.models.config import DEEPGEN_1_0, Architecture
-from deepgen.planning.cards import CARDS, Card, card
-from deepgen.planning.flops import Sample, Work, is_trained, positions, sample_flops
+from deepgen.planning.accelerators import ACCELERATORS, Accelerator, accelerator
+from deepgen.planning.flops import SampleShape, Work, is_trained, positions, sample_flops
 from deepgen.training.activations import Arithmetic, Kept, sample_activations, vae_working_bytes
 from deepgen.training.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.training.sharding import Sharding
 
-__all__ = ["CARDS", "Counts", "Plan", "PlanConfig", "card", "plan", "plan_of_recipe"]
+__all__ = ["ACCELERATORS", "Counts", "PlanConfig", "TrainingPlan", "accelerator", "plan", "plan_of_recipe"]
 
 Scheme = Literal["mixed", "engine", "pure"]
 Task = Literal["generate", "edit"]
@@ -100,13 +100,13 @@ class PlanConfig:
         return Arithmetic(compute=compute, trained=torch.float32 if self.scheme == "mixed" else compute)
 
     @property
-    def samples(self) -> dict[Task, Sample]:
+    def samples(self) -> dict[Task, SampleShape]:
         """One example of each task that occurs."""
-        caption = Sample(image_size=self.image_size, prompt_tokens=self.prompt_tokens)
-        edit = Sample(
+        caption = SampleShape(image_size=self.image_size, prompt_tokens=self.prompt_tokens)
+        edit = SampleShape(
             image_size=self.image_size, prompt_tokens=self.edit_prompt_tokens, references=self.references
         )
-        shares: dict[Task, tuple[float, Sample]] = {
+        shares: dict[Task, tuple[float, SampleShape]] = {
             "generate": (1 - self.edit_share, caption),
             "edit": (self.edit_share, edit),
         }
@@ -119,7 +119,7 @@ class PlanConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a run needs, on every process. Memory is in bytes, arithmetic in FLOP.
 
     Attributes:
@@ -133,7 +133,7 @@ class Plan:
     """
 
     config: PlanConfig
-    card: Card
+    accelerator: Accelerator
     num_steps: int
     weights: dict[str, float]
     activations: dict[Task, dict[str, float]]
@@ -146,7 +146,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the fullest moment fits the card."""
-        return self.peak <= self.card.memory_gb * 1e9
+        return self.peak <= self.accelerator.memory_gb * 1e9
 
     @property
     def flops_per_sample(self) -> float:
@@ -159,7 +159,7 @@ class Plan:
     @property
     def samples_per_second(self) -> float:
         """Of all processes together, at the card's assumed utilisation."""
-        reached = self.config.num_processes * self.card.tflops * 1e12 * self.card.mfu
+        reached = self.config.num_processes * self.accelerator.tflops * 1e12 * self.accelerator.mfu
         return reached / self.flops_per_sample
 
     @property
@@ -180,7 +180,7 @@ class Plan:
     def memory_lines(self) -> list[str]:
         """What is trained, every row of memory, and whether it fits."""
         trained = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in self.trained.items() if count)
-        lines = [f"{self.config.architecture.name} on {self.config.num_processes} x {self.card.name}"]
+        lines = [f"{self.config.architecture.name} on {self.config.num_processes} x {self.accelerator.name}"]
         if self.config.starts_from:
             lines.append(f"starts from: {self.config.starts_from}")
         lines += [f"trained: {trained}", "", "memory of each process"]
@@ -190,7 +190,7 @@ class Plan:
             detail = ", ".join(f"{name} {nbytes / 1e9:.2f}" for name, nbytes in parts.items() if nbytes)
             size = self.config.micro_batch_size
             lines.append(f"{_row(f'activations, {size} x {task}', total)}  ({detail})")
-        lines.append(f"{_row('peak', self.peak)} of {self.card.memory_gb:.0f} GB")
+        lines.append(f"{_row('peak', self.peak)} of {self.accelerator.memory_gb:.0f} GB")
         if self.fits:
             return [*lines, "it fits"]
         if len(self.remedies) == 1:
@@ -213,7 +213,8 @@ class Plan:
     def _time_lines(self) -> list[str]:
         samples = self.num_steps * self.config.global_batch_size
         lines = [
-            f"{self.samples_per_second:.3g} samples/s at {self.card.mfu:.0%} of {self.card.tflops:g} TFLOP/s",
+            f"{self.samples_per_second:.3g} samples/s at {self.accelerator.mfu:.0%} of "
+            f"{self.accelerator.tflops:g} TFLOP/s",
             f"{self.num_steps:,} steps, {samples:,} samples: {duration(self.hours)}",
         ]
         if self.cost is not None:
@@ -223,46 +224,48 @@ class Plan:
 
 def plan(
     config: PlanConfig,
-    card: Card = CARDS["h100"],
+    accelerator: Accelerator = ACCELERATORS["h100"],
     num_steps: int = 1000,
     price_per_hour: float | None = None,
     counts: Counts | None = None,
-    adjusted: Callable[[Plan], Plan] = lambda found: found,
-) -> Plan:
+    adjusted: Callable[[TrainingPlan], TrainingPlan] = lambda found: found,
+) -> TrainingPlan:
     """Count what `num_steps` optimizer steps need on such cards. Takes a few seconds.
 
     Args:
         config: the way of training.
-        card: one for every process.
+        accelerator: one for every process.
         num_steps: optimizer steps of `config.global_batch_size` samples.
         price_per_hour: of one card, in any currency.
         counts: what other plans have counted, to be shared by many of them.
         adjusted: puts into a plan, and into each that is tried as a remedy, what else a stage holds.
     """
     counts = Counts() if counts is None else counts
-    result = adjusted(replace(_plan(config, card, num_steps, counts), price_per_hour=price_per_hour))
+    result = adjusted(replace(_plan(config, accelerator, num_steps, counts), price_per_hour=price_per_hour))
     if result.fits:
         return result
 
     def fits(changed: PlanConfig) -> bool:
-        return adjusted(_plan(changed, card, num_steps, counts)).fits
+        return adjusted(_plan(changed, accelerator, num_steps, counts)).fits
 
     return replace(result, remedies=_remedies(config, fits))
 
 
-def plan_of_recipe(recipe: Any, architecture: Architecture, card: Card, **changes: Any) -> PlanConfig:
+def plan_of_recipe(
+    recipe: Any, architecture: Architecture, accelerator: Accelerator, **changes: Any
+) -> PlanConfig:
     """The plan's config of a supervised recipe (train/supervised.py) on such cards.
 
     Args:
         recipe: a `SupervisedConfig`.
         architecture: of the model it starts from.
-        card: decides what precision "auto" means.
+        accelerator: decides what precision "auto" means.
         changes: what the recipe does not say, such as `image_size`, `edit_share` and `num_processes`.
     """
     frozen = recipe.precision
     if frozen == "auto":
-        frozen = "bfloat16" if card.is_cuda else "float32"
-    compute = frozen if card.is_cuda else "float32"  # as SupervisedStage computes on a CPU
+        frozen = "bfloat16" if accelerator.is_cuda else "float32"
+    compute = frozen if accelerator.is_cuda else "float32"  # as SupervisedStage computes on a CPU
     same = ("trains_connector", "trains_transformer", "vlm_lora", "transformer_lora", "is_prompt_split")
     same += ("is_checkpointing_activations", "micro_batch_size", "global_batch_size")
     known = {name: getattr(recipe, name) for name in same}
@@ -293,7 +296,7 @@ class Counts:
             self.models[key] = _models(config)
         return self.models[key]
 
-    def activations(self, config: PlanConfig, sample: Sample, is_cuda: bool) -> dict[str, Kept]:
+    def activations(self, config: PlanConfig, sample: SampleShape, is_cuda: bool) -> dict[str, Kept]:
         """Of one sample."""
         models = self.models_of(config)
         arithmetic = replace(config.arithmetic, is_cuda=is_cuda)
@@ -324,7 +327,7 @@ def _models(config: PlanConfig) -> dict[str, Any]:
     return models
 
 
-def _plan(config: PlanConfig, card: Card, num_steps: int, counts: Counts) -> Plan:
+def _plan(config: PlanConfig, accelerator: Accelerator, num_steps: int, counts: Counts) -> TrainingPlan:
     models = counts.models_of(config)
     trained = {name: _elements(model, True) for name, model in models.items()}
     weights = _weights(config, models)
@@ -336,7 +339,7 @@ def _plan(config: PlanConfig, card: Card, num_steps: int, counts: Counts) -> Pla
     )
     activations, fullest = {}, 0.0
     for task, sample in config.samples.items():
-        kept = counts.activations(config, sample, card.is_cuda)
+        kept = counts.activations(config, sample, accelerator.is_cuda)
         parts = {name: micro * part.saved for name, part in kept.items()}
         parts["layer computed again"] = micro * max(part.working for part in kept.values())
         activations[task] = parts
@@ -344,7 +347,7 @@ def _plan(config: PlanConfig, card: Card, num_steps: int, counts: Counts) -> Pla
     gradients = weights["gradients"]
     # with one micro-batch a step, gradients appear as activations go
     moving = gradients + fullest if config.accumulates else max(gradients, fullest)
-    peak = sum(weights.values()) - gradients + moving + card.overhead_gb * 1e9
+    peak = sum(weights.values()) - gradients + moving + accelerator.overhead_gb * 1e9
     flops = {
         task: sample_flops(
             models,
@@ -356,7 +359,7 @@ def _plan(config: PlanConfig, card: Card, num_steps: int, counts: Counts) -> Pla
         )
         for task, sample in config.samples.items()
     }
-    return Plan(config, card, num_steps, weights, activations, peak, flops, trained)
+    return TrainingPlan(config, accelerator, num_steps, weights, activations, peak, flops, trained)
 
 
 def _weights(config: PlanConfig, models: Mapping[str, Any]) -> dict[str, float]:

@@ -19,25 +19,27 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from deepgen.shapes.render import render_array
-from deepgen.shapes.scene import Scene
+from deepgen.shapes.scene import ShapesScene
 from deepgen.shapes.vocabulary import write_tokenizer
 from deepgen.training.checkpoints import check_checkpoint, latest_checkpoint
 
 
-def to_pixels(scenes: list[Scene]) -> Tensor:
+def to_pixels(scenes: list[ShapesScene]) -> Tensor:
     """Drawn scenes as float32 (N, 3, 96, 96) in [-1, 1]."""
     arrays = np.stack([render_array(scene) for scene in scenes])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def encode_scenes(encode: Callable[[Tensor], Tensor], scenes: list[Scene], batch_size: int = 64) -> Tensor:
+def encode_scenes(
+    encode: Callable[[Tensor], Tensor], scenes: list[ShapesScene], batch_size: int = 64
+) -> Tensor:
     """Latents of drawn scenes, float16 (N, C, h, w)."""
     pieces = [encode(to_pixels(scenes[i : i + batch_size])).half() for i in range(0, len(scenes), batch_size)]
     return torch.cat(pieces).contiguous()
 
 
 def encode_pool(
-    encode: Callable[[Tensor], Tensor], pool: Mapping[str, list[Scene]], file: Path | None = None
+    encode: Callable[[Tensor], Tensor], pool: Mapping[str, list[ShapesScene]], file: Path | None = None
 ) -> dict[str, Tensor]:
     """Latents of several lists of scenes, kept in a safetensors file if one is named.
 

@@ -2,7 +2,7 @@
 
 PyTorch's `fully_shard` (FSDP2) gathers a block's weights where the block is computed and adds its gradients
 up into pieces. Optimizer, averages and checkpoints see the pieces alone, as plain tensors: AdamW works on
-each number by itself, so they need not know; whoever needs a whole matrix asks its `Piece`.
+each number by itself, so they need not know; whoever needs a whole matrix asks its `ShardSlice`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Sharding = Literal["none", "zero2", "fsdp"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShardSlice:
     """The rows of a tensor that one process holds; the last processes may hold fewer, or none."""
 
     shape: tuple[int, ...]  # of the whole
@@ -137,16 +137,16 @@ def own_rows(parameter: nn.Parameter) -> nn.Parameter:
         return nn.Parameter(local())
 
 
-def piece_of(parameter: nn.Parameter) -> Piece | None:
+def piece_of(parameter: nn.Parameter) -> ShardSlice | None:
     """Which rows this process holds; None where the parameter is whole."""
     mesh: Any = getattr(parameter, "device_mesh", None)
     if mesh is None:
         return None
-    return Piece(tuple(parameter.shape), mesh.get_local_rank(), mesh.size())
+    return ShardSlice(tuple(parameter.shape), mesh.get_local_rank(), mesh.size())
 
 
 @dataclass(frozen=True)
-class Turn:
+class SyncedMicroBatch:
     """One micro-batch of a step.
 
     Attributes:
@@ -158,7 +158,7 @@ class Turn:
     is_counted: bool = True
 
 
-class Turns:
+class MicroBatchSync:
     """A step's micro-batches, as many on every process where a sharded model needs it.
 
     A sharded forward takes all processes. One that has fewer micro-batches than another, because its rows
@@ -166,7 +166,7 @@ class Turns:
 
     Args:
         modules: what is trained.
-        processes: who takes turns.
+        processes: those of the run.
         sums_once: exchange gradients in the last backward of a step; until then each process holds whole
             ones. Otherwise in every backward, which costs time and keeps rows alone.
     """
@@ -175,10 +175,10 @@ class Turns:
         self.modules, self.processes, self.sums_once = modules, processes, sums_once
         self._last: Any = None
 
-    def __call__(self, batches: Iterable[Any]) -> Iterator[Turn]:
-        """The turns of a step."""
+    def __call__(self, batches: Iterable[Any]) -> Iterator[SyncedMicroBatch]:
+        """The micro-batches of a step, with the repetitions that a sharded model needs."""
         if not is_sharded(self.modules):
-            yield from map(Turn, batches)
+            yield from map(SyncedMicroBatch, batches)
             return
         stream = iter(batches)
         following = next(stream, None)
@@ -194,4 +194,4 @@ class Turns:
             is_counted = batch is not None
             self._last = batch if is_counted else self._last
             self.modules.set_requires_gradient_sync(not (is_more and self.sums_once))
-            yield Turn(self._last, is_counted)
+            yield SyncedMicroBatch(self._last, is_counted)

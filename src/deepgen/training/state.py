@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepgen.training.optim import OptimConfig, Optimizer, lr_factor
 from deepgen.training.parallel import Processes
-from deepgen.training.sharding import Piece, own_rows, piece_of
+from deepgen.training.sharding import ShardSlice, own_rows, piece_of
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Snapshot:
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    pieces: Mapping[str, Piece] = field(default_factory=dict)
+    pieces: Mapping[str, ShardSlice] = field(default_factory=dict)
 
-    def piece(self, name: str, tensor: Tensor) -> Piece | None:
+    def piece(self, name: str, tensor: Tensor) -> ShardSlice | None:
         """Which rows a tensor of it is, a moment's being those of its parameter; None where it is whole."""
         parameter = name if name in self.pieces else name.rpartition("/")[0]
         return self.pieces.get(parameter) if tensor.ndim else None

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from deepgen.data.bad_rows import BadRowTracker
 from deepgen.data.batches import Batches, MicroBatch
 from deepgen.data.cache import Cache, read_manifest
 from deepgen.data.example import Task
-from deepgen.data.ledger import Ledger
 from deepgen.data.loader import micro_batches
 from deepgen.data.mixture import Mixture, open_mixture, single_source
 from deepgen.data.mixture_config import ImageRule
@@ -29,7 +29,7 @@ from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, image_tokens, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.planning.flops import Sample, sample_flops
+from deepgen.planning.flops import SampleShape, sample_flops
 from deepgen.training.adapters import LoraSettings, adapt_transformer, adapt_vlm
 from deepgen.training.benchmarks import BenchmarksConfig
 from deepgen.training.cache import latent_moments, open_cache
@@ -214,7 +214,7 @@ class SupervisedStage:
             self.observers += benchmark_observers(config.benchmarks, self)
         self._stream: Iterator[list[MicroBatch]] = iter(())
         self._next_step = -1
-        self._flops: dict[Sample, float] = {}  # of the sizes met so far
+        self._flops: dict[SampleShape, float] = {}  # of the sizes met so far
 
     # --- data -----------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class SupervisedStage:
             world_size=self.processes.world_size,
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
-            ledger=Ledger(self._data.mixture.config.bad_share_limit),
+            bad_rows=BadRowTracker(self._data.mixture.config.bad_share_limit),
         )
 
     def prepare(self, batch: MicroBatch, *, is_training: bool = True) -> TrainingBatch:
@@ -363,7 +363,7 @@ class SupervisedStage:
         if batch.max_positions is not None:
             length = min(length, batch.max_positions - self.pipe.connector.config.num_think_tokens)
         prompt = max(1, length - features)
-        sample = Sample(image_size=side, prompt_tokens=prompt, references=references)
+        sample = SampleShape(image_size=side, prompt_tokens=prompt, references=references)
         if sample not in self._flops:
             self._flops[sample] = sum(
                 work.training

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepgen.data.example import Example, Limits, RowError, Task
+from deepgen.data.example import Example, ImageLimits, RowError, Task
 from deepgen.data.fields import check_first_rows, path_field, text_field
 from deepgen.data.records import Records
 
@@ -34,7 +34,7 @@ class CaptionPairOptions:
 
     def __post_init__(self) -> None:
         """Refuse limits that no picture meets."""
-        Limits(min_side=self.min_side, max_ratio=self.max_ratio)
+        ImageLimits(min_side=self.min_side, max_ratio=self.max_ratio)
 
 
 class CaptionPairs:
@@ -47,7 +47,7 @@ class CaptionPairs:
         self.image_dir = Path(options.image_dir).expanduser()
         self.caption_dir = Path(options.caption_dir).expanduser()
         self.caption_key = options.caption_key
-        self.limits = Limits(min_side=options.min_side, max_ratio=options.max_ratio)
+        self.limits = ImageLimits(min_side=options.min_side, max_ratio=options.max_ratio)
         check_first_rows(self, options.path)
 
     def __len__(self) -> int:

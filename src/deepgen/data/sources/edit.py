@@ -12,6 +12,7 @@ from pathlib import Path
 from deepgen.data.example import Example, Task
 from deepgen.data.fields import check_first_rows, path_field, paths_field, text_field
 from deepgen.data.records import Records
+from deepgen.moved import renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class EditOptions:
     image_dir: str | None = None
 
 
-class Edit:
+class EditSource:
     """Instructions with the pictures before and after."""
 
     task: Task = "edit"
@@ -46,4 +47,7 @@ class Edit:
         )
 
 
-options, source = EditOptions, Edit
+options, source = EditOptions, EditSource
+
+
+__getattr__ = renamed(__name__, {"Edit": "deepgen.data.sources.edit.EditSource"})

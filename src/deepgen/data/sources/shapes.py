@@ -11,14 +11,15 @@ from io import BytesIO
 import numpy as np
 
 from deepgen.data.example import Example, Task
+from deepgen.moved import renamed
 from deepgen.shapes.caption import caption, instruction
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.render import render
-from deepgen.shapes.scene import CANVAS, Scene
+from deepgen.shapes.scene import CANVAS, ShapesScene
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesOptions:
+class ShapesSourceOptions:
     """`rows` of one task; another `seed` gives other scenes."""
 
     task: Task = "generate"
@@ -31,10 +32,10 @@ class ShapesOptions:
             raise ValueError(f"rows must be at least 1, got {self.rows}")
 
 
-class Shapes:
+class ShapesSource:
     """Scenes and words by row number."""
 
-    def __init__(self, options: ShapesOptions) -> None:
+    def __init__(self, options: ShapesSourceOptions) -> None:
         self.options, self.task = options, options.task
 
     def __len__(self) -> int:
@@ -59,10 +60,19 @@ class Shapes:
         return Example(task="generate", text=text, target=_png(scene), key=key, size=size)
 
 
-def _png(scene: Scene) -> bytes:
+def _png(scene: ShapesScene) -> bytes:
     buffer = BytesIO()
     render(scene).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-options, source = ShapesOptions, Shapes
+options, source = ShapesSourceOptions, ShapesSource
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Shapes": "deepgen.data.sources.shapes.ShapesSource",
+        "ShapesOptions": "deepgen.data.sources.shapes.ShapesSourceOptions",
+    },
+)

@@ -23,7 +23,15 @@ from PIL import Image, ImageDraw
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.statistics import wilson
-from deepgen.shapes.caption import EDIT_KINDS, Claim, Edit, caption, instruction, sample_claim, sample_edit
+from deepgen.shapes.caption import (
+    EDIT_KINDS,
+    ShapesClaim,
+    ShapesEdit,
+    caption,
+    instruction,
+    sample_claim,
+    sample_edit,
+)
 from deepgen.shapes.read import read
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import CANVAS
@@ -40,8 +48,8 @@ class ShapesPrompt:
 
     kind: str  # an edit's kind is prefixed with "edit "
     text: str
-    claim: Claim
-    edit: Edit | None = None
+    claim: ShapesClaim
+    edit: ShapesEdit | None = None
 
     @property
     def reference(self) -> Image.Image | None:
@@ -277,7 +285,7 @@ def image_grid(items: Sequence[ShapesPrompt], images: Sequence[Image.Image], col
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes(Benchmark):
+class ShapesBenchmark(Benchmark):
     """The same prompts under the contract of all benchmarks: 48 of each generation kind, or of each edit."""
 
     name = "shapes"
@@ -330,4 +338,4 @@ class Shapes(Benchmark):
         return {"overall": float(np.mean(list(table.values()))), **table}
 
 
-benchmark = Shapes
+benchmark = ShapesBenchmark

@@ -23,7 +23,7 @@ _MOST_OF_A_CLASS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenEvalOptions(TowerOptions):
+class GenEvalRewardOptions(TowerOptions):
     """Which CLIP for colors (`model`), and which detector: a Mask2Former, or the address of a service.
 
     `credit` "exact" gives GenEval's verdict, 0 or 1, instead of partial credit.
@@ -36,12 +36,12 @@ class GenEvalOptions(TowerOptions):
     credit: Literal["partial", "exact"] = "partial"
 
 
-class GenEval(EachAlone):
+class GenEvalReward(EachAlone):
     """Share of the objects, counts, colors and places asked for that a detector finds."""
 
     needs = ("include",)
 
-    def __init__(self, options: GenEvalOptions, detector: ObjectDetector | None = None) -> None:
+    def __init__(self, options: GenEvalRewardOptions, detector: ObjectDetector | None = None) -> None:
         self.options = o = options
         self._detector = detector or make_detector(o.detector, o)
         thresholds = f"{o.threshold:g}-{o.counting_threshold:g}"
@@ -73,7 +73,14 @@ class GenEval(EachAlone):
         return sorted(detections, key=lambda detection: -detection.confidence)
 
 
-options, reward = GenEvalOptions, GenEval
+options, reward = GenEvalRewardOptions, GenEvalReward
 
 
-__getattr__ = renamed(__name__, {"FindsObjects": "deepgen.rewards.interfaces.ObjectDetector"})
+__getattr__ = renamed(
+    __name__,
+    {
+        "GenEval": "deepgen.rewards.scorers.geneval.GenEvalReward",
+        "GenEvalOptions": "deepgen.rewards.scorers.geneval.GenEvalRewardOptions",
+        "FindsObjects": "deepgen.rewards.interfaces.ObjectDetector",
+    },
+)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.rewards.scorers.shapes import asked_and_read, in_words
-from deepgen.shapes.caption import Claim
+from deepgen.shapes.caption import ShapesClaim
 from deepgen.shapes.score import keeping_share
 
 
@@ -30,7 +30,7 @@ class ShapesKept(EachAlone):
     def judge(self, candidate: Candidate) -> RewardResult:
         """The verdict on the 96x96 result of an edit."""
         asked, reading = asked_and_read(candidate)
-        if isinstance(asked, Claim):
+        if isinstance(asked, ShapesClaim):
             raise CannotJudge("this row is no edit: there is nothing to keep")
         return RewardResult(keeping_share(asked, reading), in_words(reading))
 

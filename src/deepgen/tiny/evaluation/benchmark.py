@@ -27,7 +27,7 @@ _JUDGES = ("read.py", "claims.py", "scene.py")  # what a verdict is made with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Storybook(Benchmark):
+class StorybookBenchmark(Benchmark):
     """One ability of the five. `num_prompts` are held-out prompts of each kind."""
 
     num_prompts: int = 96
@@ -99,4 +99,4 @@ class Storybook(Benchmark):
         return table | ({"cells kept": float(np.mean(kept))} if kept else {})
 
 
-benchmark = Storybook
+benchmark = StorybookBenchmark

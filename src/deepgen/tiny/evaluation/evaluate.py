@@ -21,7 +21,7 @@ from deepgen.evaluation.report_page import write_report
 from deepgen.evaluation.runner import RunConfig, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import write_json
-from deepgen.tiny.evaluation.benchmark import Storybook
+from deepgen.tiny.evaluation.benchmark import StorybookBenchmark
 from deepgen.tiny.evaluation.chains import (
     NAME,
     ChainReport,
@@ -34,7 +34,7 @@ from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of
 from deepgen.tiny.evaluation.sheet import Tile, sheet
 from deepgen.tiny.evaluation.summary import (
     LOOKUP_PROMPTS,
-    Part,
+    StorybookPart,
     StorybookReport,
     look_up,
     summarize_ability,
@@ -86,7 +86,7 @@ class StorybookConfig:
     def settings(self) -> Settings:
         """For the runner."""
         return replace(
-            Storybook.settings,
+            StorybookBenchmark.settings,
             num_inference_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
             num_samples=self.num_seeds,
@@ -108,7 +108,11 @@ def evaluate(
     for name in config.abilities:
         say(f"storybook: {name}")
         found = run(
-            Storybook(variant=name, num_prompts=config.num_prompts), timed, config.settings, runs, Scorers()
+            StorybookBenchmark(variant=name, num_prompts=config.num_prompts),
+            timed,
+            config.settings,
+            runs,
+            Scorers(),
         )
         assert found is not None  # one process, and it scores
         results[name] = found
@@ -165,8 +169,8 @@ def _report(
 ) -> StorybookReport:
     asked = {name: prompts_of(ABILITIES[name], config.num_prompts) for name in results}
     lookups = look_up(asked, config.lookup_prompts)
-    abilities: list[Part] = []
-    kinds: list[Part] = []
+    abilities: list[StorybookPart] = []
+    kinds: list[StorybookPart] = []
     for name, result in results.items():
         rows = [row for item in result["items"] for row in item["rows"]]
         found = summarize_kinds(name, rows, lookups)

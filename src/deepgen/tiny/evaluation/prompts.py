@@ -20,7 +20,7 @@ import numpy as np
 
 from deepgen.evaluation.benchmark import Item
 from deepgen.tiny.claims import to_json
-from deepgen.tiny.example import Ability, Example
+from deepgen.tiny.example import Ability, StorybookExample
 from deepgen.tiny.render import render
 from deepgen.tiny.splits import SAMPLERS, group_of, level_of, levels_with
 
@@ -42,7 +42,7 @@ assert set(ABILITIES.values()) == set(get_args(Ability))
 class StorybookPrompt:
     """One item: an example of the world, its level, and whether its direct wording is asked."""
 
-    example: Example
+    example: StorybookExample
     level: str
     is_direct: bool = False
 

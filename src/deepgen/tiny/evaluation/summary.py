@@ -28,7 +28,7 @@ _LOOKED_UP = ("generation", "text", "reasoning")  # abilities whose answer does 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class RightShare:
     """Right pictures, with the Wilson interval at 95 % over distinct prompts."""
 
     share: float
@@ -51,7 +51,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StorybookPart:
     """A kind or an ability.
 
     Attributes:
@@ -68,10 +68,10 @@ class Part:
 
     name: str
     ability: str
-    held_out: Share
-    levels: Mapping[str, Share]
-    trained: Share | None = None
-    direct: Share | None = None
+    held_out: RightShare
+    levels: Mapping[str, RightShare]
+    trained: RightShare | None = None
+    direct: RightShare | None = None
     lookup: float | None = None
     lookup_levels: Mapping[str, float]
     kept: float | None = None
@@ -103,8 +103,8 @@ class StorybookReport:
     num_seeds: int
     num_prompts: int
     num_steps: int | None
-    abilities: tuple[Part, ...]
-    kinds: tuple[Part, ...]
+    abilities: tuple[StorybookPart, ...]
+    kinds: tuple[StorybookPart, ...]
     chains: ChainReport | None
     seconds_per_image: float | None
 
@@ -128,7 +128,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def summarize_kinds(ability: str, rows: Sequence[Row], lookups: Mapping[str, bool]) -> list[Part]:
+def summarize_kinds(ability: str, rows: Sequence[Row], lookups: Mapping[str, bool]) -> list[StorybookPart]:
     """The kinds of an ability (a variant's name); `lookups` says by prompt whether the look-up is right."""
     by_kind: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -141,26 +141,28 @@ def summarize_kinds(ability: str, rows: Sequence[Row], lookups: Mapping[str, boo
 
 
 def summarize_ability(
-    ability: str, rows: Sequence[Row], kinds: Sequence[Part], lookups: Mapping[str, bool]
-) -> Part:
+    ability: str, rows: Sequence[Row], kinds: Sequence[StorybookPart], lookups: Mapping[str, bool]
+) -> StorybookPart:
     """An ability: the mean of its kinds, with everything else over all of its pictures."""
     part = _part(ability, ability, rows, lookups)
     mean = float(np.mean([kind.held_out.share for kind in kinds]))
-    held_out = Share(share=mean, num_prompts=part.held_out.num_prompts, num_images=part.held_out.num_images)
-    return Part(**{**vars(part), "held_out": held_out})
+    held_out = RightShare(
+        share=mean, num_prompts=part.held_out.num_prompts, num_images=part.held_out.num_images
+    )
+    return StorybookPart(**{**vars(part), "held_out": held_out})
 
 
 def _is_held_out(row: Row) -> bool:
     return not row["is_direct"] and row["level"] != "trained"
 
 
-def _part(name: str, ability: str, rows: Sequence[Row], lookups: Mapping[str, bool]) -> Part:
+def _part(name: str, ability: str, rows: Sequence[Row], lookups: Mapping[str, bool]) -> StorybookPart:
     held_out = [row for row in rows if _is_held_out(row)]
     by_level = {level: [row for row in held_out if row["level"] == level] for level in HELD_OUT}
     faults = Counter(row["fault"] for row in held_out if not row["is_right"])
     share = _share(held_out)
     assert share is not None  # callers ask for what has held-out prompts
-    return Part(
+    return StorybookPart(
         name=name,
         ability=ability,
         held_out=share,
@@ -179,10 +181,10 @@ def _part(name: str, ability: str, rows: Sequence[Row], lookups: Mapping[str, bo
     )
 
 
-def _share(rows: Sequence[Row]) -> Share | None:
+def _share(rows: Sequence[Row]) -> RightShare | None:
     if not rows:
         return None
-    return Share(
+    return RightShare(
         share=float(np.mean([row["is_right"] for row in rows])),
         num_prompts=len({(row["kind"], row["prompt"]) for row in rows}),
         num_images=len(rows),

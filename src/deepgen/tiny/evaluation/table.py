@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepgen.tiny.evaluation.summary import HELD_OUT, Part, Share, StorybookReport
+from deepgen.tiny.evaluation.summary import HELD_OUT, RightShare, StorybookPart, StorybookReport
 
 ABILITY_NAMES = {
     "generation": "generation",
@@ -66,11 +66,11 @@ def brief(report: StorybookReport) -> str:
     return "\n".join(lines)
 
 
-def _named(part: Part) -> Part:
-    return Part(**{**vars(part), "name": ABILITY_NAMES[part.name]})
+def _named(part: StorybookPart) -> StorybookPart:
+    return StorybookPart(**{**vars(part), "name": ABILITY_NAMES[part.name]})
 
 
-def _rows(parts: Sequence[Part], what: str) -> list[str]:
+def _rows(parts: Sequence[StorybookPart], what: str) -> list[str]:
     levels = [level for level in HELD_OUT if any(level in part.levels for part in parts)]
     columns = [what, "held out", "95 % interval", "prompts", *levels, "trained"]
     has_direct = any(part.direct is not None for part in parts)
@@ -90,7 +90,7 @@ def _rows(parts: Sequence[Part], what: str) -> list[str]:
     return lines
 
 
-def _level(part: Part, level: str) -> str:
+def _level(part: StorybookPart, level: str) -> str:
     """A level's share, and in brackets what the look-up reaches on it."""
     if level not in part.levels:
         return ""
@@ -98,7 +98,7 @@ def _level(part: Part, level: str) -> str:
     return _shown(part.levels[level]) + ("" if looked_up is None else f" ({looked_up:.2f})")
 
 
-def _shown(share: Share | None) -> str:
+def _shown(share: RightShare | None) -> str:
     return "" if share is None else f"{share.share:.2f}"
 
 

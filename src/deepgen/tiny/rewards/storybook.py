@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.tiny.claims import Claim, EditClaim, from_json
 from deepgen.tiny.credit import credit, is_right
 from deepgen.tiny.read import Reading, read
@@ -21,27 +21,27 @@ from deepgen.tiny.scene import PLACES
 
 
 @dataclass(frozen=True, kw_only=True)
-class StorybookOptions:
+class StorybookRewardOptions:
     """What a wrong picture is worth: nothing, or its parts that are right."""
 
     credit: Literal["exact", "partial"] = "exact"
 
 
-class Storybook(EachAlone):
+class StorybookReward(EachAlone):
     """1 where everything stated holds and nothing is extra; of an edit, untouched cells included."""
 
     needs = ("storybook",)
 
-    def __init__(self, options: StorybookOptions) -> None:
+    def __init__(self, options: StorybookRewardOptions) -> None:
         self.options = options
         self.version = f"storybook-1-{options.credit}"
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """The verdict on a 96x96 picture; its words tell what was found."""
         claim, reading = asked_and_read(candidate)
         is_partial = self.options.credit == "partial"
         score = credit(claim, reading) if is_partial else float(is_right(claim, reading))
-        return Verdict(score, in_words(reading))
+        return RewardResult(score, in_words(reading))
 
 
 def asked_and_read(candidate: Candidate) -> tuple[Claim | EditClaim, Reading]:
@@ -70,4 +70,4 @@ def in_words(reading: Reading) -> str:
     return f"{', '.join(found) or 'nothing'} on {reading.ground or 'an unknown ground'}"
 
 
-options, reward = StorybookOptions, Storybook
+options, reward = StorybookRewardOptions, StorybookReward

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, Verdict
+from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.tiny.claims import Claim
 from deepgen.tiny.credit import kept_share
 from deepgen.tiny.rewards.storybook import asked_and_read, in_words
@@ -27,12 +27,12 @@ class StorybookKept(EachAlone):
     def __init__(self, options: StorybookKeptOptions) -> None:
         self.options = options
 
-    def judge(self, candidate: Candidate) -> Verdict:
+    def judge(self, candidate: Candidate) -> RewardResult:
         """The verdict on the 96x96 result of an edit."""
         claim, reading = asked_and_read(candidate)
         if isinstance(claim, Claim):
             raise CannotJudge("this row is no edit: there is nothing to keep")
-        return Verdict(kept_share(claim, reading), in_words(reading))
+        return RewardResult(kept_share(claim, reading), in_words(reading))
 
 
 options, reward = StorybookKeptOptions, StorybookKept

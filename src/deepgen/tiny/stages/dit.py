@@ -25,7 +25,7 @@ from deepgen.sampling.interpolation import interpolate
 from deepgen.sampling.noise_levels import flow_matching_loss
 from deepgen.tiny.codes import NUM_SLOTS, POOLED_SCALE, WIDTH, directions, empty_code, write_code
 from deepgen.tiny.edits import BAD_EDIT_KINDS
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.render import render_array
 from deepgen.tiny.scene import Scene
 from deepgen.tiny.splits import sample, weighted_kind
@@ -162,7 +162,7 @@ def _codes(packed: np.ndarray) -> np.ndarray:
     return array
 
 
-def pool_example(seed: int, index: int, task: str) -> Example:
+def pool_example(seed: int, index: int, task: str) -> StorybookExample:
     """Entry `index` of the pool, "generate" or "edit": a pure function of seed and index."""
     rng = np.random.default_rng((seed, index, task == "edit"))
     if task == "generate":

@@ -41,7 +41,7 @@ from deepgen.tiny.codes import (
     to_array,
     write_code,
 )
-from deepgen.tiny.example import Example
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.language import SYNONYMS, plural, said
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.render import render_array
@@ -95,7 +95,7 @@ class StorybookVLMConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class ReadingBatch:
+class StorybookReadingBatch:
     """Prompts, their codes (B, slots, width), and for edits pixels (B, 3, 96, 96) and codes of the cells
     (B, 9, width).
     """
@@ -133,7 +133,7 @@ class StorybookVLM:
         """The one batch of a step."""
         return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
 
-    def batch(self, rng: np.random.Generator, step: int) -> ReadingBatch:
+    def batch(self, rng: np.random.Generator, step: int) -> StorybookReadingBatch:
         """Captions and riddles at even steps, instructions with their pictures at odd ones."""
         config = self.config
         is_edit = step % 2 == 1
@@ -154,15 +154,17 @@ class StorybookVLM:
         self._empty_some(rng, texts, codes, "edit" if is_edit else "generate")
         array = torch.from_numpy(to_array(codes))
         if not is_edit:
-            return ReadingBatch([generation_prompt(text) for text in texts], array)
+            return StorybookReadingBatch([generation_prompt(text) for text in texts], array)
         sources = [example.source for example in examples if example.source is not None]
         pixels = to_pixels(sources)
         noise = config.pixel_noise * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
         cells = torch.from_numpy(np.stack([cell_codes(source) for source in sources]))
         prompts = [editing_prompt(text, [len(CELLS)]) for text in texts]
-        return ReadingBatch(prompts, array, pixels + noise, cells)
+        return StorybookReadingBatch(prompts, array, pixels + noise, cells)
 
-    def _same_length(self, rng: np.random.Generator, examples: list[Example]) -> list[Example]:
+    def _same_length(
+        self, rng: np.random.Generator, examples: list[StorybookExample]
+    ) -> list[StorybookExample]:
         """Those whose prompts are as long as one drawn at random."""
         lengths = [len(ids) for ids in self.tokenizer([example.text for example in examples])["input_ids"]]
         wanted = lengths[int(rng.integers(len(examples)))]
@@ -174,7 +176,7 @@ class StorybookVLM:
         for index in np.flatnonzero(rng.random(len(texts)) < self.config.empty_share):
             texts[index], codes[index] = "", empty_code(task)
 
-    def loss(self, batch: ReadingBatch) -> StageLoss:
+    def loss(self, batch: StorybookReadingBatch) -> StageLoss:
         """4 * code + 0.1 * silence of the prompt positions + pooled + choices + description of the cells."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
             embeds, pooled, features = self._read(batch)
@@ -199,7 +201,7 @@ class StorybookVLM:
             metrics |= {f"cell_wrong_{name}": value for name, value in wrong.items()}
         return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
-    def _read(self, batch: ReadingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _read(self, batch: StorybookReadingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         prompts = tokenize(self.tokenizer, batch.texts)
         features = None if batch.pixels is None else self._image_features(batch.pixels)
         states = self.vlm(

@@ -29,7 +29,7 @@ _CPU_BANDWIDTH = 51.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class Accelerator:
     """One accelerator, or the machine's own processor.
 
     Attributes:
@@ -66,14 +66,14 @@ class Card:
             )
 
 
-def _this_machine() -> Card:
+def _this_machine() -> Accelerator:
     """The processors and memory of this machine; 16 GB where the system does not say."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         memory = 16e9
     tflops = _TFLOPS_PER_CORE * (os.cpu_count() or 1)
-    return Card(
+    return Accelerator(
         name="cpu",
         memory_gb=memory / 1e9,
         tflops=tflops,
@@ -85,48 +85,50 @@ def _this_machine() -> Card:
     )
 
 
-def _apple(name: str, memory_gb: float, tflops: float, bandwidth: float) -> Card:
-    return Card(name=name, memory_gb=memory_gb, tflops=tflops, bandwidth=bandwidth, link=None, is_cuda=False)
+def _apple(name: str, memory_gb: float, tflops: float, bandwidth: float) -> Accelerator:
+    return Accelerator(
+        name=name, memory_gb=memory_gb, tflops=tflops, bandwidth=bandwidth, link=None, is_cuda=False
+    )
 
 
-_CARDS = (
-    Card(name="rtx-3060", memory_gb=12, tflops=25.5, bandwidth=360),
-    Card(name="rtx-3060-ti", memory_gb=8, tflops=32.4, bandwidth=448),
-    Card(name="rtx-3070", memory_gb=8, tflops=40.6, bandwidth=448),
-    Card(name="rtx-3070-ti", memory_gb=8, tflops=43.5, bandwidth=608),
-    Card(name="rtx-3080", memory_gb=10, tflops=59.5, bandwidth=760),
-    Card(name="rtx-3080-ti", memory_gb=12, tflops=68.2, bandwidth=912),
-    Card(name="rtx-3090", memory_gb=24, tflops=71, bandwidth=936),
-    Card(name="rtx-3090-ti", memory_gb=24, tflops=80, bandwidth=1008),
-    Card(name="rtx-4060", memory_gb=8, tflops=30.2, bandwidth=272, link=16),
-    Card(name="rtx-4060-ti", memory_gb=8, tflops=44.1, bandwidth=288, link=16),
-    Card(name="rtx-4060-ti-16gb", memory_gb=16, tflops=44.1, bandwidth=288, link=16),
-    Card(name="rtx-4070", memory_gb=12, tflops=58.3, bandwidth=504),
-    Card(name="rtx-4070-super", memory_gb=12, tflops=71, bandwidth=504),
-    Card(name="rtx-4070-ti", memory_gb=12, tflops=80.2, bandwidth=504),
-    Card(name="rtx-4070-ti-super", memory_gb=16, tflops=88.2, bandwidth=672),
-    Card(name="rtx-4080", memory_gb=16, tflops=97.5, bandwidth=717),
-    Card(name="rtx-4080-super", memory_gb=16, tflops=104.4, bandwidth=736),
-    Card(name="rtx-4090", memory_gb=24, tflops=165, bandwidth=1008),
-    Card(name="rtx-5060", memory_gb=8, tflops=38.4, bandwidth=448),
-    Card(name="rtx-5060-ti", memory_gb=8, tflops=47.4, bandwidth=448),
-    Card(name="rtx-5060-ti-16gb", memory_gb=16, tflops=47.4, bandwidth=448),
-    Card(name="rtx-5070", memory_gb=12, tflops=61.7, bandwidth=672, link=64),
-    Card(name="rtx-5070-ti", memory_gb=16, tflops=87.9, bandwidth=896, link=64),
-    Card(name="rtx-5080", memory_gb=16, tflops=112.6, bandwidth=960, link=64),
-    Card(name="rtx-5090", memory_gb=32, tflops=210, bandwidth=1792, link=64),
-    Card(name="t4", memory_gb=16, tflops=65, bandwidth=300, link=16),  # float16: it has no bfloat16
-    Card(name="a10", memory_gb=24, tflops=125, bandwidth=600),
-    Card(name="l4", memory_gb=24, tflops=121, bandwidth=300),
-    Card(name="l40s", memory_gb=48, tflops=362, bandwidth=864),
-    Card(name="a100-40gb", memory_gb=40, tflops=312, bandwidth=1555),
-    Card(name="a100-80gb", memory_gb=80, tflops=312, bandwidth=2039),
-    Card(name="h100", memory_gb=80, tflops=989, bandwidth=3350, link=64),
-    Card(name="h200", memory_gb=141, tflops=989, bandwidth=4800, link=64),
-    Card(name="b200", memory_gb=180, tflops=2250, bandwidth=8000, link=64),
-    Card(name="rx-7900-xt", memory_gb=20, tflops=103, bandwidth=800),
-    Card(name="rx-7900-xtx", memory_gb=24, tflops=122.8, bandwidth=960),
-    Card(name="mi300x", memory_gb=192, tflops=1307, bandwidth=5300, link=64),
+_ACCELERATORS = (
+    Accelerator(name="rtx-3060", memory_gb=12, tflops=25.5, bandwidth=360),
+    Accelerator(name="rtx-3060-ti", memory_gb=8, tflops=32.4, bandwidth=448),
+    Accelerator(name="rtx-3070", memory_gb=8, tflops=40.6, bandwidth=448),
+    Accelerator(name="rtx-3070-ti", memory_gb=8, tflops=43.5, bandwidth=608),
+    Accelerator(name="rtx-3080", memory_gb=10, tflops=59.5, bandwidth=760),
+    Accelerator(name="rtx-3080-ti", memory_gb=12, tflops=68.2, bandwidth=912),
+    Accelerator(name="rtx-3090", memory_gb=24, tflops=71, bandwidth=936),
+    Accelerator(name="rtx-3090-ti", memory_gb=24, tflops=80, bandwidth=1008),
+    Accelerator(name="rtx-4060", memory_gb=8, tflops=30.2, bandwidth=272, link=16),
+    Accelerator(name="rtx-4060-ti", memory_gb=8, tflops=44.1, bandwidth=288, link=16),
+    Accelerator(name="rtx-4060-ti-16gb", memory_gb=16, tflops=44.1, bandwidth=288, link=16),
+    Accelerator(name="rtx-4070", memory_gb=12, tflops=58.3, bandwidth=504),
+    Accelerator(name="rtx-4070-super", memory_gb=12, tflops=71, bandwidth=504),
+    Accelerator(name="rtx-4070-ti", memory_gb=12, tflops=80.2, bandwidth=504),
+    Accelerator(name="rtx-4070-ti-super", memory_gb=16, tflops=88.2, bandwidth=672),
+    Accelerator(name="rtx-4080", memory_gb=16, tflops=97.5, bandwidth=717),
+    Accelerator(name="rtx-4080-super", memory_gb=16, tflops=104.4, bandwidth=736),
+    Accelerator(name="rtx-4090", memory_gb=24, tflops=165, bandwidth=1008),
+    Accelerator(name="rtx-5060", memory_gb=8, tflops=38.4, bandwidth=448),
+    Accelerator(name="rtx-5060-ti", memory_gb=8, tflops=47.4, bandwidth=448),
+    Accelerator(name="rtx-5060-ti-16gb", memory_gb=16, tflops=47.4, bandwidth=448),
+    Accelerator(name="rtx-5070", memory_gb=12, tflops=61.7, bandwidth=672, link=64),
+    Accelerator(name="rtx-5070-ti", memory_gb=16, tflops=87.9, bandwidth=896, link=64),
+    Accelerator(name="rtx-5080", memory_gb=16, tflops=112.6, bandwidth=960, link=64),
+    Accelerator(name="rtx-5090", memory_gb=32, tflops=210, bandwidth=1792, link=64),
+    Accelerator(name="t4", memory_gb=16, tflops=65, bandwidth=300, link=16),  # float16: it has no bfloat16
+    Accelerator(name="a10", memory_gb=24, tflops=125, bandwidth=600),
+    Accelerator(name="l4", memory_gb=24, tflops=121, bandwidth=300),
+    Accelerator(name="l40s", memory_gb=48, tflops=362, bandwidth=864),
+    Accelerator(name="a100-40gb", memory_gb=40, tflops=312, bandwidth=1555),
+    Accelerator(name="a100-80gb", memory_gb=80, tflops=312, bandwidth=2039),
+    Accelerator(name="h100", memory_gb=80, tflops=989, bandwidth=3350, link=64),
+    Accelerator(name="h200", memory_gb=141, tflops=989, bandwidth=4800, link=64),
+    Accelerator(name="b200", memory_gb=180, tflops=2250, bandwidth=8000, link=64),
+    Accelerator(name="rx-7900-xt", memory_gb=20, tflops=103, bandwidth=800),
+    Accelerator(name="rx-7900-xtx", memory_gb=24, tflops=122.8, bandwidth=960),
+    Accelerator(name="mi300x", memory_gb=192, tflops=1307, bandwidth=5300, link=64),
     # Apple's chips are sold with several memories: the one here is common, `m2-max-64gb` names another.
     _apple("m1", 16, 2.6, 68),
     _apple("m1-pro", 32, 5.2, 200),
@@ -145,14 +147,14 @@ _CARDS = (
     _apple("m4-max", 64, 14.3, 546),
     _this_machine(),
 )
-CARDS = {card.name: card for card in _CARDS}
+ACCELERATORS = {accelerator.name: accelerator for accelerator in _ACCELERATORS}
 
 
 _OTHERS = {"laptop", "mobile", "max", "q", "d"}  # words of slower cards with the names of faster ones
 _WITH_MEMORY = re.compile(r"(m\d(?:-(?:pro|max|ultra))?)-(\d+)gb")
 
 
-def card_of_device(device_name: str) -> Card | None:
+def accelerator_of_device(device_name: str) -> Accelerator | None:
     """The card behind a driver's name, such as "NVIDIA A100-SXM4-80GB"; None for one that is not listed.
 
     Laptops carry the names of faster desktop cards, and an H100 on PCIe is slower than the one listed.
@@ -160,19 +162,25 @@ def card_of_device(device_name: str) -> Card | None:
     words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
     if words & _OTHERS or {"h100", "pcie"} <= words:
         return None
-    known = [card for name, card in CARDS.items() if card.is_cuda and set(name.split("-")) <= words]
-    return max(known, key=lambda card: len(card.name.split("-")), default=None)  # "4070 Ti Super", not "4070"
+    known = [
+        accelerator
+        for name, accelerator in ACCELERATORS.items()
+        if accelerator.is_cuda and set(name.split("-")) <= words
+    ]
+    return max(
+        known, key=lambda accelerator: len(accelerator.name.split("-")), default=None
+    )  # "4070 Ti Super", not "4070"
 
 
-def card_of_chip(chip_name: str, memory_bytes: int) -> Card | None:
+def accelerator_of_chip(chip_name: str, memory_bytes: int) -> Accelerator | None:
     """The card of an Apple chip, such as "Apple M2 Max", with the memory it has; None if not listed."""
-    found = CARDS.get("-".join(chip_name.lower().split()[1:]))
+    found = ACCELERATORS.get("-".join(chip_name.lower().split()[1:]))
     if found is None or found.is_cuda:
         return None
     return replace(found, memory_gb=memory_bytes / 1e9)
 
 
-def card(name: str) -> Card:
+def accelerator(name: str) -> Accelerator:
     """The card of that name, or a ValueError that lists the nearest names, where there are any, and all.
 
     Spaces, dashes and the maker's name do not matter: `RTX4060` and `NVIDIA GeForce RTX 4060` are `rtx-4060`.
@@ -181,17 +189,17 @@ def card(name: str) -> Card:
     """
     plain = re.sub(r"[\s_-]+", "-", name.strip().lower())
     plain = re.sub(r"^((nvidia|geforce|amd|radeon|apple)-)+", "", plain)
-    bare = {known.replace("-", ""): found for known, found in CARDS.items()}
+    bare = {known.replace("-", ""): found for known, found in ACCELERATORS.items()}
     if found := bare.get(plain.replace("-", "")):
         return found
-    if (match := _WITH_MEMORY.fullmatch(plain)) and match[1] in CARDS and int(match[2]) > 0:
-        return replace(CARDS[match[1]], name=plain, memory_gb=float(match[2]))
+    if (match := _WITH_MEMORY.fullmatch(plain)) and match[1] in ACCELERATORS and int(match[2]) > 0:
+        return replace(ACCELERATORS[match[1]], name=plain, memory_gb=float(match[2]))
     if match := re.fullmatch(r"(.+?)-?(\d+)gb", plain):
         found = bare.get(match[1].replace("-", ""))
         if found is not None and found.memory_gb == int(match[2]):
             return found
-    near = [known for known in CARDS if plain and known.startswith(f"{plain}-")]
-    near = near or difflib.get_close_matches(plain, CARDS, n=5, cutoff=0.7)
+    near = [known for known in ACCELERATORS if plain and known.startswith(f"{plain}-")]
+    near = near or difflib.get_close_matches(plain, ACCELERATORS, n=5, cutoff=0.7)
     if near:
         raise ValueError(f"unknown card {name!r}; did you mean {', '.join(near)}?")
-    raise ValueError(f"unknown card {name!r}; known: {', '.join(CARDS)}")
+    raise ValueError(f"unknown card {name!r}; known: {', '.join(ACCELERATORS)}")

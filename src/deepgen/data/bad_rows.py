@@ -32,7 +32,7 @@ class TooManyBadRows(ValueError):
     """The share of bad rows has passed the limit."""
 
 
-class Ledger:
+class BadRowTracker:
     """Counts samples and bad rows of one process.
 
     Args:

@@ -1,7 +1,7 @@
 """A contact sheet: what a model would be shown and told, to be looked at before a month of training.
 
-Each card has the pictures of one sample (references, an arrow, the target) in one strip, its text below, and
-where it comes from. A row that cannot be used has a card too, with the reason in red.
+Each tile has the pictures of one sample (references, an arrow, the target) in one strip, its text below, and
+where it comes from. A row that cannot be used has a tile too, with the reason in red.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepgen.data.example_images import load_image
 from deepgen.data.images import ImageError
 from deepgen.data.mixture import Draw, Mixture
 
-CARD, STRIP, PAD, GAP, ARROW = 380, 200, 14, 18, 34
+TILE_WIDTH, STRIP, PAD, GAP, ARROW = 380, 200, 14, 18, 34
 TEXT_LINES = 7
 PAGE, PAPER, FRAME = (238, 239, 242), (255, 255, 255), (212, 214, 220)
 INK, FAINT, RED = (32, 34, 40), (120, 124, 134), (190, 40, 40)
@@ -27,7 +27,7 @@ TASK_COLORS = {"generate": (44, 110, 180), "edit": (176, 92, 20)}
 
 
 @dataclass(frozen=True)
-class Card:
+class SampleTile:
     """One sample: its pictures, the target last, or the reason why there are none."""
 
     draw: Draw
@@ -38,8 +38,8 @@ class Card:
     error: str | None = None
 
 
-def make_card(mixture: Mixture, draw: Draw) -> Card:
-    """The card of a sample."""
+def make_tile(mixture: Mixture, draw: Draw) -> SampleTile:
+    """The tile of a sample."""
     key, text = f"{draw.source}:{draw.index}", ""
     try:
         example = mixture.example(draw)
@@ -48,27 +48,27 @@ def make_card(mixture: Mixture, draw: Draw) -> Card:
         if example.limits is not None:
             example.limits.check((images[-1].height, images[-1].width), key)
     except (RowError, ImageError) as error:
-        return Card(draw, key, text, (), error=str(error))
-    return Card(draw, key, text, images, tuple(_size_text(mixture, image) for image in images))
+        return SampleTile(draw, key, text, (), error=str(error))
+    return SampleTile(draw, key, text, images, tuple(_size_text(mixture, image) for image in images))
 
 
-def contact_sheet(cards: Sequence[Card], font_path: Path | None = None) -> Image.Image:
-    """All cards on one page, as nearly square as they go."""
-    if not cards:
+def contact_sheet(tiles: Sequence[SampleTile], font_path: Path | None = None) -> Image.Image:
+    """All tiles on one page, as nearly square as they go."""
+    if not tiles:
         raise ValueError("a contact sheet needs at least one sample, got none")
     fonts = _Fonts(font_path)
-    drawn = [_draw_card(card, fonts) for card in cards]
-    # Cards differ in height, so each goes to the column that is shortest so far.
-    num_columns = max(1, min(len(cards), ceil((sum(card.height for card in drawn) / CARD) ** 0.5)))
+    drawn = [_draw_tile(tile, fonts) for tile in tiles]
+    # Tiles differ in height, so each goes to the column that is shortest so far.
+    num_columns = max(1, min(len(tiles), ceil((sum(tile.height for tile in drawn) / TILE_WIDTH) ** 0.5)))
     heights = [GAP] * num_columns
     places: list[tuple[int, int]] = []
-    for card in drawn:
+    for tile in drawn:
         column = heights.index(min(heights))
-        places.append((GAP + column * (CARD + GAP), heights[column]))
-        heights[column] += card.height + GAP
-    sheet = Image.new("RGB", (GAP + num_columns * (CARD + GAP), max(heights)), PAGE)
-    for card, place in zip(drawn, places, strict=True):
-        sheet.paste(card, place)
+        places.append((GAP + column * (TILE_WIDTH + GAP), heights[column]))
+        heights[column] += tile.height + GAP
+    sheet = Image.new("RGB", (GAP + num_columns * (TILE_WIDTH + GAP), max(heights)), PAGE)
+    for tile, place in zip(drawn, places, strict=True):
+        sheet.paste(tile, place)
     return sheet
 
 
@@ -96,53 +96,55 @@ class _Fonts:
             raise ValueError(f"cannot read a font from {self.path}: {error}") from error
 
 
-def _draw_card(card: Card, fonts: _Fonts) -> Image.Image:
-    inner = CARD - 2 * PAD
-    canvas = Image.new("RGB", (CARD, 4000), PAPER)
+def _draw_tile(tile: SampleTile, fonts: _Fonts) -> Image.Image:
+    inner = TILE_WIDTH - 2 * PAD
+    canvas = Image.new("RGB", (TILE_WIDTH, 4000), PAPER)
     pen = ImageDraw.Draw(canvas)
     y = PAD
-    _tag(pen, card.draw.task, (PAD, y), fonts)
-    source = _fitted(f"{card.draw.source}  #{card.draw.index}", fonts.small, inner - 90)
-    pen.text((CARD - PAD, y + 2), source, font=fonts.small, fill=FAINT, anchor="ra")
+    _tag(pen, tile.draw.task, (PAD, y), fonts)
+    source = _fitted(f"{tile.draw.source}  #{tile.draw.index}", fonts.small, inner - 90)
+    pen.text((TILE_WIDTH - PAD, y + 2), source, font=fonts.small, fill=FAINT, anchor="ra")
     y += 26
-    if card.images:
-        y = _draw_strip(canvas, pen, card, y, fonts)
-    for line in _wrapped(card.text or "(empty text)", fonts.text, inner, TEXT_LINES):
-        pen.text((PAD, y), line, font=fonts.text, fill=INK if card.text else FAINT)
+    if tile.images:
+        y = _draw_strip(canvas, pen, tile, y, fonts)
+    for line in _wrapped(tile.text or "(empty text)", fonts.text, inner, TEXT_LINES):
+        pen.text((PAD, y), line, font=fonts.text, fill=INK if tile.text else FAINT)
         y += 20
-    if card.error:
-        for line in _wrapped(card.error, fonts.small, inner, 6):
+    if tile.error:
+        for line in _wrapped(tile.error, fonts.small, inner, 6):
             pen.text((PAD, y + 4), line, font=fonts.small, fill=RED)
             y += 17
     y += 6
-    pen.text((PAD, y), _fitted(card.key, fonts.small, inner, keep_end=True), font=fonts.small, fill=FAINT)
+    pen.text((PAD, y), _fitted(tile.key, fonts.small, inner, keep_end=True), font=fonts.small, fill=FAINT)
     y += 16 + PAD
-    canvas = canvas.crop((0, 0, CARD, y))
-    ImageDraw.Draw(canvas).rectangle((0, 0, CARD - 1, y - 1), outline=RED if card.error else FRAME)
+    canvas = canvas.crop((0, 0, TILE_WIDTH, y))
+    ImageDraw.Draw(canvas).rectangle((0, 0, TILE_WIDTH - 1, y - 1), outline=RED if tile.error else FRAME)
     return canvas
 
 
-def _draw_strip(canvas: Image.Image, pen: ImageDraw.ImageDraw, card: Card, y: int, fonts: _Fonts) -> int:
+def _draw_strip(
+    canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: SampleTile, y: int, fonts: _Fonts
+) -> int:
     """References, an arrow and the target side by side at one height; returns the y below them."""
-    between = [8] * max(len(card.images) - 2, 0) + [ARROW] * (len(card.images) > 1)
-    room = CARD - 2 * PAD - sum(between)
-    ratios = [image.width / image.height for image in card.images]
+    between = [8] * max(len(tile.images) - 2, 0) + [ARROW] * (len(tile.images) > 1)
+    room = TILE_WIDTH - 2 * PAD - sum(between)
+    ratios = [image.width / image.height for image in tile.images]
     height = max(24, min(STRIP, int(room / sum(ratios))))
     widths = [min(room, max(8, round(height * ratio))) for ratio in ratios]
     x = PAD + max(0, (room - sum(widths)) // 2)
-    for number, (image, width) in enumerate(zip(card.images, widths, strict=True)):
+    for number, (image, width) in enumerate(zip(tile.images, widths, strict=True)):
         filter = Image.Resampling.LANCZOS if image.width > width else Image.Resampling.NEAREST
         canvas.paste(image.resize((width, height), filter), (x, y))
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=FRAME)
         if number < len(between):
-            if number == len(card.images) - 2:
+            if number == len(tile.images) - 2:
                 _arrow(pen, x + width + 8, y + height // 2)
             x += between[number]
         x += width
-    sizes = ", ".join(card.sizes)
+    sizes = ", ".join(tile.sizes)
     y += height + 6
-    for line in _wrapped(sizes, fonts.small, CARD - 2 * PAD, 3):
-        pen.text((CARD // 2, y), line, font=fonts.small, fill=FAINT, anchor="ma")
+    for line in _wrapped(sizes, fonts.small, TILE_WIDTH - 2 * PAD, 3):
+        pen.text((TILE_WIDTH // 2, y), line, font=fonts.small, fill=FAINT, anchor="ma")
         y += 15
     return y + 5
 
