@@ -27,7 +27,7 @@ LEVELS = (
     ("checkpoints",),
     ("sampling",),
     ("generation",),
-    ("arguments", "image_sizes", "masking", "lora", "saved_pipeline"),
+    ("arguments", "image_sizes", "masking", "lora", "output", "saved_pipeline"),
     ("denoising", "encoding"),
     ("pipeline", "planning"),
     ("evaluation", "client"),

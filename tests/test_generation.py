@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from comfyui_host import add_host
 from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
 from deepgen.data.png import ImageRecord, read_record
-from deepgen.evaluation.benchmark import Item, Settings, settings_with, with_standard_names
+from deepgen.evaluation import drawing as evaluation_drawing
+from deepgen.evaluation.benchmark import Benchmark, Item, Settings, settings_with, with_standard_names
 from deepgen.evaluation.models import PipelineModel
+from deepgen.evaluation.run_config import Job, RunConfig, Workers
 from deepgen.generation import (
     NAMES,
     GenerationSettings,
@@ -131,14 +133,34 @@ def test_a_solver_of_a_call_is_the_solver_of_a_pipeline(pipe: DeepGenPipeline) -
 # --- doors that draw ----------------------------------------------------------------------------------------
 
 
+GRAPH = {"1": {"class_type": "DeepGenSave", "inputs": {}}}  # what ComfyUI hands a node that saves
+EXTRA = {"workflow": {"nodes": [1]}}
+
+
+class OneItem(Benchmark):
+    """A benchmark of one prompt."""
+
+    name = "one"
+    settings = Settings(height=64, width=32)
+
+    def items(self, data_dir: Path, *, allow_altered: bool = False) -> list[Item]:
+        return [Item(id="1", category="", prompt=PROMPT)]
+
+    def image_path(self, item: Item, sample: int) -> str:
+        return "one.png"
+
+
 class Doors:
-    """Every way to one pipeline: each gives the picture, and the record in its file where there is a file."""
+    """Every way to one pipeline: each gives the picture of its file, and the record in that."""
 
     def __init__(self, pipe: DeepGenPipeline, client: Client, nodes: ModuleType) -> None:
         self.pipe, self.client, self.nodes = pipe, client, nodes
 
     def python(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
-        return self.pipe(PROMPT, **asked).images[0], None
+        output = self.pipe(PROMPT, **asked)
+        assert output.records == [read_record(output.images[0])]
+        (path,) = output.save("python/out.png")
+        return read(path)
 
     def command_line(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         words = [word for name, value in asked.items() for word in (option(name), str(value))]
@@ -156,15 +178,34 @@ class Doors:
 
     def comfyui(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         model = self.nodes.Model(self.pipe)
-        (drawn,) = self.nodes.DeepGenGenerate().generate(model, PROMPT, **asked)
-        return Image.fromarray((drawn[0] * 255).round().to(torch.uint8).numpy()), None
+        drawn, records = self.nodes.DeepGenGenerate().generate(model, PROMPT, **asked)
+        shown = self.nodes.DeepGenSave().save(drawn, records, "comfyui", prompt=GRAPH, extra_pnginfo=EXTRA)
+        (file,) = shown["ui"]["images"]
+        image, record = read(Path("output", file["subfolder"], file["filename"]))
+        kept = {name: json.loads(text) for name, text in image.text.items()}
+        assert kept.keys() == {"prompt", "workflow", "deepgen"}
+        assert (kept["prompt"], kept["workflow"]) == (GRAPH, EXTRA["workflow"])  # as the host's own node
+        return image, record
 
     def evaluation(self, **asked: Any) -> tuple[Image.Image, ImageRecord | None]:
         names = {name: asked.pop(name) for name in ("preset", "solver", "seed")}
         model = PipelineModel("tiny", self.pipe, "", is_deepgen=True, preset=names["preset"])
-        item = Item(id="1", category="", prompt=PROMPT)
-        settings = settings_with(Settings(), solver=names["solver"], **asked)
-        return model.draw([item], [names["seed"]], settings)[0], None
+        benchmark = OneItem()
+        settings = settings_with(benchmark.settings, solver=names["solver"], **asked)
+        job = Job(
+            benchmark=benchmark,
+            settings=settings,
+            config=RunConfig(output_dir=Path("eval"), data_dir=Path("data")),
+            folder=Path("eval"),
+            chosen=benchmark.items(Path("data")),
+            team=Workers(),
+        )
+        job.folder.mkdir(exist_ok=True)
+        (job.folder / "one.png").unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation_drawing, "seed_of", lambda *args: names["seed"])
+            assert evaluation_drawing.draw(job, model) == {}
+        return read(Path("eval/one.png"))
 
 
 def option(name: str) -> str:
@@ -188,6 +229,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks for its types
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "_on_step", lambda num_steps: None)  # the host's progress bar
+    add_host(monkeypatch)
     return module
 
 
@@ -200,6 +242,7 @@ def doors(
     for module in (drawing, prompt_file):
         monkeypatch.setattr(module, "load_pipeline", lambda options: pipe)
         monkeypatch.setattr(module, "read_sizes", lambda model: None)
+    monkeypatch.setattr(pipe, "model_name", "tiny")
     with serve_locally(pipe, model_name="tiny") as client:
         yield Doors(pipe, client, nodes)
 
@@ -221,10 +264,10 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedSettings]:
 def test_every_door_draws_the_same_settings_as_the_same_picture_with_the_same_record(
     doors: Doors, resolved: list[ResolvedSettings]
 ) -> None:
-    expected, _ = doors.python(**ASKED)
+    expected, first = doors.python(**ASKED)
     settings = {name: getattr(resolved[-1], name) for name in NAMES if name != "seed"}
     assert settings == {name: value for name, value in ASKED.items() if name != "seed"}
-    records = []
+    records = [first]
     for door, asked in (
         (doors.command_line, ASKED),
         (doors.command_line, FORMER),
@@ -239,7 +282,7 @@ def test_every_door_draws_the_same_settings_as_the_same_picture_with_the_same_re
         difference = np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int))
         assert difference.max() <= 1, door.__name__  # what a batch's shape and a tensor's rounding leave
         records += [] if record is None else [record]
-    assert len(records) == 5
+    assert len(records) == 8
     assert all(record == records[0] for record in records)
     kept = {name: getattr(records[0], name) for name in ASKED}
     assert (kept, records[0].prompt, records[0].model) == (ASKED, PROMPT, "tiny")
@@ -279,18 +322,31 @@ def test_every_door_refuses_an_unknown_field_with_the_nearest_name(
     def node(**fields: Any) -> None:
         nodes.DeepGenGenerate().generate(nodes.Model(pipe), PROMPT, seed=1, **fields)
 
+    def node_of_a_graph(**fields: Any) -> None:  # ComfyUI itself drops inputs that a node does not declare
+        graph = {"7": {"inputs": {"prompt": PROMPT, "seed": 1, **fields}}}
+        model = nodes.Model(pipe)
+        nodes.DeepGenGenerate().generate(model, PROMPT, seed=1, graph=graph, unique_id="7")
+
+    def editing_node_of_a_graph(**fields: Any) -> None:
+        graph = {"7": {"inputs": {"instruction": PROMPT, "seed": 1, **fields}}}
+        image = torch.zeros(1, 64, 64, 3)
+        nodes.DeepGenEdit().edit(nodes.Model(pipe), image, PROMPT, seed=1, graph=graph, unique_id="7")
+
     refusing: tuple[Callable[..., Any], ...] = (
         lambda **fields: pipe(PROMPT, **fields),
         _row,
         _http,
         node,
+        node_of_a_graph,
+        editing_node_of_a_graph,
         lambda **fields: settings_with(Settings(), **fields),
         lambda **fields: override(recipe("rl"), {key: str(value) for key, value in fields.items()}),
     )
     for door in refusing:
         with pytest.raises(Exception, match=rf"{misspelt}.*did you mean {name}\?"):
             door(**{misspelt: 2})
-    for command in (["generate", PROMPT], ["edit", PROMPT, "a.png"], ["eval", "storybook"]):
+    evals = [["eval", kind] for kind in ("run", "shapes", "storybook")]
+    for command in (["generate", PROMPT], ["edit", PROMPT, "a.png"], *evals):
         with pytest.raises(SystemExit):
             main([*command, option(misspelt), "2"])
         assert f"did you mean {option(name)}?" in capsys.readouterr().err

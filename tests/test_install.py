@@ -37,7 +37,7 @@ DISTRIBUTION_OF = {
     "prometheus_client": "prometheus-client",
     "opentelemetry": "opentelemetry-sdk",
 }
-PROVIDED_BY_THE_HOST = {"comfy"}  # ComfyUI's own, in its nodes
+PROVIDED_BY_THE_HOST = {"comfy", "folder_paths"}  # ComfyUI's own, in its nodes
 NOT_AN_EXTRA = {"ray": "examples/ray_serve.py names ray[serve] itself"}
 
 

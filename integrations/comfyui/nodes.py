@@ -7,7 +7,8 @@ when something is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepgen.data.png import ImageRecord
     from deepgen.generation import GenerationSettings
 
 MAX_SEED = 2**63 - 1 - 64  # picture k of a batch has seed + k
@@ -118,7 +120,8 @@ class DeepGenGenerate:
 
     CATEGORY = CATEGORY
     FUNCTION = "generate"
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES = ("IMAGE", "DEEPGEN_RECORDS")
+    RETURN_NAMES = ("IMAGE", "records")
     DESCRIPTION = "Draw pictures from words. Where a number is 0, it is the model's own."
 
     @classmethod
@@ -135,6 +138,7 @@ class DeepGenGenerate:
                 "batch_size": ("INT", {"default": 1, "min": 1, "max": 64}),
                 **_last(),
             },
+            "hidden": dict(_HIDDEN),
         }
 
     def generate(
@@ -152,9 +156,12 @@ class DeepGenGenerate:
         solver: str = "default",
         steps: int = 0,
         guidance: float = 0.0,
+        graph: dict[str, Any] | None = None,
+        unique_id: str | None = None,
         **unknown: Any,
-    ) -> tuple[Tensor]:
-        """The pictures, (batch_size, height, width, 3)."""
+    ) -> tuple[Tensor, list[ImageRecord]]:
+        """The pictures, (batch_size, height, width, 3), and how each was made."""
+        _refuse_unknown_inputs(self, graph, unique_id)
         asked = _settings(
             {"steps": steps, "guidance": guidance},
             seed=seed,
@@ -167,7 +174,7 @@ class DeepGenGenerate:
             solver=solver,
             **unknown,
         )
-        return (_draw(model, [prompt], None, asked, num_images_per_prompt=batch_size),)
+        return _draw(model, [prompt], None, asked, num_images_per_prompt=batch_size)
 
 
 class DeepGenEdit:
@@ -175,7 +182,8 @@ class DeepGenEdit:
 
     CATEGORY = CATEGORY
     FUNCTION = "edit"
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES = ("IMAGE", "DEEPGEN_RECORDS")
+    RETURN_NAMES = ("IMAGE", "records")
     DESCRIPTION = "Change each picture of the batch as told; image_2 and image_3 are further references."
 
     @classmethod
@@ -195,6 +203,7 @@ class DeepGenEdit:
                 "mask": ("MASK",),
                 **_last(),
             },
+            "hidden": dict(_HIDDEN),
         }
 
     def edit(
@@ -215,12 +224,16 @@ class DeepGenEdit:
         solver: str = "default",
         steps: int = 0,
         guidance: float = 0.0,
+        graph: dict[str, Any] | None = None,
+        unique_id: str | None = None,
         **unknown: Any,
-    ) -> tuple[Tensor]:
-        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked.
+    ) -> tuple[Tensor, list[ImageRecord]]:
+        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked, and
+        how each was made.
 
         `mask`, (B or 1, H, W), is 1 where the picture may change, as everywhere in ComfyUI.
         """
+        _refuse_unknown_inputs(self, graph, unique_id)
         more = [_image(other[0]) for other in (image_2, image_3) if other is not None]
         references = [[_image(one), *more] for one in image]
         asked = _settings(
@@ -242,9 +255,70 @@ class DeepGenEdit:
                     f"one mask for all pictures of a batch, got {len(mask)}; edit them one by one"
                 )
             masked["mask"] = _transparent(mask[0])
-        return (_draw(model, [instruction] * len(references), references, asked, **masked),)
+        return _draw(model, [instruction] * len(references), references, asked, **masked)
 
 
+class DeepGenSave:
+    """Saves pictures as ComfyUI's own node does, and how each was made beside the workflow."""
+
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    DESCRIPTION = (
+        "Save pictures with the record that `deepgen info` reads, beside ComfyUI's own prompt and workflow."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Pictures with their records, and the names of ComfyUI's own node."""
+        return {
+            "required": {
+                "images": ("IMAGE",),
+                "records": ("DEEPGEN_RECORDS",),
+                "filename_prefix": ("STRING", {"default": "DeepGen"}),
+            },
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save(
+        self,
+        images: Tensor,
+        records: Sequence[ImageRecord],
+        filename_prefix: str = "DeepGen",
+        prompt: dict[str, Any] | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write each picture of the batch, (B, H, W, 3); what ComfyUI shows of them."""
+        import folder_paths  # pyright: ignore[reportMissingImports]  # the host
+        from comfy.cli_args import args  # pyright: ignore[reportMissingImports]
+        from PIL import Image
+
+        from deepgen.data.png import save_png
+
+        if len(images) != len(records):
+            raise ValueError(
+                f"{len(images)} pictures came with {len(records)} records; wire both from the same node, "
+                "with no node between them that adds or drops pictures"
+            )
+        height, width = images.shape[1:3]
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), width, height
+        )
+        graph = {"prompt": prompt, **(extra_pnginfo or {})}
+        entries = {key: json.dumps(value) for key, value in graph.items() if value is not None}
+        shown = []
+        for number, (image, record) in enumerate(zip(images, records, strict=True)):
+            file = f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
+            pixels = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            kept = None if args.disable_metadata else _resized(record, height, width)
+            save_png(Image.fromarray(pixels), Path(folder, file), kept, entries)
+            shown.append({"filename": file, "subfolder": subfolder, "type": "output"})
+        return {"ui": {"images": shown}}
+
+
+# ComfyUI hands a node the inputs that it declares and drops others, so a node looks into the graph for them.
+_HIDDEN = {"graph": "PROMPT", "unique_id": "UNIQUE_ID"}
 _SEED = ("INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": True})
 _STEPS = {"default": 0, "min": 0, "max": 200}
 _GUIDANCE = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
@@ -272,6 +346,26 @@ def _last() -> dict[str, Any]:
     }
 
 
+def _refuse_unknown_inputs(node: Any, graph: dict[str, Any] | None, unique_id: str | None) -> None:
+    """ValueError for an input of this node's in the graph that the node does not have."""
+    from deepgen.generation import refuse_unknown
+
+    given = (graph or {}).get(str(unique_id), {}).get("inputs", {})
+    known = node.INPUT_TYPES()
+    refuse_unknown(given, [*known["required"], *known["optional"]])
+
+
+def _resized(record: ImageRecord, height: int, width: int) -> ImageRecord:
+    """The record of a picture that another node may have brought to another size."""
+    if (record.height, record.width) == (height, width):
+        return record
+    drawn = {
+        "drawn_height": record.drawn_height or record.height,
+        "drawn_width": record.drawn_width or record.width,
+    }
+    return replace(record, height=height, width=width, **drawn)
+
+
 def _settings(former: dict[str, Any], **given: Any) -> GenerationSettings:
     """What was chosen; 0, nothing and "default" are the model's own."""
     from deepgen.generation import NAMES, GenerationSettings, refuse_unknown, standard_names
@@ -286,20 +380,22 @@ def _settings(former: dict[str, Any], **given: Any) -> GenerationSettings:
     return GenerationSettings(**{"seed": 0, **standard_names({**chosen, **aliases}, former)})
 
 
-def _draw(model: Model, prompts: list[str], images: Any, asked: GenerationSettings, **more: Any) -> Tensor:
+def _draw(
+    model: Model, prompts: list[str], images: Any, asked: GenerationSettings, **more: Any
+) -> tuple[Tensor, list[ImageRecord]]:
     """(B, H, W, 3) in [0, 1] on the CPU; a batch is of one size, so the pipeline gives one tensor."""
     pipe = model.activate()
     settings = asked.resolve(pipe.defaults, is_edit=images is not None)
     on_step = _on_step(settings.num_inference_steps)
-    drawn = pipe(
+    output = pipe(
         prompts,
         image=images,
         output_type="pt",
         callback_on_step_end=on_step,
         **settings.arguments(),
         **more,
-    ).images
-    return drawn.float().cpu().permute(0, 2, 3, 1).contiguous()
+    )
+    return output.images.float().cpu().permute(0, 2, 3, 1).contiguous(), output.records
 
 
 def _image(image: Tensor) -> Tensor:
@@ -346,10 +442,12 @@ NODE_CLASS_MAPPINGS = {
     "DeepGenLora": DeepGenLora,
     "DeepGenGenerate": DeepGenGenerate,
     "DeepGenEdit": DeepGenEdit,
+    "DeepGenSave": DeepGenSave,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "DeepGenLoad": "Load DeepGen",
     "DeepGenLora": "DeepGen LoRA",
     "DeepGenGenerate": "DeepGen Generate",
     "DeepGenEdit": "DeepGen Edit",
+    "DeepGenSave": "DeepGen Save",
 }

@@ -150,24 +150,26 @@ class ResolvedSettings(GenerationSettings):
         self,
         *,
         prompt: str,
-        seed: int,
+        seed: int | None,
         model: str,
         image: Sequence[str] = (),
         mask: str | None = None,
         size: tuple[int, int] | None = None,
         drawn_size: tuple[int, int] | None = None,
+        solver: str | None = None,
         prompt_cuts: Iterable[object] = (),
     ) -> ImageRecord:
         """What a picture's file says of how it was made, the same whatever drew it.
 
         Args:
             prompt: as it was given.
-            seed: of this picture alone.
+            seed: of this picture alone; None where its noise came from elsewhere.
             model: its name.
             image: names of the references, where they have names.
             mask: the name of the mask.
             size: (height, width) of the file, pixels; default the settings', or 0 where they leave it open.
             drawn_size: (height, width) the model drew.
+            solver: of the pipeline, where it is not "euler".
             prompt_cuts: what was left out of the prompts.
         """
         from deepgen.data.png import ImageRecord
@@ -182,7 +184,7 @@ class ResolvedSettings(GenerationSettings):
             guidance_scale=self.guidance_scale,
             width=width,
             height=height,
-            solver=self.chosen_preset.solver or self.solver or "euler",
+            solver=self.chosen_preset.solver or self.solver or solver or "euler",
             preset=self.preset,
             model=model,
             image=tuple(image),

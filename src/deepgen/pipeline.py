@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -41,8 +39,9 @@ from deepgen.models.condition_cache import ConditionCache
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.prompt_text import PromptCut
+from deepgen.output import DeepGenPipelineOutput, attach_records, make_records, source_name, source_names
 from deepgen.sampling.schedule import check_sigmas
+from deepgen.sampling.solvers import name_of
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
 from deepgen.types import Condition
 from deepgen.worlds import prompt_warnings
@@ -50,22 +49,6 @@ from deepgen.worlds import prompt_warnings
 TINY_DIR = Path(__file__).parent / "assets" / "tiny"
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
-
-
-@dataclass
-class DeepGenPipelineOutput(BaseOutput):
-    """Pictures, in the order of the prompts, and the seed that makes each of them alone (None where none was
-    used).
-
-    `drawn_sizes` are the (height, width) in pixels at which the model drew each: an edit of a large picture
-    is drawn smaller and enlarged to the size of its source. `prompt_cuts` says what was left
-    out of each prompt that was too long to be read whole.
-    """
-
-    images: list[Image.Image] | list[np.ndarray] | list[Tensor] | np.ndarray | Tensor
-    seeds: list[int] | None = None
-    drawn_sizes: list[tuple[int, int]] | None = None
-    prompt_cuts: list[PromptCut] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -137,6 +120,7 @@ class DeepGenPipeline(
         self.register_to_config(**inherited(connector, given, usual))
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
+        self.model_name = type(self).__name__  # in the records of pictures; `from_pretrained` knows better
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -163,6 +147,13 @@ class DeepGenPipeline(
             ValueError: files are broken, keys are missing or foreign; with `verify`, files are not as they
                 were saved, or no sum is known.
         """
+        pipe = cls._load(pretrained_model_name_or_path, **kwargs)
+        pipe.model_name = str(pretrained_model_name_or_path)
+        return pipe
+
+    @classmethod
+    def _load(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DeepGenPipeline:
+        """See `from_pretrained`."""
         from deepgen.checkpoints.checkpoint import read_checkpoint
         from deepgen.checkpoints.dtypes import asked_dtype, check_dtype, part_dtypes
         from deepgen.checkpoints.layouts import HubOptions, detect
@@ -439,8 +430,23 @@ class DeepGenPipeline(
         if not return_dict:
             return (images,)
         seeds = seeds and [seeds[sample] for sample in order]
-        drawn_sizes = [targets.sizes[sample // num_images_per_prompt] for sample in order]
-        return DeepGenPipelineOutput(images=images, seeds=seeds, drawn_sizes=drawn_sizes, prompt_cuts=cuts)
+        rows = [sample // num_images_per_prompt for sample in order]
+        drawn_sizes = [targets.sizes[row] for row in rows]
+        records = prompts and make_records(
+            settings,
+            prompts,
+            seeds if seeds and latents is None else [None] * len(order),
+            model=self.model_name,
+            solver=name_of(self.scheduler),
+            names=[] if image is None else source_names(image, count),
+            mask=source_name(mask),
+            sizes=[targets.final_sizes[row] or targets.sizes[row] for row in rows],
+            drawn_sizes=drawn_sizes,
+            prompt_cuts=cuts,
+            rows=rows,
+        )
+        attach_records(images, records)
+        return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records or None)
 
     def _groups(
         self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None

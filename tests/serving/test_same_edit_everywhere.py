@@ -158,7 +158,7 @@ def test_comfyui_gives_the_size_of_its_input(pipe: DeepGenPipeline, monkeypatch:
     nodes = comfyui(monkeypatch)
     for (width, height), _, _ in SOURCES.values():
         image = torch.rand(1, height, width, 3)
-        (made,) = nodes.DeepGenEdit().edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0)
+        made, _ = nodes.DeepGenEdit().edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0)
         assert made.shape == image.shape
 
 
@@ -170,7 +170,7 @@ def test_comfyui_s_mask_means_what_a_transparent_one_means(
     image = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
     marks = 1 - torch.from_numpy(np.asarray(mask.getchannel("A"), np.float32) / 255)[None]
     edit = nodes.DeepGenEdit().edit
-    (made,) = edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=marks)
+    made, _ = edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=marks)
     alone: Any = pipe(PROMPT, image=picture, mask=mask, seed=1, num_inference_steps=STEPS, output_type="np")
     torch.testing.assert_close(made, torch.from_numpy(alone.images), atol=1e-3, rtol=0)
     two = torch.cat([marks, 1 - marks])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.loading import load_pipeline, read_sizes
 from deepgen.cli.options import ImageOptions, check_text
-from deepgen.cli.outputs import check_output, grid_path, image_paths
+from deepgen.cli.outputs import check_output, grid_path
 from deepgen.prompt_text import PromptCutWarning, check_prompt
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def draw(
 
     Each picture has its own seed and is saved before the next begins, so an interruption keeps what is done.
     """
-    from deepgen.data.image_files import kind_of, misfit, save_image
+    from deepgen.data.image_files import kind_of, misfit, numbered_paths, save_image
     from deepgen.data.images import open_image
     from deepgen.data.masks import check_mask, open_mask
-    from deepgen.data.png import image_grid
+    from deepgen.data.png import attach_record, image_grid, read_records
 
     options.check()
     prompt = check_prompt(prompt)
@@ -65,7 +65,7 @@ def draw(
             print(f"deepgen: {warning}", file=sys.stderr)
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     is_main = processes is None or processes.is_main_process
-    paths = image_paths(options.output, options.num_images)
+    paths = numbered_paths(options.output, options.num_images)
     drawn: list[Image] = []
     masked = {} if mask is None else {"mask": mask}
     try:
@@ -80,6 +80,7 @@ def draw(
             record = record_of(options, settings, prompt, seed, references, mask, output)
             if record.prompt_cut and not drawn and is_main:
                 print(f"deepgen: {record.prompt_cut}", file=sys.stderr)
+            attach_record(image, record)
             drawn.append(image)
             seconds = f"{time.perf_counter() - started:.1f} s"
             if is_main:
@@ -89,7 +90,9 @@ def draw(
         print(f"deepgen: stopped; {len(drawn)} of {len(paths)} pictures are kept", file=sys.stderr)
         raise
     if len(drawn) > 1 and is_main:
-        save_image(image_grid(drawn), grid_path(options.output), quality=options.quality)
+        grid = image_grid(drawn)
+        records = read_records(grid) if options.metadata else None
+        save_image(grid, grid_path(options.output), records, options.quality)
         print(grid_path(options.output))
 
 

@@ -19,13 +19,6 @@ def check_file_name(output: Path, name: str = "--output") -> None:
     kind_of(output, name)
 
 
-def image_paths(output: Path, num_images: int) -> list[Path]:
-    """`out.png`, or `out-0.png`, `out-1.png`, ... for several."""
-    if num_images == 1:
-        return [output]
-    return [output.with_stem(f"{output.stem}-{index}") for index in range(num_images)]
-
-
 def grid_path(output: Path) -> Path:
     """`out-grid.png`."""
     return output.with_stem(f"{output.stem}-grid")

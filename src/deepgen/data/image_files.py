@@ -13,7 +13,7 @@ from typing import Literal
 
 from PIL import Image
 
-from deepgen.data.png import ImageRecord, exif_of, text_entries, write_whole
+from deepgen.data.png import Records, exif_of, text_entries, write_whole
 
 Kind = Literal["png", "jpeg", "webp"]
 KINDS: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -59,6 +59,11 @@ def misfit(kind: Kind, size: tuple[int, int] | None, text: str = "") -> str:
     return ""
 
 
+def numbered_paths(path: Path, count: int) -> list[Path]:
+    """`out.png`, or `out-0.png`, `out-1.png`, ... for several."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+
+
 def _comment(text: str) -> bytes:
     """The text as EXIF data holds it."""
     return json.dumps(text, ensure_ascii=False).encode("utf-16-be")
@@ -69,7 +74,7 @@ def encode_image(
     kind: Kind,
     *,
     quality: int = DEFAULT_QUALITY,
-    record: ImageRecord | None = None,
+    record: Records | None = None,
     compress_level: int = 6,
 ) -> bytes:
     """A file's content.
@@ -105,7 +110,7 @@ def encode_image(
 
 
 def save_image(
-    image: Image.Image, path: Path, record: ImageRecord | None = None, quality: int | None = None
+    image: Image.Image, path: Path, record: Records | None = None, quality: int | None = None
 ) -> None:
     """Writes the picture in the format its name says; an existing file is replaced at the last moment."""
     content = encode_image(

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from deepgen.data.png import save_png
+from deepgen.data.png import read_record, save_png
 from deepgen.evaluation.benchmark import Item
 from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
 from deepgen.evaluation.run_config import EvaluationJob, chunked
@@ -96,7 +96,7 @@ class _Drawing:
         for (item, sample), image, seed in zip(missing, images, seeds, strict=True):
             path = benchmark.image_path(item, sample)
             (job.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            save_png(image, job.folder / path)
+            save_png(image, job.folder / path, read_record(image))
             used = seed if self.sequence is None else None
             self.images.add(item.id, sample, path, seed=used, size=image.size)
         if self.sequence is not None:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
+from deepgen.data.png import ImageRecord, attach_record
 from deepgen.evaluation.benchmark import Item, Settings
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import RewardUnavailable
@@ -152,7 +153,25 @@ class PipelineModel:
                 options["image"] = [row[0] for row in sources]
             options = {key: value for key, value in options.items() if key in self._accepts}
         drawn = self.pipe([item.prompt for item in items], output_type="pil", **options).images
-        return [image.convert("RGB") for image in drawn]
+        if not self._is_deepgen:
+            for item, seed, image in zip(items, seeds, drawn, strict=True):
+                attach_record(image, self._asked(item, None if generator else seed, image, options))
+        return [image.convert("RGB") for image in drawn]  # with the records that they carry
+
+    def _asked(
+        self, item: Item, seed: int | None, image: Image.Image, options: dict[str, Any]
+    ) -> ImageRecord:
+        """What another project's pipeline was asked; its solver is not known here."""
+        return ImageRecord(
+            prompt=item.prompt,
+            negative_prompt=options["negative_prompt"][0] if "negative_prompt" in options else None,
+            seed=seed,
+            num_inference_steps=options.get("num_inference_steps"),
+            guidance_scale=options.get("guidance_scale"),
+            width=image.width,
+            height=image.height,
+            model=self.name,
+        )
 
 
 def _load_deepgen(name: str, config: ModelConfig) -> Model:

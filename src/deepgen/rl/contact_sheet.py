@@ -1,4 +1,8 @@
-"""A contact sheet of a rollout: each group in a row, each image with its reward and its advantage."""
+"""A contact sheet of a rollout: each group in a row, each image with its reward and its advantage.
+
+The file keeps the settings of its images. Noise comes from the run's seed and the number of the image, not
+from a seed of its own, so a record says none.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from deepgen.data.png import save_png
+from deepgen.data.png import ImageRecord, save_png
+from deepgen.data.prompts import Prompt
 
 _TILE, _LINE, _MARGIN = 128, 12, 4
 _GOOD, _BAD, _PLAIN = (0, 140, 0), (190, 0, 0), (90, 90, 90)
@@ -27,14 +32,29 @@ class ContactSheet:
 
     def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
         """Draw; nothing to log."""
-        rows = self._rows()
+        records: list[ImageRecord] = []
+        rows = self._rows(records)
         if rows:
             folder = output_dir / "samples"
             folder.mkdir(exist_ok=True)
-            save_png(_stacked(rows), folder / f"step-{step:08d}.png")
+            save_png(_stacked(rows), folder / f"step-{step:08d}.png", records)
         return {}
 
-    def _rows(self) -> list[Image.Image]:
+    def _record(self, prompt: Prompt, image: Image.Image) -> ImageRecord:
+        config, policy = self.stage.config, self.stage.policy
+        return ImageRecord(
+            prompt=prompt.text,
+            seed=None,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=policy.guidance_scale(is_edit=bool(prompt.references)),
+            width=image.width,
+            height=image.height,
+            solver=config.sampler,
+            model=policy.pipe.model_name,
+        )
+
+    def _rows(self, records: list[ImageRecord]) -> list[Image.Image]:
+        """A picture of each group; adds the records of its images."""
         buffer, count = self.stage.buffer, self.stage.config.group_size
         rewards, worth = buffer.rewards, buffer.advantages.values.tolist()
         place = {number: n for n, number in enumerate(rewards.numbers.tolist())}
@@ -49,6 +69,7 @@ class ContactSheet:
                 tiles = [_tile(image, "reference", _PLAIN) for image in prompt.references]
                 for n in range(begin, begin + count):
                     at = place[rollout.numbers[n]]
+                    records.append(self._record(prompt, rollout.images[n]))
                     told = " ".join(
                         f"{name} {rewards.rewards[at, column]:.2f}"
                         for column, name in enumerate(rewards.names)

@@ -36,6 +36,12 @@ def make_scheduler(name: str, scheduler: Any) -> Any:
     )
 
 
+def name_of(scheduler: Any) -> str:
+    """The name of the solver that a scheduler is; its class's name where it is none of ours."""
+    known = {kind: name for name, kind in {**_FLOW_MATCH, **_MULTISTEP}.items()}
+    return known.get(type(scheduler), type(scheduler).__name__)
+
+
 def choose_solver(name: str | None, scheduler: Any) -> Any:
     """The scheduler where no solver is named or it is that solver, else the solver on its noise schedule.
 

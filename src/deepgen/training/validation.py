@@ -18,7 +18,7 @@ from PIL import Image
 from deepgen.data.batches import Batches, MicroBatch
 from deepgen.data.example_images import load_image
 from deepgen.data.mixture import Mixture
-from deepgen.data.png import image_grid, save_png
+from deepgen.data.png import image_grid, read_records, save_png
 from deepgen.training.objective import TrainingBatch
 
 NUM_LEVELS = 8
@@ -65,7 +65,7 @@ class Validation:
                 grid = self._grid()
                 if self.stage.processes.is_main:
                     folder.mkdir(exist_ok=True)
-                    save_png(grid, folder / f"step-{step:08d}.png")
+                    save_png(grid, folder / f"step-{step:08d}.png", read_records(grid))
         return metrics
 
     def _micro_batches(self) -> Iterator[MicroBatch]:

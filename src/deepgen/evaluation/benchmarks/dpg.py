@@ -131,11 +131,12 @@ class DPG(JudgeBenchmark):
 
     def finish(self, folder: Path, item: Item, paths: Sequence[Path]) -> None:
         """images/NAME.png: the four pictures two by two."""
-        from deepgen.data.png import image_grid, save_png
+        from deepgen.data.png import image_grid, read_records, save_png
 
         opened = [Image.open(path).convert("RGB") for path in paths]
         (folder / "images").mkdir(exist_ok=True)
-        save_png(image_grid(opened, gap=0), folder / "images" / f"{item.id}.png")
+        grid = image_grid(opened, gap=0)
+        save_png(grid, folder / "images" / f"{item.id}.png", read_records(grid))
 
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
         """One call a question."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from deepgen.data.png import attach_records_of, read_records, save_png
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.statistics import wilson
@@ -225,7 +226,8 @@ def evaluate(
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "shapes.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-        image_grid(items, pictures).save(output_dir / "shapes.png")
+        grid = image_grid(items, pictures)
+        save_png(grid, output_dir / "shapes.png", read_records(grid))
     return report
 
 
@@ -265,7 +267,7 @@ def image_grid(items: Sequence[ShapesPrompt], images: Sequence[Image.Image], col
     kinds = list(dict.fromkeys(item.kind for item in items))
     label, step = 110, CANVAS + 6
     grid = Image.new("RGB", (label + columns * step, len(kinds) * step), "white")
-    draw = ImageDraw.Draw(grid)
+    draw, shown = ImageDraw.Draw(grid), list[Image.Image]()
     for row, kind in enumerate(kinds):
         draw.text((4, row * step + step // 2 - 6), kind, fill="black")
         column = 0
@@ -280,7 +282,9 @@ def image_grid(items: Sequence[ShapesPrompt], images: Sequence[Image.Image], col
                 x, y = label + column * step, row * step
                 draw.rectangle((x, y, x + step - 1, y + step - 1), fill=color)
                 grid.paste(tile, (x + 3, y + 3))
+                shown.append(tile)
                 column += 1
+    attach_records_of(grid, shown)
     return grid
 
 

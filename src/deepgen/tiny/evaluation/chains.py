@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deepgen.data.png import save_png
+from deepgen.data.png import read_record, save_png
 from deepgen.evaluation.benchmark import Item, Settings
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.run_config import chunked
@@ -107,7 +107,7 @@ def draw_chains(
             seeds = [seed_of(settings.seed, NAME, item.id, step) for item in chunk]
             for item, seed, image in zip(chunk, seeds, model.draw(chunk, seeds, settings), strict=True):
                 path = f"{item.id}-{step + 1:02d}.png"
-                save_png(image, folder / path)
+                save_png(image, folder / path, read_record(image))
                 stored.add(item.id, step, path, seed=seed)
         for item, images in zip(items, drawn, strict=True):
             record = stored.get(item.id, step)

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.data.png import read_records, save_png
 from deepgen.evaluation.benchmark import Settings
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.report import read_results
@@ -201,7 +202,8 @@ def _write(
     write_report(read_results(folders), folder / "storybook.html")  # writes a .md of its own beside it
     (folder / "storybook.md").write_text(table(report), encoding="utf-8")
     rows = [row for name, result in results.items() for row in _rows(name, result, config)]
-    sheet([*rows, *chain_rows]).save(folder / "storybook.png")
+    made = sheet([*rows, *chain_rows])
+    save_png(made, folder / "storybook.png", read_records(made))
 
 
 def _rows(name: str, result: Mapping[str, Any], config: StorybookConfig) -> list[tuple[str, list[Tile]]]:

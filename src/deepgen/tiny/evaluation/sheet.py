@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from deepgen.data.png import attach_records_of
 from deepgen.tiny.render import CANVAS
 
 _GAP, _FRAME, _LABEL = 6, 3, 150
@@ -24,7 +25,10 @@ class Tile:
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], *, caption_lines: int = 0) -> Image.Image:
-    """One row a label, its tiles from left to right, with so many lines of caption under each tile."""
+    """One row a label, its tiles from left to right, with so many lines of caption under each tile.
+
+    The sheet carries the records that its pictures carry.
+    """
     columns = max(len(tiles) for _, tiles in rows)
     wide, high = CANVAS + 2 * _FRAME + _GAP, CANVAS + 2 * _FRAME + _GAP + caption_lines * _LINE
     label = _LABEL if any(text for text, _ in rows) else _GAP
@@ -43,6 +47,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Tile]]], *, caption_lines: int = 0)
                 words = _wrapped(tile.caption, CANVAS + 2 * _FRAME, font).split("\n")[:caption_lines]
                 place = (left, top + CANVAS + 2 * _FRAME + 1)
                 draw.multiline_text(place, "\n".join(words), fill="black", font=font, spacing=0)
+    attach_records_of(canvas, [tile.image for _, tiles in rows for tile in tiles])
     return canvas
 
 

@@ -1,0 +1,34 @@
+"""ComfyUI's part of saving, as far as our nodes call it, with ComfyUI's own signatures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+def add_host(monkeypatch: pytest.MonkeyPatch, *, disable_metadata: bool = False) -> None:
+    """Lets `import folder_paths` and `comfy.cli_args` succeed; pictures go below `output`."""
+    folder_paths: Any = ModuleType("folder_paths")
+    folder_paths.get_output_directory = lambda: str(Path("output").absolute())
+    folder_paths.get_save_image_path = save_image_path
+    cli_args: Any = ModuleType("comfy.cli_args")
+    cli_args.args = SimpleNamespace(disable_metadata=disable_metadata)
+    if "comfy" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "comfy", ModuleType("comfy"))
+    monkeypatch.setitem(sys.modules, "folder_paths", folder_paths)
+    monkeypatch.setitem(sys.modules, "comfy.cli_args", cli_args)
+
+
+def save_image_path(
+    filename_prefix: str, output_dir: str, image_width: int = 0, image_height: int = 0
+) -> tuple[str, str, int, str, str]:
+    """(folder, name, next free number, folder below the output folder, prefix)."""
+    path = Path(filename_prefix)
+    folder = Path(output_dir, path.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    counter = 1 + len(list(folder.glob(f"{path.name}_*.png")))
+    return str(folder), path.name, counter, str(path.parent), filename_prefix
