@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ class FakePipeline:
     def set_progress_bar_config(self, **options: Any) -> None:
         """As diffusers has it."""
 
-    def prompt_warnings(self, prompt: str, is_edit: bool) -> list[str]:
+    def prompt_warnings(self, prompt: str, images: Sequence[Image.Image] = ()) -> list[str]:
         return []
 
     def __call__(self, prompt: str, **arguments: Any) -> SimpleNamespace:

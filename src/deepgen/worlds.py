@@ -7,9 +7,12 @@ prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 KEY = "world"  # in model_index.json, and of the pipeline's config
 STORYBOOK = "storybook"
@@ -32,13 +35,15 @@ def world_of_folder(folder: Path) -> str | None:
     return read_world(index) if isinstance(index, dict) else None
 
 
-def prompt_warnings(world: str | None, prompt: str, is_edit: bool) -> list[str]:
-    """What a world cannot follow of a prompt, a line each; nothing where there is no world we know."""
+def prompt_warnings(world: str | None, prompt: str, images: Sequence[Image.Image]) -> list[str]:
+    """What a world cannot follow of a prompt, or of an instruction and the images it is about, a line each;
+    nothing where there is no world we know.
+    """
     if world != STORYBOOK:
         return []
     from deepgen.tiny.preflight import check_prompt
 
-    return [str(warning) for warning in check_prompt(prompt, is_edit)]
+    return [str(warning) for warning in check_prompt(prompt, images=images)]
 
 
 def describe(world: str) -> tuple[dict[str, Any], list[str]]:

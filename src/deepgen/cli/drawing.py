@@ -61,7 +61,7 @@ def draw(
         pipe.divide(options.parallel)
     settings = options.settings().resolve(pipe.defaults, is_edit=bool(opened))
     if processes is None or processes.is_main_process:
-        for warning in pipe.prompt_warnings(prompt, is_edit=bool(opened)):
+        for warning in pipe.prompt_warnings(prompt, opened):
             print(f"deepgen: {warning}", file=sys.stderr)
     first_seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     is_main = processes is None or processes.is_main_process

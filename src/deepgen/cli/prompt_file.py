@@ -273,7 +273,7 @@ def _draw_rows(options: ImageOptions, rows: list[PromptFileRow], folder: Path, p
             failures.append(f"{path}, line {row.line}: {error}")
             _say(failures[-1:])
             continue
-        for warning in pipe.prompt_warnings(row.prompt, is_edit=bool(row.image)):
+        for warning in pipe.prompt_warnings(row.prompt, references):
             print(f"deepgen: {path}, line {row.line}: {warning}", file=sys.stderr)
         if made.prompt_cut:
             print(f"deepgen: {path}, line {row.line}: {made.prompt_cut}", file=sys.stderr)

@@ -212,7 +212,7 @@ class Sampler:
             ),
             num_image_tokens=(sizes[0][0] // unit) * (sizes[0][1] // unit),
             prompt_cuts=(*cuts, *(more if settings.is_guided else ())),
-            world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, is_edit=bool(request.images))),
+            world_warnings=tuple(self.pipe.prompt_warnings(request.prompt, request.images)),
         )
         return Plan(
             prompt=prompt,

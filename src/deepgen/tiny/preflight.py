@@ -10,18 +10,35 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from deepgen.tiny import language
-from deepgen.tiny.nouns import NOUNS
-from deepgen.tiny.scene import MOST_LETTERS, MOST_THINGS
+from deepgen.tiny.check_edit import edit_faults
+from deepgen.tiny.contradictions import contradictions, excluded_only
+from deepgen.tiny.mentions import name_things
+from deepgen.tiny.read import read
+from deepgen.tiny.render import CANVAS
+from deepgen.tiny.scene import MOST_LETTERS, MOST_THINGS, Scene
 from deepgen.tiny.unknown import is_known, nearest_noun, unknown_nouns
 
-Kind = Literal["empty", "language", "unknown noun", "too many things", "long word"]
+Kind = Literal[
+    "empty",
+    "language",
+    "unknown noun",
+    "too many things",
+    "long word",
+    "too many words",
+    "contradiction",
+    "exclusion",
+    "not there",
+    "full cell",
+    "nothing to change",
+]
 _NUMBERS = (*language.NUMBER_WORDS.values(), "five", "six", "seven", "eight", "nine", "ten")
 _MORE_NUMBERS = {"dozen": 12, "hundred": 100, "thousand": 1000}
 _FEWEST_WORDS = 4  # of a prompt, to tell its language by unknown words alone
@@ -35,6 +52,7 @@ _RECKONING = re.compile(
     r"next|comes|\bor\b|many|more|less|half|twice|double|times|plus|minus|divided|\+|number"
     r"|bigger|smaller|which|between"
 )
+_RIDDLE = re.compile(r"(<\d+>) (?:that|which|whose|of)\b.*")  # what describes a thing names no other
 _TEXT_KEYS = ("caption", "prompt", "text", "instruction")  # of a row of a .jsonl file; the first there is
 
 
@@ -59,28 +77,20 @@ class PromptWarning:
         return self.message
 
 
-def check_prompt(text: str, is_edit: bool = False) -> list[PromptWarning]:
-    """Everything the storybook world cannot follow of a prompt, or of an instruction; empty where it can."""
+def check_prompt(text: str, is_edit: bool = False, images: Sequence[Image.Image] = ()) -> list[PromptWarning]:
+    """Everything the storybook world cannot follow of a prompt, or of an instruction; empty where it can.
+
+    Args:
+        text: the prompt.
+        is_edit: whether it is an instruction.
+        images: what the instruction is about. One picture of the world is read, and the instruction compared
+            with it; others, and pictures that are not understood whole, are not looked at.
+    """
+    is_edit = is_edit or bool(images)
     if not text.strip():
         what = "the picture is changed by no words" if is_edit else "a picture is drawn from no words"
         return [PromptWarning(kind="empty", message=f"the prompt is empty, so {what}")]
-    found = []
-    if _is_foreign(text):
-        found.append(
-            PromptWarning(
-                kind="language",
-                message="this model reads simple English; what it draws for other words is a guess",
-            )
-        )
-    found += [
-        PromptWarning(
-            kind="unknown noun",
-            message=f'this model\'s world has no "{word}"; the nearest thing it knows is "{nearest}"',
-            word=word,
-            nearest=nearest,
-        )
-        for word, nearest in unknown_nouns(text)
-    ]
+    found = _word_warnings(text)
     if (count := count_things(text, is_edit)) > MOST_THINGS:
         found.append(
             PromptWarning(
@@ -98,7 +108,69 @@ def check_prompt(text: str, is_edit: bool = False) -> list[PromptWarning]:
         for word in dict.fromkeys(_written(text))
         if not (word.isascii() and word.isalpha() and len(word) <= MOST_LETTERS)
     ]
+    return found + (_edit_warnings(text, images) if is_edit else _caption_warnings(text))
+
+
+def _word_warnings(text: str) -> list[PromptWarning]:
+    """Of words that the world does not know."""
+    found = []
+    if _is_foreign(text):
+        found.append(
+            PromptWarning(
+                kind="language",
+                message="this model reads simple English; what it draws for other words is a guess",
+            )
+        )
+    return found + [
+        PromptWarning(
+            kind="unknown noun",
+            message=f'this model\'s world has no "{word}"; the nearest thing it knows is "{nearest}"',
+            word=word,
+            nearest=nearest,
+        )
+        for word, nearest in unknown_nouns(text)
+    ]
+
+
+def _caption_warnings(text: str) -> list[PromptWarning]:
+    """Of what no picture can fulfil."""
+    named = name_things(text)
+    found = [
+        PromptWarning(kind="contradiction", message=f"the prompt contradicts itself: {what}")
+        for what in contradictions(named)
+    ]
+    found += [
+        PromptWarning(
+            kind="exclusion",
+            message=f'this model was only taught what is to be there, so "{word}" may be drawn; leave it out '
+            "of the prompt",
+        )
+        for word in excluded_only(named)
+    ]
+    if len(words := dict.fromkeys(named.letters)) > 1 and not _RECKONING.search(named.text):
+        found.append(
+            PromptWarning(
+                kind="too many words",
+                message=f"a picture of this world has one word, and {', '.join(words)} are asked for; one of "
+                "them or a mixture will be written",
+            )
+        )
     return found
+
+
+def _edit_warnings(text: str, images: Sequence[Image.Image]) -> list[PromptWarning]:
+    """Of what cannot be done to this picture."""
+    return [
+        PromptWarning(kind=kind, message=f"{what}, so the picture should stay as it is")
+        for kind, what in edit_faults(text, _source(images))
+    ]
+
+
+def _source(images: Sequence[Image.Image]) -> Scene | None:
+    """The scene of a single picture of the world that is understood whole."""
+    if len(images) != 1 or images[0].size != (CANVAS, CANVAS):
+        return None
+    return read(images[0]).scene
 
 
 def count_things(text: str, is_edit: bool = False) -> int:
@@ -107,14 +179,14 @@ def count_things(text: str, is_edit: bool = False) -> int:
     0 for a prompt that reckons ("one more cat than two"). Of an instruction only a number before a noun
     counts, since its other nouns are in the picture already.
     """
-    plain = re.sub(r"[\"“].*?[\"”]", " ", text.lower())
-    if _RECKONING.search(plain):
+    named = name_things(text).text
+    if _RECKONING.search(named):
         return 0
     total, number = 0, None
-    for word in re.findall(r"[a-z-]+|\d+", _joined(plain)):
+    for word in re.findall(r"<\d+>|[a-z-]+|\d+", _RIDDLE.sub(r"\1", named)):
         if (value := _number(word)) is not None:
             number = value
-        elif word in _noun_forms() or (number is not None and not is_known(word)):
+        elif word.startswith("<") or (number is not None and not is_known(word)):
             total += (number or 0) if is_edit else (1 if number is None else number)
             number = None
     return total
@@ -181,19 +253,3 @@ def _number(word: str) -> int | None:
     if word.isdigit():
         return int(word)
     return _NUMBERS.index(word) if word in _NUMBERS else _MORE_NUMBERS.get(word)
-
-
-@cache
-def _noun_forms() -> frozenset[str]:
-    """Nouns, synonyms and their plurals, of several words joined by hyphens."""
-    names = [*NOUNS, *language.SYNONYMS.values()]
-    forms = [form for name in names for form in (language.said(name), language.plural(name))]
-    return frozenset(form.replace(" ", "-") for form in forms)
-
-
-def _joined(text: str) -> str:
-    """The text with nouns of several words as one word."""
-    for form in _noun_forms():
-        if "-" in form:
-            text = text.replace(form.replace("-", " "), form)
-    return text
