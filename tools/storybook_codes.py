@@ -19,7 +19,7 @@ from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.tiny.claims import EditClaim, holds
-from deepgen.tiny.codes import POOLED_SCALE, empty_code, to_array, write_code
+from deepgen.tiny.codes import empty_code, pooled_code, to_array, write_code
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.read import read
 from deepgen.tiny.splits import SAMPLERS, sample
@@ -45,7 +45,7 @@ def draw(
     empty = torch.from_numpy(to_array([empty_code(task)])).expand_as(codes)
     both = torch.cat([codes, empty])
     context = torch.cat([torch.zeros(len(both), _SILENT, both.shape[-1]), both], 1)
-    pooled = POOLED_SCALE * both.mean(1)
+    pooled = pooled_code(both)
     latents = torch.randn(len(codes), 8, 12, 12, generator=torch.Generator().manual_seed(seed))
     sigmas = torch.linspace(1, 0, args.steps + 1)
     sigmas = args.shift * sigmas / (1 + (args.shift - 1) * sigmas)

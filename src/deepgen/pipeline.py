@@ -241,10 +241,6 @@ class DeepGenPipeline(
         """
         return prompt_warnings(self.world, prompt, images)
 
-    def check_size(self, height: int, width: int) -> None:
-        """ValueError unless the model can draw this size."""
-        self.sizes.check(height, width)
-
     # --- references and noise -------------------------------------------------------------------------------
 
     def _kept_memory(self) -> AbstractContextManager[None]:

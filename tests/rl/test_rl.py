@@ -21,6 +21,7 @@ from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooMa
 from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.policy import Policy
+from deepgen.rl.rollout_buffer import RolloutBuffer
 from deepgen.rl.stage import RLConfig, RLStage
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
@@ -120,6 +121,11 @@ def stage(
     prompts = mix(edits=edits, rewards=rewards)
     torch.manual_seed(0)  # of the adapters, as the loop does
     return RLStage(config(**changes), Processes("cpu"), pipe, prompts, panel)
+
+
+def explore(made: RLStage, number: int) -> RolloutBuffer:
+    """A whole rollout."""
+    return made.score(number, made.sample(number))
 
 
 def gradients(made: RLStage, step: int = 0) -> dict[str, torch.Tensor]:
@@ -228,16 +234,16 @@ def test_a_rollout_is_followed_by_exactly_the_configured_number_of_optimizer_ste
 
 
 def test_a_window_over_all_steps_is_the_full_sde(pipe, fresh_pipe) -> None:
-    full = stage(pipe).explore(0)
-    window = stage(fresh_pipe, window=WindowConfig(kind="fixed", size=4)).explore(0)
+    full = explore(stage(pipe), 0)
+    window = explore(stage(fresh_pipe, window=WindowConfig(kind="fixed", size=4)), 0)
     for one, other in zip(full.rollouts, window.rollouts, strict=True):
         assert torch.equal(one.trajectory.clean, other.trajectory.clean)
         assert torch.equal(one.trajectory.log_prob, other.trajectory.log_prob)
 
 
 def test_steps_outside_the_window_are_the_ode(pipe, fresh_pipe) -> None:
-    still = stage(pipe, eta=0.0).explore(0)
-    window = stage(fresh_pipe, window=WindowConfig(kind="fixed", size=1, start=2)).explore(0)
+    still = explore(stage(pipe, eta=0.0), 0)
+    window = explore(stage(fresh_pipe, window=WindowConfig(kind="fixed", size=1, start=2)), 0)
     for one, other in zip(still.rollouts, window.rollouts, strict=True):
         assert torch.equal(one.trajectory.noisy[:, 2], other.trajectory.noisy[:, 0])
 
@@ -257,8 +263,8 @@ def test_the_kl_is_zero_before_the_first_update_and_not_after_it(pipe, is_whole:
 
 
 def test_images_of_a_group_share_their_first_noise_only_if_asked(pipe, fresh_pipe) -> None:
-    shared = stage(pipe).explore(0).rollouts[0].trajectory.noisy[:, 0]
-    own = stage(fresh_pipe, shares_noise=False).explore(0).rollouts[0].trajectory.noisy[:, 0]
+    shared = explore(stage(pipe), 0).rollouts[0].trajectory.noisy[:, 0]
+    own = explore(stage(fresh_pipe, shares_noise=False), 0).rollouts[0].trajectory.noisy[:, 0]
     assert torch.equal(shared[0], shared[1])
     assert not torch.equal(own[0], own[1])
 
@@ -268,9 +274,9 @@ def test_a_reward_that_died_is_masked_and_the_others_take_its_weight(pipe, fresh
         {"brightness": Brightness(), "broken": Broken()}, config=RewardEnsembleConfig(failure_limit=1)
     )
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
-    buffer = made.explore(0)
+    buffer = explore(made, 0)
     assert buffer.metrics["failure_rate/broken"] == (1.0, 1.0)
-    alone = stage(fresh_pipe).explore(0)
+    alone = explore(stage(fresh_pipe), 0)
     # 1e-3: a total of weight 4 is four times as far from the 1e-4 that is added to its deviation
     np.testing.assert_allclose(buffer.advantages.values, alone.advantages.values, rtol=1e-3)
 
@@ -280,7 +286,7 @@ def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
     panel = RewardEnsemble({"brightness": Brightness(), "broken": Broken()}, config=limits)
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
     with pytest.raises(TooManyFailures, match=r"reward broken: 100% .* nobody answers"):
-        made.explore(0)
+        explore(made, 0)
 
 
 def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:
@@ -295,7 +301,7 @@ def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) 
     made = stage(pipe, prompts_per_rollout=6)
     one = PromptSet(name="first", rows=Rows(edits=False), weight=1.0, rewards={"brightness": 1.0})
     made.mix = made.rollout_sampler.mix = PromptMix(sets=(one, replace(one, name="second")))
-    buffer = made.explore(0)
+    buffer = explore(made, 0)
     sets = [made.mix.draw(made.config.seed, int(group)).dataset for group in buffer.advantages.groups]
     assert set(sets) == {"first", "second"}
     for name in ("first", "second"):
@@ -323,7 +329,7 @@ def test_groups_of_equals_are_replaced_by_groups_of_other_prompts(pipe) -> None:
 
     calls: list[Any] = []
     made = stage(pipe, panel=RewardEnsemble({"brightness": FirstPromptsAreEqual()}), flat_groups="resample")
-    buffer = made.explore(0)
+    buffer = explore(made, 0)
     assert len(buffer.advantages.flat) == 0
     assert buffer.rewards.numbers.tolist() == [6, 7, 8, 9, 10, 11]
     assert sorted(buffer.parts[0]) == [6, 7, 8, 9, 10, 11]
@@ -379,14 +385,14 @@ def test_the_next_rollouts_prompts_are_read_while_rewards_judge(
     made.policy.encode = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
     collect = made.panel.collect
     made.panel.collect = lambda: events.append("collect") or collect()
-    buffers = [made.explore(0), made.explore(1)]
+    buffers = [explore(made, 0), explore(made, 1)]
     first, second = (one.rollouts[0].prompts[0].prompt.text for one in buffers)
     # A prompt that a step would read in another way is not read before it; the last rollout has no next one.
     expected = (
         [first, "collect", second, "collect"] if trains_connector else [first, second, "collect", "collect"]
     )
     assert events == expected
-    alone = stage(fresh_pipe, trains_connector=trains_connector).explore(1).rollouts[0]
+    alone = explore(stage(fresh_pipe, trains_connector=trains_connector), 1).rollouts[0]
     assert torch.equal(buffers[1].rollouts[0].trajectory.clean, alone.trajectory.clean)
 
 
@@ -517,7 +523,7 @@ def test_fixed_prompts_are_judged_before_the_first_step_and_on_the_way(prompts: 
 
 def test_rewards_are_given_for_generation_and_editing_in_one_run(prompts: Path, tmp_path: Path) -> None:
     made = run(prompts).build(Processes("cpu"))
-    buffer = made.explore(0)
+    buffer = explore(made, 0)
     tasks = {bool(one.prompt.references) for rollout in buffer.rollouts for one in rollout.prompts}
     assert buffer.rewards.valid.all()
     assert tasks <= {False, True}

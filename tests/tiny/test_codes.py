@@ -15,7 +15,6 @@ from deepgen.tiny.codes import (
     directions,
     empty_code,
     pooled_code,
-    read_slot,
     to_array,
     write_code,
 )
@@ -23,6 +22,21 @@ from deepgen.tiny.scene import Scene, Thing, Word
 from deepgen.tiny.splits import SAMPLERS, sample
 
 ALL_KINDS = [kind for kinds, _ in SAMPLERS.values() for kind in kinds]
+
+
+def read_slot(vector: np.ndarray, group: str, threshold: float = 0.5) -> object | None:
+    """The value of a group of attributes that a slot's vector (WIDTH,) says, or None where it says none.
+
+    Args:
+        vector: of one slot, as a think token gives it.
+        group: "noun", "cell", "letter", ...
+        threshold: least share of a direction that counts as said.
+    """
+    names = [name for name in attributes() if name[0] == group]
+    rows = directions()[[attributes()[name] for name in names]]
+    shares = rows @ vector / (WIDTH / 4)
+    best = int(shares.argmax())
+    return names[best][1] if shares[best] >= threshold else None
 
 
 def test_directions_are_orthogonal_and_of_one_length() -> None:

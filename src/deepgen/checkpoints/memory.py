@@ -23,7 +23,6 @@ Quantization = Literal["none", "int8", "nf4"]
 Placement = Literal["none", "model", "group"]
 
 GB = 10**9
-BUDGETS = (24, 16, 12, 8, 6)  # GB, of the cards people have
 TILE = 512  # pixels a side of what a tiled VAE decodes at once
 QUANTIZED_PARTS = ("vlm", "transformer")
 # A byte a weight and a float32 scale a row; half a byte and one float32 scale for 64 weights.

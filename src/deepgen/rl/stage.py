@@ -163,10 +163,6 @@ class RLStage:
         buffer.metrics = self._rollout_metrics(buffer, num_flat, seconds, metrics)
         return buffer
 
-    def explore(self, number: int) -> RolloutBuffer:
-        """A whole rollout: sample and score."""
-        return self.score(number, self.sample(number))
-
     def collect(self, rollouts: Sequence[Rollout]) -> RewardBatch:
         """Wait for what the rewards say about this process's images.
 

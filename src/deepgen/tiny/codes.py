@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from string import ascii_uppercase
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ from deepgen.tiny.scene import (
 
 NUM_SLOTS = 10
 WIDTH = 256
-POOLED_SCALE = 2.0
+_POOLED_SCALE = 2.0
 _FIRST_THING, _FIRST_LETTER, _LAST = 1, 5, 9
 # Edits that the DiT does as a whole from its reference, whether or not a noun is named with them.
 SEEN_KINDS = ("mirror scene", "match rows", "grow smallest", "smallest left", "continue", "name", "night")
@@ -130,24 +131,12 @@ def to_array(codes: Sequence[Written]) -> np.ndarray:
     return array
 
 
-def pooled_code(codes: np.ndarray) -> np.ndarray:
-    """The pooled condition that goes with codes (..., NUM_SLOTS, WIDTH): their scaled mean, (..., WIDTH)."""
-    return POOLED_SCALE * codes.mean(-2)
+def pooled_code(codes: Any) -> Any:
+    """The pooled condition that goes with codes (..., NUM_SLOTS, WIDTH): their scaled mean, (..., WIDTH).
 
-
-def read_slot(vector: np.ndarray, group: str, threshold: float = 0.5) -> object | None:
-    """The value of a group of attributes that a slot's vector (WIDTH,) says, or None where it says none.
-
-    Args:
-        vector: of one slot, as a think token gives it.
-        group: "noun", "cell", "letter", ...
-        threshold: least share of a direction that counts as said.
+    An array or a tensor.
     """
-    names = [name for name in attributes() if name[0] == group]
-    rows = directions()[[attributes()[name] for name in names]]
-    shares = rows @ vector / (WIDTH / 4)
-    best = int(shares.argmax())
-    return names[best][1] if shares[best] >= threshold else None
+    return _POOLED_SCALE * codes.mean(-2)
 
 
 def cell_codes(scene: Scene) -> np.ndarray:

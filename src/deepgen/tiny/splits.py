@@ -106,12 +106,6 @@ def sample(rng: np.random.Generator, kind: str, level: Level = "trained") -> Sto
     )
 
 
-def sample_training(rng: np.random.Generator, group: str) -> StorybookExample:
-    """A training example of a group of `SAMPLERS`, of any of its kinds."""
-    kinds = SAMPLERS[group][0]
-    return sample(rng, kinds[int(rng.integers(len(kinds)))])
-
-
 def weighted_kind(rng: np.random.Generator, groups: Sequence[str], weights: Mapping[str, float]) -> str:
     """A kind of these groups of `SAMPLERS`, by its weight, which is 1 where none is named."""
     kinds = [kind for group in groups for kind in SAMPLERS[group][0]]
@@ -135,20 +129,14 @@ def bag_of_words(text: str) -> Counter[str]:
     return Counter(re.findall(r"[a-z]+|\d+|\+", text.lower()))
 
 
-def nearest_prompt_baseline(training: Sequence[StorybookExample], asked: Sequence[StorybookExample]) -> float:
-    """Share of prompts, in [0, 1], that are right by the picture of the training prompt nearest in words.
+def nearest_prompt_answers(
+    training: Sequence[StorybookExample], asked: Sequence[StorybookExample]
+) -> list[bool]:
+    """Of each asked prompt, whether the picture of the training prompt nearest in words is right for it.
 
     Nearest is the greatest cosine of the bags of words, the first of equals. For prompts without a source
     picture; an edit's answer depends on its picture, so a ValueError is raised for one.
     """
-    right = nearest_prompt_answers(training, asked)
-    return sum(right) / len(right)
-
-
-def nearest_prompt_answers(
-    training: Sequence[StorybookExample], asked: Sequence[StorybookExample]
-) -> list[bool]:
-    """Of each asked prompt, whether the picture of the nearest training prompt is right for it."""
     if not training or not asked:
         raise ValueError("the baseline needs training prompts and asked prompts")
     if any(example.source is not None for example in (*training, *asked)):

@@ -23,7 +23,7 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.sampling.interpolation import interpolate
 from deepgen.sampling.noise_levels import flow_matching_loss
-from deepgen.tiny.codes import NUM_SLOTS, POOLED_SCALE, WIDTH, directions, empty_code, write_code
+from deepgen.tiny.codes import NUM_SLOTS, WIDTH, directions, empty_code, pooled_code, write_code
 from deepgen.tiny.edits import BAD_EDIT_KINDS
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.render import render_array
@@ -109,7 +109,7 @@ class StorybookDiT:
         codes[rng.random(size) < config.dropout] = _codes(pack_codes([empty_code(task)]).numpy())
         # The connector's mean runs over all positions, whose number varies: the pooled code comes at
         # varying strength.
-        pooled = POOLED_SCALE * codes.mean(1) * rng.uniform(0.7, 1.3, (size, 1))
+        pooled = pooled_code(codes) * rng.uniform(0.7, 1.3, (size, 1))
         num_silent = int((config.max_silent_tokens + 1) * rng.random() ** 4)
         context = np.concatenate([_compact(codes), np.zeros((size, num_silent, WIDTH), np.float32)], 1)
         context += config.code_noise * rng.standard_normal(context.shape, dtype=np.float32)

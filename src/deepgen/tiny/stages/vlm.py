@@ -30,7 +30,6 @@ from deepgen.models.vlm import DeepGenVLM, vision_patches
 from deepgen.tiny.claims import CELLS
 from deepgen.tiny.codes import (
     NUM_SLOTS,
-    POOLED_SCALE,
     WIDTH,
     Attribute,
     Written,
@@ -38,6 +37,7 @@ from deepgen.tiny.codes import (
     cell_codes,
     directions,
     empty_code,
+    pooled_code,
     to_array,
     write_code,
 )
@@ -185,7 +185,7 @@ class StorybookVLM:
         parts = {
             "code": (written - batch.codes).pow(2).mean(),
             "silence": embeds[:, :-NUM_SLOTS].pow(2).mean(),
-            "pooled": (pooled - POOLED_SCALE * batch.codes.mean(1)).pow(2).mean(),
+            "pooled": (pooled - pooled_code(batch.codes)).pow(2).mean(),
         }
         choice, wrong = self._choices(written, batch.codes)
         loss = 4 * parts["code"] + 0.1 * parts["silence"] + parts["pooled"]
