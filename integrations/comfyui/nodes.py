@@ -119,11 +119,11 @@ class DeepGenGenerate:
     CATEGORY = CATEGORY
     FUNCTION = "generate"
     RETURN_TYPES = ("IMAGE",)
-    DESCRIPTION = "Draw pictures from words. Where a number is 0, it is the model's own."
+    DESCRIPTION = "Draw pictures from a text. Where a number is 0, it is the model's own."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What the pipeline is asked."""
+        """Inputs: the arguments of the pipeline."""
         return {
             "required": {
                 "model": ("DEEPGEN_MODEL",),
@@ -180,7 +180,7 @@ class DeepGenEdit:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What the pipeline is asked, and the pictures."""
+        """Inputs: the arguments of the pipeline, and the pictures."""
         return {
             "required": {
                 "model": ("DEEPGEN_MODEL",),
@@ -217,7 +217,7 @@ class DeepGenEdit:
         guidance: float = 0.0,
         **unknown: Any,
     ) -> tuple[Tensor]:
-        """One edited picture for each of `image`, (B, H, W, 3), as large as it where no size is asked.
+        """One edited picture for each of `image`, (B, H, W, 3), of its size unless one is given.
 
         `mask`, (B or 1, H, W), is 1 where the picture may change, as everywhere in ComfyUI.
         """
@@ -320,7 +320,7 @@ def _transparent(mask: Tensor) -> Any:
 
 
 def _on_step(num_steps: int) -> Callable[..., dict[str, Any]]:
-    """Moves ComfyUI's progress bar, and stops where somebody pressed its cancel button."""
+    """Moves ComfyUI's progress bar, and stops when its cancel button is pressed."""
     import comfy.model_management  # pyright: ignore[reportMissingImports]  # the host
     import comfy.utils  # pyright: ignore[reportMissingImports]
 
