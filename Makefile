@@ -14,7 +14,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 GOLDENS ?= tests/goldens
-CASES ?= tests/eval/cases
+CASES ?= tests/evaluation/cases
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 

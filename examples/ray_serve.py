@@ -4,7 +4,7 @@
     serve run examples.ray_serve:build model=deepgenteam/DeepGen-1.0-diffusers num_gpus=1 num_replicas=4
 
 Ray routes each request to a replica; batching, streaming, limits and errors are the application's own. A
-replica that is told to go draws what it accepted first. `num_replicas=auto` lets Ray choose.
+replica that is stopped first draws what it accepted. `num_replicas=auto` lets Ray choose.
 """
 
 from __future__ import annotations

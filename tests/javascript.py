@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "serve" / "js"
+FOLDER = Path(__file__).parent / "serving" / "js"
 
 
 def needs(*packages: str) -> list[pytest.MarkDecorator]:

@@ -67,6 +67,112 @@ def test_make_targets_exist(page: Path) -> None:
     assert set(asked) <= targets
 
 
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\w+ \?= \w+/.*", (ROOT / "Makefile").read_text(), re.MULTILINE)
+)
+def test_folders_that_the_makefile_names_exist(line: str) -> None:
+    assert (ROOT / line.split("= ")[1]).exists(), line
+
+
+# --- names of files and functions
+
+SOURCE = ROOT / "src" / "deepgen"
+FILE = re.compile(r"(?<![\w/.{}*-])[A-Za-z_]+(?:/\w+)+\.py\b")
+# In repositories of others, as benchmarks and diffusers name them.
+OF_OTHERS = {
+    *(
+        "eval/utils.py",
+        "WISE_legacy/gpt_eval.py",
+        "viescore/vie_prompts.py",
+        "GEdit-Bench/viescore/vie_prompts.py",
+    ),
+    "src/diffusers/__init__.py",
+}
+CODE = [
+    path
+    for folder in ("src", "tools", "benchmarks", "examples", "integrations")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".yaml", ".toml", ".sh")
+]
+
+
+def missing_files(path: Path) -> list[str]:
+    """Python files that a text names, with a folder, and that are not where it says."""
+    named = {name for name in FILE.findall(path.read_text()) if "NAME" not in name} - OF_OTHERS
+    places = (ROOT, SOURCE, SOURCE.parent, ROOT / "tests", path.parent)
+    return sorted(name for name in named if not any((place / name).is_file() for place in places))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    assert not missing_files(page)
+
+
+def test_files_that_comments_and_docstrings_name_exist() -> None:
+    found = {str(path.relative_to(ROOT)): missing_files(path) for path in CODE if path.name != "old_paths.py"}
+    assert not {path: names for path, names in found.items() if names}
+
+
+def test_a_file_that_is_gone_is_found(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("`train/loop.py`, `training/loop.py`, src/deepgen/cli/NAME.py")
+    assert missing_files(tmp_path / "page.md") == ["train/loop.py"]
+
+
+def defined_names(path: Path) -> set[str]:
+    """Functions, classes, and methods as `Class.method` and `method`, of a file."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
+            names |= {*methods, *(f"{node.name}.{method}" for method in methods)}
+    return names
+
+
+def places(line: str) -> list[tuple[Path, list[str]]]:
+    """Files and folders of a table's row, each with the names that stand behind it: `a.py`: `f`, `g`."""
+    found: list[tuple[Path, list[str]]] = []
+    named = False
+    for before, token in re.findall(r"([^`]*)`([^`]+)`", line):
+        if re.fullmatch(r"[\w/]+(\.py|/)", token):
+            beside = found[-1][0].parent if found and "/" not in token.rstrip("/") else SOURCE
+            path = beside / token if (beside / token).exists() else SOURCE / token
+            found.append((path, []))
+            named = False
+        elif found and (before == ": " or (named and before == ", ")):
+            found[-1][1].append(token)
+            named = True
+        else:
+            named = False
+    return found
+
+
+ROWS = [line for line in (ROOT / "docs" / "architecture.md").read_text().splitlines() if ".py`" in line]
+
+
+@pytest.mark.parametrize("line", ROWS, ids=lambda line: line[:50])
+def test_the_page_on_architecture_names_files_and_functions_of_today(line: str) -> None:
+    rows = places(line)
+    assert rows
+    for path, names in rows:
+        assert path.exists(), f"{path.relative_to(ROOT)}: {line}"
+        assert not set(names) - (defined_names(path) if path.is_file() else set(names)), line
+
+
+def test_the_three_walks_name_functions() -> None:
+    named = {name for line in ROWS for _, names in places(line) for name in names}
+    assert {
+        "DeepGenPipeline.__call__",
+        "FlowMatchingObjective.forward",
+        "RewardEnsemble.collect",
+        "_run",
+    } <= named
+    assert len(named) > 35
+
+
 # --- running
 
 

@@ -167,8 +167,8 @@ NEEDED_BY_OTHERS = {
     "onnxruntime": "rapidocr runs its models with it and does not declare it",
     "scipy": "transformers needs it for the object detectors of rewards and benchmarks",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry imports it under its own name",
-    "trackio": "imported by the name that a config gives, see train/trackers.py",
-    "wandb": "imported by the name that a config gives, see train/trackers.py",
+    "trackio": "imported by the name that a config gives, see training/trackers.py",
+    "wandb": "imported by the name that a config gives, see training/trackers.py",
 }
 # `docs` and `dev` hold programs that are run, not imported: mkdocs, ruff, pyright, pytest and the like.
 PROGRAMS = {"docs", "dev"}

@@ -87,6 +87,11 @@ def test_nothing_of_the_site_comes_from_elsewhere() -> None:
     }
 
 
+def test_the_pages_are_opened_where_the_javascript_tests_lie() -> None:
+    assert (javascript.FOLDER / "site.test.mjs").is_file()
+    assert (javascript.FOLDER / "package.json").is_file()
+
+
 def test_the_readme_is_at_most_120_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 

@@ -122,11 +122,11 @@ class DeepGenGenerate:
     FUNCTION = "generate"
     RETURN_TYPES = ("IMAGE", "DEEPGEN_RECORDS")
     RETURN_NAMES = ("IMAGE", "records")
-    DESCRIPTION = "Draw pictures from words. Where a number is 0, it is the model's own."
+    DESCRIPTION = "Draw pictures from a text. Where a number is 0, it is the model's own."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What the pipeline is asked."""
+        """Inputs: the arguments of the pipeline."""
         return {
             "required": {
                 "model": ("DEEPGEN_MODEL",),
@@ -188,7 +188,7 @@ class DeepGenEdit:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What the pipeline is asked, and the pictures."""
+        """Inputs: the arguments of the pipeline, and the pictures."""
         return {
             "required": {
                 "model": ("DEEPGEN_MODEL",),
@@ -416,7 +416,7 @@ def _transparent(mask: Tensor) -> Any:
 
 
 def _on_step(num_steps: int) -> Callable[..., dict[str, Any]]:
-    """Moves ComfyUI's progress bar, and stops where somebody pressed its cancel button."""
+    """Moves ComfyUI's progress bar, and stops when its cancel button is pressed."""
     import comfy.model_management  # pyright: ignore[reportMissingImports]  # the host
     import comfy.utils  # pyright: ignore[reportMissingImports]
 

@@ -1,7 +1,7 @@
 """What a benchmark is: prompts from official files, where pictures lie, a verdict on each, one table.
 
-One file each in `eval/benchmarks/`; the file's name is the benchmark's. It offers `benchmark`, a class that
-is made with a variant. Scores of two versions are never compared.
+One file each in `evaluation/benchmarks/`; the file's name is the benchmark's. It offers `benchmark`, a class
+that is made with a variant. Scores of two versions are never compared.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class RewardBatch:
         rewards: float32 (I, R); 0 where not valid, which means nothing.
         valid: bool (I, R): there is a score. False where a call failed, and where the weight was 0.
         weights: float32 (I, R), as submitted.
-        reasons: what was said, or why there is no score: reasons[i][name].
+        reasons: what was said, or why there is no score: a text by reward name, for each image.
         held_out_names, held_out, held_out_valid: the same for the H judges that are only watched: (I, H).
         metrics: numbers for the log, such as "clip_sim/failure_rate"; see `RewardEnsemble.collect`.
     """

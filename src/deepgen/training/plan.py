@@ -254,7 +254,7 @@ def plan(
 def plan_of_recipe(
     recipe: Any, architecture: Architecture, accelerator: Accelerator, **changes: Any
 ) -> PlanConfig:
-    """The plan's config of a supervised recipe (train/supervised.py) on such cards.
+    """The plan's config of a supervised recipe (training/supervised.py) on such cards.
 
     Args:
         recipe: a `SupervisedConfig`.

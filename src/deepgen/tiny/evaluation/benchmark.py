@@ -1,7 +1,7 @@
 """The storybook benchmark: prompts of the embedded model's world, scored exactly from pixels.
 
 A variant an ability. Prompts are of all kinds of the world and, but for a control, held out from training
-(see eval/storybook_prompts.py); a picture is right when everything that is asked for holds and nothing extra
+(see tiny/evaluation/prompts.py); a picture is right when everything that is asked for holds and nothing extra
 is there. `deepgen eval storybook` runs all variants and writes the table by ability, kind and level.
 """
 

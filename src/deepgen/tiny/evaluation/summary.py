@@ -20,7 +20,7 @@ from deepgen.tiny.evaluation.chains import ChainReport
 from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of
 from deepgen.tiny.splits import LEVELS, nearest_prompt_answers, sample
 
-Row = Mapping[str, Any]  # of a verdict, as benchmarks/storybook.py writes it
+Row = Mapping[str, Any]  # of a verdict, as tiny/evaluation/benchmark.py writes it
 HELD_OUT = tuple(level for level in LEVELS if level != "trained")
 LOOKUP_PROMPTS = 300  # training prompts of each kind that the look-up knows
 _NUM_FAULTS = 3
