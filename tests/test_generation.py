@@ -25,7 +25,7 @@ from deepgen.data.png import ImageRecord, read_record
 from deepgen.evaluation import drawing as evaluation_drawing
 from deepgen.evaluation.benchmark import Benchmark, Item, Settings, settings_with, with_standard_names
 from deepgen.evaluation.models import PipelineModel
-from deepgen.evaluation.run_config import Job, RunConfig, Workers
+from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers
 from deepgen.generation import (
     NAMES,
     GenerationSettings,
@@ -193,7 +193,7 @@ class Doors:
         model = PipelineModel("tiny", self.pipe, "", is_deepgen=True, preset=names["preset"])
         benchmark = OneItem()
         settings = settings_with(benchmark.settings, solver=names["solver"], **asked)
-        job = Job(
+        job = EvaluationJob(
             benchmark=benchmark,
             settings=settings,
             config=RunConfig(output_dir=Path("eval"), data_dir=Path("data")),
