@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = ("deepgen.commands", "deepgen.eval", "deepgen.serve", "deepgen.train")  # and what is in them
+from deepgen.old_paths import FOLDERS, MODULES
+
 OLD = json.loads((Path(__file__).parent / "old_names.json").read_text())
 
 
@@ -29,7 +30,7 @@ def warned(action) -> tuple[object, list[str]]:
 
 @pytest.mark.parametrize("name", OLD)
 def test_every_old_module_and_name_is_there_and_names_the_new_one(name: str) -> None:
-    is_old = name.startswith(tuple(FOLDERS))
+    is_old = name in MODULES or f"{name}.".startswith(tuple(f"{folder}." for folder in FOLDERS))
     sys.modules.pop(name, None) if is_old else None
     module, said = warned(lambda: importlib.import_module(name))
     if is_old:

@@ -108,7 +108,6 @@ MODULES = {
 }
 NAMES = {
     "deepgen.commands.options": {"PictureOptions": "deepgen.cli.options.ImageOptions"},
-    "deepgen.commands.outputs": {"picture_paths": "deepgen.cli.outputs.image_paths"},
     "deepgen.commands.rewards": {"ScorePicture": "deepgen.cli.rewards.ScoreImage"},
     "deepgen.data.pictures": {
         "load_picture": "deepgen.data.example_images.load_image",
