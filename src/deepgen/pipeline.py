@@ -26,6 +26,7 @@ from deepgen.checkpoints.saving import TrustedFilesMixin
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
+from deepgen.data.png import ImageRecord
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
@@ -40,6 +41,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.output import DeepGenPipelineOutput, attach_records, make_records, source_name, source_names
+from deepgen.prompt_text import PromptCut
 from deepgen.sampling.schedule import check_sigmas
 from deepgen.sampling.solvers import name_of
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
@@ -383,14 +385,12 @@ class DeepGenPipeline(
         ).resolve(self.defaults, is_edit=image is not None)
         lora_scale = read_scale(joint_attention_kwargs)
         callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
-        self._check_arguments(num_images_per_prompt, output_type, callback_inputs)
+        self._check_arguments(num_images_per_prompt, output_type, callback_inputs, seed, generator)
 
         # n prompts with their references; sample k belongs to prompt k // num_images_per_prompt.
         prompts = read_prompts(prompt, prompt_embeds)
         count = len(prompts) if prompts is not None else len(prompt_embeds)
         targets = self._targets(read_references(image, count), count, settings, restore_size, mask)
-        if self.is_divided and seed is None and generator is None:
-            raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
         groups = self._groups(targets.sizes, num_images_per_prompt, latents)
         given = (prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
@@ -425,24 +425,44 @@ class DeepGenPipeline(
         images = to_output([drawn[sample] for sample in order], output_type)
         if not return_dict:
             return (images,)
-        seeds = seeds and [seeds[sample] for sample in order]
         rows = [sample // num_images_per_prompt for sample in order]
+        seeds = seeds and [seeds[sample] for sample in order]
+        known_seeds = None if latents is not None else seeds
+        records = self._records(settings, prompts, rows, known_seeds, targets, (image, mask), cuts)
+        attach_records(images, records)
         drawn_sizes = [targets.sizes[row] for row in rows]
-        records = prompts and make_records(
+        return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records)
+
+    def _records(
+        self,
+        settings: ResolvedSettings,
+        prompts: Sequence[str] | None,
+        rows: Sequence[int],
+        seeds: Sequence[int] | None,
+        targets: Targets,
+        sources: tuple[Any, ImageSource | None],
+        cuts: Sequence[PromptCut],
+    ) -> list[ImageRecord] | None:
+        """How each image was made, None where its prompt is not known.
+
+        `rows` are the prompts of the images, `sources` the references and the mask.
+        """
+        if not prompts:
+            return None
+        image, mask = sources
+        return make_records(
             settings,
             prompts,
-            seeds if seeds and latents is None else [None] * len(order),
+            seeds or [None] * len(rows),
             model=self.model_name,
             solver=name_of(self.scheduler),
-            names=[] if image is None else source_names(image, count),
+            names=[] if image is None else source_names(image, len(prompts)),
             mask=source_name(mask),
             sizes=[targets.final_sizes[row] or targets.sizes[row] for row in rows],
-            drawn_sizes=drawn_sizes,
+            drawn_sizes=[targets.sizes[row] for row in rows],
             prompt_cuts=cuts,
             rows=rows,
         )
-        attach_records(images, records)
-        return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records or None)
 
     def _groups(
         self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None
@@ -550,9 +570,13 @@ class DeepGenPipeline(
     # --- checks and plans -----------------------------------------------------------------------------------
 
     def _check_arguments(
-        self, num_images_per_prompt: int, output_type: str, callback_inputs: Sequence[str]
+        self,
+        num_images_per_prompt: int,
+        output_type: str,
+        callback_inputs: Sequence[str],
+        *randomness: Any,
     ) -> None:
-        """Arguments that need no look at the prompts."""
+        """Arguments that need no look at the prompts; `randomness` is the seed and the generator."""
         if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
         if output_type not in OUTPUT_TYPES:
@@ -563,6 +587,8 @@ class DeepGenPipeline(
                 f"callback_on_step_end_tensor_inputs: unknown {', '.join(sorted(unknown))}; "
                 f"known: {', '.join(self._callback_tensor_inputs)}"
             )
+        if self.is_divided and all(source is None for source in randomness):
+            raise ValueError("processes that draw a picture together need its seed; give one")
 
     def _check_latents(self, latents: Tensor, total: int, groups: dict[tuple[int, int], list[int]]) -> None:
         """Given noise must fit the samples and their one size."""
