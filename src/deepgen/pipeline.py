@@ -425,21 +425,51 @@ class DeepGenPipeline(
             drawn.update(zip(samples, pictures, strict=True))
         self.maybe_free_model_hooks()
 
-        order = sorted(drawn)
+        names = source_names(image, count), source_name(mask)
+        kind = latents is not None, num_images_per_prompt, output_type
+        output = self._output(drawn, targets, settings, prompts, seeds, cuts, names, *kind)
+        return output if return_dict else (output.images,)
+
+    def _output(
+        self,
+        drawn: dict[int, Tensor],
+        targets: Targets,
+        settings: ResolvedSettings,
+        prompts: list[str] | None,
+        seeds: list[int] | None,
+        cuts: list[PromptCut],
+        names: tuple[list[list[str]], str | None],
+        has_own_noise: bool,
+        num_images_per_prompt: int,
+        output_type: OutputType,
+    ) -> DeepGenPipelineOutput:
+        """What was drawn, by number of the sample, with its records.
+
+        Args:
+            drawn: pixels or latents; samples that an interruption left out are missing.
+            targets: what was to be drawn.
+            settings: of the call.
+            prompts: None where embeddings were given, of which there is no record.
+            seeds: of all samples.
+            cuts: of all prompts.
+            names: of the references of each prompt, and of the mask.
+            has_own_noise: whether noise was given, which comes from no seed that is known here.
+            num_images_per_prompt: samples of each prompt.
+            output_type: see `__call__`.
+        """
+        order, (references, mask) = sorted(drawn), names
         images = to_output([drawn[sample] for sample in order], output_type)
-        if not return_dict:
-            return (images,)
-        seeds = seeds and [seeds[sample] for sample in order]
         rows = [sample // num_images_per_prompt for sample in order]
+        seeds = seeds and [seeds[sample] for sample in order]
         drawn_sizes = [targets.sizes[row] for row in rows]
         records = prompts and make_records(
             settings,
             prompts,
-            seeds if seeds and latents is None else [None] * len(order),
+            seeds if seeds and not has_own_noise else [None] * len(order),
             model=self.model_name,
             solver=name_of(self.scheduler),
-            names=[] if image is None else source_names(image, count),
-            mask=source_name(mask),
+            names=references,
+            mask=mask,
             sizes=[targets.final_sizes[row] or targets.sizes[row] for row in rows],
             drawn_sizes=drawn_sizes,
             prompt_cuts=cuts,
