@@ -40,6 +40,7 @@ from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.output import DeepGenPipelineOutput, attach_records, make_records, source_name, source_names
+from deepgen.prompt_text import PromptCut
 from deepgen.sampling.schedule import check_sigmas
 from deepgen.sampling.solvers import name_of
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
