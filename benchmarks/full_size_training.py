@@ -15,7 +15,7 @@ import platform
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def main() -> None:
     work: dict[str, Any] = {"image_size": arguments.size, "edit_share": 0.0, "prompt_tokens": tokens}
     planned = plan(plan_of_recipe(config, DEEPGEN_1_0, this, **work), this, 1)
     result = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "recipe": arguments.recipe,

@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class SlowReward:
     def run(self) -> None:
         """Each pair of runs, one after the other, in one process."""
         result: dict[str, Any] = {
-            "date": datetime.now(timezone.utc).date().isoformat(),
+            "date": datetime.now(UTC).date().isoformat(),
             "machine": platform.processor() or platform.machine(),
             "images_per_step": self.prompts * 8,
             "latency": self.latency,

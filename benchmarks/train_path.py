@@ -20,7 +20,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -419,7 +419,7 @@ def main() -> None:
             )
     print(table(results))
     report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "hardware": f"{_processor()}, 1 thread, float32",
         "versions": {m.__name__: m.__version__ for m in (torch, diffusers, transformers)},
         "rounds": arguments.rounds,

@@ -346,7 +346,7 @@ def test_every_door_refuses_an_unknown_field_with_the_nearest_name(
     for door in refusing:
         with pytest.raises(Exception, match=rf"{misspelt}.*did you mean {name}\?"):
             door(**{misspelt: 2})
-    evals = [["eval", kind] for kind in ("run", "shapes", "storybook")]
+    evals = [["eval", kind] for kind in ("run", "storybook")]
     for command in (["generate", PROMPT], ["edit", PROMPT, "a.png"], *evals):
         with pytest.raises(SystemExit):
             main([*command, option(misspelt), "2"])

@@ -5,19 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from deepgen.extras import DISTRIBUTION, Extra, install_hint, missing_extra
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -36,6 +33,7 @@ DISTRIBUTION_OF = {
     "python_multipart": "python-multipart",
     "prometheus_client": "prometheus-client",
     "opentelemetry": "opentelemetry-sdk",
+    "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
 }
 PROVIDED_BY_THE_HOST = {"comfy", "folder_paths"}  # ComfyUI's own, in its nodes
 NOT_AN_EXTRA = {"ray": "examples/ray_serve.py names ray[serve] itself"}
@@ -114,11 +112,31 @@ def test_the_table_of_extras_is_complete() -> None:
     assert sorted(named) == sorted(EXTRAS)
 
 
+def test_the_oldest_python_that_is_named_is_one_that_every_dependency_runs_on() -> None:
+    """As the installed versions say, which are those of constraints.txt."""
+    oldest = re.findall(r">=(3\.\d+)", PROJECT["requires-python"])[0]
+    needs = [*PROJECT["dependencies"], *(need for needs in EXTRAS.values() for need in needs)]
+    too_new = {}
+    for name in names(needs) - {DISTRIBUTION}:
+        try:
+            asked = metadata.metadata(name)["Requires-Python"]
+        except metadata.PackageNotFoundError:  # of an extra that `dev` leaves out
+            continue
+        if asked and f"{oldest}.0" not in SpecifierSet(asked):
+            too_new[name] = asked
+    assert not too_new
+    named = [line for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    assert named[0].endswith(f" {oldest}")
+    assert f"Python {oldest} or newer" in (ROOT / "docs/install.md").read_text()
+
+
 # --- imports
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Top packages that a file imports, by statement or by name."""
+    """Top packages that a file imports, by statement or by name; of a namespace that several distributions
+    share, the package below it.
+    """
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -129,7 +147,8 @@ def imported(tree: ast.AST) -> set[str]:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if name in ("import_module", "find_spec", "_require") and isinstance(node.args[0].value, str):
                 found.add(node.args[0].value)
-    tops = {name.split(".")[0] for name in found}
+    parts = {name: ".".join(name.split(".")[:2]) for name in found}
+    tops = {parts[name] if parts[name] in DISTRIBUTION_OF else name.split(".")[0] for name in found}
     return {name for name in tops if name not in sys.stdlib_module_names and name != "deepgen"}
 
 
@@ -166,9 +185,6 @@ def test_what_is_imported_at_the_top_of_a_file_is_a_core_dependency() -> None:
 NEEDED_BY_OTHERS = {
     "onnxruntime": "rapidocr runs its models with it and does not declare it",
     "scipy": "transformers needs it for the object detectors of rewards and benchmarks",
-    "opentelemetry-exporter-otlp-proto-http": "opentelemetry imports it under its own name",
-    "trackio": "imported by the name that a config gives, see training/trackers.py",
-    "wandb": "imported by the name that a config gives, see training/trackers.py",
 }
 # `docs` and `dev` hold programs that are run, not imported: mkdocs, ruff, pyright, pytest and the like.
 PROGRAMS = {"docs", "dev"}

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Store:
 
     def save(self) -> None:
         """Write everything, in one move."""
-        self.content["date"] = datetime.now(timezone.utc).isoformat(timespec="minutes")
+        self.content["date"] = datetime.now(UTC).isoformat(timespec="minutes")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".part")
         partial.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,6 @@ from deepgen.checkpoints.saving import TrustedFilesMixin
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
 from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
-from deepgen.data.png import ImageRecord
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
@@ -237,11 +236,15 @@ class DeepGenPipeline(
         """The world that a small model draws ("storybook"); None of models of real pictures."""
         return self.config.world
 
-    def prompt_warnings(self, prompt: str, images: Sequence[Image.Image] = ()) -> list[str]:
-        """What the model's world cannot follow of a prompt, or of an instruction and the images it is about,
-        a line each. The nearest thing is drawn all the same. Nothing where the model has no world.
+    def prompt_warnings(self, prompt: str, is_edit: bool = False) -> list[str]:
+        """What the model's world cannot follow of a prompt, a line each. The nearest thing is drawn all the
+        same. Nothing where the model has no world.
         """
-        return prompt_warnings(self.world, prompt, images)
+        return prompt_warnings(self.world, prompt, is_edit)
+
+    def check_size(self, height: int, width: int) -> None:
+        """ValueError unless the model can draw this size."""
+        self.sizes.check(height, width)
 
     # --- references and noise -------------------------------------------------------------------------------
 
@@ -385,12 +388,14 @@ class DeepGenPipeline(
         ).resolve(self.defaults, is_edit=image is not None)
         lora_scale = read_scale(joint_attention_kwargs)
         callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
-        self._check_arguments(num_images_per_prompt, output_type, callback_inputs, seed, generator)
+        self._check_arguments(num_images_per_prompt, output_type, callback_inputs)
 
         # n prompts with their references; sample k belongs to prompt k // num_images_per_prompt.
         prompts = read_prompts(prompt, prompt_embeds)
         count = len(prompts) if prompts is not None else len(prompt_embeds)
         targets = self._targets(read_references(image, count), count, settings, restore_size, mask)
+        if self.is_divided and seed is None and generator is None:
+            raise ValueError("processes that draw a picture together need its seed; give one")
         seeds, generators = make_generators(seed, generator, count * num_images_per_prompt)
         groups = self._groups(targets.sizes, num_images_per_prompt, latents)
         given = (prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
@@ -421,48 +426,58 @@ class DeepGenPipeline(
             drawn.update(zip(samples, pictures, strict=True))
         self.maybe_free_model_hooks()
 
-        order = sorted(drawn)
+        names = source_names(image, count), source_name(mask)
+        kind = latents is not None, num_images_per_prompt, output_type
+        output = self._output(drawn, targets, settings, prompts, seeds, cuts, names, *kind)
+        return output if return_dict else (output.images,)
+
+    def _output(
+        self,
+        drawn: dict[int, Tensor],
+        targets: Targets,
+        settings: ResolvedSettings,
+        prompts: list[str] | None,
+        seeds: list[int] | None,
+        cuts: list[PromptCut],
+        names: tuple[list[list[str]], str | None],
+        has_own_noise: bool,
+        num_images_per_prompt: int,
+        output_type: OutputType,
+    ) -> DeepGenPipelineOutput:
+        """What was drawn, by number of the sample, with its records.
+
+        Args:
+            drawn: pixels or latents; samples that an interruption left out are missing.
+            targets: what was to be drawn.
+            settings: of the call.
+            prompts: None where embeddings were given, of which there is no record.
+            seeds: of all samples.
+            cuts: of all prompts.
+            names: of the references of each prompt, and of the mask.
+            has_own_noise: whether noise was given, which comes from no seed that is known here.
+            num_images_per_prompt: samples of each prompt.
+            output_type: see `__call__`.
+        """
+        order, (references, mask) = sorted(drawn), names
         images = to_output([drawn[sample] for sample in order], output_type)
-        if not return_dict:
-            return (images,)
         rows = [sample // num_images_per_prompt for sample in order]
         seeds = seeds and [seeds[sample] for sample in order]
-        known_seeds = None if latents is not None else seeds
-        records = self._records(settings, prompts, rows, known_seeds, targets, (image, mask), cuts)
-        attach_records(images, records)
         drawn_sizes = [targets.sizes[row] for row in rows]
-        return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records)
-
-    def _records(
-        self,
-        settings: ResolvedSettings,
-        prompts: Sequence[str] | None,
-        rows: Sequence[int],
-        seeds: Sequence[int] | None,
-        targets: Targets,
-        sources: tuple[Any, ImageSource | None],
-        cuts: Sequence[PromptCut],
-    ) -> list[ImageRecord] | None:
-        """How each image was made, None where its prompt is not known.
-
-        `rows` are the prompts of the images, `sources` the references and the mask.
-        """
-        if not prompts:
-            return None
-        image, mask = sources
-        return make_records(
+        records = prompts and make_records(
             settings,
             prompts,
-            seeds or [None] * len(rows),
+            seeds if seeds and not has_own_noise else [None] * len(order),
             model=self.model_name,
             solver=name_of(self.scheduler),
-            names=[] if image is None else source_names(image, len(prompts)),
-            mask=source_name(mask),
+            names=references,
+            mask=mask,
             sizes=[targets.final_sizes[row] or targets.sizes[row] for row in rows],
-            drawn_sizes=[targets.sizes[row] for row in rows],
+            drawn_sizes=drawn_sizes,
             prompt_cuts=cuts,
             rows=rows,
         )
+        attach_records(images, records)
+        return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records or None)
 
     def _groups(
         self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None
@@ -570,13 +585,9 @@ class DeepGenPipeline(
     # --- checks and plans -----------------------------------------------------------------------------------
 
     def _check_arguments(
-        self,
-        num_images_per_prompt: int,
-        output_type: str,
-        callback_inputs: Sequence[str],
-        *randomness: Any,
+        self, num_images_per_prompt: int, output_type: str, callback_inputs: Sequence[str]
     ) -> None:
-        """Arguments that need no look at the prompts; `randomness` is the seed and the generator."""
+        """Arguments that need no look at the prompts."""
         if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
         if output_type not in OUTPUT_TYPES:
@@ -587,8 +598,6 @@ class DeepGenPipeline(
                 f"callback_on_step_end_tensor_inputs: unknown {', '.join(sorted(unknown))}; "
                 f"known: {', '.join(self._callback_tensor_inputs)}"
             )
-        if self.is_divided and all(source is None for source in randomness):
-            raise ValueError("processes that draw a picture together need its seed; give one")
 
     def _check_latents(self, latents: Tensor, total: int, groups: dict[tuple[int, int], list[int]]) -> None:
         """Given noise must fit the samples and their one size."""

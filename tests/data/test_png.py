@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
 
-from deepgen.data.png import ImageRecord, image_grid, read_record, save_png
+from deepgen.cli import main
+from deepgen.data.image_files import save_image
+from deepgen.data.png import ImageRecord, attach_record, image_grid, read_record, read_records, save_png
 
 IMAGE = Image.new("RGB", (6, 4), (1, 2, 3))
 RECORD = ImageRecord(
@@ -33,6 +36,43 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert image.text["seed"] == str(2**40)
         assert json.loads(image.text["deepgen"])["guidance_scale"] == 2.5
         assert image.tobytes() == IMAGE.tobytes()
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg", "sheet.webp"])
+def test_a_sheet_keeps_the_records_of_its_pictures(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, plain = IMAGE.copy(), IMAGE.copy(), IMAGE.copy()
+    other = replace(RECORD, seed=None)
+    attach_record(first, RECORD)
+    attach_record(second, other)
+    row = image_grid([first.convert("RGB"), plain])  # `convert` keeps what a picture carries
+    sheet = image_grid([row, second])
+    save_image(sheet, tmp_path / name, read_records(sheet))
+    assert read_records(tmp_path / name) == [RECORD, other]
+    assert read_record(tmp_path / name) is None  # of one picture
+    assert main(["info", str(tmp_path / name), "--json"]) == 0
+    assert [one["seed"] for one in json.loads(capsys.readouterr().out)["images"]] == [2**40, None]
+
+
+def test_info_prints_how_a_picture_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_png(IMAGE, tmp_path / "a.png", RECORD)
+    assert main(["info", str(tmp_path / "a.png")]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        line in said for line in (f"seed                 {2**40}\n", "image                a.png, b.png\n")
+    )
+    save_png(IMAGE, tmp_path / "b.png")
+    for name, reason in (("b.png", "has no record of how it was made"), ("c.png", "there is no picture at")):
+        assert main(["info", str(tmp_path / name)]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_another_programs_entries_stand_beside_the_record(tmp_path: Path) -> None:
+    save_png(IMAGE, tmp_path / "a.png", RECORD, {"prompt": "{}"})
+    assert read_record(tmp_path / "a.png") == RECORD
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text.keys() == {"prompt", "deepgen"}
 
 
 def test_a_picture_without_a_record_says_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from deepgen.data.mixture import open_mixture
+from deepgen.data.png import read_records
 from deepgen.data.prompts import Prompt, PromptMix, PromptSet
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
@@ -491,7 +492,9 @@ def test_a_run_resumed_ends_bit_by_bit_like_an_unbroken_one(prompts: Path, tmp_p
     whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert whole.keys() == broken.keys()
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
-    assert (tmp_path / "whole" / "samples" / "step-00000002.png").is_file()
+    drawn = read_records(tmp_path / "whole" / "samples" / "step-00000002.png")
+    asked = {(record.num_inference_steps, record.solver) for record in drawn}
+    assert asked == {(settings.num_inference_steps, settings.sampler)}
 
 
 def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Path) -> None:

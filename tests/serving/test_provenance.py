@@ -32,7 +32,7 @@ def certificate(subject: str, key: Any, issuer: Any = None, signing_key: Any = N
             x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "deepgen tests"),
         ]
     )
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     is_authority = issuer is None
     signing_key = signing_key or key
     usage = dict.fromkeys(

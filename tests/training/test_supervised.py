@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from deepgen.checkpoints.fresh import fresh_connector
+from deepgen.data.png import read_records
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.pipeline import DeepGenPipeline
@@ -261,6 +262,9 @@ def test_validation_logs_fixed_levels_draws_pictures_and_leaves_training_as_it_w
     assert lines[0]["validation/edit"] == pytest.approx(mean, rel=1e-3)
     images = sorted((tmp_path / "looking" / "samples").iterdir())
     assert [image.name for image in images] == ["step-00000001.png", "step-00000002.png"]
+    drawn = read_records(images[0])
+    assert [record.seed for record in drawn] == list(range(len(drawn)))
+    assert drawn
     blind, seen = (
         load_file(latest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("blind", "looking")
     )

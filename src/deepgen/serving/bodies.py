@@ -110,7 +110,7 @@ async def _in_time(reading: Any, limits: Limits) -> Any:
 
     try:
         return await asyncio.wait_for(reading, limits.body_timeout_s)
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise ApiError(408, "the request took too long to arrive", code="request_timeout") from error
     except ClientDisconnect as error:
         raise ApiError(499, "the client left before its request was complete", code="cancelled") from error

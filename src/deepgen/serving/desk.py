@@ -129,7 +129,7 @@ class Desk:
             while True:
                 try:
                     event = await asyncio.wait_for(events.get(), _LOOK_S)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     event = None
                 if isinstance(event, Drawn):
                     drawn[event.index] = event
@@ -153,7 +153,7 @@ class Desk:
             while True:
                 try:
                     event = await asyncio.wait_for(events.get(), _PING_S)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     yield ": still drawing\n\n"
                     continue
                 yield event

@@ -1,6 +1,10 @@
 """Where a run's metrics go besides its log: TensorBoard, wandb or trackio, by name.
 
-Each package is imported when its tracker is made, so that a run without trackers needs none of them.
+The trackers are accelerate's. Three things are done here, because accelerate does them otherwise: a config
+is written as one table of text, where its TensorBoard tracker opens a second run that is named by the time;
+a picture goes to wandb and trackio through `log`, because its trackio tracker has no `log_images`; and a run
+is known again when it resumes. Each package is imported when its tracker is made, so that a run without
+trackers needs none of them.
 """
 
 from __future__ import annotations
@@ -8,91 +12,81 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
+import numpy as np
+from accelerate import PartialState
+from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL.Image import Image
 
 from deepgen.extras import Extra, missing_extra
 
 
-class Tracker(Protocol):
-    """Takes what a run reports."""
+class Tracker:
+    """Takes what a run reports, for one of accelerate's trackers; start it in the main process only."""
+
+    def __init__(self, tracker: Any) -> None:
+        PartialState()  # accelerate's logger wants it; a run has made it before
+        self._tracker = tracker
+        tracker.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Numbers of a step."""
-        ...
+        self._tracker.log(dict(metrics), step=step)
 
     def image(self, step: int, name: str, image: Image) -> None:
         """A picture of a step."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} does not say how it takes a picture")
 
     def close(self) -> None:
         """Write what is pending; nothing is logged afterwards."""
-        ...
+        self._tracker.finish()
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files in output_dir/tensorboard."""
 
     def __init__(self, output_dir: Path, config: Mapping[str, Any]):
         _require("tensorboard")
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._writer = SummaryWriter(str(output_dir / "tensorboard"))
+        super().__init__(TensorBoardTracker("tensorboard", output_dir))
         rows = "\n".join(f"| {name} | {value} |" for name, value in _flat(config).items())
-        self._writer.add_text("config", f"| field | value |\n|---|---|\n{rows}", 0)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar each."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        self._tracker.log({"config": f"| field | value |\n|---|---|\n{rows}"}, step=0)
 
     def image(self, step: int, name: str, image: Image) -> None:
         """Under the name, at the step."""
-        import numpy as np
-
-        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Flush the event file."""
-        self._writer.close()
+        pixels = np.asarray(image.convert("RGB"))[None]  # (1, H, W, 3)
+        self._tracker.log_images({name: pixels}, step=step, dataformats="NHWC")
 
 
-class Hosted:
-    """A package with wandb's interface: `init`, `Image`, and a run with `log` and `finish`.
+class Hosted(Tracker):
+    """wandb or trackio.
 
     The folder's name and a number kept in it name the run, so that a resumed run goes on where it was.
     Address and key are the package's own environment variables.
     """
 
-    def __init__(self, package: Extra, output_dir: Path, config: Mapping[str, Any], **options: Any):
-        self._package = _require(package)
+    def __init__(
+        self, package: Any, kind: Any, output_dir: Path, config: Mapping[str, Any], **options: Any
+    ) -> None:
+        self._package = package
         name = f"{output_dir.resolve().name}-{_number(output_dir)}"
-        self._run = self._package.init(
-            project="deepgen", name=name, config=_flat(config), resume="allow", **options
-        )
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """All numbers of a step at once."""
-        self._run.log(dict(metrics), step=step)
+        super().__init__(kind("deepgen", name=name, config=_flat(config), resume="allow", **options))
 
     def image(self, step: int, name: str, image: Image) -> None:
         """Under the name, at the step."""
-        self._run.log({name: self._package.Image(image)}, step=step)
-
-    def close(self) -> None:
-        """Upload the rest."""
-        self._run.finish()
+        self._tracker.log({name: self._package.Image(image)}, step=step)
 
 
 def _wandb(output_dir: Path, config: Mapping[str, Any]) -> Tracker:
     # wandb knows a run again by its id, trackio by its name
-    return Hosted("wandb", output_dir, config, id=_number(output_dir), dir=str(output_dir))
+    return Hosted(
+        _require("wandb"), WandBTracker, output_dir, config, id=_number(output_dir), dir=str(output_dir)
+    )
 
 
 def _trackio(output_dir: Path, config: Mapping[str, Any]) -> Tracker:
-    return Hosted("trackio", output_dir, config)
+    return Hosted(_require("trackio"), TrackioTracker, output_dir, config)
 
 
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
