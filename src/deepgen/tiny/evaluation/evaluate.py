@@ -197,7 +197,7 @@ def _write(
     write_report(read_results(folders), folder / "storybook.html")  # writes a .md of its own beside it
     (folder / "storybook.md").write_text(table(report), encoding="utf-8")
     rows = [row for name, result in results.items() for row in _rows(name, result, config)]
-    sheet([*rows, *chain_rows]).save(folder / "storybook.png")
+    sheet([*rows, *chain_rows], scale=1).save(folder / "storybook.png")
 
 
 def _rows(name: str, result: Mapping[str, Any], config: StorybookConfig) -> list[tuple[str, list[Tile]]]:
