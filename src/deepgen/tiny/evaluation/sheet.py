@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,7 +12,7 @@ from deepgen.tiny.render import CANVAS
 
 _GAP, _FRAME, _LABEL = 16, 4, 190
 _PAIRED_GAP = 2  # pixels between a source and its result
-_FONT, _LINE = 15, 18  # pixels of a letter and of a line of a caption
+_FONTS = {1: 12, 2: 15}  # pixels of a letter by scale
 _COLORS = {True: (0, 150, 60), False: (205, 30, 30), None: (170, 170, 170)}
 
 
@@ -29,19 +30,20 @@ class Tile:
 
 
 def sheet(
-    rows: Sequence[tuple[str, Sequence[Tile]]], *, caption_lines: int = 0, scale: int = 2
+    rows: Sequence[tuple[str, Sequence[Tile]]], *, caption_lines: int = 0, scale: Literal[1, 2] = 2
 ) -> Image.Image:
     """One row a label, its tiles from left to right, with at most so many lines of caption under each tile.
 
-    Pictures are enlarged by a whole number, since faces and letters are hard to judge at their own size. A
+    Pictures are twice as large with scale 2, since faces and letters are hard to judge at their own size. A
     row is as high as its longest caption needs; what is cut ends in "…".
     """
-    font = ImageFont.load_default(size=_FONT)
+    size = _FONTS[scale]
+    font, line_height = ImageFont.load_default(size=size), size + 3
     label = _LABEL if any(text for text, _ in rows) else _GAP
     box = scale * CANVAS + 2 * _FRAME
     captions = [[_caption(tile, box, caption_lines, font) for tile in tiles] for _, tiles in rows]
     heights = [
-        box + _LINE * max((len(lines) for lines in row), default=0) + _GAP + (2 if caption_lines else 0)
+        box + line_height * max((len(lines) for lines in row), default=0) + _GAP + (2 if caption_lines else 0)
         for row in captions
     ]
     width = label + max((_lefts(tiles, box)[-1] for _, tiles in rows), default=0)
@@ -49,14 +51,14 @@ def sheet(
     draw, top = ImageDraw.Draw(canvas), _GAP
     for (text, tiles), row_captions, height in zip(rows, captions, heights, strict=True):
         lines = _wrapped(text, label - 2 * _GAP, font)
-        draw.multiline_text((_GAP, top + box // 2 - _LINE // 2 * (lines.count("\n") + 1)), lines,
+        draw.multiline_text((_GAP, top + box // 2 - line_height // 2 * (lines.count("\n") + 1)), lines,
                             fill="black", font=font)  # fmt: skip
         for tile, left, caption in zip(tiles, _lefts(tiles, box), row_captions, strict=False):
             x = label + left
             draw.rectangle((x, top, x + box - 1, top + box - 1), fill=_COLORS[tile.is_right])
             canvas.paste(_fitted(tile.image, scale), (x + _FRAME, top + _FRAME))
             for number, line in enumerate(caption):
-                draw.text((x, top + box + 2 + number * _LINE), line, fill="black", font=font)
+                draw.text((x, top + box + 2 + number * line_height), line, fill="black", font=font)
         top += height
     return canvas
 
