@@ -13,7 +13,7 @@ from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.scene import STYLES, Style
 from deepgen.tiny.sprites import sprite
 
-LEAST_SHARE = 0.5  # of a thing that is said to be of a color
+LEAST_SHARE = 0.45  # of a thing that is said to be of a color
 CLEAR_SHARE = 0.75  # from here on a color that is not said is missing
 Test = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # What people call a color: hue in degrees, saturation and value in 0..1. Names overlap, as they do in use.
