@@ -28,7 +28,6 @@ STRIP = (
     ("riddle", "the animal that says moo"),
     ("edit that needs thought", "it starts to rain"),
 )
-_SCALE = 2
 
 
 def storybook_strip(pipe: Any, seed: int = 1) -> Image.Image:
@@ -41,8 +40,7 @@ def storybook_strip(pipe: Any, seed: int = 1) -> Image.Image:
         edited = {"image": scene} if name.startswith("edit") else {}
         image = scene if name == "scene" else pipe(prompt, seed=seed, **edited).images[0]
         tiles.append(Tile(image=image, caption=f"{name}: {prompt}"))
-    strip = sheet([("", tiles)], caption_lines=4)
-    return strip.resize((_SCALE * strip.width, _SCALE * strip.height), Image.Resampling.NEAREST)
+    return sheet([("", tiles)], caption_lines=4)
 
 
 def main() -> None:

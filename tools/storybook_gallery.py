@@ -56,9 +56,12 @@ def draw_tiles(
         seeds = [seed_of(seed, "gallery", item.id, 0) for item in items]
         for prompt, image in zip(chunk, model.draw(items, seeds, settings), strict=True):
             verdict = score_image(prompt.example.claim, image)
-            result = Tile(image=image, is_right=verdict.is_right, caption=prompt.text)
+            result = Tile(image=image, is_right=verdict.is_right)
             source = prompt.example.source
-            tiles.append([result] if source is None else [Tile(image=render(source)), result])
+            if source is None:
+                tiles.append([replace(result, caption=prompt.text)])
+            else:
+                tiles.append([Tile(image=render(source), caption=prompt.text, is_source=True), result])
     return tiles
 
 

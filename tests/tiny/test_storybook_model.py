@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,21 @@ from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.app import ServeConfig, make_app
 from deepgen.serving.engine import Engine, EngineConfig
+from deepgen.tiny.render import render
+from deepgen.tiny.scene import Scene, Thing
 from tiny.storybook_drawers import empty_drawer
 from tiny.storybook_pipeline import random_storybook
 
 ROOT = Path(__file__).parents[2]
 BEYOND = "seven giraffes and the word HELLO"
+CAT = Scene(ground="meadow", things=(Thing(noun="cat", cell=(0, 0)),))
+NOT_THERE = 'there is no "dog" in the picture, so the picture should stay as it is'
+
+
+def png(scene: Scene) -> bytes:
+    buffer = BytesIO()
+    render(scene).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +92,14 @@ def test_the_command_line_warns_and_draws_all_the_same(folder, tmp_path, capsys)
         main(["edit", "add a gorilla", str(tmp_path / "a.png"), *options[:-1], str(tmp_path / "b.png")]) == 0
     )
     assert 'no "gorilla"; the nearest thing it knows is "monkey"' in capsys.readouterr().err
+    render(CAT).save(tmp_path / "cat.png")
+    assert main(["edit", "remove the dog", str(tmp_path / "cat.png"), *options]) == 0
+    assert f"deepgen: {NOT_THERE}\n" in capsys.readouterr().err
+    row = {"prompt": "remove the dog", "image": [str(tmp_path / "cat.png")], "seed": 1}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    file = ["--file", str(tmp_path / "rows.jsonl")]
+    assert main(["generate", *file, *options[:-1], str(tmp_path / "drawn")]) == 0
+    assert f"line 1: {NOT_THERE}\n" in capsys.readouterr().err
 
 
 def test_the_server_puts_warnings_into_its_answer_and_none_into_the_record(storybook, tmp_path):
@@ -89,10 +108,14 @@ def test_the_server_puts_warnings_into_its_answer_and_none_into_the_record(story
         body = {"prompt": "a giraffe", "num_inference_steps": 1}
         answer = client.post("/v1/images/generations", json=body).json()
         known = client.post("/v1/images/generations", json={**body, "prompt": "a cat"}).json()
+        fields = {"prompt": "remove the dog", "num_inference_steps": "1"}
+        files = {"image": ("cat.png", png(CAT), "image/png")}
+        edited = client.post("/v1/images/edits", data=fields, files=files).json()
     assert answer["warnings"] == [
         'this model\'s world has no "giraffe"; the nearest thing it knows is "horse"'
     ]
     assert "warnings" not in known
+    assert edited["warnings"] == [NOT_THERE]
     (tmp_path / "a.png").write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
     record = read_record(tmp_path / "a.png")
     assert record is not None

@@ -16,7 +16,6 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from deepgen.tiny.nouns import FACING_NOUNS, NOUNS
 from deepgen.tiny.render import CANVAS, GROUND_COLORS, ground_array, ink, letter_left
 from deepgen.tiny.scene import (
     CELL,
@@ -25,15 +24,14 @@ from deepgen.tiny.scene import (
     MOST_THINGS,
     PLACES,
     ROWS,
-    SIZES,
-    STYLES,
     Cell,
     Ground,
     Scene,
     Thing,
     Word,
 )
-from deepgen.tiny.sprites import LETTER_SIDE, LETTERS, letter, sprite
+from deepgen.tiny.sprites import LETTER_SIDE, LETTERS, letter
+from deepgen.tiny.templates import Name, Templates, blur, world_templates
 
 MOST_PATCH_ERROR = 34.0  # of a 5x5 average, root of the mean square over channels, in 0..255
 MOST_ERROR = 30.0  # of single pixels of a cell, root mean square
@@ -41,7 +39,6 @@ _MOST_GROUND_ERROR = 30.0  # distance in RGB of a row's border from the color of
 _LEAST_PATCH = 10.0  # of the strongest 5x5 average in a cell, as above, from which on something stands there
 _GAINS = (0.72, 1.3)  # how strong a drawing may be, 1 = as drawn
 _MOST_MIXED = 0.3  # share of another drawing that may be mixed in
-_BLUR = 2.5  # sigma in pixels of the blurred drawing that must not explain a cell better
 _NEAR = 0.1  # share of a drawing's squared norm; nearer than this, it is not looked for at other places
 _SHORTLIST = 4
 _REACH = 1  # pixels that a thing may be off
@@ -68,8 +65,12 @@ class Reading:
         return Scene(ground=self.ground, things=self.things, word=self.word)
 
 
-def read(image: Image.Image | np.ndarray) -> Reading:
-    """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3))."""
+def read(image: Image.Image | np.ndarray, templates: Templates | None = None) -> Reading:
+    """Read one picture of the world, 96x96 RGB (a PIL image or uint8 (96, 96, 3)).
+
+    `templates` are what things are compared with, where they are more than the world's.
+    """
+    templates = world_templates() if templates is None else templates
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image).astype(np.float32)
     if pixels.shape != (CANVAS, CANVAS, 3):
         raise ValueError(
@@ -90,7 +91,7 @@ def read(image: Image.Image | np.ndarray) -> Reading:
         if not occupied:
             continue
         color = np.array(GROUND_COLORS[ground][row], dtype=np.float32)
-        found = {column: _read_cell(rest[band, _span(column)], color) for column in occupied}
+        found = {column: _read_cell(rest[band, _span(column)], color, templates) for column in occupied}
         word = _read_word(rest[band], color)
         if word.error < sum(_error_of(rest[band, _span(column)], match) for column, match in found.items()):
             explained[band] = word.pixels
@@ -164,7 +165,7 @@ def _patches(errors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Match:
-    name: tuple[str, str, str, str]
+    name: Name
     pixels: np.ndarray  # (32, 32, 3), on top of the ground
     is_sure: bool
 
@@ -177,75 +178,27 @@ class _WordMatch:
     is_sure: bool
 
 
-@cache
-def _names() -> list[tuple[str, str, str, str]]:
-    return [
-        (noun, style, size, facing)
-        for noun in NOUNS
-        for style in STYLES
-        for size in SIZES
-        for facing in (("left", "right") if noun in FACING_NOUNS else ("left",))
-    ]
-
-
-@cache
-def _drawings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of all things: colors (T, 3072), alpha (T, 1024), and the sums that norms on a ground need (T, 7)."""
-    tiles = np.stack([sprite(*name) for name in _names()])  # type: ignore[arg-type]  # (T, 32, 32, 4)
-    colors, alpha = tiles[..., :3], tiles[..., 3]
-    sums = np.concatenate(
-        [
-            (colors**2).sum((1, 2)),
-            (colors * alpha[..., None]).sum((1, 2)),
-            (alpha**2).sum((1, 2))[:, None],
-        ],
-        axis=1,
-    )
-    return colors.reshape(len(tiles), -1), alpha.reshape(len(tiles), -1), sums
-
-
-def _products(window: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """Inner product of a window (32, 32, 3) with every thing on a ground of that color: (T,).
-
-    A thing on a ground is `colors - alpha * ground`, so nothing has to be kept for each ground.
-    """
-    colors, alpha, _ = _drawings()
-    return colors @ window.ravel() - alpha @ (window @ color).ravel()
-
-
-@cache
-def _norms(color: tuple[float, ...]) -> np.ndarray:
-    """Squared norm of every thing on a ground of that color: (T,)."""
-    _, _, sums = _drawings()
-    base = np.array(color, dtype=np.float32)
-    return sums[:, :3].sum(1) - 2 * sums[:, 3:6] @ base + sums[:, 6] * (base @ base)
-
-
-def _thing(index: int, color: np.ndarray) -> np.ndarray:
-    tile = sprite(*_names()[index])  # type: ignore[arg-type]
-    return tile[..., :3] - tile[..., 3:] * color
-
-
-def _read_cell(window: np.ndarray, color: np.ndarray) -> _Match:
+def _read_cell(window: np.ndarray, color: np.ndarray, templates: Templates) -> _Match:
     """The thing nearest to a window (32, 32, 3) that the ground was taken from."""
     paper = tuple(color.tolist())
-    products = _products(window, color)
-    distances = _norms(paper) - 2 * products
+    products = templates.products(window, color)
+    distances = templates.norms(paper) - 2 * products
     best, shift = int(np.argmin(distances)), (0, 0)
-    least = float(((window - _thing(best, color)) ** 2).sum())
-    if least > _NEAR * _norms(paper)[best]:  # worth looking whether it is a pixel off
+    least = float(((window - templates.on(best, color)) ** 2).sum())
+    if least > _NEAR * templates.norms(paper)[best]:  # worth looking whether it is a pixel off
         for index in np.argpartition(distances, _SHORTLIST)[:_SHORTLIST]:
-            drawing = _thing(int(index), color)
+            drawing = templates.on(int(index), color)
             for moved in _shifts():
                 distance = float(((window - np.roll(drawing, moved, (0, 1))) ** 2).sum())
                 if distance < least:
                     best, shift, least = int(index), moved, distance
     centred = np.roll(window, (-shift[0], -shift[1]), (0, 1))
     if shift != (0, 0):
-        products = _products(centred, color)
-    drawing = _thing(best, color)
-    is_sure = _is_sharp(centred, best, color) and _is_alone(products, best, paper)
-    return _Match(_names()[best], np.roll(drawing, shift, (0, 1)), is_sure)
+        products = templates.products(centred, color)
+    drawing = templates.on(best, color)
+    is_sharp = _is_sharp(centred, drawing, templates.blurred_on(best, color))
+    is_sure = is_sharp and _is_alone(products, best, paper, templates)
+    return _Match(templates.names[best], np.roll(drawing, shift, (0, 1)), is_sure)
 
 
 @cache
@@ -254,25 +207,18 @@ def _shifts() -> list[tuple[int, int]]:
     return [(y, x) for y in reach for x in reach]
 
 
-def _is_sharp(window: np.ndarray, index: int, color: np.ndarray) -> bool:
+def _is_sharp(window: np.ndarray, drawing: np.ndarray, blurred_drawing: np.ndarray) -> bool:
     """Whether the drawing explains the window (32, 32, 3) better than the blurred drawing does."""
-    tile = _blurred_tile(index)
-    blurred = tile[..., :3] - tile[..., 3:] * color
-    return bool(((window - _thing(index, color)) ** 2).sum() <= ((window - blurred) ** 2).sum())
+    return bool(((window - drawing) ** 2).sum() <= ((window - blurred_drawing) ** 2).sum())
 
 
-@cache
-def _blurred_tile(index: int) -> np.ndarray:
-    return _blurred(sprite(*_names()[index]))  # type: ignore[arg-type]
-
-
-def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...]) -> bool:
+def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...], templates: Templates) -> bool:
     """Whether neither a weaker or stronger drawing nor another one mixed in explains the window much better.
 
     `products` are the window's with every thing. The share of another one that is mixed in is the
     projection of what the best drawing leaves over onto the difference of the two.
     """
-    norms, own = _norms(color), _own_products(best, color)
+    norms, own = templates.norms(color), templates.own_products(best, color)
     gain = float(products[best] / norms[best])
     if not _GAINS[0] < gain < _GAINS[1]:
         return False
@@ -280,26 +226,6 @@ def _is_alone(products: np.ndarray, best: int, color: tuple[float, ...]) -> bool
     along = (products - own) - (products[best] - own[best])
     differences[best] = np.inf
     return bool((along / differences).max() < _MOST_MIXED)
-
-
-@cache
-def _own_products(index: int, color: tuple[float, ...]) -> np.ndarray:
-    """Inner product of one thing with every thing, on a ground of that color: (T,). All take 10 MB."""
-    paper = np.array(color, dtype=np.float32)
-    return _products(_thing(index, paper), paper)
-
-
-def _blurred(drawing: np.ndarray) -> np.ndarray:
-    """Gaussian blur of (H, W, C), zero outside."""
-    reach = np.arange(-8, 9)
-    kernel = np.exp(-(reach**2) / (2 * _BLUR**2)).astype(np.float32)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        widths = [(8, 8) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(drawing, widths)
-        size = drawing.shape[axis]
-        drawing = sum(w * padded.take(range(i, i + size), axis) for i, w in enumerate(kernel))  # type: ignore
-    return drawing
 
 
 def _error_of(window: np.ndarray, match: _Match) -> float:
@@ -310,7 +236,7 @@ def _error_of(window: np.ndarray, match: _Match) -> float:
 def _letters() -> tuple[np.ndarray, np.ndarray]:
     """Coverage of the capitals, as drawn and blurred: (26, 768) each."""
     drawn = [letter(name) for name in LETTERS]
-    blurred = [_blurred(pixels[..., None]).ravel() for pixels in drawn]
+    blurred = [blur(pixels[..., None]).ravel() for pixels in drawn]
     return np.stack([pixels.ravel() for pixels in drawn]), np.stack(blurred)
 
 

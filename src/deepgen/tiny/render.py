@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS, Facing, Ground, Scene, Size, Style
-from deepgen.tiny.sprites import LETTER_SIDE, letter, sprite
+from deepgen.tiny.sprites import LETTER_SIDE, Drawings, letter, sprite
 
 Color = tuple[int, int, int]
 CANVAS = CELL * ROWS  # pixels of a side
@@ -53,15 +53,18 @@ def letter_left(num_letters: int) -> int:
     return (CANVAS - num_letters * LETTER_SIDE) // 2
 
 
-def render_array(scene: Scene) -> np.ndarray:
-    """The scene as uint8 (96, 96, 3)."""
+def render_array(scene: Scene, added: Drawings | None = None) -> np.ndarray:
+    """The scene as uint8 (96, 96, 3); `added` are drawings of nouns that the world has not."""
     colors = GROUND_COLORS[scene.ground]
     canvas = ground_array(scene.ground).copy()
     for thing in scene.things:
         top, left = thing.cell[0] * CELL, thing.cell[1] * CELL
-        canvas[top : top + CELL, left : left + CELL] = _thing_tile(
-            thing.noun, thing.style, thing.size, thing.facing, colors[thing.cell[0]]
-        )
+        color = colors[thing.cell[0]]
+        if added and thing.noun in added:
+            tile = _on_ground(added[thing.noun][thing.size], color)
+        else:
+            tile = _thing_tile(thing.noun, thing.style, thing.size, thing.facing, color)
+        canvas[top : top + CELL, left : left + CELL] = tile
     if scene.word is not None:
         top, left = scene.word.row * CELL, letter_left(len(scene.word.text))
         for place, name in enumerate(scene.word.text):
@@ -70,9 +73,9 @@ def render_array(scene: Scene) -> np.ndarray:
     return canvas
 
 
-def render(scene: Scene) -> Image.Image:
+def render(scene: Scene, added: Drawings | None = None) -> Image.Image:
     """The scene as a 96x96 RGB picture."""
-    return Image.fromarray(render_array(scene))
+    return Image.fromarray(render_array(scene, added))
 
 
 @cache
@@ -84,7 +87,10 @@ def ground_array(ground: Ground) -> np.ndarray:
 
 @cache
 def _thing_tile(noun: str, style: Style, size: Size, facing: Facing, ground: Color) -> np.ndarray:
-    drawing = sprite(noun, style, size, facing)
+    return _on_ground(sprite(noun, style, size, facing), ground)
+
+
+def _on_ground(drawing: np.ndarray, ground: Color) -> np.ndarray:
     pixels = drawing[..., :3] + (1 - drawing[..., 3:]) * np.array(ground, dtype=np.float32)
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -14,6 +15,8 @@ from deepgen.tiny.scene import CELL, SIZES, STYLES, Facing, Size, Style
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER_SIDE = 24  # pixels
 _COLUMNS = 16
+# Of nouns that the world has not, a tile a size as `sprite` returns it.
+Drawings = Mapping[str, Mapping[Size, np.ndarray]]
 
 
 @cache

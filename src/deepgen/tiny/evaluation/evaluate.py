@@ -155,10 +155,14 @@ def _chains(
     folder = config.output_dir / NAME.replace(" ", "-")
     say(f"storybook: {NAME}")
     drawn = draw_chains(model, chains, config.settings, folder, config.batch_size)
-    rows = [
-        (NAME if place == 0 else "", [Tile(image=image, is_right=right) for image, right in row])
-        for place, row in enumerate(chain_sheet(chains, drawn))
-    ]
+    rows = []
+    for place, (chain, row) in enumerate(zip(chains, chain_sheet(chains, drawn), strict=False)):
+        texts = ["", *(step.text for step in chain.steps)]
+        tiles = [
+            Tile(image=image, is_right=right, caption=text)
+            for (image, right), text in zip(row, texts, strict=True)
+        ]
+        rows.append((NAME if place == 0 else "", tiles))
     return score_chains(chains, drawn), rows
 
 
@@ -202,7 +206,7 @@ def _write(
     write_report(read_results(folders), folder / "storybook.html")  # writes a .md of its own beside it
     (folder / "storybook.md").write_text(table(report), encoding="utf-8")
     rows = [row for name, result in results.items() for row in _rows(name, result, config)]
-    made = sheet([*rows, *chain_rows])
+    made = sheet([*rows, *chain_rows], caption_lines=4, scale=1)
     save_png(made, folder / "storybook.png", read_records(made))
 
 
@@ -219,7 +223,9 @@ def _rows(name: str, result: Mapping[str, Any], config: StorybookConfig) -> list
         if len(tiles) + (1 if source is None else 2) > _TILES:
             continue
         if source is not None:
-            tiles.append(Tile(image=render(source)))
+            tiles.append(Tile(image=render(source), caption=prompt.text, is_source=True))
         with Image.open(config.output_dir / f"storybook-{name}" / item["pictures"][0]) as image:
-            tiles.append(Tile(image=image.convert("RGB"), is_right=item["rows"][0]["is_right"]))
+            is_right = item["rows"][0]["is_right"]
+            caption = prompt.text if source is None else ""
+            tiles.append(Tile(image=image.convert("RGB"), is_right=is_right, caption=caption))
     return list(rows.items())

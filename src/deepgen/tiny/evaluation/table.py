@@ -20,8 +20,9 @@ def table(report: StorybookReport) -> str:
     lines = [
         f"# Storybook: {report.model}",
         "",
-        f"{report.num_prompts} held-out prompts a kind where there are as many, {report.num_seeds} pictures "
-        f"of each, seed {report.seed}, {report.num_steps or 'default'} steps. Shares of right pictures on "
+        f"{report.num_prompts} held-out prompts a kind where there are as many, "
+        f"{report.num_seeds} picture{'s' * (report.num_seeds != 1)} of each, "
+        f"seed {report.seed}, {report.num_steps or 'default'} steps. Shares of right pictures on "
         "prompts that training never draws, with 95 % Wilson intervals over distinct prompts. Beside them: "
         "the same by level, in brackets the look-up; prompts that training may draw; the direct wording; the "
         "look-up, which is what the picture of the nearest training prompt reaches.",
