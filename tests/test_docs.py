@@ -132,6 +132,52 @@ def defined_names(path: Path) -> set[str]:
     return names
 
 
+def missing_names(text: str) -> list[str]:
+    """Dotted names of modules, functions and classes of ours that a text names and that are not there."""
+    missing = []
+    for name in set(re.findall(r"(?<![\w./-])deepgen(?:\.[A-Za-z_]\w*)+(?!\w*\()", text)):
+        parts, path = name.split(".")[1:], SOURCE
+        while parts and (path / parts[0]).is_dir():
+            path /= parts.pop(0)
+        if parts and (path / f"{parts[0]}.py").is_file():
+            path /= f"{parts.pop(0)}.py"
+        file = path if path.is_file() else path / "__init__.py"
+        if not file.is_file() or (parts and ".".join(parts) not in defined_names(file)):
+            missing.append(name)
+    return sorted(missing)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)
+def test_dotted_names_of_a_page_are_there(page: Path) -> None:
+    assert not missing_names(page.read_text())
+
+
+def test_a_dotted_name_that_is_gone_is_found() -> None:
+    text = "`deepgen.train.loop`, `deepgen.training.loop.train`, `deepgen.training.loop.Engine`, deepgen.cli"
+    assert missing_names(text) == ["deepgen.train.loop", "deepgen.training.loop.Engine"]
+
+
+def missing_imports(path: Path) -> list[str]:
+    """Modules of ours that a file imports and that are not there."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    ours = [name for name in names if name.startswith("deepgen.")]
+    files = {name: SOURCE.joinpath(*name.split(".")[1:]) for name in ours}
+    return sorted(
+        name for name in ours if not (files[name].is_dir() or files[name].with_suffix(".py").is_file())
+    )
+
+
+def test_scripts_import_modules_of_today() -> None:
+    scripts = [path for path in CODE if path.suffix == ".py" and SOURCE not in path.parents]
+    assert len(scripts) > 30
+    found = {str(path.relative_to(ROOT)): missing_imports(path) for path in scripts}
+    assert not {path: names for path, names in found.items() if names}
+
+
 def places(line: str) -> list[tuple[Path, list[str]]]:
     """Files and folders of a table's row, each with the names that stand behind it: `a.py`: `f`, `g`."""
     found: list[tuple[Path, list[str]]] = []
