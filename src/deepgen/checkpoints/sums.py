@@ -1,4 +1,4 @@
-"""SHA256SUMS: what every file of a saved model must be, in the format of the program `sha256sum`.
+"""SHA256SUMS files: the sums of every file of a saved model, in the format of the program `sha256sum`.
 
 A damaged file of weights can load without complaint and draw noise. So whatever we save says its own sums,
 and `sha256sum -c SHA256SUMS` checks them without this package. The list is written beside its final name and

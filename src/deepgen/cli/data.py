@@ -1,4 +1,4 @@
-"""`deepgen data`: look at training data, count it, convert it, encode it, before anything is trained."""
+"""`deepgen data`: inspect, count, convert and encode training data before training."""
 
 from __future__ import annotations
 

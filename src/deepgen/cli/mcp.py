@@ -1,4 +1,4 @@
-"""`deepgen mcp`: tools that draw and edit, for agents that speak the Model Context Protocol."""
+"""`deepgen mcp`: a Model Context Protocol server with tools that draw and edit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mcp(NamedModelOptions):
     """Let the agent edit files of this folder; repeat for several."""
 
     def run(self) -> int:
-        """Exit code 0 once the agent is gone, or the server was told to stop."""
+        """Exit code 0 once the agent has disconnected, or the server was stopped."""
         from deepgen.serving.keys import ApiKeys
         from deepgen.serving.mcp_tools import Folders, Painter, check_installed, make_tools
 

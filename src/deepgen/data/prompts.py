@@ -1,4 +1,4 @@
-"""Prompts without pictures of their own, for reinforcement learning: weighted sets, and what each is worth.
+"""Prompts for reinforcement learning: weighted sets without target pictures, and the rewards of each.
 
     root: /data/prompts                     # where relative paths start; the file's own folder without it
     sampling_mode: sample_proportional      # or weight_only

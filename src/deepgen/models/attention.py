@@ -95,7 +95,7 @@ class JointAttentionProcessor:
         )
 
     def _is_default(self) -> bool:
-        """Whether nobody asked for a backend, nor divides the tokens among processes."""
+        """Whether no backend was chosen and the tokens are not divided among processes."""
         active, _ = _AttentionBackendRegistry.get_active_backend()
         unasked = self._attention_backend is None and self._parallel_config is None
         return unasked and active == AttentionBackendName.NATIVE

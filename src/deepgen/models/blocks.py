@@ -1,12 +1,12 @@
-"""The DiT's blocks: diffusers' joint block with fewer passes over memory, and without what nobody reads.
+"""The DiT's blocks: diffusers' joint block with fewer passes over memory, and without unused outputs.
 
 Submodules, their names and their order are diffusers'; the arithmetic is, too, up to rounding. What differs:
 
 - Scale, shift and gate of a block depend on the noise level and the pooled condition alone. They may come
   precomputed, for many steps at once, so that a third of the weights is not read in every step.
 - A modulated norm is one pass after the norm, a gated sum one pass (`addcmul`).
-- Of the last block only the target's tokens are read. Where it is told so it computes only those: its
-  references and its context serve as keys and values.
+- Of the last block only the target's tokens are read. It can compute those alone: its references and its
+  context then serve as keys and values only.
 """
 
 from __future__ import annotations

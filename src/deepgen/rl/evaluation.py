@@ -1,4 +1,4 @@
-"""Looking at a policy while it learns: fixed prompts, fixed seeds, the model's own sampler, and the rewards.
+"""Evaluation of the policy during training: fixed prompts and seeds, the model's own sampler, the rewards.
 
 Training draws stochastic steps, few of them and mostly without guidance; what a user gets is drawn here.
 """

@@ -1,4 +1,4 @@
-"""Which guidance suits a model: the same prompts drawn with several scales, and judged.
+"""Search for the best guidance scale: the same prompts drawn with several scales, and scored.
 
 Rewards that saw pictures drawn without guidance move part of its work into the weights, and a model that then
 draws with the scale it had before may overdo it. The scale is a number in the model's folder, and can follow.

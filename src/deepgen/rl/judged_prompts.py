@@ -1,4 +1,4 @@
-"""Prompts, and the panel of rewards they are judged by."""
+"""Opening prompts together with the reward ensemble that scores their pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the policy has moved from the reference it started from."""
+"""KL divergence of the policy from the reference it started from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objectives on recorded steps share: a clipped ratio of new to old, and a KL to the reference."""
+"""Base of the objectives on recorded steps: a clipped ratio of new to old, and a KL to the reference."""
 
 from __future__ import annotations
 

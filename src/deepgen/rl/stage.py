@@ -61,7 +61,7 @@ class RLStage:
         mixture: data of the supervised loss that is mixed in; None where none is.
 
     Attributes:
-        buffer: the last rollout, with what it is worth.
+        buffer: the last rollout, with its rewards and advantages.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class RLStage:
     # --- score ----------------------------------------------------------------------------------------------
 
     def score(self, number: int, rollouts: Sequence[Rollout]) -> RolloutBuffer:
-        """Wait for the rewards, and say what each image is worth; flat groups are replaced if configured."""
+        """Wait for the rewards and compute advantages; flat groups are replaced if configured."""
         config, rollouts, started = self.config, list(rollouts), time.perf_counter()
         if (number + 1) * config.updates_per_rollout < config.num_steps:
             with self.supervised.autocast():
@@ -184,7 +184,7 @@ class RLStage:
         return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
 
     def compare(self, own: RewardBatch) -> tuple[RewardBatch, AdvantageBatch]:
-        """Gather the scores of all processes and say what each image is worth beside the others."""
+        """Gather the scores of all processes and compute each image's advantage in its group."""
         rewards = RewardBatch.gather(self.processes.gather(own))
         groups = rewards.numbers // self.config.group_size
         table = [

@@ -1,4 +1,4 @@
-"""A rollout: from noise to pictures, with the steps that will be trained on the record.
+"""Sampling of a rollout: from noise to pictures, recording the steps that will be trained.
 
 Any callable is a policy here; the caller brings the model. Steps of the window are stochastic and have a
 log-prob; the others follow the ODE. What was drawn is rounded to the stored precision first and scored then,

@@ -1,4 +1,4 @@
-"""Stochastic samplers: one denoising step as a Gaussian whose density can be asked for later.
+"""Stochastic samplers: one denoising step as a Gaussian whose log-probability can be computed later.
 
 Reinforcement learning needs a policy that draws: a mean, a standard deviation and the log-prob of what was
 drawn. All three samplers here are an Euler step of the probability-flow ODE, plus a pull away from the

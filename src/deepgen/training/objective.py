@@ -34,7 +34,7 @@ class TrainingBatch:
         clean: target latents, (B, C, h, w), or B tensors (C, h, w) of different sizes.
         noise: like `clean`.
         sigma: noise levels, (B,), 1 = noise.
-        timestep: what the DiT is told, 1000 * sigma, (B,).
+        timestep: the DiT's input, 1000 * sigma, (B,).
         weights: of the samples' squared errors, (B,).
         pixels: per sample, its references for the VLM, (3, H, W) in [-1, 1]; None for text to image.
         references: per sample, the clean latents of its references (C, h, w).

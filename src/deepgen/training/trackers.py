@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides its log: TensorBoard, wandb or trackio, by name.
+"""Experiment trackers for a run's metrics: TensorBoard, wandb or trackio, by name.
 
 Each package is imported when its tracker is made, so that a run without trackers needs none of them.
 """
