@@ -116,7 +116,7 @@ class SamplingState:
 
     def move(self, velocity: Tensor) -> None:
         """Take a step with the velocities (B, C, h, w) of its samples."""
-        given = velocity.float() if self.is_float32 else velocity
+        given = velocity.float() if self.is_float32 else velocity  # (B, C, h, w)
         timestep = self.solver.timesteps[self.step]
         latents = self.solver.step(given, timestep, self.latents, return_dict=False)[0]  # (B, C, h, w)
         if self.kept is not None:
