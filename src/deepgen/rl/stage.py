@@ -57,7 +57,7 @@ class RLStage:
         processes: this process among the others.
         pipe: the model; its parts are changed in place.
         mix: prompts.
-        panel: rewards.
+        ensemble: rewards.
         mixture: data of the supervised loss that is mixed in; None where none is.
 
     Attributes:
@@ -70,10 +70,16 @@ class RLStage:
         processes: Processes,
         pipe: DeepGenPipeline,
         mix: PromptMix,
-        panel: RewardEnsemble,
+        ensemble: RewardEnsemble,
         mixture: Mixture | None = None,
     ) -> None:
-        self.config, self.processes, self.pipe, self.mix, self.panel = config, processes, pipe, mix, panel
+        self.config, self.processes, self.pipe, self.mix, self.ensemble = (
+            config,
+            processes,
+            pipe,
+            mix,
+            ensemble,
+        )
         self.supervised = SupervisedStage(config, processes, pipe, mixture)
         self.modules, self.device = self.supervised.modules, self.supervised.device
         pipe.set_progress_bar_config(disable=True)
@@ -86,7 +92,7 @@ class RLStage:
             device=self.device,
         )
         self.rollout_sampler = RolloutSampler(
-            config, processes, self.policy, self.objective, mix, panel, self.supervised.dtype
+            config, processes, self.policy, self.objective, mix, ensemble, self.supervised.dtype
         )
         self.policy_steps = PolicySteps(config, self.policy, self.objective, self.device)
         self.period = config.updates_per_rollout  # a run is stopped and saved between rollouts only
@@ -175,7 +181,7 @@ class RLStage:
         """
         rewards, problem = None, ""
         try:
-            rewards = self.panel.collect()
+            rewards = self.ensemble.collect()
         except TooManyFailures as error:
             problem = str(error)
         problems = [found for found in self.processes.gather(problem) if found]
@@ -269,11 +275,11 @@ class RLConfig(RLSettings):
             raise ValueError(
                 "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
             )
-        mix, panel = open_judged_prompts(self.prompts, self.rewards, self.panel)
+        mix, ensemble = open_judged_prompts(self.prompts, self.rewards, self.panel)
         mixture = None
         if self.sft_coef:
             if self.data is None:
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
             mixture = open_mixture(self.data, self.data_root)
         pipe = self.start.load(self.dtype(processes.device))
-        return RLStage(self, processes, pipe, mix, panel, mixture)
+        return RLStage(self, processes, pipe, mix, ensemble, mixture)
