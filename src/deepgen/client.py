@@ -46,7 +46,7 @@ _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 class ClientError(Exception):
-    """The server did not do what it was asked."""
+    """A request failed."""
 
 
 class ServerUnreachable(ClientError):

@@ -47,7 +47,7 @@ def write_sums(
 
 
 def write_list(folder: Path, sums: Mapping[str, str]) -> Path:
-    """Write these sums, by file name, as the folder's SHA256SUMS; it replaces an older one at once."""
+    """Write these sums, by file name, as the folder's SHA256SUMS; it replaces an older one atomically."""
     target, unfinished = folder / SUMS, folder / f".{SUMS}.{os.getpid()}"
     try:
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:

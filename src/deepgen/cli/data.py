@@ -195,7 +195,7 @@ class CacheData(DataChoice):
     process: int = 0
     """Where several share the work: which one this is, from 0."""
     num_processes: int = 1
-    """How many share the work; each makes files of its own."""
+    """How many processes share the work; each writes its own files."""
 
     def run(self) -> int:
         """Exit code 0 once every row of this process is kept or known to be unusable."""

@@ -30,7 +30,7 @@ class Mcp(NamedModelOptions):
     http: bool = False
     """Listen for agents at http://HOST:PORT/mcp (streamable HTTP) instead of stdin and stdout."""
     host: str = "127.0.0.1"
-    """The address to listen on with --http; others than this machine's own ask for keys."""
+    """The address to listen on with --http; one that other machines can reach needs keys."""
     port: int = 8001
     """The port to listen on with --http; 0 takes a free one."""
     api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None

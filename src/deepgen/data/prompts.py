@@ -49,7 +49,7 @@ _FORMATS = (".txt", ".jsonl", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What one group is asked to draw.
+    """The prompt of one group of images.
 
     Attributes:
         text: a caption, or the instruction of an edit.

@@ -63,7 +63,7 @@ class JudgeBenchmark(Benchmark):
     side = 0  # longest side of a picture as JPEG; 0: PNG as it is
 
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
-        """What is asked about one picture."""
+        """The questions about one picture."""
         raise NotImplementedError(f"{self.name} does not say what it asks")
 
     def read(self, item: Item, key: str, reply: str) -> Any:
