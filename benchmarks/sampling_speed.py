@@ -151,7 +151,7 @@ def work() -> None:
                 "4 images served together": _timed(lambda: served(4)),
                 "rollout": _timed(lambda number=number: stage.sample(number)),
             }
-            stage.panel.collect()  # so that rewards of this round do not take from the next
+            stage.ensemble.collect()  # so that rewards of this round do not take from the next
             print(json.dumps(found), file=answers, flush=True)
 
 

@@ -46,11 +46,11 @@ _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 class ClientError(Exception):
-    """The server did not do what it was asked."""
+    """A request failed."""
 
 
 class ServerUnreachable(ClientError):
-    """Nobody answers at this address, or the connection broke on every try."""
+    """No server answers at this address, or the connection broke on every try."""
 
 
 class RequestFailed(ClientError):
@@ -169,7 +169,7 @@ GivenImage = Union["ImageSource", DrawnImage]
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a client bears a server that is busy or gone.
+    """Time-outs and retries of a client while a server is busy or not reachable.
 
     Attributes:
         timeout: seconds a server may be silent within one try.
@@ -245,7 +245,7 @@ class Client:
         seed: int | None = None,
         **fields: Any,
     ) -> list[DrawnImage]:
-        """Change a picture as told, or make one from several.
+        """Change a picture by an instruction, or make one from several.
 
         `images` are paths, bytes of files, Pillow pictures, arrays, tensors, pictures the server drew, or
         addresses, which the server may refuse. `mask` is as large as the first and transparent where that may
@@ -276,7 +276,7 @@ class Client:
             path, more = "/v1/images/edits", {**more, **_references(images, mask)}
         elif mask is not None:
             raise ValueError("a mask says what of a picture may change; give the picture as images")
-        # Checked here and not in the generator, which would tell only once somebody iterates.
+        # Checked here and not in the generator, which raises only when it is iterated over.
         return self._events(path, _body(prompt, n, size, seed, {**fields, **more}), n)
 
     def model(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options by name: a frozen dataclass says what may be set, a file or a command line says what is.
+"""Options from files and command lines, checked against the fields of a frozen dataclass.
 
 Whatever lives in a folder as a registry (data sources, rewards) is checked here, all problems at once.
 """

@@ -1,4 +1,4 @@
-"""From noise to clean latents: the run of a pipeline's call, and what diffusers' callbacks see of it.
+"""The denoising loop of a pipeline's call, and its callbacks as in diffusers.
 
 What a callback or a caching technique asks of a pipeline (`current_timestep`, `guidance_scale`,
 `num_timesteps`, `interrupt`, ...) are properties of the run under way, kept here as diffusers' own pipelines

@@ -1,4 +1,4 @@
-"""Prompts to conditions: tokens, the VLM, the connector.
+"""Encoding of prompts to conditions: tokens, the VLM, the connector.
 
 What a prompt is padded to is part of its meaning, so this decides which samples are padded to what; a prompt
 that is too long is cut, and it is said what was left out.
@@ -58,7 +58,7 @@ class EncodingMixin:
     @property
     def max_prompt_tokens(self) -> int | None:
         """How many tokens of a prompt are read; None: what the VLM's context holds. What is left out of a
-        longer one is told (`PromptCut`). May be set, and is saved with the pipeline.
+        longer one is reported (`PromptCut`). May be set, and is saved with the pipeline.
         """
         return self.config.max_prompt_tokens
 
@@ -183,7 +183,7 @@ class EncodingMixin:
         Args:
             prompts: without their template.
             pixels: per prompt, its references, see `encode_prompt`.
-            name: of the argument, for what is told.
+            name: of the argument, for messages.
             tokenizer: a copy to count with, from another thread; default the pipeline's.
 
         Returns:

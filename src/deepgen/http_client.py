@@ -1,4 +1,4 @@
-"""What our HTTP clients share: how one is made, when another try is made, and the pauses between tries."""
+"""Shared part of our HTTP clients: construction, which failures are retried, and the pauses between tries."""
 
 from __future__ import annotations
 

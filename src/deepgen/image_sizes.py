@@ -1,4 +1,4 @@
-"""Sizes: what a model can draw, what a call draws, and how large references are read.
+"""Picture sizes: which a model can draw, which a call draws, and how large references are read.
 
 An edit comes back in the geometry of its source: it is drawn at the nearest size the model has, and brought
 back afterwards.

@@ -1,4 +1,4 @@
-"""Edits that keep what a mask does not give free.
+"""Masked edits: everything outside the mask is kept.
 
 At every step the latents outside the mask are put back on the straight path from noise to the source, so that
 what is drawn inside fits to it; at the end the source's own pixels are laid over the result. The model knows

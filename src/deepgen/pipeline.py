@@ -1,4 +1,4 @@
-"""The pipeline: prompts and pictures in, pictures out.
+"""The diffusers pipeline: prompts and pictures in, pictures out.
 
 Everything a diffusers pipeline does works here, because every part is registered. What is ours: which samples
 are padded to what, so that a picture does not depend on its batch-mates; references, which the VLM reads as

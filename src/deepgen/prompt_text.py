@@ -1,4 +1,4 @@
-"""What counts as a prompt, for the command line, the server and the pipeline, and what is said of a cut one.
+"""Validation of prompt texts for command line, server and pipeline, and the warning about a cut one.
 
 An empty prompt that was given on purpose draws, as it does in the original: the model was also trained
 without a description. A prompt that is missing is a mistake and is refused. Loads no library, so

@@ -1,4 +1,4 @@
-"""What diffusers promises of a pipeline's folder and of its parts.
+"""Saving and loading of pipeline folders, as diffusers documents it.
 
 A folder says by itself which class draws with it. Parts handed from pipeline to pipeline, as in
 `DeepGenPipeline(**pipe.components)`, bring its settings (`defaults`, ...) along, so that the new one draws

@@ -1,4 +1,4 @@
-"""Small values that cross borders between packages."""
+"""Small dataclasses that several packages share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True)
 class Condition:
-    """What the DiT is told about each sample.
+    """The DiT's condition of each sample.
 
     Attributes:
         prompt_embeds: (B, L, joint_attention_dim).

@@ -1,4 +1,4 @@
-"""Worlds: what a small model says that it draws, by the name in its model_index.json.
+"""Worlds: the domain that a small model draws, by the name in its model_index.json.
 
 A model without a name there, as every model of real pictures is, has no world, and nothing is said of its
 prompts.

@@ -384,8 +384,8 @@ def test_the_next_rollouts_prompts_are_read_while_rewards_judge(
     made = stage(pipe, trains_connector=trains_connector, num_steps=2)
     ask, events = made.policy.encode, []
     made.policy.encode = lambda prompts, *rest: events.append(prompts[0].text) or ask(prompts, *rest)
-    collect = made.panel.collect
-    made.panel.collect = lambda: events.append("collect") or collect()
+    collect = made.ensemble.collect
+    made.ensemble.collect = lambda: events.append("collect") or collect()
     buffers = [explore(made, 0), explore(made, 1)]
     first, second = (one.rollouts[0].prompts[0].prompt.text for one in buffers)
     # A prompt that a step would read in another way is not read before it; the last rollout has no next one.

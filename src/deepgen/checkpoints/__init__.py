@@ -1,1 +1,1 @@
-"""Weights on disk: formats, reading, conversion, checks, base models, LoRA files, plans for memory."""
+"""Weights on disk: formats, reading, conversion, checks, base models, LoRA files, memory plans."""

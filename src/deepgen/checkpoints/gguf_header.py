@@ -1,4 +1,4 @@
-"""What a GGUF file seems to hold, read from its header without the package `gguf`.
+"""The tensors that a GGUF file declares, read from its header without the package `gguf`.
 
 A GGUF file holds the weights of one part and no configs, so it is never a model by itself. This says which
 part it seems to be and where to put it. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md

@@ -1,4 +1,4 @@
-"""What the files of a model should be, by sha256, and what they are.
+"""Expected and actual sha256 sums of a model's files.
 
 The expected sum comes from the folder's own SHA256SUMS, from the name the Hub's cache gives a file, from what
 the Hub's client noted when it downloaded, or from the table of the published files.

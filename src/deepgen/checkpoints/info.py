@@ -88,8 +88,8 @@ def info(
 ) -> CheckpointInfo:
     """Count a named architecture, or a checkpoint of any layout.
 
-    Raises FileNotFoundError or CheckpointError as `detect` does; an unknown name is told what names there
-    are.
+    Raises FileNotFoundError or CheckpointError as `detect` does; the error of an unknown name lists the
+    known ones.
     """
     if str(source) in ARCHITECTURES:
         return _of_architecture(ARCHITECTURES[str(source)])

@@ -1,4 +1,4 @@
-"""What a config may ask for, checked before anything of it is built.
+"""Upper limits of a config's sizes, checked before anything of it is built.
 
 A config is text that comes with a download. One that says a million layers would keep a machine busy, or fill
 its memory, long before the first missing key is noticed. So every number that sizes something has a limit,

@@ -1,4 +1,4 @@
-"""LoRA files as they are: found, opened, and taken apart into pairs of factors with their scale.
+"""Reading LoRA files: found, opened, and split into pairs of factors with their scale.
 
 Everything that can be said about a file without the model is said here, so that a file that is no LoRA, or
 a damaged one, is refused before gigabytes are loaded. Which modules of the model the pairs are for is the

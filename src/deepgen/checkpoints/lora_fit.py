@@ -1,4 +1,4 @@
-"""A LoRA meets the model: each pair of factors finds its layer, or the file is refused as a whole.
+"""Matching a LoRA file with the model: each pair of factors finds its layer, or the whole file is refused.
 
 Names, shapes and number ranges are checked here, before anything in the model changes.
 """

@@ -1,4 +1,4 @@
-"""Key names of LoRA files: every spelling that trainers write, taken apart.
+"""Parsing of key names in LoRA files, in every spelling that trainers write.
 
 A key names a module and a role. The roles are the two factors A (rank, in) and B (out, rank), and alpha:
 

@@ -1,4 +1,4 @@
-"""Strength of a LoRA: what a file, its metadata or its `adapter_config.json` say about rank and alpha.
+"""Rank and alpha of a LoRA, from its tensors, its metadata or its `adapter_config.json`.
 
 An update is s B A with s = alpha / rank, or alpha / sqrt(rank) where the settings say rank-stabilised
 (https://arxiv.org/abs/2312.03732). PEFT writes one alpha and patterns for the modules that differ; kohya

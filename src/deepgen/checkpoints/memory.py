@@ -1,4 +1,4 @@
-"""Plans for small memories: which parts are stored in how many bits, where they wait, how the VAE works.
+"""Memory plans: how many bits each part is stored in, where it waits while unused, and whether the VAE tiles.
 
 What a plan needs is computed from the real sizes of the parts on the meta device; nothing is loaded. Plans
 that draw the same picture (16 bits, whatever waits in main memory) come before those that change it a little

@@ -1,4 +1,4 @@
-"""Tensor names: every spelling found in released files, translated to ours and back.
+"""Translation of tensor names: every spelling found in released files, to ours and back.
 
 Released files are one flat dictionary: `transformer.*`, `connector.*`, `projector_{1,2,3}.*`, `meta_queries`,
 and under `lmm.` whatever was saved of the VLM, in one of two generations of the transformers library. Ours

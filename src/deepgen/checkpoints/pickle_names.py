@@ -1,4 +1,4 @@
-"""What the names in a pickle stand for: tensors of torch, plain containers, and inert objects for the rest.
+"""Stand-ins for the names in a pickle: tensors of torch, plain containers, and inert objects for the rest.
 
 Nothing is imported by a name. The few names that torch writes for a tensor, a storage or a number format are
 listed here, and each gives a description of where the numbers lie; calling any other name gives an `Inert`,

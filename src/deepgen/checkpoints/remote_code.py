@@ -1,4 +1,4 @@
-"""The small module in every folder we save, by which diffusers finds our pipeline's class.
+"""The small Python module written into every saved folder, by which diffusers finds our pipeline's class.
 
 `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` imports the module that `_class_name` in
 model_index.json names first, and takes the class it names second. We ourselves never run a folder's module.

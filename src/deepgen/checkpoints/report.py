@@ -1,4 +1,4 @@
-"""What `deepgen verify` found, for people and for programs."""
+"""The report of `deepgen verify`, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pickled training run says about itself: enough to compare two files, and to find its settings.
+"""Settings and step recorded in a pickled training run: enough to compare two files.
 
 Everything is read as data. A pickle may refer to one object a million times, so walks are bounded.
 """

@@ -1,4 +1,4 @@
-"""What a pipeline writes carries SHA256SUMS, and the folders it reads adapters from stay in their folder."""
+"""Saved pipelines get a SHA256SUMS file, and adapters are read from within their own folder only."""
 
 from __future__ import annotations
 

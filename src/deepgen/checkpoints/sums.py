@@ -1,4 +1,4 @@
-"""SHA256SUMS: what every file of a saved model must be, in the format of the program `sha256sum`.
+"""SHA256SUMS files: the sums of every file of a saved model, in the format of the program `sha256sum`.
 
 A damaged file of weights can load without complaint and draw noise. So whatever we save says its own sums,
 and `sha256sum -c SHA256SUMS` checks them without this package. The list is written beside its final name and
@@ -47,7 +47,7 @@ def write_sums(
 
 
 def write_list(folder: Path, sums: Mapping[str, str]) -> Path:
-    """Write these sums, by file name, as the folder's SHA256SUMS; it replaces an older one at once."""
+    """Write these sums, by file name, as the folder's SHA256SUMS; it replaces an older one atomically."""
     target, unfinished = folder / SUMS, folder / f".{SUMS}.{os.getpid()}"
     try:
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:

@@ -1,4 +1,4 @@
-"""Torch files: what is in them and where its numbers lie, without running code and without loading.
+"""Torch files: their tensors and where the numbers lie, without running code and without loading.
 
 A file of torch since 1.6 is a zip with a pickle (`data.pkl`) and one uncompressed member for each storage;
 before, it was five pickles and then the storages one after the other. Both are opened as the pickled value in

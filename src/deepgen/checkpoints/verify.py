@@ -148,7 +148,7 @@ def _open_all(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, Lazy
 
 
 def _open_joined(layout: Layout, report: VerifyReport) -> dict[Path, dict[str, LazyTensor]]:
-    """The files of a DeepSpeed run, whose tensors lie across them: all are told under the first."""
+    """The files of a DeepSpeed run, whose tensors lie across them: all are reported under the first."""
     files = layout.files if layout.kind == "deepspeed-dir" else (*layout.files, *zero_files(layout.zero_dir))
     report.files = len(files)
     report.nbytes = sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""How the ranks of a DeepSpeed run divide its weights, and how the pieces become weights again.
+"""Joining the weights that the ranks of a DeepSpeed (ZeRO) run divided among them.
 
     ZeRO-1, 2   each group of parameters is one flat row, cut into one piece a rank; padding at its end
     ZeRO-3      each parameter is cut by itself, into equal pieces whose last is padded

@@ -1,4 +1,4 @@
-"""The command line: the table of commands, and what becomes of their errors.
+"""The command line: the table of commands, and how their errors become exit codes.
 
 An error one can expect (a missing file, a bad size, a full disk) is one line on stderr and exit code 2, or 1
 where a checkpoint or a LoRA cannot be used; DEEPGEN_DEBUG=1 shows where it came from. Ctrl-C ends with 130,

@@ -1,4 +1,4 @@
-"""`deepgen data`: look at training data, count it, convert it, encode it, before anything is trained."""
+"""`deepgen data`: inspect, count, convert and encode training data before training."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class CacheData(DataChoice):
     process: int = 0
     """Where several share the work: which one this is, from 0."""
     num_processes: int = 1
-    """How many share the work; each makes files of its own."""
+    """How many processes share the work; each writes its own files."""
 
     def run(self) -> int:
         """Exit code 0 once every row of this process is kept or known to be unusable."""

@@ -1,4 +1,4 @@
-"""What `generate` and `edit` share.
+"""The part of `generate` and `edit` that is the same: checks, drawing one picture after the other, saving.
 
 Everything is checked before the model is loaded; then one picture is drawn after the other, and each is kept
 as soon as it is done.

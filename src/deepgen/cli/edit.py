@@ -1,4 +1,4 @@
-"""`deepgen edit`: a picture changed as told, or made from several."""
+"""`deepgen edit`: change a picture by an instruction, or make one from several."""
 
 from __future__ import annotations
 

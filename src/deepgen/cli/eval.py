@@ -202,7 +202,7 @@ class EvalRun:
     judge_cache: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where replies are kept; default judge_cache in the output folder."""
     judge_concurrency: int = 8
-    """Questions at once."""
+    """Questions that the judge answers at the same time."""
     judge_per_minute: float = 0.0
     """Most questions a minute; 0 is no limit."""
     judge_prices: Annotated[tuple[float, float], arg(metavar="IN OUT")] = (0.0, 0.0)

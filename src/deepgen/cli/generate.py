@@ -1,4 +1,4 @@
-"""`deepgen generate`: a picture from words."""
+"""`deepgen generate`: draw a picture from text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From options to a pipeline that is ready to draw: device, number format, placement, LoRA, solver."""
+"""Loading a pipeline from command-line options: device, number format, placement, LoRA, solver."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
     if options.lora is not None:
         from deepgen.checkpoints.lora_files import read_lora
 
-        lora = read_lora(options.lora)  # before the model: a bad file is told at once
+        lora = read_lora(options.lora)  # before the model, so that a bad file is an error without waiting
     pipe = DeepGenPipeline.from_pretrained(options.model, **settings)
     if options.max_prompt_tokens is not None:
         pipe.max_prompt_tokens = options.max_prompt_tokens
@@ -261,7 +261,7 @@ def _widen(pipe: DeepGenPipeline, dtype: torch.dtype) -> None:
 
 
 def quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
-    """How diffusers is told to quantise a pipeline; the connector and the VAE are small and stay whole.
+    """The quantisation config that diffusers gets; the connector and the VAE are small and stay whole.
 
     int8 and fp8 are torchao's, which runs on CPUs too; nf4 is of bitsandbytes.
     """
@@ -289,7 +289,7 @@ def quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _paused_garbage_collector() -> Iterator[None]:
-    """Imports make a million objects that stay; looking through them in vain takes a fifth of the start.
+    """Imports make a million objects that stay; searching them for garbage takes a fifth of the start.
 
     What was imported is then frozen, so that it is not looked through later either, not even at exit.
     """

@@ -1,4 +1,4 @@
-"""`deepgen mcp`: tools that draw and edit, for agents that speak the Model Context Protocol."""
+"""`deepgen mcp`: a Model Context Protocol server with tools that draw and edit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mcp(NamedModelOptions):
     http: bool = False
     """Listen for agents at http://HOST:PORT/mcp (streamable HTTP) instead of stdin and stdout."""
     host: str = "127.0.0.1"
-    """The address to listen on with --http; others than this machine's own ask for keys."""
+    """The address to listen on with --http; one that other machines can reach needs keys."""
     port: int = 8001
     """The port to listen on with --http; 0 takes a free one."""
     api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -41,7 +41,7 @@ class Mcp(NamedModelOptions):
     """Let the agent edit files of this folder; repeat for several."""
 
     def run(self) -> int:
-        """Exit code 0 once the agent is gone, or the server was told to stop."""
+        """Exit code 0 once the agent has disconnected, or the server was stopped."""
         from deepgen.serving.keys import ApiKeys
         from deepgen.serving.mcp_tools import Folders, Painter, check_installed, make_tools
 

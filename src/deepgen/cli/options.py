@@ -1,4 +1,4 @@
-"""What `generate`, `edit` and `eval` can be asked about the model and the pictures."""
+"""Options of the model and of the pictures that `generate`, `edit` and `eval` share."""
 
 from __future__ import annotations
 

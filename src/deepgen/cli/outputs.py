@@ -1,6 +1,6 @@
-"""Where pictures go.
+"""Names and checks of output files and folders.
 
-Asked before a model is loaded, because a full disk is bad news after ten minutes of drawing.
+Checked before a model is loaded, so that a full disk is an error before ten minutes of drawing, not after.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the words that were typed to a command, and one line about what is wrong with them.
+"""Parsing of the command line, with every mistake reported in one line.
 
 tyro parses. What it prints about a mistake fills a screen and names options of every other command, so it is
 read here and put into one line. The near misses are looked for among the options of the command that was

@@ -1,4 +1,4 @@
-"""`generate --plan` and `edit --plan`: what a picture would take on a card, and the command that draws it."""
+"""`generate --plan` and `edit --plan`: time and memory of a picture, and the command that draws it."""
 
 from __future__ import annotations
 

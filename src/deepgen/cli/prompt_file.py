@@ -1,9 +1,9 @@
 """`deepgen generate --file`: many pictures from a file of prompts, on one process or many.
 
-A row is drawn in a call of its own and from its own seed, so a picture is the same whoever draws it: process
-r of n takes every n-th row. A picture appears under its name only when it is whole, and one that is there,
-whole and made as its row says, is not drawn again; so a run that was stopped goes on where it was. A row that
-cannot be read or drawn is named with its line, and the others are drawn.
+A row is drawn in a call of its own and from its own seed, so a picture does not depend on the process
+that draws it: process r of n takes every n-th row. A picture appears under its name only when it is whole,
+and one that is there, whole and made as its row says, is not drawn again; so a run that was stopped goes on
+where it was. A row that cannot be read or drawn is named with its line, and the others are drawn.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class TuneGuidance:
             guidance_search.check_scales(self.scales)
         if self.write:
             guidance_search.check_folder(Path(model))
-        mix, panel = open_judged_prompts(self.prompts, self.rewards, RewardEnsembleConfig())
+        mix, ensemble = open_judged_prompts(self.prompts, self.rewards, RewardEnsembleConfig())
         pipe = load_pipeline(ModelOptions(model=model, device=self.device, dtype=self.dtype))
         pipe.set_progress_bar_config(disable=True)
         prompts = guidance_search.fixed_prompts(mix, self.num_prompts)
@@ -201,7 +201,7 @@ class TuneGuidance:
         for result in guidance_search.try_scales(
             draw,
             prompts,
-            panel,
+            ensemble,
             scales,
             batch_size=self.batch_size,
             num_inference_steps=self.num_inference_steps,

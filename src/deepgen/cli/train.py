@@ -1,4 +1,4 @@
-"""`deepgen train`: run a recipe, plan it, draw its curves, hold it against its start, export what it made."""
+"""`deepgen train`: run a recipe, plan it, plot its curves, compare it with its start, export its model."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class TrainExport:
     weights: Literal["ema", "raw"] = "ema"
     """The moving averages, where the run kept them, or the last step's weights."""
     strength: float = 1.0
-    """How far from the model the run began with (0) to what it became (1); less forgets less."""
+    """Interpolation between the model at the start (0) and the trained one (1); smaller forgets less."""
     lora_file: bool = False
     """A file for --lora instead of a whole model."""
     native: bool = False

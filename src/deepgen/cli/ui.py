@@ -1,4 +1,4 @@
-"""`deepgen ui`: the page in a browser, of the server that runs or of one started for it."""
+"""`deepgen ui`: open the web page of a running server, or of one that is started for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Ui(Serve):
 
         self.check_model()
         if self.port == 0:
-            raise ValueError("--port 0 is an address nobody could look for; name a port, or leave it out")
+            raise ValueError(
+                "--port 0 picks any free port and a browser needs a known one; name it, or leave it out"
+            )
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
         if self.gradio:

@@ -1,7 +1,7 @@
-"""Bad rows: counted, written down once, and a reason to stop when there are too many.
+"""Counting of bad rows: each is logged once, and a run stops when their share passes a limit.
 
-Replacing them silently by other rows would change the mixture behind one's back, and with a wrong root folder
-it would go on for ever.
+Bad rows are not replaced silently by other rows: that would change the mixture without notice, and with a
+wrong root folder it would never end.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class BadRowTracker:
             self.judge()
 
     def judge(self) -> None:
-        """TooManyBadRows when the share has passed the limit; to be asked at the end of a run as well."""
+        """Raise TooManyBadRows when the share has passed the limit; call it at the end of a run, too."""
         if self.share <= self.limit:
             return
         examples = "; ".join(f"[{row.source}] {row.reason}" for row in self.first)

@@ -73,7 +73,7 @@ class MicroBatch:
         samples: global sample numbers, the key of all randomness.
         keys: "file:row" or "tar!member" of each, for errors and logs.
         moments: of target and references, where they come from a cache, (B, 2, C, h, w) each: mean and
-            deviation. Pictures nobody needs are then not read; they are on the meta device, all shape.
+            deviation. The pictures are then not read; they are on the meta device, shape only.
         features: of each reference, where a cache has them, (B, N, D).
     """
 
@@ -274,7 +274,7 @@ class _Row(NamedTuple):
 
 
 def _unread(size: Size) -> Tensor:
-    """In place of a picture that is not read: whoever asks for its values gets an error, not zeros."""
+    """Placeholder of a picture that is not read; using its values is an error, not zeros."""
     return torch.empty(3, *size, dtype=torch.uint8, device="meta")
 
 

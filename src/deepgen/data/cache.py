@@ -1,4 +1,4 @@
-"""What models make of pictures, kept on disk so that training need not make it again.
+"""Outputs of frozen models on disk (VAE moments, vision features), so that training need not compute them.
 
 A cache is a folder. `cache.json` says what it was made from and by; `shard-00000.safetensors` and so on hold
 so many rows each, counted through the sources in their order. A shard is written under another name and

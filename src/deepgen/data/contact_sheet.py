@@ -1,4 +1,4 @@
-"""A contact sheet: what a model would be shown and told, to be looked at before a month of training.
+"""A contact sheet of training samples: pictures and texts as a model would get them, for a look beforehand.
 
 Each tile has the pictures of one sample (references, an arrow, the target) in one strip, its text below, and
 where it comes from. A row that cannot be used has a tile too, with the reason in red.

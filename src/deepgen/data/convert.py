@@ -1,4 +1,4 @@
-"""Any source as one JSONL file of normalised records, with the size of every picture.
+"""Conversion of any source to one JSONL file of normalised records, with the size of every picture.
 
 Worth its minutes for large sets: with sizes in the manifest, batches are planned without opening a picture.
 Pictures that are files stay where they are; those inside tars or tables are written out beside the manifest.

@@ -69,7 +69,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """What the model is told and shown, and what it should draw.
+    """One training example: text, reference pictures, and the target picture.
 
     Attributes:
         key: "file:row" or "tar!member", for errors and logs.

@@ -1,4 +1,4 @@
-"""Fields of a record, taken out with a clear word about what is missing.
+"""Reading fields of a record, with an error that names what is missing.
 
 Shared by the sources: an error names the row, what was expected there and what was found instead.
 """

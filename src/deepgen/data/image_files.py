@@ -1,4 +1,4 @@
-"""Files of pictures: PNG, JPEG and WebP, told apart by the suffix of their name.
+"""Writing picture files: PNG, JPEG or WebP, by the suffix of the name.
 
 Each carries the record of how its picture was made. The command line and the server write through here, so
 that a picture is the same file from either.

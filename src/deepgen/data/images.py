@@ -1,4 +1,4 @@
-"""Pictures in: whatever somebody hands over becomes one RGB picture, or a refusal that says what to do.
+"""Reading pictures: any accepted input becomes one RGB picture, or an error that says what to do.
 
 A file is judged by its header before a pixel is decoded, because a few kilobytes can claim gigabytes. What is
 accepted looks as it would in a viewer: turned as the camera meant it, and transparency laid on white.

@@ -1,6 +1,6 @@
 """Micro-batches for one process of several, read ahead by workers.
 
-Every worker plans whole steps and reads only what its process was dealt, so nobody has to be told anything.
+Every worker plans whole steps and reads only the share of its process, so workers exchange no messages.
 Which process reads what depends on the number of processes; what a step holds does not.
 """
 
@@ -35,7 +35,7 @@ def micro_batches(
     """For each step from `first_step` on, the micro-batches of this process; a list may be empty.
 
     Processes get equally many plans in each step (except where a step has fewer samples than processes),
-    but a micro-batch whose every row is bad is dropped where that shows only when it is read: whoever
+    but a micro-batch in which every row turns out to be bad is dropped when it is read: a caller that
     synchronises in each micro-batch compares the counts first.
 
     Args:

@@ -1,4 +1,4 @@
-"""Masks: what of a picture an edit may change.
+"""Masks: the part of a picture that an edit may change.
 
 The convention is that of the OpenAI Images API: a mask is as large as the first picture, and transparent
 where that may change. The command line, the server, its clients and the pipeline all read masks here.

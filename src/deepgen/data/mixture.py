@@ -1,4 +1,4 @@
-"""Which row sample number p is: a pure function of (seed, p), found in constant time.
+"""Sampling from a mixture: the row of sample p is a pure function of (seed, p), found in constant time.
 
 Samples come in blocks of one task, and the tasks take turns by their ratios. Inside a task, sources share
 the samples by their sizes, as in the original, or by given weights. Sharing is exact rather than random:

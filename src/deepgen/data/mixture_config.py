@@ -1,4 +1,4 @@
-"""What a mixture is: sources in task groups, how often each is drawn, and the size rule of its pictures."""
+"""Config of a mixture: sources in task groups, how often each is drawn, and the size rule of its pictures."""
 
 from __future__ import annotations
 

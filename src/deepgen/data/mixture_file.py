@@ -1,4 +1,4 @@
-"""A mixture as a YAML file.
+"""Reading a mixture from a YAML file.
 
     root: /data                # where relative paths start; the file's own folder where this line is left out
     seed: 0
@@ -9,8 +9,7 @@
         sources:
           my_edits: {source: edit, path: edits.json, image_dir: pictures, weight: 2}
 
-Whoever fills in a mixture of twenty sets has several things wrong at first, so all of them are reported at
-once.
+A new mixture of twenty sets usually has several mistakes, so all of them are reported together.
 """
 
 from __future__ import annotations

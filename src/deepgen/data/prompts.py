@@ -1,4 +1,4 @@
-"""Prompts without pictures of their own, for reinforcement learning: weighted sets, and what each is worth.
+"""Prompts for reinforcement learning: weighted sets without target pictures, and the rewards of each.
 
     root: /data/prompts                     # where relative paths start; the file's own folder without it
     sampling_mode: sample_proportional      # or weight_only
@@ -49,7 +49,7 @@ _FORMATS = (".txt", ".jsonl", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What one group is asked to draw.
+    """The prompt of one group of images.
 
     Attributes:
         text: a caption, or the instruction of an edit.

@@ -24,7 +24,7 @@ import numpy as np
 
 from deepgen.data.example import RowError
 
-CACHED_FROM_BYTES = 32 * 2**20  # smaller files are indexed in less time than a cache is worth
+CACHED_FROM_BYTES = 32 * 2**20  # smaller files are indexed so quickly that a cache does not pay
 _CHUNK = 2**24
 _SPACE = " \t\r\n"
 
@@ -132,7 +132,7 @@ def cache_path(source: Path, suffix: str, cache_dir: Path | None = None) -> Path
 
 
 def write_whole(path: Path, content: np.ndarray | bytes) -> None:
-    """A file that is there with all its content or not at all, whoever else is writing it too."""
+    """A file that is there with all its content or not at all, even if other processes write it, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:

@@ -1,4 +1,4 @@
-"""Which size a picture is given before the model sees it.
+"""Resizing rules: the size a picture gets before the model reads it.
 
 Every side ends as a multiple of a unit: the VAE shrinks by 8 and the DiT groups 2 x 2, so nothing below 16
 works, and the vision tower merges its patches in squares of 32 pixels. Sizes are `(height, width)` in pixels,

@@ -1,4 +1,4 @@
-"""What a mixture is made of: rows, shares, sizes, texts, and how many files are missing.
+"""Statistics of a mixture: rows, shares, sizes, texts, and how many files are missing.
 
 Counted exactly where that costs nothing (rows, shares), and on a random sample of rows where files must be
 opened.

@@ -1,4 +1,4 @@
-"""What a benchmark is: prompts from official files, where pictures lie, a verdict on each, one table.
+"""The interface of a benchmark: prompts from official files, paths of pictures, a verdict on each, one table.
 
 One file each in `evaluation/benchmarks/`; the file's name is the benchmark's. It offers `benchmark`, a class
 that is made with a variant. Scores of two versions are never compared.

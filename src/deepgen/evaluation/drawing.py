@@ -1,4 +1,4 @@
-"""Drawing what is missing: in fixed chunks, each picture recorded as it is written.
+"""Drawing the missing pictures of a benchmark, in fixed chunks; each is recorded as it is written.
 
 Process r of n takes every n-th chunk, so a picture is drawn in the same chunk with its own seed however many
 processes there are.

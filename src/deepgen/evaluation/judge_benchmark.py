@@ -1,8 +1,8 @@
-"""What benchmarks with a judge share: questions about each picture, asked again until a reply can be read.
+"""Base class of benchmarks with a judge: questions about each picture, repeated until a reply can be parsed.
 
 A subclass says what is asked (`questions`), what a reply says (`read`), and what follows for a picture
-(`row`). A reply that never comes in the form asked for is a problem of its picture, quoted; it is worth
-neither 0 nor a guess. How the judge is reached is not known here: see `deepgen.evaluation.judge`.
+(`row`). A reply that never has the requested form is recorded as a problem of its picture and quoted; it
+counts neither as 0 nor as a guess. How the judge is called is in `deepgen.evaluation.judge`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class JudgeBenchmark(Benchmark):
     side = 0  # longest side of a picture as JPEG; 0: PNG as it is
 
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
-        """What is asked about one picture."""
+        """The questions about one picture."""
         raise NotImplementedError(f"{self.name} does not say what it asks")
 
     def read(self, item: Item, key: str, reply: str) -> Any:

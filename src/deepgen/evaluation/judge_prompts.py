@@ -20,7 +20,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePrompt:
-    """What a judge is asked, with {fields} to be put in; `system` is said before, as its own message."""
+    """A prompt template of a judge, with {fields} to fill in; `system` is said before, as its own message."""
 
     text: str
     system: str = ""

@@ -1,10 +1,10 @@
-"""Where pictures come from, by name.
+"""Models to evaluate, by name: a checkpoint, a server, or a folder of pictures.
 
     tiny                     the small model inside the package
     FOLDER, FILE or HUB ID   DeepGen in any of its forms
     diffusers:NAME           any text-to-image or image-to-image pipeline of diffusers
     openai:URL               an endpoint of the OpenAI Images API, with its version, as openai:http://host/v1#MODEL
-    images:FOLDER            pictures somebody else drew, in the official layout
+    images:FOLDER            pictures of another program, in the official layout
 
 Each has one verb: draw.
 """
@@ -181,7 +181,7 @@ def _load_deepgen(name: str, config: ModelConfig) -> Model:
     from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
     device, dtype = _place(config)
-    lora = None if config.lora is None else read_lora(config.lora)  # a bad file is told before the model
+    lora = None if config.lora is None else read_lora(config.lora)  # a bad file is an error before the model
     pipe = DeepGenPipeline.from_pretrained(name, torch_dtype=dtype)
     if lora is not None:
         pipe.load_lora_weights(lora)
@@ -320,7 +320,7 @@ def form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[bytes, 
 
 
 class ImageFolder:
-    """Pictures somebody else drew: FOLDER/LABEL/ or FOLDER itself holds the official layout."""
+    """Pictures of another program: FOLDER/LABEL/ or FOLDER itself holds the official layout."""
 
     is_seeded = False
     is_batched = False

@@ -1,4 +1,4 @@
-"""Runs read back: numbers with intervals, what a reader has to know, tables in Markdown, two runs compared.
+"""Reports of finished runs: numbers with intervals, caveats, Markdown tables, comparison of two runs.
 
 Runs scored in different ways stand in different tables, since one table would say that their numbers can be
 compared. The page is made in `deepgen.evaluation.report_page`.

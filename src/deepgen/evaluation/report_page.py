@@ -1,6 +1,6 @@
-"""Runs as one page: an overview, tables, bars by category, pictures side by side, manifests.
+"""An HTML page of runs: an overview, tables, bars by category, pictures side by side, manifests.
 
-The page carries everything inside itself, asks nobody for anything, and has no script.
+The page contains everything it shows, loads nothing from the network, and has no script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How benchmarks are run, and by how many processes; what drawing and scoring share."""
+"""Config of a benchmark run and its processes, which drawing and scoring share."""
 
 from __future__ import annotations
 

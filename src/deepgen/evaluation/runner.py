@@ -1,4 +1,4 @@
-"""A benchmark from prompts to a table: draw what is missing, score what is not scored, add up.
+"""Running a benchmark: draw missing pictures, score what is not scored, aggregate.
 
 Every picture and every verdict is recorded as it comes, so a run that was killed goes on where it was.
 """

@@ -1,4 +1,4 @@
-"""Scoring what was drawn: a verdict for each item, recorded as it comes, and the table they add up to."""
+"""Scoring of drawn pictures: a verdict for each item, recorded as it comes, and the aggregated table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which noise a picture gets.
+"""Seeds of a benchmark's pictures.
 
 By default every (item, sample) has a seed of its own, so a picture depends neither on the batch nor on the
 number of processes. `sequential` is what the original scripts do: one generator a process, seeded once,

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over items, and paired tests of two runs."""
+"""Statistics of scores: bootstrap intervals over items, and paired tests of two runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has done so far, in lines of JSON that survive a kill at any byte.
+"""Progress of a run on disk, in lines of JSON that survive a kill at any byte.
 
 A line is written after the fact it states; the last, half-written one of a killed process is dropped. Each
 process has a file of its own, and all files of a kind are read.

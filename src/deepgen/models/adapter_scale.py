@@ -1,4 +1,4 @@
-"""LoRAs at a part of their strength for the time of a call: `joint_attention_kwargs={"scale": 0.5}`."""
+"""The LoRA scale of one call: `joint_attention_kwargs={"scale": 0.5}`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that is freed and needed again in a moment.
+"""Allocator settings for memory that is freed and soon needed again.
 
 A layer on a CPU frees tens of megabytes and the next one asks for as much. The C library gives such blocks
 back to the system and takes them anew, and the system fills every page with zeros, which takes longer than

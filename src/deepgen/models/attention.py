@@ -54,7 +54,7 @@ class JointAttentionProcessor:
         context then serves as keys and values alone and comes back empty. `may_choose` allows another way
         than the backend's where one is faster on this CPU, unless a backend was asked for.
         """
-        query, key, value = _project(attn, hidden_states, num_queries)
+        query, key, value = _project(attn, hidden_states, num_queries)  # (B, S, H, E) each
         mask, queried_context = image_mask, 0
 
         if encoder_hidden_states is not None:
@@ -64,16 +64,16 @@ class JointAttentionProcessor:
             added_query, added_key, added_value = _project_context(
                 attn, encoder_hidden_states, queried_context
             )
-            query = torch.cat([query, added_query], dim=1) if queried_context else query
-            key = torch.cat([key, added_key], dim=1)
-            value = torch.cat([value, added_value], dim=1)
+            query = torch.cat([query, added_query], dim=1) if queried_context else query  # (B, S + L, H, E)
+            key = torch.cat([key, added_key], dim=1)  # (B, S + L, H, E)
+            value = torch.cat([value, added_value], dim=1)  # (B, S + L, H, E)
             mask = attention_mask
 
         if may_choose and mask is None and self._is_default():
             attended = cpu_attention.attend(query, key, value)
         else:
             attended = self._dispatch(query, key, value, mask)  # (B, S or num_queries [+ L], H, E)
-        attended = rearrange(attended, "b s h e -> b s (h e)").to(hidden_states.dtype)
+        attended = rearrange(attended, "b s h e -> b s (h e)").to(hidden_states.dtype)  # (B, S [+ L], D)
 
         if encoder_hidden_states is None:
             return attn.to_out[0](attended)
@@ -95,7 +95,7 @@ class JointAttentionProcessor:
         )
 
     def _is_default(self) -> bool:
-        """Whether nobody asked for a backend, nor divides the tokens among processes."""
+        """Whether no backend was chosen and the tokens are not divided among processes."""
         active, _ = _AttentionBackendRegistry.get_active_backend()
         unasked = self._attention_backend is None and self._parallel_config is None
         return unasked and active == AttentionBackendName.NATIVE
@@ -164,7 +164,7 @@ class BridgeAttentionProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        return attn.out_proj(rearrange(attended, "b l h e -> b l (h e)"))
+        return attn.out_proj(rearrange(attended, "b l h e -> b l (h e)"))  # (B, L, D)
 
 
 class BridgeAttention(nn.Module, AttentionModuleMixin):

@@ -1,12 +1,12 @@
-"""The DiT's blocks: diffusers' joint block with fewer passes over memory, and without what nobody reads.
+"""The DiT's blocks: diffusers' joint block with fewer passes over memory, and without unused outputs.
 
 Submodules, their names and their order are diffusers'; the arithmetic is, too, up to rounding. What differs:
 
 - Scale, shift and gate of a block depend on the noise level and the pooled condition alone. They may come
   precomputed, for many steps at once, so that a third of the weights is not read in every step.
 - A modulated norm is one pass after the norm, a gated sum one pass (`addcmul`).
-- Of the last block only the target's tokens are read. Where it is told so it computes only those: its
-  references and its context serve as keys and values.
+- Of the last block only the target's tokens are read. It can compute those alone: its references and its
+  context then serve as keys and values only.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class JointBlock(JointTransformerBlock):
         """Context (B, L, D) and image tokens (B, S, D), as they came in."""
         fuses = _may_fuse(joint_attention_kwargs)
         kwargs = _for_attention(joint_attention_kwargs, fuses and cpu_attention.has_choice(hidden_states))
-        vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb
-        image, context = hidden_states, encoder_hidden_states
+        vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb  # (B, 6 or 9 D), (B, 6 D)
+        image, context = hidden_states, encoder_hidden_states  # (B, S, D), (B, L, D)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *dual = _chunks(vectors[0], self._num_vectors)
         c_shift, c_scale, c_gate, c_mlp_shift, c_mlp_scale, c_mlp_gate = _chunks(vectors[1], 6)
 
@@ -55,12 +55,12 @@ class JointBlock(JointTransformerBlock):
             hidden_states=modulate(normed, shift, scale),
             encoder_hidden_states=modulate(self.norm1_context.norm(context), c_shift, c_scale),
             **kwargs,
-        )
-        image = add_gated(image, gate, attended)
+        )  # (B, S, D), (B, L, D)
+        image = add_gated(image, gate, attended)  # (B, S, D)
         if dual:
             image = add_gated(image, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
-        image = self._add_mlp(image, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
-        context = add_gated(context, c_gate, context_attended)
+        image = self._add_mlp(image, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)  # (B, S, D)
+        context = add_gated(context, c_gate, context_attended)  # (B, L, D)
         context = self._add_mlp(
             context, self.norm2_context, self.ff_context, c_mlp_shift, c_mlp_scale, c_mlp_gate, fuses
         )
@@ -104,7 +104,7 @@ class FinalJointBlock(JointBlock):
         targets = (joint_attention_kwargs or {}).get("num_targets")
         if targets is not None:
             kwargs["num_queries"] = targets
-        vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb
+        vectors = self.modulation(temb) if isinstance(temb, Tensor) else temb  # (B, 6 or 9 D), (B, 2 D)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *dual = _chunks(vectors[0], self._num_vectors)
         context_scale, context_shift = _chunks(vectors[1], 2)  # in this order in diffusers' continuous norm
 
@@ -115,13 +115,13 @@ class FinalJointBlock(JointBlock):
                 self.norm1_context.norm(encoder_hidden_states), context_shift, context_scale
             ),
             **kwargs,
-        )
+        )  # (B, N, D), the context unused
         target = add_gated(image[:, :targets], gate, attended)  # (B, N, D)
         if dual:
             target = add_gated(target, dual[2], self.attn2(modulate(normed, dual[0], dual[1]), **kwargs))
         target = self._add_mlp(target, self.norm2, self.ff, mlp_shift, mlp_scale, mlp_gate, fuses)
         if target.shape[1] < image.shape[1]:
-            target = torch.cat([target, image[:, targets:]], dim=1)
+            target = torch.cat([target, image[:, targets:]], dim=1)  # (B, S, D)
         return encoder_hidden_states, target
 
 

@@ -153,18 +153,18 @@ class StackedChannelBridge(OwnFolderMixin, ModelMixin, ConfigMixin, PeftAdapterM
         Returns:
             prompt_embeds (B, L, joint_attention_dim) and pooled_prompt_embeds (B, pooled_projection_dim).
         """
-        key_mask = None if mask is None else mask[:, None, None]
+        key_mask = None if mask is None else mask[:, None, None]  # (B, 1, 1, L)
         hidden_states = self.tap_projector(vlm_states)  # (B, L, D)
         for layer in self.layers:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states = self._gradient_checkpointing_func(layer, hidden_states, key_mask)
             else:
-                hidden_states = layer(hidden_states, key_mask)
+                hidden_states = layer(hidden_states, key_mask)  # (B, L, D)
         if mask is None:
             mean = hidden_states.mean(dim=1)  # (B, D)
         else:
             weights = mask / mask.sum(dim=1, keepdim=True)  # (B, L), float32
-            mean = torch.einsum("bl,bld->bd", weights.to(hidden_states.dtype), hidden_states)
+            mean = torch.einsum("bl,bld->bd", weights.to(hidden_states.dtype), hidden_states)  # (B, D)
         pooled = self.pooled_projector(mean)  # (B, P)
         context = self.context_projector(hidden_states)  # (B, L, C)
         return StackedChannelBridgeOutput(context, pooled) if return_dict else (context, pooled)

@@ -1,4 +1,4 @@
-"""A model's folder names only its own files.
+"""A check that a model's folder refers only to files inside it.
 
 An index file says which shards to open, and a link says where a file really is; both come with a downloaded
 folder. Followed blindly they make a program read any file of the machine, and save or upload what was in it.

@@ -37,7 +37,7 @@ __all__ = [
     "ModelMixin",
 ]  # diffusers finds the loader through ModelMixin in this module
 
-# B batch, C latent channels, h w latent size, S image tokens, L context tokens, D width
+# B batch, C latent channels, h w latent size, S image tokens, N of the target, L context tokens, D width
 
 
 class StepCacheLike(Protocol):
@@ -206,10 +206,10 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                     encoder_hidden_states=context,
                     temb=modulation if vectors is None else vectors[index],
                     joint_attention_kwargs=kwargs,
-                )
-        image = image if is_divided else image[:, :targets]
-        patches = self.proj_out(self.norm_out(image, modulation))[:, :targets]  # (B, N, 4 C)
-        output = self.unpatchify(patches, sizes)
+                )  # (B, L, D), (B, S, D)
+        image = image if is_divided else image[:, :targets]  # (B, N, D) unless divided
+        patches = self.proj_out(self.norm_out(image, modulation))[:, :targets]  # (B, N, p p C), patch size p
+        output = self.unpatchify(patches, sizes)  # (B, C, h, w), or a list of (C, h_i, w_i)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def embed_images(
@@ -228,12 +228,12 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                 columns = [self.pos_embed(targets)]  # one image of every sample each, (B, S_i, D)
                 for place, images in enumerate(references):
                     columns.append(self._once(("reference", place), images, self.pos_embed, step_cache))
-                return torch.cat(columns, dim=1), None
-            tokens = [self._kept_tokens(sample, step_cache) for sample in samples]
+                return torch.cat(columns, dim=1), None  # (B, S, D)
+            tokens = [self._kept_tokens(sample, step_cache) for sample in samples]  # (S_i, D) each
         lengths = torch.tensor([len(x) for x in tokens], device=tokens[0].device)
         if len({len(x) for x in tokens}) == 1:
-            return torch.stack(tokens), None
-        padded = pad_sequence(tokens, batch_first=True)
+            return torch.stack(tokens), None  # (B, S, D)
+        padded = pad_sequence(tokens, batch_first=True)  # (B, S, D)
         return padded, torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
 
     def _kept_tokens(self, sample: Sequence[Tensor], step_cache: StepCacheLike | None) -> Tensor:
@@ -275,7 +275,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         patch = self.config.patch_size
         if len(set(sizes)) == 1:
             height, width = sizes[0]
-            target = patches[:, : (height // patch) * (width // patch)]
+            target = patches[:, : (height // patch) * (width // patch)]  # (B, N, p p C), patch size p
             return rearrange(
                 target, "b (h w) (p q c) -> b c (h p) (w q)", p=patch, q=patch, h=height // patch
             )

@@ -3,7 +3,7 @@
 The activation is applied to the sums while they are in registers, or in the cache where a weight is widened
 in parts: the widest tensor of a block is written once instead of written, read and written again, and it is
 rounded once, after the activation. The numbers are the same up to rounding, not bit for bit: it is for
-drawing, where nobody asks for the bits of another pass.
+drawing, where no other pass has to be reproduced bit for bit.
 """
 
 from __future__ import annotations

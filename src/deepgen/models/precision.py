@@ -1,4 +1,4 @@
-"""Weights in 16 bits, arithmetic in 32: for processors without 16-bit instructions.
+"""Arithmetic in 32 bits on weights stored in 16, for processors without 16-bit instructions.
 
 A 5B model fits a laptop's memory in bfloat16 only, but many CPUs multiply bfloat16 several times slower than
 float32, and the product that passes gradients back even hundreds of times. So linear layers keep their

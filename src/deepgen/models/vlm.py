@@ -61,7 +61,7 @@ def vision_patches(
         pixels[None].float(), scale_factor=VISION_SCALE, mode="bilinear", align_corners=False
     )[0]
     mean, std = (resized.new_tensor(x)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
-    normed = ((resized + 1) / 2 - mean) / std
+    normed = ((resized + 1) / 2 - mean) / std  # (3, h, w)
     rows, columns = (side // patch for side in resized.shape[-2:])
     patches = rearrange(
         normed.expand(temporal, -1, -1, -1),
@@ -91,8 +91,8 @@ def multimodal_positions(
     Returns:
         (3, B, L) int64.
     """
-    positions = torch.ones(3, *input_ids.shape, dtype=torch.long)
-    is_image = (input_ids == image_token_id).cpu()
+    positions = torch.ones(3, *input_ids.shape, dtype=torch.long)  # (3, B, L)
+    is_image = (input_ids == image_token_id).cpu()  # (B, L)
     mask = attention_mask.bool().cpu()
     for row, row_grids in enumerate(grids):
         kept = is_image[row][mask[row]].tolist()
@@ -182,7 +182,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             real,
             self.config.image_token_id,
             [[grids[k] for k in row] for row in index],
-        )
+        )  # (3, B, L + Q)
         if max_positions is not None:
             embeds, real, positions = (
                 embeds[:, -max_positions:],
@@ -208,7 +208,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
         )
         merged = self.visual(
             torch.cat(patches).to(self.visual.dtype), grid_thw=torch.stack(grids)
-        ).pooler_output
+        ).pooler_output  # (all N, D)
         return list(merged.split([int(grid.prod()) // config.spatial_merge_size**2 for grid in grids]))
 
     def _states(
@@ -235,7 +235,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             return prompt
         rotary = (cosine[:, length:], sine[:, length:])
         think = self._run_layers(embeds[:, length:], self._think_mask(real, queries), rotary, taps, cache)
-        return torch.cat([prompt, think], dim=1)
+        return torch.cat([prompt, think], dim=1)  # (B, L + Q, len(taps) * D)
 
     def _run_layers(
         self,
@@ -260,8 +260,8 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             if taps is not None and number in taps:
                 kept[number] = states
         if taps is None:
-            return model.norm(states)
-        return torch.cat([kept[number] for number in taps], dim=-1)
+            return model.norm(states)  # (B, K, D), K positions of this pass
+        return torch.cat([kept[number] for number in taps], dim=-1)  # (B, K, len(taps) * D)
 
     def _think_mask(self, real: Tensor, queries: int) -> Tensor | None:
         """What think tokens see: every real prompt token and their predecessors, (B or 1, 1, Q, L + Q)

@@ -1,1 +1,1 @@
-"""What work costs before it is done: accelerators, arithmetic, time and memory of drawing a picture."""
+"""Planning without running: accelerators, arithmetic, time and memory of drawing a picture."""

@@ -1,4 +1,4 @@
-"""What drawing one picture takes on a card: memory, arithmetic and seconds, before anything is loaded.
+"""Plan of drawing one picture on an accelerator: memory, arithmetic and seconds, before anything is loaded.
 
 Arithmetic is counted by flops.py. A part takes as long as the slower of two things: its products at a share
 of the card's peak, and reading its weights at a share of the memory's bandwidth; weights that wait in main

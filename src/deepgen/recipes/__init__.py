@@ -1,4 +1,4 @@
-"""Complete configurations with names: anything run twice lives here."""
+"""Recipes: complete training configurations by name."""
 
 from __future__ import annotations
 

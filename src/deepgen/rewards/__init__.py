@@ -1,1 +1,1 @@
-"""Rewards: what a picture is worth, for reinforcement learning. They know pictures and words, no model."""
+"""Rewards for reinforcement learning: scores of pictures and texts. They know no model."""

@@ -39,7 +39,7 @@ class Breaker:
             return True
 
     def succeeded(self) -> None:
-        """A call came back; whatever its verdicts, somebody is there."""
+        """A call came back, whatever its verdicts: the reward is reachable."""
         with self._lock:
             self._failures, self._pause, self._is_probing = 0, self._first_pause, False
 

@@ -1,4 +1,4 @@
-"""Verdicts that were given before, found by the content they were about.
+"""Cache of reward results, by the content that was judged.
 
 A key covers the reward's name and version, every pixel, the prompt, the references and the metadata, so a
 changed judge or a changed claim is a new question. Only verdicts with a score are kept.

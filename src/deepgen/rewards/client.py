@@ -1,4 +1,4 @@
-"""A reward that lives elsewhere: asks a service started with `deepgen rewards serve`.
+"""The client of a remote reward, which calls a service started with `deepgen rewards serve`.
 
 What it declares (kind, needs, range) is what the service says at the start. The version seen then is kept for
 good: a service that comes back with another one would mix two scales in one run, so its verdicts are refused.
@@ -52,7 +52,7 @@ class RemoteReward:
     """Asks a service. Making one asks for its health, so a service that is not there is known at once.
 
     Raises:
-        RewardUnavailable: nobody answers, or something that is no such service.
+        RewardUnavailable: no answer, or an answer that is not of such a service.
         ValueError: the reward is not among those served, or not of the expected version or declaration.
     """
 

@@ -290,7 +290,7 @@ class RewardWorker:
         try:
             verdicts, was_called = self._verdicts(candidates, started)
             outcome = self._breaker.succeeded if was_called else None
-        except Exception as error:  # whatever somebody's reward raises: it must not take the others along
+        except Exception as error:  # any error of one reward: it must not stop the others
             is_known = isinstance(error, RewardUnavailable)
             logger.warning("reward %s failed: %s", self._name, error, exc_info=None if is_known else error)
             self._call_failure = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""JSON over HTTP with patience: time-outs, and retries with growing pauses for what may pass.
+"""JSON over HTTP with time-outs, and retries with growing pauses for temporary failures.
 
 Connection errors, 408, 429 and 5xx are tried again; any other refusal is final, since the same question would
 get the same answer.

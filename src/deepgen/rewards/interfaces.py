@@ -1,4 +1,4 @@
-"""What rewards and benchmarks ask of the models that look at an image: small interfaces, free of any library.
+"""Protocols of the models that rewards and benchmarks use: detector, text reader, CLIP scorer, VQA model.
 
 One implementation serves both, see `detector`, `clip`, `ocr` and `remote_scorers` in this folder. A test or
 another engine can stand in for any of them.

@@ -1,4 +1,4 @@
-"""What the OCR rewards share: which text a prompt asks for, and an engine that reads pictures.
+"""Shared part of the OCR rewards: the text a prompt asks for, and the OCR engine.
 
 The engine is RapidOCR (PP-OCR models on onnxruntime); it reads Chinese, English and more, and runs on a CPU.
 """

@@ -1,4 +1,4 @@
-"""Which pairs of a group to compare, and what each member is worth after that.
+"""Pairwise comparison within a group: which pairs to compare, and the score of each member.
 
 All pairs cost N (N - 1) / 2 comparisons. An anchor costs N - 1, Swiss rounds about N/2 log2 N: in each
 round those meet that have fared alike so far.
@@ -32,7 +32,7 @@ def num_swiss_rounds(size: int) -> int:
 
 
 def swiss_pairs(size: int, outcomes: Sequence[Outcome], met: Sequence[Pair]) -> list[Pair]:
-    """The pairs of the next round: neighbours in the standings who have not met; an odd one rests."""
+    """The pairs of the next round: neighbours in the standings who have not met; an odd one is left out."""
     points = np.zeros(size)
     for first, second, share in outcomes:
         points[first] += share

@@ -1,4 +1,4 @@
-"""What a reward is: candidates in, one result each out.
+"""The interface of a reward: candidates in, one result each out.
 
 A candidate that could not be judged has no score. It is never worth zero, because a zero is an opinion.
 """
@@ -37,7 +37,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RewardResult:
-    """What one candidate is worth: a finite score, or None and the reason it has none.
+    """The score of one candidate: a finite number, or None and the reason it has none.
 
     Attributes:
         score: within the reward's range; None where the candidate could not be judged.
@@ -93,11 +93,11 @@ class Reward(Protocol):
 
 
 class RewardUnavailable(OSError):
-    """Nobody answered, or with something that is no verdict: a dead service, a time-out, a wrong version."""
+    """No valid answer: a dead service, a time-out, a wrong version."""
 
 
 class CannotJudge(ValueError):
-    """This candidate cannot be judged, whoever is asked: a field is missing, a picture has the wrong size."""
+    """This candidate cannot be judged at all: a field is missing, or a picture has the wrong size."""
 
 
 class EachAlone:

@@ -1,4 +1,4 @@
-"""What the rewards made of many images: a matrix of scores, with what is missing masked."""
+"""Scores of many images by many rewards: a matrix in which missing scores are masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge that is asked by a rubric: a reward's own text, or the user's file, with the prompt put in."""
+"""A judge with a rubric: the reward's own text or the user's file, with the prompt put in."""
 
 from __future__ import annotations
 

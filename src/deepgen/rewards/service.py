@@ -1,8 +1,8 @@
-"""Rewards behind HTTP, so that they can live on another machine than the training.
+"""An HTTP service for rewards, so that they can run on another machine than the training.
 
 `GET /health` tells which rewards are there; `POST /score` judges candidates (see `wire.py` for the format).
 A candidate that cannot be read gets a verdict without a score, and its neighbours are judged all the same.
-Whoever reaches the port can use it: it belongs on a loopback or a private network.
+There is no authentication: bind it to a loopback or a private network.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Host:
                 verdicts.update(zip(readable, judged, strict=True))
         except RewardUnavailable as error:
             raise RequestRefusal(502, f"{name} cannot be asked: {error}") from error
-        except Exception as error:  # a fault of the reward is told to the client, and the service goes on
+        except Exception as error:  # an error of the reward goes to the client; the service stays up
             logger.exception("reward %s failed", name)
             raise RequestRefusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
         ordered = [result_to_json(verdicts[i]) for i in range(len(sent))]

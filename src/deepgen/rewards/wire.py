@@ -1,4 +1,4 @@
-"""How candidates and verdicts travel: JSON, pictures as base64 of a file format, never a pickle.
+"""Serialisation of candidates and verdicts: JSON, pictures as base64 of a file format, never a pickle.
 
     request   {"reward": name, "candidates":
               [{"image": base64, "prompt", "references": [base64], "metadata"}]}

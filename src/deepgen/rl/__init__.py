@@ -1,1 +1,1 @@
-"""Reinforcement learning on pictures: sample, score, improve. Its mathematics knows no model."""
+"""Reinforcement learning on pictures: sample, score, improve. The mathematics is independent of the model."""

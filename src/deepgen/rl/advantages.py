@@ -1,4 +1,4 @@
-"""From rewards to advantages: how much better a picture is than those it is compared with.
+"""Advantages from rewards: how much better a picture is than those of its group.
 
 Everything here is a function of the whole batch: the caller gathers rewards from all processes first, so
 that statistics do not depend on how pictures were spread, and leaves them on the CPU, where sums have one
@@ -24,7 +24,7 @@ _TINY = 1e-4  # added to a standard deviation, so that a group of equals is divi
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageBatch:
-    """What each image is worth to the policy, beside those it is compared with.
+    """The advantage of each image over those it is compared with.
 
     Attributes:
         values: float32 (I,), 0 where there is no signal.

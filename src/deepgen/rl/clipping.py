@@ -49,7 +49,7 @@ def clipped_loss(
     """
     advantages = advantages.to(ratio)
     low, high = bounds(clip_range)
-    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))  # (B,)
     with torch.no_grad():
         metrics = {
             "ratio": ratio.detach(),

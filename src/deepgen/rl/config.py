@@ -1,4 +1,4 @@
-"""Settings of stage 3, reinforcement learning: what is drawn, how it is scored, how the policy follows.
+"""Settings of stage 3, reinforcement learning: sampling, scoring and the policy update.
 
 Whatever reads settings reads `RLSettings`; a recipe is an `RLConfig` (stage.py), which can also build its
 stage. So the parts of a stage know their settings, and the stage its parts, without a circle.
@@ -111,7 +111,7 @@ class RLSettings(SupervisedConfig):
         if wrong:
             raise ValueError(f"{wrong[0]} must be at least 1, got {counts[wrong[0]]}")
         if self.group_size < 2:
-            raise ValueError(f"a group of {self.group_size} has nobody to be compared with; group_size >= 2")
+            raise ValueError(f"group_size {self.group_size} leaves nothing to compare with; set 2 or more")
         if self.num_steps % self.updates_per_rollout or self.save_every % self.updates_per_rollout:
             raise ValueError(
                 f"num_steps {self.num_steps} and save_every {self.save_every} count optimizer steps and must "

@@ -1,4 +1,4 @@
-"""Looking at a policy while it learns: fixed prompts, fixed seeds, the model's own sampler, and the rewards.
+"""Evaluation of the policy during training: fixed prompts and seeds, the model's own sampler, the rewards.
 
 Training draws stochastic steps, few of them and mostly without guidance; what a user gets is drawn here.
 """
@@ -57,11 +57,13 @@ class RLEvaluation:
         config: what and how often.
         stage: a stage of reinforcement learning.
         mix: the prompts.
-        panel: the rewards; those held out are logged too.
+        ensemble: the rewards; those held out are logged too.
     """
 
-    def __init__(self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, panel: RewardEnsemble) -> None:
-        self.config, self.stage, self.panel = config, stage, panel
+    def __init__(
+        self, config: RLEvaluationConfig, stage: Any, mix: PromptMix, ensemble: RewardEnsemble
+    ) -> None:
+        self.config, self.stage, self.ensemble = config, stage, ensemble
         self.every = config.every
         self.prompts = fixed_prompts(config, mix)
 
@@ -72,7 +74,7 @@ class RLEvaluation:
             order, scores = draw_and_judge(
                 self.stage.pipe,
                 self.prompts,
-                self.panel,
+                self.ensemble,
                 batch_size=self.config.batch_size,
                 height=config.height,
                 width=config.width,
@@ -106,7 +108,7 @@ def fixed_prompts(config: RLEvaluationConfig, mix: PromptMix) -> list[Prompt]:
 def draw_and_judge(
     pipe: Callable[..., Any],
     prompts: Sequence[Prompt],
-    panel: RewardEnsemble,
+    ensemble: RewardEnsemble,
     *,
     batch_size: int,
     **options: Any,
@@ -116,7 +118,7 @@ def draw_and_judge(
     Args:
         pipe: called with texts, `image`, `seed` and the options.
         prompts: captions and edits; these are drawn after those.
-        panel: the rewards; nothing else may be under way there.
+        ensemble: the rewards; nothing else may be under way there.
         batch_size: prompts drawn together.
         **options: of every call.
 
@@ -139,6 +141,6 @@ def draw_and_judge(
                 candidate = Candidate(
                     image=image, prompt=prompt.text, references=prompt.references, metadata=prompt.metadata
                 )
-                panel.submit([candidate], prompt.weights)
+                ensemble.submit([candidate], prompt.weights)
             order += members
-    return order, panel.collect()
+    return order, ensemble.collect()

@@ -1,4 +1,4 @@
-"""What a run of reinforcement learning cost the abilities it did not train, and whether that is too much.
+"""The regression gate: how much a run of reinforcement learning lost of the abilities it did not train.
 
 The run's own evaluation looks at the same prompts with the same noise before the first step and after the
 last (evaluation.py), so the two looks differ by the weights alone. They are read from the log, which a

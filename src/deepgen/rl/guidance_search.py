@@ -1,4 +1,4 @@
-"""Which guidance suits a model: the same prompts drawn with several scales, and judged.
+"""Search for the best guidance scale: the same prompts drawn with several scales, and scored.
 
 Rewards that saw pictures drawn without guidance move part of its work into the weights, and a model that then
 draws with the scale it had before may overdo it. The scale is a number in the model's folder, and can follow.
@@ -68,7 +68,7 @@ def check_scales(scales: Sequence[float]) -> None:
 def try_scales(
     pipe: Callable[..., Any],
     prompts: Sequence[Prompt],
-    panel: RewardEnsemble,
+    ensemble: RewardEnsemble,
     scales: Sequence[float],
     *,
     batch_size: int = 16,
@@ -79,7 +79,7 @@ def try_scales(
     Args:
         pipe: the model.
         prompts: with the weights of their rewards.
-        panel: the rewards.
+        ensemble: the rewards.
         scales: guidance scales, 1 or more.
         batch_size: prompts drawn together.
         num_inference_steps: default the model's own.
@@ -95,7 +95,7 @@ def try_scales(
         order, scores = draw_and_judge(
             pipe,
             prompts,
-            panel,
+            ensemble,
             batch_size=batch_size,
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,

@@ -1,4 +1,4 @@
-"""Prompts, and the panel of rewards they are judged by."""
+"""Opening prompts together with the reward ensemble that scores their pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_judged_prompts(
     Args:
         path: a mix (.yaml), which names its rewards, or a file of prompts.
         assignments: weights of the rewards of a file that names none, each `name=weight`.
-        config: of the panel.
+        config: of the ensemble.
 
     Raises:
         ValueError: an assignment is not `name=weight`, the file is wrong, or a reward is unknown.
@@ -32,7 +32,7 @@ def open_judged_prompts(
     for name in dict.fromkeys((*mix.reward_names, *mix.held_out)):
         options = dict(mix.rewards.get(name, {}))
         rewards[name] = make_reward(str(options.pop("scorer", name)), **options)
-    panel = RewardEnsemble(rewards, held_out=mix.held_out, config=config)
+    ensemble = RewardEnsemble(rewards, held_out=mix.held_out, config=config)
     for one in mix.sets:
-        panel.check_weights(one.rewards)
-    return mix, panel
+        ensemble.check_weights(one.rewards)
+    return mix, ensemble

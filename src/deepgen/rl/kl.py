@@ -1,4 +1,4 @@
-"""How far the policy has moved from the reference it started from."""
+"""KL divergence of the policy from the reference it started from."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def gaussian_kl(ours: Tensor, reference: Tensor, std: Tensor | float) -> Tensor:
         std: broadcasts to (B, C, h, w).
     """
     # fp32: late steps weigh up to 1 / (2 std^2), thousands with cps, and bf16 would round the difference.
-    squared = (ours.float() - reference.detach().float()).square()
-    return (squared / (2 * std**2 + _TINY)).flatten(1).mean(1)
+    squared = (ours.float() - reference.detach().float()).square()  # (B, C, h, w)
+    return (squared / (2 * std**2 + _TINY)).flatten(1).mean(1)  # (B,)
 
 
 def policy_kl(kind: KL, step: PolicyStep, ours: Transition) -> Tensor:

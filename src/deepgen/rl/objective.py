@@ -1,4 +1,4 @@
-"""What an objective is: a step of the policy in, one loss a sample out.
+"""The interface of an objective: a step of the policy in, one loss a sample out.
 
 A loss a sample and never a mean, so that the trainer can divide by the number of samples of the whole
 update: then neither the micro-batch nor the number of processes changes a gradient.
@@ -70,7 +70,7 @@ class PolicyStep:
         return value
 
     def transition(self, velocity: Tensor | None = None) -> Transition:
-        """The stochastic step of the policy, or of whoever has that velocity at the same latents."""
+        """The stochastic step of the policy, or of another velocity at the same latents."""
         return transition(
             self.sampler,
             self.velocity if velocity is None else velocity,

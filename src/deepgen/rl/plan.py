@@ -1,4 +1,4 @@
-"""What a run of reinforcement learning will need, before anything starts: memory, arithmetic, hours.
+"""Plan of a reinforcement-learning run before it starts: memory, arithmetic, hours.
 
 A rollout reads each prompt once, draws every image in `num_inference_steps` passes, decodes it, and passes it
 through the DiT again, with gradient, at each trained step. What rewards take is not in the count: they judge

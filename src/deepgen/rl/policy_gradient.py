@@ -1,4 +1,4 @@
-"""What the objectives on recorded steps share: a clipped ratio of new to old, and a KL to the reference."""
+"""Base of the objectives on recorded steps: a clipped ratio of new to old, and a KL to the reference."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class PolicyGradient(ABC):
         # fp32 on both sides: rounding an old log-prob of about -1 to bf16 (spacing 4e-3) moves the ratio
         # further than the clip range of 1e-4, and most samples are then clipped at random.
         difference = transition.log_prob(step.need("next_noisy")) - step.need("old_log_prob").float()
-        ratio = self.ratio(step, transition, difference)
-        loss, metrics = clipped_loss(ratio, step.advantages, self.clip_range)
+        ratio = self.ratio(step, transition, difference)  # (B,)
+        loss, metrics = clipped_loss(ratio, step.advantages, self.clip_range)  # (B,)
         loss = loss * self.step_weight(transition)
         metrics |= {"policy_loss": loss.detach(), "approx_kl": difference.detach().square() / 2}
         if self.kl_coef:
-            kl = policy_kl(self.kl, step, transition)
+            kl = policy_kl(self.kl, step, transition)  # (B,)
             metrics["kl"] = kl.detach()
             loss = loss + self.kl_coef * kl
         return ObjectiveLoss(loss, metrics)

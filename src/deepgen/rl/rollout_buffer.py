@@ -1,4 +1,4 @@
-"""What a rollout leaves: images with trajectories, what they are worth, and micro-batches to train on."""
+"""The buffer of a rollout: images, trajectories, rewards, advantages, and micro-batches to train on."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class RolloutSampler:
         policy: the model.
         objective: what has to be recorded for it.
         mix: prompts.
-        panel: rewards, which get each group as soon as it is drawn.
+        ensemble: rewards, which get each group as soon as it is drawn.
         dtype: precision of the latents that are kept.
 
     Attributes:
@@ -49,11 +49,11 @@ class RolloutSampler:
         policy: Policy,
         objective: Objective,
         mix: PromptMix,
-        panel: RewardEnsemble,
+        ensemble: RewardEnsemble,
         dtype: torch.dtype,
     ) -> None:
         self.config, self.processes, self.policy = config, processes, policy
-        self.objective, self.mix, self.panel, self.dtype = objective, mix, panel, dtype
+        self.objective, self.mix, self.ensemble, self.dtype = objective, mix, ensemble, dtype
         self.num_forwards = 0
         self._ahead: dict[tuple[int, ...], list[EncodedPrompt]] = {}  # encoded already, by their groups
 
@@ -145,7 +145,7 @@ class RolloutSampler:
                 )
                 for image in rollout.images[begin : begin + count]
             ]
-            self.panel.submit(group, prompt.weights)
+            self.ensemble.submit(group, prompt.weights)
 
 
 def _alike(encoded: Sequence[EncodedPrompt]) -> list[list[int]]:

@@ -57,11 +57,11 @@ class RLStage:
         processes: this process among the others.
         pipe: the model; its parts are changed in place.
         mix: prompts.
-        panel: rewards.
+        ensemble: rewards.
         mixture: data of the supervised loss that is mixed in; None where none is.
 
     Attributes:
-        buffer: the last rollout, with what it is worth.
+        buffer: the last rollout, with its rewards and advantages.
     """
 
     def __init__(
@@ -70,10 +70,16 @@ class RLStage:
         processes: Processes,
         pipe: DeepGenPipeline,
         mix: PromptMix,
-        panel: RewardEnsemble,
+        ensemble: RewardEnsemble,
         mixture: Mixture | None = None,
     ) -> None:
-        self.config, self.processes, self.pipe, self.mix, self.panel = config, processes, pipe, mix, panel
+        self.config, self.processes, self.pipe, self.mix, self.ensemble = (
+            config,
+            processes,
+            pipe,
+            mix,
+            ensemble,
+        )
         self.supervised = SupervisedStage(config, processes, pipe, mixture)
         self.modules, self.device = self.supervised.modules, self.supervised.device
         pipe.set_progress_bar_config(disable=True)
@@ -86,7 +92,7 @@ class RLStage:
             device=self.device,
         )
         self.rollout_sampler = RolloutSampler(
-            config, processes, self.policy, self.objective, mix, panel, self.supervised.dtype
+            config, processes, self.policy, self.objective, mix, ensemble, self.supervised.dtype
         )
         self.policy_steps = PolicySteps(config, self.policy, self.objective, self.device)
         self.period = config.updates_per_rollout  # a run is stopped and saved between rollouts only
@@ -140,7 +146,7 @@ class RLStage:
     # --- score ----------------------------------------------------------------------------------------------
 
     def score(self, number: int, rollouts: Sequence[Rollout]) -> RolloutBuffer:
-        """Wait for the rewards, and say what each image is worth; flat groups are replaced if configured."""
+        """Wait for the rewards and compute advantages; flat groups are replaced if configured."""
         config, rollouts, started = self.config, list(rollouts), time.perf_counter()
         if (number + 1) * config.updates_per_rollout < config.num_steps:
             with self.supervised.autocast():
@@ -171,7 +177,7 @@ class RLStage:
         """
         rewards, problem = None, ""
         try:
-            rewards = self.panel.collect()
+            rewards = self.ensemble.collect()
         except TooManyFailures as error:
             problem = str(error)
         problems = [found for found in self.processes.gather(problem) if found]
@@ -180,7 +186,7 @@ class RLStage:
         return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
 
     def compare(self, own: RewardBatch) -> tuple[RewardBatch, AdvantageBatch]:
-        """Gather the scores of all processes and say what each image is worth beside the others."""
+        """Gather the scores of all processes and compute each image's advantage in its group."""
         rewards = RewardBatch.gather(self.processes.gather(own))
         groups = rewards.numbers // self.config.group_size
         table = [
@@ -265,11 +271,11 @@ class RLConfig(RLSettings):
             raise ValueError(
                 "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
             )
-        mix, panel = open_judged_prompts(self.prompts, self.rewards, self.panel)
+        mix, ensemble = open_judged_prompts(self.prompts, self.rewards, self.panel)
         mixture = None
         if self.sft_coef:
             if self.data is None:
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
             mixture = open_mixture(self.data, self.data_root)
         pipe = self.start.load(self.dtype(processes.device))
-        return RLStage(self, processes, pipe, mix, panel, mixture)
+        return RLStage(self, processes, pipe, mix, ensemble, mixture)

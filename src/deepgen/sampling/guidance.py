@@ -11,7 +11,7 @@ from torch import Tensor
 
 def guide(velocity: Tensor, guidance_scale: float) -> Tensor:
     """v = v_neg + g (v_pos - v_neg), from rows [negative, positive]: (2 B, ...) to (B, ...)."""
-    negative, positive = velocity.chunk(2)
+    negative, positive = velocity.chunk(2)  # (B, ...) each
     return negative + guidance_scale * (positive - negative)
 
 
@@ -34,7 +34,7 @@ class Guidance:
 
     def __call__(self, velocity: Tensor) -> Tensor:
         """Guided velocity from rows [negative, positive]: (2 B, ...) to (B, ...)."""
-        negative, positive = velocity.chunk(2)
+        negative, positive = velocity.chunk(2)  # (B, ...) each
         self._difference = positive - negative
         return guide(velocity, self.guidance_scale)
 

@@ -1,4 +1,4 @@
-"""What the DiT is given besides latents at the steps of a run: for both branches of guidance, or one."""
+"""The DiT's inputs besides latents at the steps of a run: for both branches of guidance, or one."""
 
 from __future__ import annotations
 

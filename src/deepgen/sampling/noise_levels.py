@@ -1,4 +1,4 @@
-"""Which noise levels training sees, and what each weighs.
+"""Distributions of noise levels in training, and the loss weight of each level.
 
 A density draws u in [0, 1); a table or a continuous shift turns u into sigma (1 = noise) and the timestep
 1000 * sigma. Densities and weights are those of Stable Diffusion 3 (arXiv 2403.03206, section 3.1), from

@@ -1,9 +1,9 @@
-"""Steps of samples from noise to clean latents, which may stand at different noise levels.
+"""ODE sampling: steps from noise to clean latents, for samples that may stand at different noise levels.
 
 A `SamplingState` is a run: B samples at one noise level with their solver. The pipeline has one run and
-follows it from first to last step; the server has a run for each image, and each step may be of another
-company; a rollout is a run whose solver draws. How a velocity comes about is the caller's affair, so a solver
-never meets a model and can be tested on an ODE with a known answer.
+follows it from first to last step; the server has a run for each image, and each step may batch it with
+others; a rollout is a run whose solver is stochastic. The caller supplies the velocity, so a solver never
+meets a model and can be tested on an ODE with a known answer.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class SamplingState:
 
     def move(self, velocity: Tensor) -> None:
         """Take a step with the velocities (B, C, h, w) of its samples."""
-        given = velocity.float() if self.is_float32 else velocity
+        given = velocity.float() if self.is_float32 else velocity  # (B, C, h, w)
         timestep = self.solver.timesteps[self.step]
         latents = self.solver.step(given, timestep, self.latents, return_dict=False)[0]  # (B, C, h, w)
         if self.kept is not None:

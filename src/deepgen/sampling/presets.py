@@ -1,4 +1,4 @@
-"""Fewer steps, same picture: solver, steps and spacing under one name.
+"""Presets: solver, number of steps and spacing under one name, for nearly the same picture in fewer steps.
 
 A picture is the end of an ODE, and 50 steps of Euler spend most of their passes on a path that a solver of
 second order with memory (UniPC, arXiv 2302.04867) follows in a third of them. Two things make that so. The

@@ -1,4 +1,4 @@
-"""A rollout: from noise to pictures, with the steps that will be trained on the record.
+"""Sampling of a rollout: from noise to pictures, recording the steps that will be trained.
 
 Any callable is a policy here; the caller brings the model. Steps of the window are stochastic and have a
 log-prob; the others follow the ODE. What was drawn is rounded to the stored precision first and scored then,
@@ -132,19 +132,19 @@ class StochasticSolver:
             model_output,
             sample,
             self.sigmas[timestep].expand(len(sample)),  # (B,)
-            self.sigmas[timestep + 1].expand(len(sample)),
+            self.sigmas[timestep + 1].expand(len(sample)),  # (B,)
             eta=self._eta if is_stochastic else 0.0,
             sigma_max=self._sigma_max,
         )
         if is_stochastic:
             next_noisy = made.sample(self._step_noise(timestep).to(sample.device), sample.dtype)
         else:
-            next_noisy = made.mean.to(sample.dtype)
+            next_noisy = made.mean.to(sample.dtype)  # (B, C, h, w)
         if timestep in self._window.trained:
             known = {
                 "noisy": sample,
                 "next_noisy": next_noisy,
-                "log_prob": made.log_prob(next_noisy),
+                "log_prob": made.log_prob(next_noisy),  # (B,)
                 "mean": made.mean,
                 "velocity": model_output,
             }
@@ -160,8 +160,8 @@ class StochasticSolver:
         return Trajectory(
             clean=clean,
             steps=self._window.trained,
-            sigma=self.sigmas[index],
-            sigma_next=self.sigmas[index + 1],
+            sigma=self.sigmas[index],  # (K,)
+            sigma_next=self.sigmas[index + 1],  # (K,)
             sigma_max=self._sigma_max,
             **{
                 name: torch.stack(kept, dim=1) if kept else empty[name]  # (B, K, ...)

@@ -1,4 +1,4 @@
-"""Noise levels of a sampling run, whichever diffusers scheduler makes them."""
+"""The noise levels of a sampling run, from any diffusers scheduler."""
 
 from __future__ import annotations
 

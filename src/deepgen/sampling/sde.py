@@ -1,4 +1,4 @@
-"""Stochastic samplers: one denoising step as a Gaussian whose density can be asked for later.
+"""Stochastic samplers: one denoising step as a Gaussian whose log-probability can be computed later.
 
 Reinforcement learning needs a policy that draws: a mean, a standard deviation and the log-prob of what was
 drawn. All three samplers here are an Euler step of the probability-flow ODE, plus a pull away from the
@@ -61,7 +61,7 @@ class Transition:
         normaliser, so it exists where std is 0; a "gaussian" one says nothing there.
         """
         # fp32: bf16 has too few mantissa bits for a log-prob ratio that is clipped at 1e-4.
-        squared = (next_noisy.detach().float() - self.mean).square()
+        squared = (next_noisy.detach().float() - self.mean).square()  # (B, C, h, w)
         if self.density == "squared":
             log_density = -squared
         else:
@@ -70,7 +70,7 @@ class Transition:
                 - torch.log(self.std + _TINY)
                 - 0.5 * math.log(2 * math.pi)
             )
-        return log_density.flatten(1).mean(1)
+        return log_density.flatten(1).mean(1)  # (B,)
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ def transition(
     """
     check_sampler(name, eta)
     shape = (-1, *[1] * (noisy.ndim - 1))
-    sigma, sigma_next = sigma.float().view(shape), sigma_next.float().view(shape)
-    velocity, noisy = velocity.float(), noisy.float()
-    added = _SAMPLERS[name](sigma, sigma_next, eta, sigma_max)
+    sigma, sigma_next = sigma.float().view(shape), sigma_next.float().view(shape)  # (B, 1, 1, 1)
+    velocity, noisy = velocity.float(), noisy.float()  # (B, C, h, w)
+    added = _SAMPLERS[name](sigma, sigma_next, eta, sigma_max)  # each (B, 1, 1, 1)
     predicted_noise = noisy + (1 - sigma) * velocity
     return Transition(
         mean=noisy + (sigma_next - sigma) * velocity - added.pull * predicted_noise,

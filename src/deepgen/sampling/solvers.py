@@ -1,4 +1,4 @@
-"""The solvers one can ask for by name; all diffusers' own, each with its own words for the same schedule."""
+"""Solvers by name; all are diffusers' own, each with its own arguments for the same schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps of one run have in common, computed once.
+"""Tensors that all steps of one run share, computed once.
 
 The context's projection and the references' patches are the same at every step. The blocks' modulation
 depends on the noise level and the pooled condition only, so that of many steps is one matrix product per
@@ -100,10 +100,10 @@ class StepCache:
 
 
 class JoinedStepCache(StepCache):
-    """Of several runs that share a model call, each at its own step.
+    """The step caches of several runs that share a model call, each at its own step.
 
-    The modulation is taken from the runs' own caches, so it is computed in the same shapes in any company and
-    outlives a change of company. The rest is kept here, and made again when the company changes.
+    The modulation is taken from the runs' own caches, so its shapes do not depend on the other runs of the
+    call, and it stays when they change. The rest is kept here, and made again for other runs.
 
     Args:
         parts: caches of the runs; one may stand there several times.

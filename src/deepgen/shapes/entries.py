@@ -1,4 +1,4 @@
-"""What the world is trained on: scenes, claims and edits from the training side of the split, by number.
+"""Training entries of the shapes world by number: scenes, claims and edits of the training split.
 
 Entry i of a seed is a pure function of both, so a pool, a data source and a test speak of the same ones.
 """

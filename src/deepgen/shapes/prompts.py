@@ -1,4 +1,4 @@
-"""Prompts of the world for reinforcement learning: words, what an edit starts from, and what has to hold.
+"""Prompts of the shapes world for reinforcement learning: text, source scene of an edit, and the claim.
 
 They come from the training side of the split, with the words the data source `shapes` has at the same number.
 What has to hold is JSON under the key "shapes" of the metadata, so a row survives being written to a file.

@@ -1,4 +1,4 @@
-"""How right a picture of the world is, for benchmarks and rewards alike.
+"""Scores of pictures of the shapes world, for benchmarks and rewards.
 
 `is_right` is the verdict that counts. The credits are for learning, where a verdict that is nearly always
 "wrong" teaches nothing; each of them is 1 exactly where the picture is right.
@@ -43,7 +43,7 @@ def claim_credit(claim: ShapesClaim, reading: ShapesReading) -> float:
     """Share of what is stated that holds, less one part for each thing too many, in [0, 1].
 
     Each object is a part (in it, the share of its stated attributes), and so are a stated background and a
-    stated relation. Objects are matched so as to give the most. Too many are objects that nobody asked for,
+    stated relation. Objects are matched so as to give the most. Too many are objects that were not asked for,
     cells that show nothing known, and a background that is none of the world's.
     """
     wanted, found = claim.objects, list(reading.objects)

@@ -1,4 +1,4 @@
-"""What the storybook world knows, for people who ask about a model that draws it."""
+"""A summary of what the storybook world contains, for people who ask about a model that draws it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stated about a scene, and whether a scene is as stated.
+"""Claims about a scene, and the check whether a scene satisfies them.
 
 A `Claim` states some properties of a picture; what it does not state is free, and nothing extra may be there.
 An `EditClaim` is a claim on the result of an edit plus the cells that the edit has to leave as they were.

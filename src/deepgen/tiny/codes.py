@@ -1,4 +1,4 @@
-"""A fixed code for what a prompt comes to: the stand-in for the condition of a pretrained text encoder.
+"""A fixed code of a prompt's meaning: the stand-in for the condition of a pretrained text encoder.
 
 A text path from nothing learns to bind words to things far too slowly from the flow loss alone. So the two
 halves of the model are first trained apart, against one code fixed in advance: the DiT learns to draw from
@@ -142,7 +142,7 @@ def pooled_code(codes: Any) -> Any:
 def cell_codes(scene: Scene) -> np.ndarray:
     """What is in each cell, and where that is: float32 (9, WIDTH). Of an empty cell only where it is.
 
-    Image tokens are told their place here because Qwen2.5-VL marks it by rotary phase alone, so that values
+    Image tokens get their place here because Qwen2.5-VL marks it by rotary phase alone, so that values
     that are attended to would carry none.
     """
     things, word = contents(scene), scene.word

@@ -1,20 +1,20 @@
-"""How right a picture of the storybook is, in parts, for learning from pictures that are wrong.
+"""Partial credit for pictures of the storybook, for learning from pictures that are wrong.
 
 What counts is `is_right`. The credits tell wrong pictures apart, where a verdict that is nearly always
-"wrong" teaches nothing. The right picture is worth 1 and a wrong one at most `MOST_OF_WRONG`.
+"wrong" teaches nothing. The right picture scores 1 and a wrong one at most `MOST_OF_WRONG`.
 
 **A claim** has one part for each thing, for the ground, the relation, the word and its row, if stated. Of a
 thing's part the noun is one half and what else is stated of it (place, style, size, facing) shares the other;
 where only one of the two is stated it is all. Of a word's part, the share of letters that are right in their
 place. Things are matched so as to give the most. The sum, less one part for each thing too many, is divided
-by the number of parts, and is never below 0. Too many are things nobody asked for, a word nobody asked for,
-and cells that show something unknown; an unknown cell in the stead of a thing that is missing costs nothing
+by the number of parts, and is never below 0. Too many are things or a word that were not asked for, and cells
+that show something unknown; an unknown cell in the stead of a thing that is missing costs nothing
 more, nor does a row of unknown cells in the stead of a missing word. A picture whose ground is none of the
-world's is worth 0.
+world's scores 0.
 
 **An edit** is `change * (0.5 + 0.5 * kept)`. `change` is the share of the way from the source to what is
-asked, by the credit of the claim in the cells the edit may touch: a picture left as it was is worth 0. An
-instruction that has nothing to change is worth `kept` alone.
+asked, by the credit of the claim in the cells the edit may touch: a picture left as it was scores 0. An
+instruction that has nothing to change scores `kept` alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several direct edits of one picture, one after another, that leave some cells alone all the way.
+"""Chains of edits: several direct edits of one picture in sequence that leave some cells unchanged.
 
 Each edit is about the picture that the one before it should have made. All of them stay in one row and two
 other cells, and none changes the ground, so whatever a model does to the four cells left over is a fault

@@ -1,4 +1,4 @@
-"""Edits that say what to change: each an instruction, the scene before, a scene after, and the claim on it.
+"""Direct edits: each an instruction, the scene before, a scene after, and the claim on it.
 
 What an instruction leaves open ("add a cat") the claim leaves open too. An instruction that cannot be
 followed (it names what is not there, adds to a full cell, or changes nothing) has the source as its target.

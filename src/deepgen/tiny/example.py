@@ -1,4 +1,4 @@
-"""One item of the world: what is asked in words, what has to hold, and a scene in which it does."""
+"""One item of the storybook world: its text, its claim, and a scene that satisfies it."""
 
 from __future__ import annotations
 

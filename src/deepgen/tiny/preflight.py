@@ -1,8 +1,8 @@
-"""What a prompt asks for that the world cannot draw, told before anything is drawn.
+"""Warnings about parts of a prompt that the world cannot draw, before anything is drawn.
 
-A prompt is never refused. Whatever it says, the nearest thing is drawn, and whoever asked is told: the
-command line, the server and its page say what `check_prompt` finds. Training data is looked at by the same
-words (`check_captions`), so that a fine-tune starts knowing which nouns are new.
+A prompt is never refused: the nearest thing is drawn, and the command line, the server and its page show the
+warnings of `check_prompt`. `check_captions` checks training data in the same way, so that a fine-tune starts
+with a list of the new nouns.
 """
 
 from __future__ import annotations

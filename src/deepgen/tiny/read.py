@@ -1,11 +1,11 @@
 """Reading a scene back from pixels, without a model, and refusing what is none of the world's.
 
-The ground is told by the lines along the cell borders that no thing reaches. Every cell is then compared
-with every thing on that ground by least squares, and every row with every word. What is left over when the
-best explanation is taken away decides: a patch of a wrong color, a missing or an extra part leaves an error
-that remains under a 5x5 average; blur, a faint drawing and a blend of two are told by whether blurring the
-drawing, weakening it or mixing another one in would explain the pixels better. A cell that fails is unknown,
-never guessed.
+The ground is recognised by the lines along the cell borders that no thing reaches. Every cell is then
+compared with every thing on that ground by least squares, and every row with every word. The residual of the
+best match decides: a patch of a wrong color, a missing or an extra part leaves an error that remains under a
+5x5 average; blur, a faint drawing and a blend of two are recognised by whether blurring the drawing,
+weakening it or mixing another one in would explain the pixels better. A cell that fails is unknown, never
+guessed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompts whose answer has to be thought of: riddles, numbers, places, order, spelling, and two steps.
+"""Reasoning prompts, which do not name the answer: riddles, numbers, places, order, spelling, and two steps.
 
 Each comes down to an ordinary claim, so it is judged like any caption; `direct` asks for the same picture
 without a riddle. What can be known is in the facts file and nowhere else. Of the wordings of a template the

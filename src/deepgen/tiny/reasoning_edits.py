@@ -1,4 +1,4 @@
-"""Edits whose target can only be told from the picture or from what the world knows.
+"""Reasoning edits, whose target follows only from the picture or from the world's facts.
 
 Each comes down to the claim of an ordinary edit, so it is judged like one; `direct` is the instruction that
 says what to do. Of the wordings of a kind the last one is never trained.

@@ -1,4 +1,4 @@
-"""What is held out, on four levels, and the baseline that a look-up of training prompts reaches.
+"""Held-out splits on four levels, and the baseline that a look-up of training prompts reaches.
 
 1. new wordings: the last wording of a fact or a template is never trained.
 2. new combinations: one (template, fact, argument) in eight is never trained.

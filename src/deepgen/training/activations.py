@@ -1,4 +1,4 @@
-"""What autograd keeps from the forward of a training sample, counted rather than estimated.
+"""Memory that autograd keeps from the forward of a training sample, counted rather than estimated.
 
 One layer of each kind runs on fake tensors of the real sizes, which have shape and type but no memory, and
 every tensor that autograd saves for the backward is added up. Layers of a kind are alike, so the rest is

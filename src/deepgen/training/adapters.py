@@ -1,4 +1,4 @@
-"""Which weights LoRA adapts, by name of a preset."""
+"""LoRA presets: which weights are adapted, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which benchmarks are looked at during training; benchmark_validation.py runs them.
+"""Config of the benchmarks that are run during training; benchmark_validation.py runs them.
 
 Apart from them, so that a training without benchmarks loads nothing of the evaluation.
 """

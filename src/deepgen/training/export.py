@@ -1,4 +1,4 @@
-"""From a run's checkpoint to what draws: a pipeline folder, a LoRA file, or the original's layout.
+"""Export of a run's checkpoint: to a pipeline folder, a LoRA file, or the original's layout.
 
 Each can be written between the model the run began with and what it became (`strength`). What a run learns on
 purpose is mostly kept half way, and what it forgets by the way is mostly not lost there (WiSE-FT, arXiv

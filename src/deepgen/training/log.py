@@ -1,4 +1,4 @@
-"""What a run says while it trains: a line on the terminal and a line in log.jsonl."""
+"""The log of a training run: a line on the terminal and a line in log.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one training loop. It does not know what it trains: a stage brings the batches and their loss."""
+"""The one training loop, for every stage: a stage supplies the batches and their loss."""
 
 from __future__ import annotations
 

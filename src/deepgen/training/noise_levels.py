@@ -1,4 +1,4 @@
-"""Which noise level each sample of a step is trained at: stratified over the whole global batch.
+"""Noise levels of the samples of a training step: stratified over the whole global batch.
 
 The densities are those of Stable Diffusion 3 (arXiv 2403.03206, section 3.1), as functions of a uniform
 number, so that one in each stratum can be drawn whatever the density.

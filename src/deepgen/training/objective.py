@@ -22,7 +22,7 @@ from deepgen.sampling.noise_levels import sample_losses
 
 Padding = Literal["hidden", "visible"]
 
-# B samples, L prompt tokens with pads, Q think tokens, C latent channels
+# B samples, L prompt tokens with pads, Q think tokens, C latent channels; widths: V VLM, J context, P pooled
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainingBatch:
         clean: target latents, (B, C, h, w), or B tensors (C, h, w) of different sizes.
         noise: like `clean`.
         sigma: noise levels, (B,), 1 = noise.
-        timestep: what the DiT is told, 1000 * sigma, (B,).
+        timestep: the DiT's input, 1000 * sigma, (B,).
         weights: of the samples' squared errors, (B,).
         pixels: per sample, its references for the VLM, (3, H, W) in [-1, 1]; None for text to image.
         references: per sample, the clean latents of its references (C, h, w).
@@ -112,7 +112,7 @@ class FlowMatchingObjective(nn.Module):
         """w * mean((velocity - (noise - clean))^2) of every sample, float32 (B,); spec: Esser et al.
         2024, eq. 14.
         """
-        context, pooled, mask = self.condition(batch)
+        context, pooled, mask = self.condition(batch)  # (B, L + Q, J), (B, P), (B, L + Q) or None
         velocity = self.transformer(
             hidden_states=[
                 (1 - sigma) * clean + sigma * noise
@@ -128,11 +128,11 @@ class FlowMatchingObjective(nn.Module):
         return sample_losses(velocity, batch.clean, batch.noise, batch.weights)
 
     def condition(self, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Context (B, L + Q, C), pooled (B, P) and the mask of real positions, None where every one
+        """Context (B, L + Q, J), pooled (B, P) and the mask of real positions, None where every one
         counts.
         """
         images, shown = _numbered(batch.pixels)
-        think = self.connector.think_tokens()
+        think = self.connector.think_tokens()  # (Q, V)
         states = self.vlm(
             batch.tokens.input_ids,
             batch.tokens.attention_mask,
@@ -149,7 +149,7 @@ class FlowMatchingObjective(nn.Module):
             mask = F.pad(batch.tokens.attention_mask.bool(), (0, len(think)), value=True)[
                 :, -states.shape[1] :
             ]
-        context, pooled = self.connector(states, mask)
+        context, pooled = self.connector(states, mask)  # (B, L + Q, J), (B, P)
         return context, pooled, mask
 
 

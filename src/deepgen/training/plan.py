@@ -1,4 +1,4 @@
-"""What a training run will need, before anything starts: memory, arithmetic, hours and money.
+"""Plan of a training run before it starts: memory, arithmetic, hours and money.
 
 Nothing is loaded. The parts are built on the meta device with what is trained marked as the run marks it, and
 counted: weights and optimizer state in closed form, activations in activations.py, arithmetic in flops.py.
@@ -47,7 +47,7 @@ class PlanConfig:
     """
 
     architecture: Architecture = DEEPGEN_1_0
-    starts_from: str = ""  # told in the plan, where it is known
+    starts_from: str = ""  # shown in the plan, where it is known
     trains_connector: bool = True
     trains_transformer: bool = False
     vlm_lora: LoraSettings | None = None

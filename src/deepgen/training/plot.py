@@ -1,4 +1,4 @@
-"""A run's curves as one picture, from its log.jsonl.
+"""Plot of a run's curves, from its log.jsonl.
 
 Metrics that share a prefix share a panel: `loss/generate` and `loss/edit` are compared with each other,
 `grad_norm/connector` with `grad_norm`. Faint dots are what was logged, lines their running mean.
@@ -161,7 +161,7 @@ def _make_logarithmic(axis: Any) -> None:
 
 
 def _colors(title: str, labels: Sequence[str]) -> list[Any]:
-    """Noise levels are ordered, so their colours are; others are told apart."""
+    """Noise levels are ordered, so their colours are; others get distinct ones."""
     from matplotlib import colormaps
 
     if title == "loss by sigma" or len(labels) > 8:

@@ -1,8 +1,8 @@
-"""A model divided among processes: each keeps a piece of every trained weight, gradient and moment.
+"""Sharding of a model among processes: each keeps a slice of every trained weight, gradient and moment.
 
 PyTorch's `fully_shard` (FSDP2) gathers a block's weights where the block is computed and adds its gradients
-up into pieces. Optimizer, averages and checkpoints see the pieces alone, as plain tensors: AdamW works on
-each number by itself, so they need not know; whoever needs a whole matrix asks its `ShardSlice`.
+up into slices. Optimizer, averages and checkpoints see the slices alone, as plain tensors: AdamW works on
+each number by itself, and code that needs a whole matrix gathers it with `ShardSlice`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class SyncedMicroBatch:
 
     Attributes:
         batch: the micro-batch.
-        is_counted: False where it only keeps the others company; its loss counts zero times then.
+        is_counted: False for a repetition that only takes part in the collective calls; its loss counts zero.
     """
 
     batch: Any

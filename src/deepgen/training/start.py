@@ -1,4 +1,4 @@
-"""What a supervised run begins with: a DeepGen model, one completed by base models, or base models alone.
+"""Initial weights of a supervised run: a DeepGen model, one completed by base models, or base models alone.
 
 A run remembers where it began, by name and by a fingerprint of the weights, so that it is neither resumed nor
 exported from others by mistake.

@@ -1,4 +1,4 @@
-"""Everything of a run that must survive a restart.
+"""Training state that must survive a restart: weights, averages, optimizer moments, step.
 
 Random numbers are keyed by sample and step (randomness.py) and the data's order is a function of the
 step, so what has to be kept is the trained parameters, their moving averages, the optimizer's moments and
@@ -47,7 +47,7 @@ class TrainState:
         optim: how.
         num_steps: of the whole run.
         ema_decay: of the averages; None keeps none.
-        processes: who else trains; None is nobody.
+        processes: those of the run; None if there is one only.
 
     Attributes:
         parameters: what this process updates: its rows of divided parameters, and all of the others.

@@ -1,4 +1,4 @@
-"""What alignment, joint SFT and fine-tuning share: data in, random numbers drawn, a flow-matching loss out.
+"""Base stage of alignment, joint SFT and fine-tuning: data, random numbers, flow-matching loss.
 
 They differ in what they train, which a stage says by its config; everything here is the same for all.
 """

@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides its log: TensorBoard, wandb or trackio, by name.
+"""Experiment trackers for a run's metrics: TensorBoard, wandb or trackio, by name.
 
 The trackers are accelerate's. Three things are done here, because accelerate does them otherwise: a config
 is written as one table of text, where its TensorBoard tracker opens a second run that is named by the time;

@@ -1,5 +1,4 @@
-"""Looking at a run while it trains: the loss on examples it never sees, at fixed noise levels, and
-pictures of them.
+"""Validation during training: the loss on held-out examples at fixed noise levels, and pictures of them.
 
 Everything is fixed - examples, noise, levels, seeds - so two lines of a log differ by the weights alone.
 """

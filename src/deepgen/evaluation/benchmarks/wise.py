@@ -138,7 +138,7 @@ class Wise(JudgeBenchmark):
         return f"images/{item.id}.png"
 
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
-        """With the explanation, which the model was not told."""
+        """With the explanation, which was not part of the model's prompt."""
         fields = {"prompt": item.prompt, "explanation": item.metadata["explanation"]}
         return [Question(key=self.variant, fields=fields, images=(image,))]
 

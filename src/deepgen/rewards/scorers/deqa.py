@@ -1,4 +1,4 @@
-"""DeQA-Score (You et al., 2025): how good a picture looks, whatever it shows; a fifth of its 1 to 5.
+"""DeQA-Score (You et al., 2025): how good a picture looks, independent of its content; a fifth of its 1 to 5.
 
 The model brings its own code, so it is hosted by a service of its own that keeps our protocol.
 """

@@ -1,4 +1,4 @@
-"""Whether an edit did what it was told: a judge sees the source, the result and the instruction.
+"""Whether an edit followed its instruction: a judge sees the source, the result and the instruction.
 
 What was left alone is not asked here; `preservation` measures it from pixels.
 """

@@ -22,7 +22,7 @@ class OCROptions(MatchConfig):
 
 
 class OCR(EachAlone):
-    """Share of the asked-for letters that can be read, less wrong order and text nobody asked for."""
+    """Share of the asked-for letters that can be read, less wrong order and text that was not asked for."""
 
     def __init__(self, options: OCROptions, reader: TextReader | None = None) -> None:
         self.options = options

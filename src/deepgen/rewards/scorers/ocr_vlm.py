@@ -1,6 +1,6 @@
 """OCR by a vision-language model: it reads what is in the picture, and the match is ours.
 
-The judge is not told what should be there, or it would read it into the picture.
+The expected text is not part of the judge's prompt, or it would read it into the picture.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a picture of DeepGen-Tiny's world is what was asked for, read from its pixels and exact.
 
-The right picture is worth 1. Everything else is worth 0 ("exact") or a part of what was asked for
+The right picture scores 1. Everything else scores 0 ("exact") or a part of what was asked for
 ("partial"), which gives a group something to compare while right pictures are rare.
 """
 
@@ -20,7 +20,7 @@ from deepgen.shapes.score import change_share, claim_credit, edit_credit, is_rig
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesRewardOptions:
-    """What a wrong picture is worth: nothing, or the part that is right."""
+    """The score of a wrong picture: 0, or the share that is right."""
 
     credit: Literal["exact", "partial"] = "exact"
 

@@ -18,7 +18,7 @@ from deepgen.rewards.text_match import locate, normalize
 class TextEditOptions(OCROptions):
     """As for `ocr`; `absent_threshold` is the share of an old text's letters from which it counts as there.
 
-    Text that nobody asked for costs nothing by default: an edit keeps the rest of its source.
+    Text that was not asked for costs nothing by default: an edit keeps the rest of its source.
     """
 
     extra_weight: float = 0.0

@@ -65,7 +65,7 @@ class GRPOGuard(PolicyGradient):
         if step.sampler != "flow" and not self.is_any_sampler_allowed:
             raise ValueError(f"grpo_guard normalises the noise of sampler 'flow', got {step.sampler!r}")
         moved = self._typical((transition.mean - step.need("old_mean").float()).square().flatten(1).mean(1))
-        added = self._typical(transition.sqrt_dt) * self._typical(transition.kl_std)
+        added = self._typical(transition.sqrt_dt) * self._typical(transition.kl_std)  # (B,)
         if self.variant == "paper":
             return ((difference + moved / (2 * added.square())) * added).exp()
         added = added.clamp(min=_TINY)

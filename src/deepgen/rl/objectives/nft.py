@@ -90,15 +90,15 @@ class NFT:
         Metrics: `policy_loss`, `good` = r, `positive_loss` and `negative_loss` = L+ and L-, and `kl`.
         """
         # fp32: v+ and v- differ from v_old by beta times a small difference.
-        velocity, noisy = step.velocity.float(), step.noisy.float()
-        old = (velocity if step.old_velocity is None else step.old_velocity.float()).detach()
+        velocity, noisy = step.velocity.float(), step.noisy.float()  # (B, C, h, w)
+        old = (velocity if step.old_velocity is None else step.old_velocity.float()).detach()  # (B, C, h, w)
         target = step.need("clean" if self.variant == "paper" else "next_noisy").detach().float()
-        sigma = step.sigma.float().view(-1, *[1] * (noisy.ndim - 1))
+        sigma = step.sigma.float().view(-1, *[1] * (noisy.ndim - 1))  # (B, 1, 1, 1)
 
         positive = self._distance(noisy - sigma * ((1 - self.beta) * old + self.beta * velocity), target)
         negative = self._distance(noisy - sigma * ((1 + self.beta) * old - self.beta * velocity), target)
-        good = (step.advantages.float() / (2 * self.adv_clip) + 0.5).clamp(0, 1)
-        loss = self.adv_clip * (good * positive + (1 - good) * negative) / self.beta
+        good = (step.advantages.float() / (2 * self.adv_clip) + 0.5).clamp(0, 1)  # (B,)
+        loss = self.adv_clip * (good * positive + (1 - good) * negative) / self.beta  # (B,)
         metrics = {
             "policy_loss": loss.detach(),
             "good": good.detach(),
@@ -114,8 +114,8 @@ class NFT:
     @staticmethod
     def _distance(clean: Tensor, target: Tensor) -> Tensor:
         """mean(error^2) / mean|error| of every sample, (B,); the paper's adaptive loss weighting."""
-        error = (clean - target).flatten(1)
-        typical = error.detach().abs().mean(1).clamp(min=_SMALLEST_ERROR)
+        error = (clean - target).flatten(1)  # (B, C h w)
+        typical = error.detach().abs().mean(1).clamp(min=_SMALLEST_ERROR)  # (B,)
         return error.square().mean(1) / typical
 
 

@@ -1,4 +1,4 @@
-"""Twelve edits in a row: what is left of the cells that none of them is about, and how many edits held.
+"""Evaluation of twelve edits in a row: how well untouched cells are kept, and how many edits hold.
 
 A picture that is encoded and decoded again at every edit loses a little each time; this says how much after
 twelve. All chains take their first edit together, then their second, so that edits are drawn in batches.
@@ -94,7 +94,7 @@ def draw_chains(
 ) -> list[list[Image.Image]]:
     """The pictures after each edit, chain by chain. Those that `folder` has of an earlier run are taken.
 
-    `say` is told how many edits of every chain are done.
+    `say` is called with the number of edits done of every chain.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = Images(folder, 0)

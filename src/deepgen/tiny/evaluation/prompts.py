@@ -1,4 +1,4 @@
-"""The prompts of the storybook benchmark: of every kind so many, shared among the levels that are held out.
+"""The prompts of the storybook benchmark: equally many of every kind, divided among the held-out levels.
 
 A kind's number is over prompts that training never draws, so its share is taken evenly from its held-out
 levels (see tiny/splits.py). A quarter as many come from prompts that training may draw, as a control. Every
@@ -48,7 +48,7 @@ class StorybookPrompt:
 
     @property
     def text(self) -> str:
-        """What the model is told."""
+        """The prompt for the model."""
         return (self.example.direct or "") if self.is_direct else self.example.text
 
     @property

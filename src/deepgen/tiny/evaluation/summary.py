@@ -1,4 +1,4 @@
-"""What the storybook benchmark came to: by ability, by kind and by level, with controls and reasons.
+"""Summary of the storybook benchmark: by ability, by kind and by level, with controls and reasons.
 
 Shares are of pictures; intervals are over distinct prompts, because several pictures of a prompt are not
 independent. Numbers of kinds and abilities are over prompts that training never draws. Beside them stand

@@ -1,6 +1,6 @@
 """Whether a picture of the storybook is what was asked for, read from its pixels and exact.
 
-The right picture is worth 1. Everything else is worth 0 ("exact") or a part of what was asked for
+The right picture scores 1. Everything else scores 0 ("exact") or a part of what was asked for
 ("partial", deepgen/tiny/credit.py), which gives a group something to compare while right pictures are rare.
 """
 
@@ -22,7 +22,7 @@ from deepgen.tiny.scene import PLACES
 
 @dataclass(frozen=True, kw_only=True)
 class StorybookRewardOptions:
-    """What a wrong picture is worth: nothing, or its parts that are right."""
+    """The score of a wrong picture: 0, or the share of its parts that is right."""
 
     credit: Literal["exact", "partial"] = "exact"
 

@@ -1,1 +1,1 @@
-"""What trains the parts of the storybook model."""
+"""Training stages of the storybook model's parts."""

@@ -1,4 +1,4 @@
-"""DeepGen-Tiny's VAE: crops of crowded scenes, L1 and squared error, a whisper of KL.
+"""DeepGen-Tiny's VAE: crops of crowded scenes, L1 and squared error, a very small KL weight.
 
 The encoder's convolutions see no more than an object and its surroundings, so most steps use 48-pixel crops,
 a quarter of the cost; only the last share sees whole pictures. Latents are disturbed on their way to the
