@@ -28,13 +28,13 @@ import torch
 import tyro
 from deepgen.training.guidance import best_scales, fixed_prompts, try_scales, write_scales
 from deepgen.training.judged_prompts import open_judged_prompts
-from deepgen.training.stages.rl import RLConfig
 from tyro.conf import Positional, arg
 
 from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.export import Trained, export_folder

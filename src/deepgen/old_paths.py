@@ -143,8 +143,15 @@ NAMES = {
         "Judged": "deepgen.rl.advantages.AdvantageBatch",
         "Scored": "deepgen.rewards.reward_batch.RewardBatch",
     },
+    "deepgen.train.loop": {
+        "Observer": "deepgen.training.config.Observer",
+        "StageLoss": "deepgen.training.config.StageLoss",
+    },
     "deepgen.train.policy": {
         "Asked": "deepgen.rl.policy.EncodedPrompt",
+    },
+    "deepgen.train.rl_stage": {
+        "RLConfig": "deepgen.rl.recipe.RLConfig",
     },
     "deepgen.train.rl_sheet": {
         "Sheet": "deepgen.rl.contact_sheet.ContactSheet",
@@ -154,6 +161,11 @@ NAMES = {
     },
     "deepgen.train.stages.rl": {
         "FlatGroups": "deepgen.rl.config.FlatGroups",
+        "RLConfig": "deepgen.rl.recipe.RLConfig",
+    },
+    "deepgen.train.supervised": {
+        "DropoutConfig": "deepgen.training.supervised_settings.DropoutConfig",
+        "prepare_parts": "deepgen.training.supervised_stage.prepare_parts",
     },
 }
 
