@@ -26,14 +26,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from deepgen.training.guidance import best_scales, fixed_prompts, try_scales, write_scales
-from deepgen.training.judged_prompts import open_judged_prompts
 from tyro.conf import Positional, arg
 
 from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
+from deepgen.rl.guidance_search import best_scales, fixed_prompts, try_scales, write_scales
+from deepgen.rl.judged_prompts import open_judged_prompts
 from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings

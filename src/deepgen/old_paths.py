@@ -67,6 +67,7 @@ _SCORED = (
 MODULES = {
     **{f"deepgen.models.{name}": f"deepgen.checkpoints.{name}" for name in _TO_CHECKPOINTS},
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
+    "deepgen.commands.reporting": "deepgen.cli.outputs",
     "deepgen.diffusion.losses": "deepgen.sampling.interpolation",
     "deepgen.eval.detection": "deepgen.rewards.detector",
     "deepgen.eval.forms": "deepgen.evaluation.response_schema",
@@ -74,7 +75,7 @@ MODULES = {
     "deepgen.eval.remote": "deepgen.rewards.remote_scorers",
     "deepgen.eval.scoring": "deepgen.evaluation.benchmark",
     "deepgen.eval.scoring.cases": "deepgen.evaluation.recorded_cases",
-    "deepgen.eval.scoring.final_score": "deepgen.evaluation.final_score",
+    "deepgen.eval.scoring.final_score": "deepgen.evaluation.judge_benchmark",
     "deepgen.eval.verdicts": "deepgen.evaluation.scoring",
     "deepgen.eval.wordings": "deepgen.evaluation.judge_prompts",
     "deepgen.models.bases": "deepgen.checkpoints.base_models",
@@ -82,6 +83,9 @@ MODULES = {
     "deepgen.models.parallel": "deepgen.sampling.parallel",
     "deepgen.models.sizes": "deepgen.checkpoints.infer_config",
     "deepgen.models.trajectory": "deepgen.sampling.step_cache",
+    "deepgen.rewards.panel": "deepgen.rewards.ensemble",
+    "deepgen.rl.clipping": "deepgen.rl.policy_gradient",
+    "deepgen.rl.kl": "deepgen.rl.policy_gradient",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
@@ -127,6 +131,9 @@ NAMES = {
         "is_address": "deepgen.rewards.remote_scorers.is_address",
         "make_scorers": "deepgen.evaluation.make_scorers.make_scorers",
     },
+    "deepgen.eval.scoring.final_score": {
+        "parse": "deepgen.evaluation.judge_benchmark.parse_final_score",
+    },
     "deepgen.eval.wordings": {
         "Wording": "deepgen.evaluation.judge_prompts.JudgePrompt",
         "Wordings": "deepgen.evaluation.judge_prompts.JudgePrompts",
@@ -142,6 +149,13 @@ NAMES = {
         "Experience": "deepgen.rl.rollout_buffer.RolloutBuffer",
         "Judged": "deepgen.rl.advantages.AdvantageBatch",
         "Scored": "deepgen.rewards.reward_batch.RewardBatch",
+    },
+    "deepgen.rewards.panel": {
+        "Panel": "deepgen.rewards.ensemble.RewardEnsemble",
+        "PanelConfig": "deepgen.rewards.ensemble.RewardEnsembleConfig",
+        "Scores": "deepgen.rewards.reward_batch.RewardBatch",
+        "Submission": "deepgen.rewards.ensemble.Submission",
+        "TooManyFailures": "deepgen.rewards.ensemble.TooManyFailures",
     },
     "deepgen.train.loop": {
         "Observer": "deepgen.training.config.Observer",

@@ -1,13 +1,16 @@
-"""Where pictures go.
+"""Where pictures go, and how reports are printed.
 
-Asked before a model is loaded, because a full disk is bad news after ten minutes of drawing.
+A place for pictures is checked before a model is loaded, because a full disk is bad news after ten minutes
+of drawing.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any, Protocol
 
 SPARE_BYTES = 2**20  # file system overhead and metadata
 
@@ -58,3 +61,16 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot write pictures to {folder.absolute()}: {error.strerror or error}") from error
+
+
+class Report(Protocol):
+    """Anything that reads well as text and has a dictionary for programs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        ...
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """To stdout, as text or as JSON; what JSON has no word for (paths) becomes text."""
+    print(json.dumps(report.to_dict(), indent=2, default=str) if as_json else report)
