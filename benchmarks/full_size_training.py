@@ -33,7 +33,8 @@ from deepgen.training.parallel import Processes
 from deepgen.training.plan import accelerator, plan, plan_of_recipe
 from deepgen.training.pool import load_tokenizer
 from deepgen.training.state import TrainState
-from deepgen.training.supervised import SupervisedConfig, SupervisedStage
+from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_stage import SupervisedStage
 
 _MIXTURE = """
 seed: 0

@@ -31,7 +31,7 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import PIXELS_PER_TOKEN, multimodal_positions
 from deepgen.training.objective import FlowMatchingObjective, TrainingBatch
 from deepgen.training.optim import OptimConfig, lr_factor
-from deepgen.training.supervised import SupervisedStage
+from deepgen.training.supervised_stage import SupervisedStage
 
 # B samples, L prompt tokens with pads, Q think tokens, S image tokens, K keys, D width
 

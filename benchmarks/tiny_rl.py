@@ -34,7 +34,7 @@ from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.rl.guidance_search import best_scales, fixed_prompts, try_scales, write_scales
 from deepgen.rl.judged_prompts import open_judged_prompts
-from deepgen.rl.stage import RLConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.export import Trained, export_folder

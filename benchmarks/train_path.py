@@ -47,7 +47,8 @@ from deepgen.training.parallel import Processes
 from deepgen.training.stages.alignment import AlignmentConfig
 from deepgen.training.stages.sft import SFTConfig
 from deepgen.training.state import TrainState
-from deepgen.training.supervised import SupervisedConfig, SupervisedStage
+from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_stage import SupervisedStage
 
 RESULT = Path(__file__).parent / "results" / "train_path.json"
 MICRO_BATCH = 4

@@ -73,6 +73,7 @@ MODULES = {
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
     "deepgen.data.ledger": "deepgen.data.bad_rows",
     "deepgen.data.sheet": "deepgen.data.contact_sheet",
+    "deepgen.commands.reporting": "deepgen.cli.outputs",
     "deepgen.diffusion.losses": "deepgen.sampling.interpolation",
     "deepgen.eval.detection": "deepgen.rewards.detector",
     "deepgen.eval.forms": "deepgen.evaluation.response_schema",
@@ -80,7 +81,7 @@ MODULES = {
     "deepgen.eval.remote": "deepgen.rewards.remote_scorers",
     "deepgen.eval.scoring": "deepgen.evaluation.benchmark",
     "deepgen.eval.scoring.cases": "deepgen.evaluation.recorded_cases",
-    "deepgen.eval.scoring.final_score": "deepgen.evaluation.final_score",
+    "deepgen.eval.scoring.final_score": "deepgen.evaluation.judge_benchmark",
     "deepgen.eval.verdicts": "deepgen.evaluation.scoring",
     "deepgen.eval.wordings": "deepgen.evaluation.judge_prompts",
     "deepgen.models.bases": "deepgen.checkpoints.base_models",
@@ -89,6 +90,9 @@ MODULES = {
     "deepgen.models.sizes": "deepgen.checkpoints.infer_config",
     "deepgen.models.trajectory": "deepgen.sampling.step_cache",
     "deepgen.planning.cards": "deepgen.planning.accelerators",
+    "deepgen.rewards.panel": "deepgen.rewards.ensemble",
+    "deepgen.rl.clipping": "deepgen.rl.policy_gradient",
+    "deepgen.rl.kl": "deepgen.rl.policy_gradient",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
@@ -170,6 +174,9 @@ NAMES = {
         "is_address": "deepgen.rewards.remote_scorers.is_address",
         "make_scorers": "deepgen.evaluation.make_scorers.make_scorers",
     },
+    "deepgen.eval.scoring.final_score": {
+        "parse": "deepgen.evaluation.judge_benchmark.parse_final_score",
+    },
     "deepgen.eval.wordings": {
         "Wording": "deepgen.evaluation.judge_prompts.JudgePrompt",
         "Wordings": "deepgen.evaluation.judge_prompts.JudgePrompts",
@@ -199,8 +206,22 @@ NAMES = {
         "Plan": "deepgen.training.plan.TrainingPlan",
         "card": "deepgen.planning.accelerators.accelerator",
     },
+    "deepgen.rewards.panel": {
+        "Panel": "deepgen.rewards.ensemble.RewardEnsemble",
+        "PanelConfig": "deepgen.rewards.ensemble.RewardEnsembleConfig",
+        "Scores": "deepgen.rewards.reward_batch.RewardBatch",
+        "Submission": "deepgen.rewards.ensemble.Submission",
+        "TooManyFailures": "deepgen.rewards.ensemble.TooManyFailures",
+    },
+    "deepgen.train.loop": {
+        "Observer": "deepgen.training.config.Observer",
+        "StageLoss": "deepgen.training.config.StageLoss",
+    },
     "deepgen.train.policy": {
         "Asked": "deepgen.rl.policy.EncodedPrompt",
+    },
+    "deepgen.train.rl_stage": {
+        "RLConfig": "deepgen.rl.recipe.RLConfig",
     },
     "deepgen.train.rl_sheet": {
         "Sheet": "deepgen.rl.contact_sheet.ContactSheet",
@@ -215,6 +236,11 @@ NAMES = {
     },
     "deepgen.train.stages.rl": {
         "FlatGroups": "deepgen.rl.config.FlatGroups",
+        "RLConfig": "deepgen.rl.recipe.RLConfig",
+    },
+    "deepgen.train.supervised": {
+        "DropoutConfig": "deepgen.training.supervised_settings.DropoutConfig",
+        "prepare_parts": "deepgen.training.supervised_stage.prepare_parts",
     },
     "deepgen.train.stages.storybook_vlm": {
         "ReadingBatch": "deepgen.tiny.stages.vlm.StorybookReadingBatch",

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from deepgen.evaluation import final_score
 from deepgen.evaluation import response_schema as schemas
 from deepgen.evaluation.benchmark import settings_with
 from deepgen.evaluation.benchmarks import corebench, dpg, gedit, imgedit, load_benchmark, unigenbench, wise
 from deepgen.evaluation.judge import JudgeConfig, PromptedJudge, image_query
+from deepgen.evaluation.judge_benchmark import parse_final_score
 from deepgen.evaluation.judge_prompts import OFFICIAL, JudgePrompts
 from deepgen.evaluation.runner import RunConfig, run
 from deepgen.evaluation.scorers import Scorers
@@ -188,7 +188,7 @@ def test_replies_held_to_a_schema_are_read(name, metric, best, data, tmp_path):
 
 def test_forms_tell_their_json_as_the_parsers_read_it():
     reply = {"reasoning": "Realism: 9\nyes: 5", "Final Score": 4}
-    assert final_score.parse(schemas.one_grade(1, 5).read(json.dumps(reply))) == [4]
+    assert parse_final_score(schemas.one_grade(1, 5).read(json.dumps(reply))) == [4]
     reply = {"reasoning": "so: 3", "Instruction": 5, "Naturalness": 4, "Preservation": 3}
     graded = schemas.grades("Instruction", "Naturalness", "Preservation", low=1, high=5)
     assert imgedit.parse(graded.read(json.dumps(reply))) == 4

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepgen.rl.clipping import clipped_loss
-from deepgen.rl.kl import gaussian_kl
 from deepgen.rl.objective import ObjectiveLoss, PolicyStep, summary
 from deepgen.rl.objectives import make_objective, objective_names
+from deepgen.rl.policy_gradient import clipped_loss, gaussian_kl
 from deepgen.sampling.sde import NAMES
 
 SIGMA, SIGMA_NEXT = torch.tensor([1.0, 0.9, 0.6, 0.4]), torch.tensor([0.9, 0.6, 0.4, 0.2])

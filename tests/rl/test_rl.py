@@ -22,8 +22,9 @@ from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooMa
 from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.policy import Policy
+from deepgen.rl.recipe import RLConfig
 from deepgen.rl.rollout_buffer import RolloutBuffer
-from deepgen.rl.stage import RLConfig, RLStage
+from deepgen.rl.stage import RLStage
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder

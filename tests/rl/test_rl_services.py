@@ -18,7 +18,7 @@ import pytest
 
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsembleConfig
-from deepgen.rl.stage import RLConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.loop import train
 

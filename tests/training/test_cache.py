@@ -24,7 +24,8 @@ from deepgen.training.adapters import LoraSettings
 from deepgen.training.cache import CacheConfig, Filled, fill_cache, fingerprints, open_cache
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes
-from deepgen.training.supervised import DropoutConfig, SupervisedStage
+from deepgen.training.supervised_settings import DropoutConfig
+from deepgen.training.supervised_stage import SupervisedStage
 from images_on_disk import write_image
 from small_runs import small
 

@@ -14,7 +14,7 @@ from deepgen.data.prompts import open_prompts
 from deepgen.recipes import recipe
 from deepgen.rl.evaluation import RLEvaluationConfig, fixed_prompts
 from deepgen.rl.gate import changes_of
-from deepgen.rl.stage import RLConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.tiny.rows import GROUPS
 from deepgen.tiny.splits import SAMPLERS
 from deepgen.training.plot import read_log

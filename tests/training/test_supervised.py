@@ -25,7 +25,9 @@ from deepgen.training.noise_levels import density
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes
 from deepgen.training.randomness import stratified
-from deepgen.training.supervised import DropoutConfig, SupervisedConfig, SupervisedStage
+from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_settings import DropoutConfig
+from deepgen.training.supervised_stage import SupervisedStage
 from small_runs import small
 
 

@@ -16,7 +16,7 @@ from deepgen.evaluation.runner import RunConfig
 from deepgen.evaluation.runner import run as run_benchmark
 from deepgen.evaluation.scorers import Scorers
 from deepgen.recipes import recipe, run
-from deepgen.rl.stage import RLConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.training.benchmark_validation import BenchmarkValidation
 from deepgen.training.benchmarks import BenchmarksConfig
 from deepgen.training.checkpoints import latest_checkpoint

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.options import Device
-from deepgen.cli.outputs import check_file_name, check_folder
-from deepgen.cli.reporting import print_report
+from deepgen.cli.outputs import check_file_name, check_folder, print_report
 
 if TYPE_CHECKING:
     from deepgen.data.mixture import Mixture

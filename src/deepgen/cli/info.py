@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from deepgen.cli.loading import locate
 from deepgen.cli.options import needed_model
-from deepgen.cli.reporting import print_report
+from deepgen.cli.outputs import print_report
 
 if TYPE_CHECKING:
     from deepgen.data.png import ImageRecord

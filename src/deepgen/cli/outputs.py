@@ -1,13 +1,15 @@
-"""Names and checks of output files and folders.
+"""Names and checks of output files and folders, and how reports are printed.
 
 Checked before a model is loaded, so that a full disk is an error before ten minutes of drawing, not after.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any, Protocol
 
 SPARE_BYTES = 2**20  # file system overhead and metadata
 
@@ -51,3 +53,16 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot write pictures to {folder.absolute()}: {error.strerror or error}") from error
+
+
+class Report(Protocol):
+    """Anything that reads well as text and has a dictionary for programs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        ...
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """To stdout, as text or as JSON; what JSON has no word for (paths) becomes text."""
+    print(json.dumps(report.to_dict(), indent=2, default=str) if as_json else report)

@@ -7,6 +7,7 @@ counts neither as 0 nor as a guess. How the judge is called is in `deepgen.evalu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -173,3 +174,18 @@ def _judge(scorers: Scorers) -> BenchmarkJudge:
 def _excerpt(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 240 else line[:237] + "..."
+
+
+_FINAL_SCORE = re.compile(r"\*{0,2}Final Score\*{0,2}:?([\d*,\s]*)", flags=re.IGNORECASE)
+
+
+def parse_final_score(reply: str) -> list[int] | None:
+    """Every whole number after the first "Final Score" that is followed by any; None where none is.
+
+    RISEBench and UniREditBench share this form of a reply: words, then a final score.
+    """
+    for match in _FINAL_SCORE.finditer(reply):
+        numbers = [int(number) for number in re.findall(r"\d+", match[1])]
+        if numbers:
+            return numbers
+    return None

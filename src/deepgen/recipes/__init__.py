@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.suggestions import suggestion_or_all
-from deepgen.training.loop import TrainConfig, train
+from deepgen.training.config import TrainConfig
+from deepgen.training.loop import train
 from deepgen.training.overrides import override
 from deepgen.training.run_folder import read_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deepgen.training.loop import TrainConfig
+from deepgen.training.config import TrainConfig
 from deepgen.training.stages.alignment import AlignmentConfig
 from deepgen.training.stages.lora import LoraConfig
 from deepgen.training.stages.sft import SFTConfig

@@ -18,7 +18,7 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
-from deepgen.training.loop import TrainConfig
+from deepgen.training.config import TrainConfig
 from deepgen.training.pool import load_tokenizer, load_weights, to_pixels
 from deepgen.training.stages.tiny_dit import TinyDiTConfig
 from deepgen.training.stages.tiny_vae import TinyVAEConfig, normalize_latents

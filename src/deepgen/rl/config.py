@@ -1,6 +1,6 @@
 """Settings of stage 3, reinforcement learning: sampling, scoring and the policy update.
 
-Whatever reads settings reads `RLSettings`; a recipe is an `RLConfig` (stage.py), which can also build its
+Whatever reads settings reads `RLSettings`; a recipe is an `RLConfig` (recipe.py), which can also build its
 stage. So the parts of a stage know their settings, and the stage its parts, without a circle.
 """
 
@@ -20,13 +20,13 @@ from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.optim import OptimConfig
 from deepgen.training.overrides import override
-from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_settings import SupervisedSettings
 
 FlatGroups = Literal["drop", "keep", "resample"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLSettings(SupervisedConfig):
+class RLSettings(SupervisedSettings):
     """What is drawn, how it is scored and how the policy follows.
 
     `data`, `global_batch_size`, `dropout` and `levels` are those of the supervised loss that is mixed in

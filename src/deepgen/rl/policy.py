@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from deepgen.data.prompts import Prompt
 from deepgen.generation import GenerationSettings
 from deepgen.models import vae as latent_space
-from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import guided_velocity
+from deepgen.training.trained_pipeline import TrainedPipeline
 from deepgen.types import Condition
 
 # B images, T steps; C, h, w latent channels and sides
@@ -65,7 +65,7 @@ class Policy:
 
     def __init__(
         self,
-        pipe: DeepGenPipeline,
+        pipe: TrainedPipeline,
         *,
         guidance_scale: float | None,
         is_condition_trained: bool,

@@ -2,15 +2,123 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from deepgen.rl.clipping import ClipRange, check_clip_range, clipped_loss
-from deepgen.rl.kl import KL, check_kl, policy_kl
 from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
 from deepgen.sampling.sde import Transition
+
+# --- how far a ratio may go: PPO's clipped objective (Schulman et al. 2017, arXiv 1707.06347, eq. 7)
+
+ClipRange = float | tuple[float, float]
+
+
+def check_clip_range(clip_range: ClipRange) -> None:
+    """ValueError unless the range is a positive number, or a pair (low, high) with low <= 0 <= high."""
+    if isinstance(clip_range, tuple):
+        low, high = clip_range
+        if not (-1 < low <= 0 <= high < math.inf):
+            raise ValueError(
+                "a pair clip_range holds offsets of the ratio and needs -1 < low <= 0 <= high, "
+                f"as in (-1e-4, 2e-4), got {clip_range}"
+            )
+    elif not 0 < clip_range < 1:
+        raise ValueError(f"clip_range must be between 0 and 1, got {clip_range}")
+
+
+def bounds(clip_range: ClipRange) -> tuple[float, float]:
+    """Lowest and highest ratio: 1 - c and 1 + c, or 1 + low and 1 + high of a pair."""
+    if isinstance(clip_range, tuple):
+        return 1 + clip_range[0], 1 + clip_range[1]
+    return 1 - clip_range, 1 + clip_range
+
+
+def clipped_loss(
+    ratio: Tensor, advantages: Tensor, clip_range: ClipRange
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """max(-A rho, -A clip(rho)) of every sample, float32 (B,), and which samples the clip silenced.
+
+    The gradient of a sample is zero where its ratio has already left the range in the direction its
+    advantage pushes.
+
+    Args:
+        ratio: new over old probability, float32 (B,), about 1.
+        advantages: (B,).
+        clip_range: how far the ratio may go.
+
+    Returns:
+        The loss, and metrics (B,): `ratio`, and as 0 or 1 `clip_low` (A < 0 below the range) and `clip_high`
+        (A > 0 above it).
+    """
+    advantages = advantages.to(ratio)
+    low, high = bounds(clip_range)
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))
+    with torch.no_grad():
+        metrics = {
+            "ratio": ratio.detach(),
+            "clip_low": ((ratio < low) & (advantages < 0)).float(),
+            "clip_high": ((ratio > high) & (advantages > 0)).float(),
+        }
+    return loss, metrics
+
+
+# --- how far the policy has moved from the reference it started from
+
+KL = Literal["velocity", "mean"]
+
+_TINY = 1e-7  # keeps a step without noise finite
+
+
+def check_kl(kind: KL, kl_coef: float) -> None:
+    """ValueError unless the kind is known and the weight is a finite number that is not negative."""
+    if kind not in ("velocity", "mean"):
+        raise ValueError(f"unknown KL {kind!r}; known: velocity, mean")
+    if not 0 <= kl_coef < math.inf:
+        raise ValueError(f"kl_coef must be a finite number, 0 or more, got {kl_coef}; 0 switches the KL off")
+
+
+def gaussian_kl(ours: Tensor, reference: Tensor, std: Tensor | float) -> Tensor:
+    """mean((ours - reference)^2 / (2 std^2 + 1e-7)) over C, h and w, float32 (B,), 0 or more.
+
+    KL between two normal distributions of equal standard deviation, for each element. The reference gets
+    no gradient.
+
+    Args:
+        ours: velocity or step mean of the policy, (B, C, h, w).
+        reference: the same of the reference model.
+        std: broadcasts to (B, C, h, w).
+    """
+    # fp32: late steps weigh up to 1 / (2 std^2), thousands with cps, and bf16 would round the difference.
+    squared = (ours.float() - reference.detach().float()).square()
+    return (squared / (2 * std**2 + _TINY)).flatten(1).mean(1)
+
+
+def policy_kl(kind: KL, step: PolicyStep, ours: Transition) -> Tensor:
+    """KL of the policy's stochastic step against the reference's from the same latents, float32 (B,).
+
+    "velocity" compares the velocities, "mean" the means of the two steps, and both are measured in the
+    sampler's `kl_std`. A mean is linear in its velocity, so the two differ by a weight of each noise level.
+
+    Args:
+        kind: "velocity" or "mean".
+        step: has a `reference_velocity`.
+        ours: the policy's transition, from `step.transition()`.
+
+    Raises:
+        ValueError: there is no reference velocity.
+    """
+    reference = step.need("reference_velocity")
+    if kind == "velocity":
+        return gaussian_kl(step.velocity, reference, ours.kl_std)
+    return gaussian_kl(ours.mean, step.transition(reference).mean, ours.kl_std)
+
+
+# --- the loss of a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +129,7 @@ class PolicyGradient(ABC):
         clip_range: how far a ratio may go: c for [1 - c, 1 + c], or offsets (low, high) of 1. Small, because
             log-probs are means over the picture; with "cps" they also lack 1 / (2 std^2).
         kl_coef: weight of the KL against the reference; 0 needs no reference.
-        kl: "velocity" or "mean" (rl/kl.py).
+        kl: "velocity" or "mean" (`policy_kl`).
     """
 
     clip_range: ClipRange = 1e-4

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.mixture import Mixture
 from deepgen.data.prompts import PromptMix
-from deepgen.pipeline import DeepGenPipeline
 from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
 from deepgen.rewards.reward_batch import RewardBatch
 from deepgen.rl.advantages import AdvantageBatch, advantages
@@ -31,11 +29,12 @@ from deepgen.rl.policy import Policy
 from deepgen.rl.policy_steps import PolicySteps
 from deepgen.rl.rollout_buffer import PolicyBatch, Rollout, RolloutBuffer, update_parts
 from deepgen.rl.rollout_sampler import RolloutSampler
-from deepgen.training.loop import StageLoss
+from deepgen.training.config import StageLoss
 from deepgen.training.objective import TrainingBatch
 from deepgen.training.parallel import Processes
 from deepgen.training.randomness import generator
-from deepgen.training.supervised import SupervisedStage
+from deepgen.training.supervised_stage import SupervisedStage
+from deepgen.training.trained_pipeline import TrainedPipeline
 
 # Names in the log; what is before the slash shares a panel of the curves.
 _PANELS = {
@@ -68,7 +67,7 @@ class RLStage:
         self,
         config: RLSettings,
         processes: Processes,
-        pipe: DeepGenPipeline,
+        pipe: TrainedPipeline,
         mix: PromptMix,
         ensemble: RewardEnsemble,
         mixture: Mixture | None = None,
@@ -259,23 +258,3 @@ class RLStage:
         if len(self.mix.sets) > 1:
             by_name |= {f"reward_of/{name}": totals[datasets == name] for name in np.unique(datasets)}
         return {name: float(np.nanmean(one)) for name, one in by_name.items() if not np.isnan(one).all()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLConfig(RLSettings):
-    """A recipe of reinforcement learning: the settings (config.py), and how their stage is opened."""
-
-    def build(self, processes: Processes) -> RLStage:
-        """The stage, with its model, prompts and rewards opened."""
-        if self.prompts is None:
-            raise ValueError(
-                "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
-            )
-        mix, ensemble = open_judged_prompts(self.prompts, self.rewards, self.panel)
-        mixture = None
-        if self.sft_coef:
-            if self.data is None:
-                raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
-            mixture = open_mixture(self.data, self.data_root)
-        pipe = self.start.load(self.dtype(processes.device))
-        return RLStage(self, processes, pipe, mix, ensemble, mixture)

@@ -17,13 +17,13 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.recipes import tiny
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rl.evaluation import RLEvaluationConfig
-from deepgen.rl.stage import RLConfig
+from deepgen.rl.recipe import RLConfig
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.stages.dit import StorybookDiTConfig, load_vae
 from deepgen.tiny.stages.vae import StorybookVAEConfig
 from deepgen.tiny.stages.vlm import StorybookVLMConfig, to_pixels
 from deepgen.tiny.tokenizer import load_tokenizer
-from deepgen.training.loop import TrainConfig
+from deepgen.training.config import TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.pool import load_weights
 from deepgen.training.stages.alignment import AlignmentConfig

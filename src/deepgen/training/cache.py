@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from deepgen.checkpoints.tensors import as_bytes
+from deepgen.checkpoints.spans import as_bytes
 from deepgen.data.bad_rows import BadRow, BadRowTracker
 from deepgen.data.batches import image_pixels
 from deepgen.data.cache import (
@@ -38,7 +38,7 @@ from deepgen.data.images import ImageError
 from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.training.trained_pipeline import TrainedPipeline
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 Progress = Callable[[int, int, int], object]
@@ -87,7 +87,7 @@ class Filled:
 
 def fill_cache(
     mixture: Mixture,
-    pipe: DeepGenPipeline,
+    pipe: TrainedPipeline,
     folder: Path,
     config: CacheConfig | None = None,
     progress: Progress = lambda shard, num_shards, num_rows: None,
@@ -127,12 +127,12 @@ def fill_cache(
     return Filled(len(missing), len(own) - len(missing), bad_rows.num_samples, bad_rows.num_bad)
 
 
-def open_cache(folder: Path, mixture: Mixture, pipe: DeepGenPipeline) -> Cache:
+def open_cache(folder: Path, mixture: Mixture, pipe: TrainedPipeline) -> Cache:
     """The cache, checked against the mixture and the model whose work it stands for."""
     return Cache(folder, mixture, fingerprints(pipe))
 
 
-def fingerprints(pipe: DeepGenPipeline, *, has_features: bool = True) -> dict[str, str]:
+def fingerprints(pipe: TrainedPipeline, *, has_features: bool = True) -> dict[str, str]:
     """Of the weights that decide what is kept, by name; a decoder does not."""
     found = {"VAE": fingerprint(pipe.vae, without=_DECODER)}
     if has_features:
@@ -231,7 +231,7 @@ class _Image(NamedTuple):
 class _Encoder:
     """The pictures of one shard, encoded in batches of one size as they come."""
 
-    def __init__(self, pipe: DeepGenPipeline, config: CacheConfig) -> None:
+    def __init__(self, pipe: TrainedPipeline, config: CacheConfig) -> None:
         self.pipe, self.config = pipe, config
         self._waiting: dict[tuple[Size, bool], list[_Image]] = {}
         self._moments: dict[int, dict[int, Tensor]] = {}

@@ -20,7 +20,8 @@ from deepgen.checkpoints.names import lora_name, native_name
 from deepgen.checkpoints.sums import write_sums
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.training.checkpoints import check_checkpoint, latest_checkpoint, read_checkpoint_folder
-from deepgen.training.supervised import SupervisedConfig, prepare_parts
+from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_stage import prepare_parts
 
 Weights = Literal["ema", "raw"]
 MAX_STRENGTH = 2

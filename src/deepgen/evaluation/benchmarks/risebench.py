@@ -15,9 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.evaluation import final_score
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
-from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
+from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question, parse_final_score
 from deepgen.evaluation.response_schema import ResponseSchema, one_grade
 from deepgen.evaluation.text_files import read_json
 
@@ -158,7 +157,7 @@ class RISEBench(JudgeBenchmark):
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The first number, from 1 to 5; the 0 and 1 of logical edits become 1 and 5."""
-        numbers = final_score.parse(reply)
+        numbers = parse_final_score(reply)
         if numbers is None:
             return None
         if item.category == "logical_reasoning":

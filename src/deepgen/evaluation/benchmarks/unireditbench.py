@@ -9,9 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from deepgen.evaluation import final_score
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
-from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
+from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question, parse_final_score
 from deepgen.evaluation.response_schema import ResponseSchema, one_grade
 from deepgen.evaluation.text_files import read_json
 
@@ -91,7 +90,7 @@ class UniREditBench(JudgeBenchmark):
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The first number, from 1 to 5."""
-        numbers = final_score.parse(reply)
+        numbers = parse_final_score(reply)
         return numbers[0] if numbers is not None and 1 <= numbers[0] <= 5 else None
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -16,8 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from deepgen.rl.kl import check_kl, gaussian_kl
 from deepgen.rl.objective import Ground, ObjectiveLoss, PolicyStep
+from deepgen.rl.policy_gradient import check_kl, gaussian_kl
 from deepgen.sampling.interpolation import interpolate
 
 _SMALLEST_ERROR = 1e-5  # of the self-normalisation, which divides by it

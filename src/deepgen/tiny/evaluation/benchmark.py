@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 import deepgen.tiny
-from deepgen.checkpoints.sums import hash_file
+from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of

@@ -29,7 +29,7 @@ from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.render import render_array
 from deepgen.tiny.scene import Scene
 from deepgen.tiny.splits import sample, weighted_kind
-from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights

@@ -23,7 +23,7 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.tiny.render import CANVAS, render_array
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS
-from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights

@@ -22,7 +22,7 @@ from deepgen.sampling.interpolation import interpolate
 from deepgen.sampling.noise_levels import flow_matching_loss
 from deepgen.shapes.entries import edit_entry, scene_entry, training_claim
 from deepgen.shapes.slots import claim_code, edit_code, empty_code, pooled_code
-from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import encode_pool, load_weights

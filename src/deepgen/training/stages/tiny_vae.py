@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deepgen.models.config import DEEPGEN_TINY
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import CANVAS, sample_scene
-from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 

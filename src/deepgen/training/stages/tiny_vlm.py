@@ -33,7 +33,7 @@ from deepgen.shapes.slots import (
     empty_code,
     pooled_code,
 )
-from deepgen.training.loop import StageLoss, TrainConfig
+from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_tokenizer, to_pixels

@@ -1,0 +1,32 @@
+"""A recipe of reinforcement learning: the settings (config.py), and how their stage (stage.py) is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepgen.data.mixture import open_mixture
+from deepgen.rl.config import RLSettings
+from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.stage import RLStage
+from deepgen.training.parallel import Processes
+from deepgen.training.supervised import SupervisedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig(RLSettings, SupervisedConfig):
+    """A recipe of reinforcement learning."""
+
+    def build(self, processes: Processes) -> RLStage:
+        """The stage, with its model, prompts and rewards opened."""
+        if self.prompts is None:
+            raise ValueError(
+                "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
+            )
+        mix, ensemble = open_judged_prompts(self.prompts, self.rewards, self.panel)
+        mixture = None
+        if self.sft_coef:
+            if self.data is None:
+                raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
+            mixture = open_mixture(self.data, self.data_root)
+        pipe = self.start.load(self.dtype(processes.device))
+        return RLStage(self, processes, pipe, mix, ensemble, mixture)

@@ -1,0 +1,110 @@
+"""What the training loop and its stages agree on: the settings every run has, and what a stage offers.
+
+Apart from the loop, so that a stage can be read and used without files, logs and interrupts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from deepgen.training.optim import OptimConfig
+from deepgen.training.parallel import Processes
+from deepgen.training.sharding import Sharding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every stage has: length, seed, optimizer, and how often something is written.
+
+    Steps are optimizer steps, whatever a step's batch is divided into.
+    """
+
+    num_steps: int = 1000
+    seed: int = 0
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema_decay: float | None = 0.998
+    log_every: int = 50
+    save_every: int = 200
+    keep: int = 2  # checkpoints
+    num_threads: int | None = None
+    device: str | None = None  # "cpu" keeps to the CPU
+    sharding: Sharding = "none"  # among several processes
+    shards_frozen: bool = False  # weights that are not trained, too
+    sums_once: bool = True  # sharded gradients, in a step's last backward; off: in each, and none stays whole
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb, trackio; log.jsonl is always written
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one, and what cannot be divided."""
+        if min(self.num_steps, self.log_every, self.save_every, self.keep) < 1:
+            raise ValueError("num_steps, log_every, save_every and keep must be at least 1")
+        if self.shards_frozen and self.sharding != "fsdp":
+            raise ValueError(
+                f"frozen weights can be divided under fsdp alone, got sharding {self.sharding!r}; "
+                "set sharding=fsdp or shards_frozen=false"
+            )
+        if self.optim.is_8bit and self.sharding != "none":
+            raise ValueError(
+                "moments in 8 bits cannot be divided: their scales span rows; "
+                "set optim.is_8bit=false or sharding=none"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What the run's folder should say beside the config, once the stage is built."""
+        return {}
+
+    def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
+        """ValueError where a run whose config.json says this cannot go on with this config."""
+
+    def build(self, processes: Processes) -> Stage:
+        """The stage this config describes, on this process's device."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StageLoss:
+    """Of one micro-batch.
+
+    Attributes:
+        loss: scalar; added up over the micro-batches of all processes it is the step's loss.
+        metrics: what to log, each as (sum, count), so that means are right whatever the batches' sizes.
+        flops: arithmetic of the micro-batch, where the stage knows it.
+    """
+
+    loss: Tensor
+    metrics: dict[str, tuple[float, float]]
+    flops: float = 0.0
+
+
+class Observer(Protocol):
+    """Looks at a run every so many steps."""
+
+    every: int
+
+    def __call__(self, step: int, output_dir: Path) -> dict[str, tuple[float, float]]:
+        """What is seen, to log, each as (sum, count); pictures go into the run's folder."""
+        ...
+
+
+class Stage(Protocol):
+    """What the loop needs: the modules to train, the batches of a step, and the loss of one.
+
+    A stage may have `observers`, on the main process only unless the modules are sharded; a `period`: so
+    many steps belong together, and a run is saved and stopped between such periods only; and `take_metrics`,
+    for what it has to say of a step beside its losses, each as (sum, count). Who calls
+    `sharding.shard` on the modules is the stage, which knows what every micro-batch passes through.
+    """
+
+    modules: nn.Module
+
+    def batches(self, step: int) -> Iterable[Any]:
+        """This process's micro-batches of a step, a pure function of config and step."""
+        ...
+
+    def loss(self, batch: Any) -> StageLoss:
+        """A micro-batch's share of the step's loss."""
+        ...

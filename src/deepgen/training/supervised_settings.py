@@ -1,0 +1,110 @@
+"""Settings of the supervised stages.
+
+What reads settings reads `SupervisedSettings`; a recipe is a `SupervisedConfig` (supervised.py), which can
+also open the model and the data and build the stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from deepgen.data.example import Task
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.benchmarks import BenchmarksConfig
+from deepgen.training.config import TrainConfig
+from deepgen.training.noise_levels import NoiseLevelConfig
+from deepgen.training.objective import Padding
+from deepgen.training.validation import ValidationConfig
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutConfig:
+    """Shares of samples that lose part of their condition. The defaults are the original's.
+
+    An edit can lose its instruction, or instruction and references together; the negative branch of
+    guidance is then one that was trained.
+    """
+
+    text: float = 0.1  # of captions
+    edit_text: float = 0.0
+    edit_everything: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1]."""
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"dropout of {name} must be in [0, 1], got {share}")
+        if self.edit_text + self.edit_everything > 1:
+            raise ValueError("the two dropouts of edits add up to more than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedSettings(TrainConfig):
+    """What every supervised stage has."""
+
+    # what to start from: a name, folder or file, as for `deepgen generate --model`; None: base models alone
+    model: str | None = "tiny"
+    # base models: without a `model`, the published ones by default; beside one, those its file leaves out
+    vlm: str | None = None
+    transformer: str | None = None
+    vae: str | None = None
+    new_connector: bool = False  # begin with a fresh connector instead of the model's
+    connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
+    data: Path | None = None  # a mixture file, or a folder of pictures with captions
+    data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
+    data_root: Path | None = None  # replaces the root folder of the mixture file
+    cache: Path | None = None  # a folder of `deepgen data cache`, read instead of encoding pictures
+    global_batch_size: int = 64
+    micro_batch_size: int = 4
+    is_step_mixed: bool = True  # a step holds a whole cycle of the tasks; off: one task a step
+    num_workers: int = 2
+    trains_connector: bool = True
+    trains_transformer: bool = False
+    vlm_lora: LoraSettings | None = None
+    transformer_lora: LoraSettings | None = None
+    levels: NoiseLevelConfig = field(default_factory=NoiseLevelConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    padding: Padding = "hidden"
+    max_prompt_tokens: int | None = 1024  # of a caption in its template; longer ones lose their beginning
+    # of frozen weights and of arithmetic, on a CPU of frozen weights only; what is trained stays in float32
+    precision: Precision = "auto"
+    is_checkpointing_activations: bool = False
+    is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
+    is_compiled: bool = False
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        super().__post_init__()
+        if min(self.global_batch_size, self.micro_batch_size) < 1 or self.num_workers < 0:
+            raise ValueError(
+                "global_batch_size and micro_batch_size must be at least 1, num_workers at least 0"
+            )
+        if self.model is None and not self.new_connector:
+            raise ValueError(
+                "base models have no connector: set new_connector=true too, or give a model to start from"
+            )
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens must be at least 1, or none, got {self.max_prompt_tokens}")
+        if self.connector_options and not self.new_connector:
+            raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
+        wrong = [option for option in self.connector_options if "=" not in option]
+        if wrong:
+            raise ValueError(f"connector option {wrong[0]!r} is not name=value; try num_think_tokens=64")
+        if not any((self.trains_connector, self.trains_transformer, self.vlm_lora, self.transformer_lora)):
+            raise ValueError("nothing to train: switch on connector, transformer or a LoRA")
+        if self.trains_transformer and self.transformer_lora:
+            raise ValueError("train the transformer or a LoRA of it, not both")
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """Of frozen weights and of arithmetic."""
+        if self.precision == "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return getattr(torch, self.precision)
