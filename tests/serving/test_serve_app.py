@@ -25,12 +25,12 @@ from PIL import Image
 from deepgen.client import Client, DrawnImage
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ApiKeys, ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
-from deepgen.serving.fields import Fields, Limits
 from deepgen.serving.hooks import Hooks, Refusal
-from deepgen.serving.keys import ApiKeys
 from deepgen.serving.metrics import Metrics
+from deepgen.serving.schema import ImageGenerationRequest, Limits
 
 KEY = "sk-a-long-enough-key"
 LIMITS = Limits(
@@ -558,12 +558,12 @@ def test_nothing_of_an_unexpected_error_reaches_a_client(
     [({}, 20), ({"quality": "low"}, 10), ({"quality": "max"}, 30), ({"num_inference_steps": 7}, 7)],
 )
 def test_steps_are_what_was_asked_or_a_share_of_the_usual_number(asked: dict[str, Any], steps: int) -> None:
-    assert Fields(prompt="a", **asked).steps(usual=20, limit=30) == steps
+    assert ImageGenerationRequest(prompt="a", **asked).steps(usual=20, limit=30) == steps
 
 
 def test_no_request_is_drawn_in_more_steps_than_the_server_allows() -> None:
     for quality in ("auto", "low", "medium", "high", "max"):
-        assert Fields(prompt="a", quality=quality).steps(usual=50, limit=2) == 2
+        assert ImageGenerationRequest(prompt="a", quality=quality).steps(usual=50, limit=2) == 2
 
 
 BAD_FIELDS: list[dict[str, Any]] = [

@@ -20,7 +20,7 @@ from deepgen.pipeline import DeepGenPipeline
 SUFFIX = ".safetensors"
 
 
-class LoraShelf:
+class LoraAdapters:
     """The adapters a server knows. `use` belongs to the thread that runs the model.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from deepgen.extras import missing_extra
 from deepgen.serving.jobs import (
     Cancelled,
     DeadlineExceeded,
@@ -15,12 +16,32 @@ from deepgen.serving.jobs import (
     QueueFull,
 )
 
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("serving needs pydantic", "serve", error) from error
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: `message` for people, `code` for programs, `param` the field that is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """A refusal, in the form of the OpenAI clients."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):
@@ -47,10 +68,15 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body."""
+    def response(self) -> ErrorResponse:
+        """The body."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=detail)
+
+    def body(self) -> dict[str, Any]:
+        """The body as JSON values."""
+        return self.response().model_dump()
 
     def headers(self) -> dict[str, str]:
         """When to come back; clients that would try again at once are told where it is in vain."""

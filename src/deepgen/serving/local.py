@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from deepgen.client import Client
 from deepgen.extras import missing_extra
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ApiKeys, ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
-from deepgen.serving.keys import ApiKeys
 
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline

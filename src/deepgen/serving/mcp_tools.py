@@ -24,7 +24,7 @@ from deepgen._version import __version__
 from deepgen.client import Client, ClientError, DrawnImage, RequestFailed, Step
 from deepgen.extras import missing_extra
 from deepgen.generation import refuse_unknown, standard_names
-from deepgen.serving.fields import MAX_GUIDANCE, Limits
+from deepgen.serving.schema import MAX_GUIDANCE, Limits
 
 INSTRUCTIONS = (
     "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
