@@ -84,6 +84,17 @@ MODULES = {
     "deepgen.models.trajectory": "deepgen.sampling.step_cache",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
+    "deepgen.serve.about_routes": "deepgen.serving.routes",
+    "deepgen.serve.chat_routes": "deepgen.serving.routes",
+    "deepgen.serve.desk": "deepgen.serving.request_handler",
+    "deepgen.serve.fields": "deepgen.serving.schema",
+    "deepgen.serve.image_routes": "deepgen.serving.routes",
+    "deepgen.serve.keys": "deepgen.serving.config",
+    "deepgen.serve.orders": "deepgen.serving.pool_jobs",
+    "deepgen.serve.pictures": "deepgen.serving.images",
+    "deepgen.serve.preview": "deepgen.serving.sampler",
+    "deepgen.serve.shelf": "deepgen.serving.images",
+    "deepgen.serve.tracing": "deepgen.serving.middleware",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
     "deepgen.train.gate": "deepgen.rl.gate",
     "deepgen.train.guidance": "deepgen.rl.guidance_search",
@@ -136,6 +147,46 @@ NAMES = {
     },
     "deepgen.models.trajectory": {
         "Trajectory": "deepgen.sampling.step_cache.StepCache",
+    },
+    "deepgen.serve.adapters": {
+        "LoraShelf": "deepgen.serving.adapters.LoraAdapters",
+    },
+    "deepgen.serve.app": {
+        "ServeConfig": "deepgen.serving.config.ServeConfig",
+    },
+    "deepgen.serve.desk": {
+        "Desk": "deepgen.serving.request_handler.RequestHandler",
+    },
+    "deepgen.serve.fields": {
+        "Fields": "deepgen.serving.schema.ImageGenerationRequest",
+    },
+    "deepgen.serve.jobs": {
+        "DrawRequest": "deepgen.serving.jobs.GenerationRequest",
+        "Drawn": "deepgen.serving.jobs.ImageDone",
+        "Draws": "deepgen.serving.jobs.EngineProtocol",
+        "Ended": "deepgen.serving.jobs.JobDone",
+        "JobFacts": "deepgen.serving.jobs.JobInfo",
+        "ModelFacts": "deepgen.serving.jobs.ModelInfo",
+        "Placed": "deepgen.serving.jobs.Queued",
+    },
+    "deepgen.serve.middleware": {
+        "Around": "deepgen.serving.middleware.RequestMiddleware",
+    },
+    "deepgen.serve.orders": {
+        "Order": "deepgen.serving.pool_jobs.PoolJob",
+        "Share": "deepgen.serving.pool_jobs.WorkerJob",
+    },
+    "deepgen.serve.pictures": {
+        "read_picture": "deepgen.serving.images.read_image",
+        "write_picture": "deepgen.serving.images.write_image",
+    },
+    "deepgen.serve.shelf": {
+        "Shelf": "deepgen.serving.images.ImageStore",
+    },
+    "deepgen.serve.worker": {
+        "Measured": "deepgen.serving.worker.Measurement",
+        "Memory": "deepgen.serving.worker.MemoryReport",
+        "Told": "deepgen.serving.worker.JobEvent",
     },
     "deepgen.train.experience": {
         "Drawn": "deepgen.rl.rollout_buffer.RolloutBuffer",

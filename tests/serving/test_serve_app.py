@@ -179,10 +179,10 @@ def test_a_preset_is_asked_for_by_name_and_remembered(
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_edits_of_one_and_of_three_pictures(
-    client: Any, pipe: DeepGenPipeline, picture: Image.Image, count: int
+    client: Any, pipe: DeepGenPipeline, image: Image.Image, count: int
 ) -> None:
-    given = [picture, picture.rotate(90, expand=True), picture.rotate(180)][:count]
-    files = [(f"{k}.png", png(image)) for k, image in enumerate(given)]
+    given = [image, image.rotate(90, expand=True), image.rotate(180)][:count]
+    files = [(f"{k}.png", png(one)) for k, one in enumerate(given)]
     answer = client.images.edit(
         image=files if count > 1 else files[0], prompt="make it blue", extra_body={"seed": 4}
     )
@@ -597,6 +597,10 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"prompt": "a", "guidence_scale": 4},
     {"prompt": "a", "negative_prompt": 4},
     {"prompt": "a", "user": {}},
+    {"prompt": "a", "n": 10**400},
+    {"prompt": "a", "\ud800": 1},
+    {"prompt": "a", "quality": "\ud800"},
+    {"prompt": "a", "unknown": None},
 ]
 
 

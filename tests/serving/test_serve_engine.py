@@ -167,6 +167,29 @@ def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipe
         torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
 
 
+def test_heun_shares_a_forward_with_euler_and_moves_each_latent_as_alone(pipe: DeepGenPipeline) -> None:
+    sampler, samples = Sampler(pipe), []
+    for k, solver in enumerate(["heun", "euler"]):
+        plan = sampler.plan(GenerationRequest(prompt="a red circle", solver=solver, num_inference_steps=3))
+        samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
+        assert len(samples[-1].timesteps) == plan.num_steps == (5, 3)[k]  # calls of the model
+    while waiting := [sample for sample in samples if not sample.is_done]:
+        sampler.step(waiting)
+    for k, sample in enumerate(samples):
+        asked = {"solver": ("heun", "euler")[k], "num_inference_steps": 3, "output_type": "latent"}
+        expected = pipe("a red circle", seed=k, **asked).images[0]
+        torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
+
+
+def test_progress_of_heun_counts_calls_of_the_model(make_engine: Make) -> None:
+    request = GenerationRequest(prompt="a", solver="heun", num_inference_steps=3, num_previews=2)
+    events = list(make_engine().submit(request).events(30))
+    steps = [(event.step, event.num_steps) for event in events if isinstance(event, Progress)]
+    assert steps == [(step, 5) for step in range(6)]
+    assert sum(isinstance(event, Preview) for event in events) == 2
+    assert events[-1] == JobDone(None)
+
+
 class TakesNoStep:
     """A solver that fails."""
 
@@ -344,16 +367,18 @@ def write_lora(pipe: DeepGenPipeline, path: Path, seed: int) -> None:
 
 
 def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
-    pipe: DeepGenPipeline, picture: Image.Image
+    pipe: DeepGenPipeline, image: Image.Image
 ) -> None:
     sampler = Sampler(pipe)
     asked = {"height": 64, "width": 64}
     samples, alone = [], []
-    for seed, image in enumerate([picture, picture.crop((0, 0, 40, 32))]):
-        request = GenerationRequest(prompt="make it blue", images=(image,), num_inference_steps=2, **asked)
+    for seed, reference in enumerate([image, image.crop((0, 0, 40, 32))]):
+        request = GenerationRequest(
+            prompt="make it blue", images=(reference,), num_inference_steps=2, **asked
+        )
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=seed))
-        drawn = pipe("make it blue", image=image, seed=seed, output_type="latent", **asked)
+        drawn = pipe("make it blue", image=reference, seed=seed, output_type="latent", **asked)
         alone.append(drawn.images[0])
     assert samples[0].references[0].shape != samples[1].references[0].shape
     assert samples[0].batch_key == samples[1].batch_key

@@ -36,6 +36,11 @@ def make_scheduler(name: str, scheduler: Any) -> Any:
     )
 
 
+def num_model_calls(name: str | None, num_steps: int) -> int:
+    """Calls of the model in so many steps: heun looks ahead in each but the last."""
+    return 2 * num_steps - 1 if name == "heun" else num_steps
+
+
 def choose_solver(name: str | None, scheduler: Any) -> Any:
     """The scheduler where no solver is named or it is that solver, else the solver on its noise schedule.
 

@@ -79,7 +79,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class Progress:
-    """Picture `index` has taken `step` of `num_steps`; step 0 means it has been begun."""
+    """Picture `index` has taken `step` of `num_steps` calls of the model; step 0 means it has been begun."""
 
     index: int
     step: int
@@ -239,9 +239,10 @@ class JobInfo:
         size: (height, width) of the pictures, pixels.
         drawn_size: (height, width) the model draws; an edit is brought from it to the size of its source.
         settings: of each, with nothing left to the model.
+        num_steps: calls of the model for each picture.
         num_text_tokens: of the prompt, without its template.
         num_reference_tokens: what the VLM reads of all references.
-        num_picture_tokens: what the DiT draws for one picture.
+        num_image_tokens: what the DiT draws for one picture.
         prompt_cuts: what was left out of prompts that were too long.
         world_warnings: what a small model's world cannot follow of the prompt.
     """
@@ -249,6 +250,7 @@ class JobInfo:
     size: tuple[int, int]
     drawn_size: tuple[int, int]
     settings: ResolvedSettings
+    num_steps: int
     num_text_tokens: int
     num_reference_tokens: int
     num_image_tokens: int

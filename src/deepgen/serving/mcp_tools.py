@@ -225,7 +225,7 @@ def _fields() -> Any:
         Negative = Annotated[str | None, Field(description="what to steer away from")]
         Side = Annotated[int | None, Field(ge=1, description="pixels, instead of size")]
         Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
-        Solver = Annotated[str | None, Field(description="euler, dpm++ or unipc")]
+        Solver = Annotated[str | None, Field(description="euler, heun, dpm++ or unipc")]
 
         Mask = Annotated[
             str | None,

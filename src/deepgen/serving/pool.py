@@ -210,7 +210,7 @@ class Pool:
                 raise QueueFull(f"{own} pictures of one key may wait", self._seconds_until(over))
 
     def _seconds_until(self, num_images: int) -> float:
-        steps = [(o.job.info.settings.num_inference_steps if o.job else 1, o) for o in self._pool_jobs]
+        steps = [(1 if o.job is None else o.job.info.num_steps, o) for o in self._pool_jobs]
         left = sorted(s for s, o in steps for index in o.missing if index in o.begun)
         waiting = [s for s, o in steps for index in o.missing if index not in o.begun]
         num_running = self.config.max_running * len(self._workers)

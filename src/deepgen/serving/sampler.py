@@ -33,7 +33,7 @@ from deepgen.sampling import ode
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.presets import get_preset
-from deepgen.sampling.solvers import choose_solver
+from deepgen.sampling.solvers import choose_solver, num_model_calls
 from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serving.adapters import LoraAdapters
@@ -82,8 +82,10 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Solver steps."""
-        return self.settings.num_inference_steps
+        """Calls of the model, each a step of the engine: the solver's steps, and with heun one less than two
+        for each.
+        """
+        return self.info.num_steps
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,6 @@ class Sampler:
         check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
         settings = self.model_info.resolve(request.settings, is_edit=bool(request.images))
-        if settings.solver == "heun":
-            raise ValueError("solver 'heun' calls the model twice in a step, and is not served; use unipc")
         references = [list(request.images)] if request.images else None
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = None
@@ -207,6 +207,7 @@ class Sampler:
             size=final_size or sizes[0],
             drawn_size=sizes[0],
             settings=settings,
+            num_steps=num_model_calls(settings.solver, settings.num_inference_steps),
             num_text_tokens=num_text_tokens,
             num_reference_tokens=sum(
                 (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
