@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -626,6 +627,23 @@ def test_null_is_the_default_of_every_optional_field(server: Running) -> None:
     names = properties["requestBody"]["content"]["application/json"]["schema"]["properties"]
     body = {**dict.fromkeys(names), "prompt": "a"}
     assert server.http.post("/v1/images/generations", json=body).status_code == 200
+
+
+def test_the_document_names_the_bounds_that_are_checked(server: Running) -> None:
+    text = server.http.get("/openapi.json").text
+    document = json.loads(text)
+    assert set(re.findall(r"#/components/schemas/(\w+)", text)) <= document["components"]["schemas"].keys()
+    operation = document["paths"]["/v1/images/generations"]["post"]
+    properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    bounded = 0
+    for name, schema in properties.items():
+        schema = schema.get("anyOf", [schema])[0]
+        for value in (schema["minimum"] - 1, schema["maximum"] + 1) if "minimum" in schema else ():
+            answer = server.http.post("/v1/images/generations", json={"prompt": "a", name: value})
+            check_refusal(answer)
+            assert answer.json()["error"]["param"] == name
+            bounded += 1
+    assert bounded == 2 * 9
 
 
 @pytest.mark.parametrize(

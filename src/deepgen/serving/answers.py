@@ -1,6 +1,6 @@
 """Answers: their bodies as pydantic models, and what the engine tells put into them.
 
-The OpenAPI document (`app.py`) is made from the same models. A field that is not set is left out.
+The OpenAPI document (`app.py`) is made from the same models.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from deepgen.data.resize import enlarged_from
 from deepgen.serving.config import ServeConfig
+from deepgen.serving.errors import ResponseModel
 from deepgen.serving.images import to_base64, write_image
 from deepgen.serving.jobs import Event, ImageDone, Job, Preview, Progress, Queued
 from deepgen.serving.schema import ImageAddress, ImageFields
 
 
-class TokenDetails(BaseModel):
+class TokenDetails(ResponseModel):
     """Tokens by what they stand for."""
 
     text_tokens: int
     image_tokens: int
 
 
-class Usage(BaseModel):
+class Usage(ResponseModel):
     """Tokens read and drawn."""
 
     input_tokens: int
@@ -37,7 +36,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class ImageEntry(BaseModel):
+class ImageEntry(ResponseModel):
     """An image of an answer: its file in base64, or where it is kept for a while."""
 
     b64_json: str | None
@@ -46,7 +45,7 @@ class ImageEntry(BaseModel):
     seed: int
 
 
-class ImageInfo(BaseModel):
+class ImageInfo(ResponseModel):
     """What every answer with images says of them; `drawn_size` is what the model drew."""
 
     model: str
@@ -88,7 +87,7 @@ class CompletedEvent(ImageInfo):
     index: int
 
 
-class ProgressEvent(BaseModel):
+class ProgressEvent(ResponseModel):
     """Where a request is: how many images are ahead of it, or which step an image has taken."""
 
     type: Literal["image_generation.progress", "image_edit.progress"]
@@ -98,14 +97,14 @@ class ProgressEvent(BaseModel):
     num_steps: int = 0
 
 
-class ServerSentEvent(BaseModel):
+class ServerSentEvent(ResponseModel):
     """One event of a stream; data is one of the event models in JSON, but for the [DONE] at the end."""
 
     event: str = ""
     data: str = ""
 
 
-class AnswerImage(BaseModel):
+class AnswerImage(ResponseModel):
     """An image of a chat's answer, as a `data:` address."""
 
     type: Literal["image_url"]
@@ -113,7 +112,7 @@ class AnswerImage(BaseModel):
     image_url: ImageAddress
 
 
-class AnswerMessage(BaseModel):
+class AnswerMessage(ResponseModel):
     """A chat's answer, or a piece of a streamed one; the last piece is empty."""
 
     role: Literal["assistant"] = "assistant"
@@ -121,7 +120,7 @@ class AnswerMessage(BaseModel):
     images: list[AnswerImage] = []
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(ResponseModel):
     """The one choice of an answer."""
 
     index: int
@@ -130,7 +129,7 @@ class ChatChoice(BaseModel):
     logprobs: None
 
 
-class ChatUsage(BaseModel):
+class ChatUsage(ResponseModel):
     """Tokens, in the words of chat."""
 
     prompt_tokens: int
@@ -138,7 +137,7 @@ class ChatUsage(BaseModel):
     total_tokens: int
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(ResponseModel):
     """A whole answer of a chat."""
 
     id: str
@@ -149,7 +148,7 @@ class ChatCompletion(BaseModel):
     usage: ChatUsage
 
 
-class ChunkChoice(BaseModel):
+class ChunkChoice(ResponseModel):
     """The one choice of a piece; the last one says why the answer ends."""
 
     index: int
@@ -158,7 +157,7 @@ class ChunkChoice(BaseModel):
     logprobs: None
 
 
-class ChatCompletionChunk(BaseModel):
+class ChatCompletionChunk(ResponseModel):
     """A piece of a streamed answer."""
 
     id: str
@@ -168,7 +167,7 @@ class ChatCompletionChunk(BaseModel):
     choices: list[ChunkChoice]
 
 
-class ModelCard(BaseModel):
+class ModelCard(ResponseModel):
     """The model, with what a page may want to know; steps of each preset are those that a request gets."""
 
     id: str
@@ -183,27 +182,27 @@ class ModelCard(BaseModel):
     presets: dict[str, int]
 
 
-class ModelList(BaseModel):
+class ModelList(ResponseModel):
     """The one model there is."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
-class Health(BaseModel):
+class Health(ResponseModel):
     """Whether the process works."""
 
     status: Literal["ok", "failed"]
 
 
-class WorkerCounts(BaseModel):
+class WorkerCounts(ResponseModel):
     """Worker processes."""
 
     ready: int
     total: int
 
 
-class Readiness(BaseModel):
+class Readiness(ResponseModel):
     """Whether new requests are taken, and how many images wait and are drawn."""
 
     status: Literal["ready", "draining", "starting"]
@@ -395,11 +394,11 @@ def _parts(addresses: Sequence[str]) -> list[AnswerImage]:
 # --- from bodies to what is sent ----------------------------------------------------------------------------
 
 
-def json_response(body: BaseModel, status: int = 200) -> Any:
+def json_response(body: ResponseModel, status: int = 200) -> Any:
     """A Starlette response."""
     from starlette.responses import JSONResponse
 
-    return JSONResponse(body.model_dump(exclude_unset=True), status_code=status)
+    return JSONResponse(body.values(), status_code=status)
 
 
 def stream_response(lines: Any) -> Any:
@@ -409,11 +408,11 @@ def stream_response(lines: Any) -> Any:
     return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
-def data_line(body: BaseModel) -> str:
+def data_line(body: ResponseModel) -> str:
     """A server-sent event without a name."""
-    return f"data: {json.dumps(body.model_dump(exclude_unset=True))}\n\n"
+    return f"data: {json.dumps(body.values())}\n\n"
 
 
-def event_lines(name: str, body: BaseModel) -> str:
+def event_lines(name: str, body: ResponseModel) -> str:
     """A server-sent event with its name."""
     return f"event: {name}\n{data_line(body)}"

@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
-
 from deepgen.generation import nearest_name
 from deepgen.prompt_text import check_prompt
 from deepgen.serving.errors import ApiError, invalid
@@ -156,6 +154,8 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
         limits: what may be asked.
         is_form: read numbers and truths from text.
     """
+    from pydantic import ValidationError
+
     kinds = _kinds(model)
     try:
         values = {_writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
@@ -217,9 +217,9 @@ def _plain(value: Any, kind: type | None, is_form: bool) -> Any:
     return value
 
 
-def _refusal(model: type[B], error: ValidationError) -> ApiError:
+def _refusal(model: type[B], error: Any) -> ApiError:
     """What is said about the first problem."""
-    problems: list[Any] = error.errors(include_url=False)
+    problems = error.errors(include_url=False)
     # Every branch of a union has an error; the one that went furthest into the value says most.
     alike = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
     problem = max(alike, key=lambda problem: len(problem["loc"]))

@@ -29,7 +29,15 @@ _TYPES = {
 }
 
 
-class ErrorDetail(BaseModel):
+class ResponseModel(BaseModel):
+    """A body of an answer."""
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values; a field that is not set is left out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ErrorDetail(ResponseModel):
     """What went wrong: `message` for people, `code` for programs, `param` the field that is at fault."""
 
     message: str
@@ -38,7 +46,7 @@ class ErrorDetail(BaseModel):
     code: str | None
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(ResponseModel):
     """A refusal, in the form of the OpenAI clients."""
 
     error: ErrorDetail
@@ -76,7 +84,7 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The body as JSON values."""
-        return self.response().model_dump()
+        return self.response().values()
 
     def headers(self) -> dict[str, str]:
         """When to come back; clients that would try again at once are told where it is in vain."""

@@ -297,5 +297,6 @@ def limited(model: type[B], limits: Limits, loras: Sequence[str] = ()) -> type[B
                 kind: Any = Annotated[(field.annotation, *field.metadata, bound)]
                 fields[name] = kind if field.is_required() else (kind, field.default)
     if loras:
-        fields["lora"] = (Literal[tuple(loras)] | None, None)
+        names: Any = Literal[tuple(loras)]
+        fields["lora"] = (names | None, None)
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
