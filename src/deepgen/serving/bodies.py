@@ -348,7 +348,7 @@ def _number(value: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """As much of a text of the client's as is told back."""
+    """As much of a client's text as is repeated in a message."""
     return _writable(text[:64])
 
 

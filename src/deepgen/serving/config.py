@@ -20,7 +20,7 @@ from deepgen.serving.schema import Limits
 
 
 class ApiKeys:
-    """Who may ask. Without keys everybody may, and is told apart by address.
+    """Who may ask. Without keys all clients may, and are told apart by address.
 
     Args:
         keys: name -> key; the name is what logs show.
@@ -31,7 +31,7 @@ class ApiKeys:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may ask."""
+        """Whether no key is needed."""
         return not self._digests
 
     @staticmethod
@@ -56,7 +56,7 @@ class ApiKeys:
         return ApiKeys(keys)
 
     def owner(self, authorization: str | None, address: str) -> str:
-        """The name of whoever sent this `Authorization` header from this address.
+        """The name of the client that sent this `Authorization` header from this address.
 
         Raises:
             ApiError: 401, the key is missing or wrong.

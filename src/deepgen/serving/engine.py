@@ -1,7 +1,7 @@
-"""The engine: one thread that owns the model and draws for everybody, a step at a time.
+"""The engine: one thread that owns the model and draws for all requests, a step at a time.
 
-Each turn it drops what nobody waits for, lets waiting pictures in while there is room, and takes one solver
-step for a batch of pictures that agree in latent size, number of references and guidance. So a new request
+Each turn it drops what was cancelled or is late, lets waiting pictures in while there is room, and takes one
+solver step for a batch of pictures that agree in latent size, number of references and guidance. So a new request
 waits for a step and not for a picture, and a finished one leaves at once. Requests wait in a bounded queue
 in which keys take turns (`fair_queue.py`); what does not fit is refused with the time after which it may.
 """
@@ -105,7 +105,7 @@ class Engine:
         ...     picture = job.result()[0].image
 
     Args:
-        pipe: a pipeline that nobody else uses meanwhile.
+        pipe: a pipeline that nothing else uses meanwhile.
         config: how much is taken on.
         on_measure: told ("step", seconds), ("batch", pictures), ("encode", seconds), ("decode", seconds),
             ("job", seconds) from the engine's thread.
@@ -135,7 +135,7 @@ class Engine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- for everybody ----------------------------------------------------------------------------------
+    # --- for callers ------------------------------------------------------------------------------------
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:
         """Accept a request, from any thread.
@@ -188,7 +188,7 @@ class Engine:
 
     @property
     def model(self) -> ModelInfo:
-        """What is told about the model."""
+        """Facts about the model."""
         return self.sampler.model_info
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -239,7 +239,7 @@ class Engine:
                 self._admit()
                 self._step_next_batch()
                 self._finish_done()
-            except Exception:  # a fault of the engine itself: nobody may wait for ever because of it
+            except Exception:  # a fault of the engine itself: no client may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
                 self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
         for job in [job for job, _ in self._jobs.values()]:
@@ -397,7 +397,7 @@ class Engine:
                         "the picture does not fit into memory; ask for a smaller one"
                     ) from error
                 if not is_last:
-                    logger.warning("the model failed and is asked once more", exc_info=True)
+                    logger.warning("the model failed and is run once more", exc_info=True)
                     continue
                 error_id = new_error_id()
                 logger.exception("the model failed twice [%s]", error_id)

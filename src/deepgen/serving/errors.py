@@ -87,7 +87,7 @@ class ApiError(Exception):
         return self.response().values()
 
     def headers(self) -> dict[str, str]:
-        """When to come back; clients that would try again at once are told where it is in vain."""
+        """When to try again, or that trying again is in vain."""
         if self.retry_after is not None:
             return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
         headers = {"x-should-retry": "false"}
@@ -102,7 +102,7 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
 
 
 def from_engine(error: EngineError) -> ApiError:
-    """What the client is told about an engine's error."""
+    """The refusal that an engine's error becomes."""
     message = str(error)
     if isinstance(error, QueueFull):
         return ApiError(429, f"{message}; try again later", code=error.code, retry_after=error.retry_after)

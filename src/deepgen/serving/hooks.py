@@ -24,7 +24,7 @@ After = Callable[[GenerationRequest, Image.Image], object]
 
 
 class Refusal(Exception):
-    """This should not be drawn, or not be shown; the message is for whoever asked."""
+    """This should not be drawn, or not be shown; the message is for the client."""
 
 
 @dataclass(frozen=True)

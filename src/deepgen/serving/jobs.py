@@ -1,4 +1,4 @@
-"""What the engine is asked, what it tells while it draws, and how it says no.
+"""Requests to the engine, the events of a job while it draws, and its errors.
 
 A request becomes a job. A job speaks in events, in this order for each picture: `Queued` while it waits,
 `Progress` and `Preview` while it is drawn, `ImageDone` when it is done; one `JobDone` closes the job.
@@ -44,7 +44,7 @@ class GenerationRequest:
         lora: the name of an adapter to draw with; see `ModelInfo.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
-        timeout_s: seconds from now after which nobody waits any more.
+        timeout_s: seconds from now after which the request is given up.
     """
 
     prompt: str
@@ -343,7 +343,7 @@ class Job:
             try:
                 self._on_event(event)
             except Exception:  # a listener's fault must not cost the others their pictures
-                logger.exception("%s: the listener failed, so nobody waits for it", self.id)
+                logger.exception("%s: the listener failed, so the job is cancelled", self.id)
                 self.cancel()
         if isinstance(event, JobDone):
             self._ended.set()
@@ -356,7 +356,7 @@ class EngineProtocol(Protocol):
 
     @property
     def model(self) -> ModelInfo:
-        """What is told about the model."""
+        """Facts about the model."""
         ...
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:

@@ -1,7 +1,7 @@
 """Tools for agents (Model Context Protocol): `generate_image` and `edit_image`.
 
 An agent cannot carry a picture from one call to the next, so every picture gets a name under which it can be
-edited. Files are read and written only in folders somebody allowed, because an agent does what texts from
+edited. Files are read and written only in allowed folders, because an agent does what texts from
 anywhere tell it.
 """
 
@@ -100,9 +100,9 @@ class Painter:
         left: threading.Event,
         mask: str | None = None,
     ) -> list[tuple[DrawnImage, str]]:
-        """Pictures, and what is said about each. `tell` hears of progress; `left` is set when nobody waits.
+        """Pictures, and what is said about each.
 
-        `images` and `mask` are names of earlier pictures, files or `data:` addresses.
+        `tell` hears of progress; `left` is set when the agent gives up. `images` and `mask` are names of earlier pictures, files or `data:` addresses.
 
         Raises:
             ValueError: a picture cannot be found.
@@ -289,7 +289,7 @@ def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
 
 
 def _said(error: Exception) -> str:
-    """What the agent is told: the reason, the field, and the id the log knows."""
+    """A message for the agent: the reason, the field, and the id the log knows."""
     if not isinstance(error, RequestFailed):
         return re.sub(r"\s+", " ", str(error))
     field = f" (field {error.param})" if error.param else ""

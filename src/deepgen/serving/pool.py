@@ -2,8 +2,9 @@
 
 The server's process holds no model. It keeps every request it has accepted until its last picture is drawn;
 each worker queues, batches and draws what it is handed (`worker.py`). When a worker dies, its place is taken
-by a fresh process, and its unfinished pictures go to whoever is ready; their seeds are fixed, so nobody can
-tell. A request whose pictures had been begun in two workers that died is given up: it may be the reason.
+by a fresh process, and its unfinished pictures go to a worker that is ready; their seeds are fixed, so the
+pictures are the same. A request whose pictures had been begun in two workers that died is given up: it may be
+the reason.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Pool:
 
     Raises:
         ValueError: a worker could not load its model from what it was told; the message is its error.
-        RuntimeError: a worker died while it loaded, or met an error that nobody expected.
+        RuntimeError: a worker died while it loaded, or met an unexpected error.
     """
 
     def __init__(
@@ -118,11 +119,11 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- for everybody ----------------------------------------------------------------------------------
+    # --- for callers ------------------------------------------------------------------------------------
 
     @property
     def model(self) -> ModelInfo:
-        """What is told about the model."""
+        """Facts about the model."""
         return next(worker.model for worker in self._workers if worker.model is not None)
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:

@@ -60,7 +60,9 @@ class WorkerHandle:
     def __init__(self, place: int, process: Any, connection: Any, num_starts: int, num_failures: int) -> None:
         self.place, self.process, self.connection = place, process, connection
         self.num_starts, self.num_failures = num_starts, num_failures
-        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # so that nobody waits for a slow worker
+        self.outbox: queue.SimpleQueue[Any] = (
+            queue.SimpleQueue()
+        )  # so that the pool does not wait for a slow worker
         self.worker_jobs: dict[int, WorkerJob] = {}
         self.model: ModelInfo | None = None
         self.error: StartFailed | None = None
@@ -105,7 +107,7 @@ def ending(worker: WorkerHandle) -> str:
 
 
 def logged(message: str) -> str:
-    """Log an error; the id under which the log has it, for the one who asked."""
+    """Log an error; the id of its line, for the client."""
     error_id = new_error_id()
     logger.error("%s [%s]", message, error_id)
     return error_id

@@ -62,7 +62,7 @@ class Plan:
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
         lora: the name of the adapter it is drawn with; None: without.
         kept: with a mask, what the result keeps of the first reference.
-        info: what the one who asked is told.
+        info: what was decided, for the client.
     """
 
     prompt: str
@@ -174,7 +174,7 @@ class Sampler:
 
     @property
     def model_info(self) -> ModelInfo:
-        """What is told about the model."""
+        """Facts about the model."""
         unit = self.pipe.size_unit
         side = self.pipe.transformer.config.pos_embed_max_size * unit
         return ModelInfo(

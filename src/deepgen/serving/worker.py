@@ -31,7 +31,7 @@ _REPORT_S = 2.0  # seconds between two reports of memory, which also say that th
 
 @dataclass(frozen=True)
 class Submit:
-    """To the worker: draw this; what is told about it carries `number`."""
+    """To the worker: draw this; messages about it carry `number`."""
 
     number: int
     request: GenerationRequest
@@ -39,7 +39,7 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """To the worker: nobody waits for this any more."""
+    """To the worker: stop drawing this."""
 
     number: int
 
@@ -123,7 +123,7 @@ def work(
         try:
             with sending:
                 connection.send(message)
-        except OSError:  # the server is gone, and with it whoever waited
+        except OSError:  # the server is gone, and with it all clients
             os._exit(0)
 
     from deepgen.checkpoints.tensors import CheckpointError
@@ -144,7 +144,7 @@ def work(
     threading.Thread(target=_report, args=(send,), daemon=True).start()
     send(Ready(engine.model))
     _listen(connection, engine, send)
-    os._exit(0)  # what is being drawn is nobody's any more
+    os._exit(0)  # no client waits for what is being drawn
 
 
 def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None]) -> None:
