@@ -1,9 +1,10 @@
 """The engine: one thread that owns the model and draws for all requests, a step at a time.
 
 Each turn it drops what was cancelled or is late, lets waiting pictures in while there is room, and takes one
-solver step for a batch of pictures that agree in latent size, number of references and guidance. So a new request
-waits for a step and not for a picture, and a finished one leaves at once. Requests wait in a bounded queue
-in which keys take turns (`fair_queue.py`); what does not fit is refused with the time after which it may.
+solver step for a batch of pictures that agree in latent size, number of references and guidance. So a new
+request waits for a step and not for a picture, and a finished one leaves at once. Requests wait in a bounded
+queue in which keys take turns (`fair_queue.py`); what does not fit is refused with the time after which it
+may.
 """
 
 from __future__ import annotations

@@ -102,7 +102,8 @@ class Painter:
     ) -> list[tuple[DrawnImage, str]]:
         """Pictures, and what is said about each.
 
-        `tell` hears of progress; `left` is set when the agent gives up. `images` and `mask` are names of earlier pictures, files or `data:` addresses.
+        `tell` hears of progress; `left` is set when the agent gives up. `images` and `mask` are names of
+        earlier pictures, files or `data:` addresses.
 
         Raises:
             ValueError: a picture cannot be found.
