@@ -129,7 +129,7 @@ def work() -> None:
     from deepgen.pipeline import DeepGenPipeline
     from deepgen.recipes.rl import rl_tiny
     from deepgen.serving.engine import Engine, EngineConfig
-    from deepgen.serving.jobs import DrawRequest
+    from deepgen.serving.jobs import GenerationRequest
     from deepgen.training.parallel import Processes
 
     torch.set_num_threads(1)
@@ -142,7 +142,7 @@ def work() -> None:
         stage = config.build(Processes("cpu"))
 
         def served(count: int) -> Any:
-            requests = [DrawRequest(prompt="a red circle", seed=seed) for seed in range(count)]
+            requests = [GenerationRequest(prompt="a red circle", seed=seed) for seed in range(count)]
             return [job.result() for job in [engine.submit(request) for request in requests]]
 
         for number, _ in enumerate(sys.stdin):

@@ -20,9 +20,9 @@ def make_replica_app(model: str, device: str, key_file: str | None, max_batch: i
 
     from deepgen.cli.loading import load_pipeline
     from deepgen.cli.options import ModelOptions
-    from deepgen.serving.app import ServeConfig, make_app
+    from deepgen.serving.app import make_app
+    from deepgen.serving.config import ApiKeys, ServeConfig
     from deepgen.serving.engine import Engine, EngineConfig
-    from deepgen.serving.keys import ApiKeys
     from deepgen.serving.metrics import Metrics
 
     pipe = load_pipeline(ModelOptions(model=model, device=device))  # pyright: ignore[reportArgumentType]

@@ -36,10 +36,10 @@ from deepgen.generation import (
 from deepgen.pipeline import ARGUMENTS, DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.sampling.solvers import make_scheduler
-from deepgen.serving.chat import IMAGE_FIELDS
-from deepgen.serving.fields import Limits, read_fields
-from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.bodies import read_body
+from deepgen.serving.jobs import GenerationRequest
 from deepgen.serving.local import serve_locally
+from deepgen.serving.schema import ChatCompletionRequest, ImageGenerationRequest, Limits
 from deepgen.training.overrides import override
 
 DEFAULTS = {"height": 64, "width": 96, "num_inference_steps": 24, "guidance_scale": 1.75}
@@ -299,7 +299,12 @@ def test_former_names_of_nodes_are_still_inputs(doors: Doors) -> None:
 
 
 def test_every_door_has_every_name() -> None:
-    for known in (ARGUMENTS, [*IMAGE_FIELDS], DrawRequest.__dataclass_fields__, prompt_file._KINDS):
+    for known in (
+        ARGUMENTS,
+        ChatCompletionRequest.model_fields,
+        GenerationRequest.__dataclass_fields__,
+        prompt_file._KINDS,
+    ):
         assert set(NAMES) <= set(known)
     assert set(Settings.__dataclass_fields__) == {*NAMES, "num_samples"}
     assert {"num_inference_steps", "guidance_scale", "height", "width"} <= set(vars(recipe("rl")))
@@ -310,7 +315,7 @@ def _row(**fields: Any) -> None:
 
 
 def _http(**fields: Any) -> None:
-    read_fields({"prompt": PROMPT, **fields}, Limits(), is_form=False)
+    read_body(ImageGenerationRequest, {"prompt": PROMPT, **fields}, Limits())
 
 
 @pytest.mark.parametrize(

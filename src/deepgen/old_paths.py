@@ -68,7 +68,6 @@ MODULES = {
     "deepgen.data.pictures": "deepgen.data.example_images",
     "deepgen.data.picture_files": "deepgen.data.image_files",
     "deepgen.picture_sizes": "deepgen.image_sizes",
-    "deepgen.serve.pictures": "deepgen.serving.images",
     **{f"deepgen.models.{name}": f"deepgen.checkpoints.{name}" for name in _TO_CHECKPOINTS},
     **{f"deepgen.eval.scoring.{name}": f"deepgen.evaluation.benchmarks.{name}" for name in _SCORED},
     "deepgen.data.ledger": "deepgen.data.bad_rows",
@@ -95,6 +94,17 @@ MODULES = {
     "deepgen.rl.kl": "deepgen.rl.policy_gradient",
     "deepgen.rl.rollout": "deepgen.sampling.rollout",
     "deepgen.rl.windows": "deepgen.sampling.windows",
+    "deepgen.serve.about_routes": "deepgen.serving.routes",
+    "deepgen.serve.chat_routes": "deepgen.serving.routes",
+    "deepgen.serve.desk": "deepgen.serving.request_handler",
+    "deepgen.serve.fields": "deepgen.serving.schema",
+    "deepgen.serve.image_routes": "deepgen.serving.routes",
+    "deepgen.serve.keys": "deepgen.serving.config",
+    "deepgen.serve.orders": "deepgen.serving.pool_jobs",
+    "deepgen.serve.pictures": "deepgen.serving.images",
+    "deepgen.serve.preview": "deepgen.serving.sampler",
+    "deepgen.serve.shelf": "deepgen.serving.images",
+    "deepgen.serve.tracing": "deepgen.serving.middleware",
     "deepgen.train.experience": "deepgen.rl.rollout_buffer",
     "deepgen.train.gate": "deepgen.rl.gate",
     "deepgen.train.guidance": "deepgen.rl.guidance_search",
@@ -123,10 +133,6 @@ NAMES = {
     },
     "deepgen.eval.drawing": {"Picture": "deepgen.evaluation.drawing.Sample"},
     "deepgen.eval.store": {"Pictures": "deepgen.evaluation.store.Images"},
-    "deepgen.serve.pictures": {
-        "read_picture": "deepgen.serving.images.read_image",
-        "write_picture": "deepgen.serving.images.write_image",
-    },
     "deepgen.commands.data": {
         "Place": "deepgen.cli.data.DataChoice",
     },
@@ -193,6 +199,46 @@ NAMES = {
         "card": "deepgen.planning.accelerators.accelerator",
         "card_of_chip": "deepgen.planning.accelerators.accelerator_of_chip",
         "card_of_device": "deepgen.planning.accelerators.accelerator_of_device",
+    },
+    "deepgen.serve.adapters": {
+        "LoraShelf": "deepgen.serving.adapters.LoraAdapters",
+    },
+    "deepgen.serve.app": {
+        "ServeConfig": "deepgen.serving.config.ServeConfig",
+    },
+    "deepgen.serve.desk": {
+        "Desk": "deepgen.serving.request_handler.RequestHandler",
+    },
+    "deepgen.serve.fields": {
+        "Fields": "deepgen.serving.schema.ImageGenerationRequest",
+    },
+    "deepgen.serve.jobs": {
+        "DrawRequest": "deepgen.serving.jobs.GenerationRequest",
+        "Drawn": "deepgen.serving.jobs.ImageDone",
+        "Draws": "deepgen.serving.jobs.EngineProtocol",
+        "Ended": "deepgen.serving.jobs.JobDone",
+        "JobFacts": "deepgen.serving.jobs.JobInfo",
+        "ModelFacts": "deepgen.serving.jobs.ModelInfo",
+        "Placed": "deepgen.serving.jobs.Queued",
+    },
+    "deepgen.serve.middleware": {
+        "Around": "deepgen.serving.middleware.RequestMiddleware",
+    },
+    "deepgen.serve.orders": {
+        "Order": "deepgen.serving.pool_jobs.PoolJob",
+        "Share": "deepgen.serving.pool_jobs.WorkerJob",
+    },
+    "deepgen.serve.pictures": {
+        "read_picture": "deepgen.serving.images.read_image",
+        "write_picture": "deepgen.serving.images.write_image",
+    },
+    "deepgen.serve.shelf": {
+        "Shelf": "deepgen.serving.images.ImageStore",
+    },
+    "deepgen.serve.worker": {
+        "Measured": "deepgen.serving.worker.Measurement",
+        "Memory": "deepgen.serving.worker.MemoryReport",
+        "Told": "deepgen.serving.worker.JobEvent",
     },
     "deepgen.train.experience": {
         "Drawn": "deepgen.rl.rollout_buffer.RolloutBuffer",

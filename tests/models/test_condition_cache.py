@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from deepgen.models.condition_cache import ConditionCache
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.jobs import GenerationRequest
 from deepgen.serving.sampler import Sampler
 from deepgen.types import Condition
 
@@ -174,7 +174,8 @@ def test_the_server_reads_a_negative_once(pipe: DeepGenPipeline) -> None:
     sampler = Sampler(pipe)
     seen = rows_read(pipe)
     first, second = (
-        sampler.encode(sampler.plan(DrawRequest(prompt=prompt, seed=1))) for prompt in ("a cat", "a dog")
+        sampler.encode(sampler.plan(GenerationRequest(prompt=prompt, seed=1)))
+        for prompt in ("a cat", "a dog")
     )
     assert seen == [1, 1, 1]
     assert first.negative is not None

@@ -15,7 +15,7 @@ from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs
 from deepgen.sampling.step_cache import StepCache
 from deepgen.sampling.velocity import GuidedVelocity, branch_velocities
-from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.jobs import GenerationRequest
 from deepgen.serving.sampler import Sampler
 from deepgen.types import Condition
 
@@ -177,7 +177,7 @@ def modulation_calls(pipe: DeepGenPipeline) -> list[int]:
 
 def served(pipe: DeepGenPipeline, seeds: Sequence[int], **options: Any) -> Sampler:
     sampler = Sampler(pipe, **options)
-    plans = [sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=4)) for _ in seeds]
+    plans = [sampler.plan(GenerationRequest(prompt="a red circle", num_inference_steps=4)) for _ in seeds]
     samples = [
         sampler.begin(plan, sampler.encode(plan), seed) for plan, seed in zip(plans, seeds, strict=True)
     ]

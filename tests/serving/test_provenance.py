@@ -13,7 +13,8 @@ from PIL import Image
 
 from deepgen.cli import loading, main
 from deepgen.data.png import read_record
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ServeConfig
 from deepgen.serving.engine import Engine
 from deepgen.serving.provenance import ContentCredentials
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -25,12 +26,12 @@ from PIL import Image
 from deepgen.client import Client, DrawnImage
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ApiKeys, ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
-from deepgen.serving.fields import Fields, Limits
 from deepgen.serving.hooks import Hooks, Refusal
-from deepgen.serving.keys import ApiKeys
 from deepgen.serving.metrics import Metrics
+from deepgen.serving.schema import ImageGenerationRequest, Limits
 
 KEY = "sk-a-long-enough-key"
 LIMITS = Limits(
@@ -558,12 +559,12 @@ def test_nothing_of_an_unexpected_error_reaches_a_client(
     [({}, 20), ({"quality": "low"}, 10), ({"quality": "max"}, 30), ({"num_inference_steps": 7}, 7)],
 )
 def test_steps_are_what_was_asked_or_a_share_of_the_usual_number(asked: dict[str, Any], steps: int) -> None:
-    assert Fields(prompt="a", **asked).steps(usual=20, limit=30) == steps
+    assert ImageGenerationRequest(prompt="a", **asked).steps(usual=20, limit=30) == steps
 
 
 def test_no_request_is_drawn_in_more_steps_than_the_server_allows() -> None:
     for quality in ("auto", "low", "medium", "high", "max"):
-        assert Fields(prompt="a", quality=quality).steps(usual=50, limit=2) == 2
+        assert ImageGenerationRequest(prompt="a", quality=quality).steps(usual=50, limit=2) == 2
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
@@ -597,6 +598,10 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"prompt": "a", "guidence_scale": 4},
     {"prompt": "a", "negative_prompt": 4},
     {"prompt": "a", "user": {}},
+    {"prompt": "a", "n": 10**400},
+    {"prompt": "a", "\ud800": 1},
+    {"prompt": "a", "quality": "\ud800"},
+    {"prompt": "a", "unknown": None},
 ]
 
 
@@ -622,6 +627,23 @@ def test_null_is_the_default_of_every_optional_field(server: Running) -> None:
     names = properties["requestBody"]["content"]["application/json"]["schema"]["properties"]
     body = {**dict.fromkeys(names), "prompt": "a"}
     assert server.http.post("/v1/images/generations", json=body).status_code == 200
+
+
+def test_the_document_names_the_bounds_that_are_checked(server: Running) -> None:
+    text = server.http.get("/openapi.json").text
+    document = json.loads(text)
+    assert set(re.findall(r"#/components/schemas/(\w+)", text)) <= document["components"]["schemas"].keys()
+    operation = document["paths"]["/v1/images/generations"]["post"]
+    properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    bounded = 0
+    for name, schema in properties.items():
+        schema = schema.get("anyOf", [schema])[0]
+        for value in (schema["minimum"] - 1, schema["maximum"] + 1) if "minimum" in schema else ():
+            answer = server.http.post("/v1/images/generations", json={"prompt": "a", name: value})
+            check_refusal(answer)
+            assert answer.json()["error"]["param"] == name
+            bounded += 1
+    assert bounded == 2 * 9
 
 
 @pytest.mark.parametrize(

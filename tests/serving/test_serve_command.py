@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from deepgen.cli import loading, main
+from deepgen.serving.config import ApiKeys
 from deepgen.serving.errors import ApiError
-from deepgen.serving.keys import ApiKeys
 from lora_cases import write_case
 
 SOURCE = Path(__file__).parents[2] / "src"

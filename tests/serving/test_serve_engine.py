@@ -23,18 +23,17 @@ from deepgen.serving.jobs import (
     Cancelled,
     DeadlineExceeded,
     Draining,
-    Drawn,
-    DrawRequest,
-    Ended,
+    GenerationRequest,
+    ImageDone,
+    JobDone,
     OutOfMemory,
-    Placed,
     Preview,
     Progress,
+    Queued,
     QueueFull,
     WorkerFailed,
 )
-from deepgen.serving.preview import LatentPreview
-from deepgen.serving.sampler import Sampler
+from deepgen.serving.sampler import LatentPreview, Sampler
 
 # Matrix products of another batch size round differently: 1e-5 in latents of the random model, measured.
 LATENTS = 1e-4
@@ -91,7 +90,7 @@ def difference(one: Image.Image, other: Image.Image) -> int:
 def test_alone_a_picture_is_the_pipelines_up_to_rounding(
     make_engine: Make, fresh_pipe: DeepGenPipeline
 ) -> None:
-    request = DrawRequest(prompt="a red circle", seed=5, num_inference_steps=3, num_images=2)
+    request = GenerationRequest(prompt="a red circle", seed=5, num_inference_steps=3, num_images=2)
     drawn = make_engine(max_batch=1).submit(request).result(30)
     assert [d.seed for d in drawn] == [5, 6]
     for image in drawn:
@@ -102,7 +101,7 @@ def test_alone_a_picture_is_the_pipelines_up_to_rounding(
 def test_samples_that_take_turns_one_at_a_time_are_bit_equal_to_each_alone(make_engine: Make) -> None:
     engine = make_engine(max_batch=1)
     asked = [
-        DrawRequest(prompt=text, seed=k, num_inference_steps=steps, guidance_scale=scale)
+        GenerationRequest(prompt=text, seed=k, num_inference_steps=steps, guidance_scale=scale)
         for k, (text, steps, scale) in enumerate(
             [("a red circle", 2, 4.0), ("two blue squares and a star", 4, 1.0), ("cat", 3, 2.5)]
         )
@@ -122,7 +121,7 @@ def test_a_batch_of_other_lengths_and_places_moves_each_latent_as_alone(
     sampler = Sampler(pipe)
     samples, alone = [], []
     for k, (text, steps) in enumerate([("a red circle", 4), ("two blue squares on a white ground", 5)]):
-        request = DrawRequest(prompt=text, num_inference_steps=steps, guidance_scale=guidance_scale)
+        request = GenerationRequest(prompt=text, num_inference_steps=steps, guidance_scale=guidance_scale)
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
         asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "output_type": "latent"}
@@ -145,7 +144,7 @@ def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipe
     samples, rows = [], []
     for k, options in enumerate(asked):
         named = None if options["preset"] == "fast" else options["preset"]  # the sampler's own
-        plan = sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=12, preset=named))
+        plan = sampler.plan(GenerationRequest(prompt="a red circle", num_inference_steps=12, preset=named))
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
     forward = pipe.transformer.forward
 
@@ -168,6 +167,29 @@ def test_presets_share_a_forward_and_move_each_latent_as_alone(pipe: DeepGenPipe
         torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
 
 
+def test_heun_shares_a_forward_with_euler_and_moves_each_latent_as_alone(pipe: DeepGenPipeline) -> None:
+    sampler, samples = Sampler(pipe), []
+    for k, solver in enumerate(["heun", "euler"]):
+        plan = sampler.plan(GenerationRequest(prompt="a red circle", solver=solver, num_inference_steps=3))
+        samples.append(sampler.begin(plan, sampler.encode(plan), seed=k))
+        assert len(samples[-1].timesteps) == plan.num_steps == (5, 3)[k]  # calls of the model
+    while waiting := [sample for sample in samples if not sample.is_done]:
+        sampler.step(waiting)
+    for k, sample in enumerate(samples):
+        asked = {"solver": ("heun", "euler")[k], "num_inference_steps": 3, "output_type": "latent"}
+        expected = pipe("a red circle", seed=k, **asked).images[0]
+        torch.testing.assert_close(sample.latents[0], expected, atol=LATENTS, rtol=0)
+
+
+def test_progress_of_heun_counts_calls_of_the_model(make_engine: Make) -> None:
+    request = GenerationRequest(prompt="a", solver="heun", num_inference_steps=3, num_previews=2)
+    events = list(make_engine().submit(request).events(30))
+    steps = [(event.step, event.num_steps) for event in events if isinstance(event, Progress)]
+    assert steps == [(step, 5) for step in range(6)]
+    assert sum(isinstance(event, Preview) for event in events) == 2
+    assert events[-1] == JobDone(None)
+
+
 class TakesNoStep:
     """A solver that fails."""
 
@@ -180,7 +202,7 @@ class TakesNoStep:
 
 def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGenPipeline) -> None:
     sampler = Sampler(pipe, preset="balanced")
-    plan = sampler.plan(DrawRequest(prompt="a red circle", num_inference_steps=5, guidance_scale=1))
+    plan = sampler.plan(GenerationRequest(prompt="a red circle", num_inference_steps=5, guidance_scale=1))
     conditions = sampler.encode(plan)
     whole, broken = (sampler.begin(plan, conditions, seed=1) for _ in range(2))
     other = sampler.begin(plan, conditions, seed=2)
@@ -197,7 +219,7 @@ def test_a_solver_that_remembers_is_not_moved_by_a_step_that_failed(pipe: DeepGe
 def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, image: Image.Image, preset: str) -> None:
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (30, 20, 60, 50))
-    request = DrawRequest(
+    request = GenerationRequest(
         prompt="a star", images=(image,), mask=mask, seed=1, preset=preset, num_inference_steps=3
     )
     made = np.asarray(make_engine().submit(request).result(30)[0].image)
@@ -210,10 +232,10 @@ def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> No
     engine = make_engine(preset="fast")
     own = engine.model.defaults["num_inference_steps"]
     assert [engine.model.usual_steps(name) for name in (None, "balanced", "exact")] == [12, 17, own]
-    facts = engine.submit(DrawRequest(prompt="a")).facts
-    assert (facts.settings.num_inference_steps, facts.settings.preset) == (12, "fast")
+    info = engine.submit(GenerationRequest(prompt="a")).info
+    assert (info.settings.num_inference_steps, info.settings.preset) == (12, "fast")
     with pytest.raises(ValueError, match="unknown preset 'quick'; known: exact, balanced, fast"):
-        engine.submit(DrawRequest(prompt="a", preset="quick"))
+        engine.submit(GenerationRequest(prompt="a", preset="quick"))
 
 
 def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
@@ -221,12 +243,14 @@ def test_in_exact_batches_a_picture_is_bit_for_bit_what_it_is_alone(
 ) -> None:
     other = image.transpose(Image.Transpose.ROTATE_90)
     asked = [
-        DrawRequest(prompt="a red circle", seed=1, num_inference_steps=3),
-        DrawRequest(prompt="two blue squares on a white ground and a star", seed=2, num_inference_steps=5),
-        DrawRequest(prompt="cat", seed=3, num_inference_steps=4, guidance_scale=2.0),
-        DrawRequest(prompt="cat", seed=4, num_inference_steps=2, guidance_scale=1.0),
-        DrawRequest(prompt="make it blue", images=(image,), seed=5, num_images=2),
-        DrawRequest(prompt="make it red", images=(other,), seed=6, height=64, width=64),
+        GenerationRequest(prompt="a red circle", seed=1, num_inference_steps=3),
+        GenerationRequest(
+            prompt="two blue squares on a white ground and a star", seed=2, num_inference_steps=5
+        ),
+        GenerationRequest(prompt="cat", seed=3, num_inference_steps=4, guidance_scale=2.0),
+        GenerationRequest(prompt="cat", seed=4, num_inference_steps=2, guidance_scale=1.0),
+        GenerationRequest(prompt="make it blue", images=(image,), seed=5, num_images=2),
+        GenerationRequest(prompt="make it red", images=(other,), seed=6, height=64, width=64),
     ]
     engine = make_engine(max_batch=4, is_exact=True)
     alone = [engine.submit(request).result(60) for request in asked]
@@ -243,7 +267,7 @@ def test_latents_of_exact_batches_do_not_depend_on_company_or_place(pipe: DeepGe
     sampler = Sampler(pipe)
 
     def begin(text: str, seed: int) -> Any:
-        plan = sampler.plan(DrawRequest(prompt=text, num_inference_steps=4))
+        plan = sampler.plan(GenerationRequest(prompt=text, num_inference_steps=4))
         return sampler.begin(plan, sampler.encode(plan), seed)
 
     alone = begin("a red circle", 0)
@@ -268,7 +292,7 @@ def test_an_exact_batch_that_does_not_fit_is_halved_as_it_is_filled_up(make_engi
         step(samples, exact_batch)
 
     engine.sampler.step = small_memory  # type: ignore[method-assign]
-    engine.submit(DrawRequest(prompt="a", seed=1, num_inference_steps=1)).result(30)
+    engine.submit(GenerationRequest(prompt="a", seed=1, num_inference_steps=1)).result(30)
     assert rows == [8, 4, 2]
 
 
@@ -290,14 +314,14 @@ def test_loras_are_loaded_by_name_and_never_share_a_forward(
     assert engine.model.loras == names
     gate = Gate(engine)
     asked = ["one", None, "two", "one", None]
-    jobs = [engine.submit(DrawRequest(prompt="a cat", seed=1, lora=name)) for name in asked]
+    jobs = [engine.submit(GenerationRequest(prompt="a cat", seed=1, lora=name)) for name in asked]
     gate.open()
     for name, job in zip(asked, jobs, strict=True):
         assert difference(job.result(60)[0].image, expected[name]) <= LEVELS
     assert difference(expected["one"], expected["two"]) > 10
     assert difference(expected["one"], expected[None]) > 10
     with pytest.raises(ValueError, match="lora 'three' is not known; known: one, two"):
-        engine.submit(DrawRequest(prompt="a cat", lora="three"))
+        engine.submit(GenerationRequest(prompt="a cat", lora="three"))
 
 
 def test_a_lora_that_is_damaged_later_fails_its_request_and_no_other(
@@ -308,8 +332,8 @@ def test_a_lora_that_is_damaged_later_fails_its_request_and_no_other(
     engine = make_engine(loras=read_loras([f"bad={path}"]))
     path.write_bytes(b"no weights")
     with pytest.raises(WorkerFailed):
-        engine.submit(DrawRequest(prompt="a", lora="bad")).result(30)
-    engine.submit(DrawRequest(prompt="a")).result(30)
+        engine.submit(GenerationRequest(prompt="a", lora="bad")).result(30)
+    engine.submit(GenerationRequest(prompt="a")).result(30)
 
 
 @pytest.mark.parametrize(
@@ -348,11 +372,13 @@ def test_edits_with_references_of_other_sizes_share_a_batch_and_move_as_alone(
     sampler = Sampler(pipe)
     asked = {"height": 64, "width": 64}
     samples, alone = [], []
-    for seed, given in enumerate([image, image.crop((0, 0, 40, 32))]):
-        request = DrawRequest(prompt="make it blue", images=(given,), num_inference_steps=2, **asked)
+    for seed, reference in enumerate([image, image.crop((0, 0, 40, 32))]):
+        request = GenerationRequest(
+            prompt="make it blue", images=(reference,), num_inference_steps=2, **asked
+        )
         plan = sampler.plan(request)
         samples.append(sampler.begin(plan, sampler.encode(plan), seed=seed))
-        drawn = pipe("make it blue", image=given, seed=seed, output_type="latent", **asked)
+        drawn = pipe("make it blue", image=reference, seed=seed, output_type="latent", **asked)
         alone.append(drawn.images[0])
     assert samples[0].references[0].shape != samples[1].references[0].shape
     assert samples[0].batch_key == samples[1].batch_key
@@ -368,7 +394,9 @@ def test_edits_keep_their_size_and_equal_the_pipelines(
     engine = make_engine(max_batch=1)
     other = image.transpose(Image.Transpose.ROTATE_90)
     for images in ((image,), (image, other, image)):
-        made = engine.submit(DrawRequest(prompt="make it blue", images=images, seed=3)).result(30)[0].image
+        made = (
+            engine.submit(GenerationRequest(prompt="make it blue", images=images, seed=3)).result(30)[0].image
+        )
         alone = fresh_pipe("make it blue", image=list(images), seed=3).images[0]
         assert made.size == image.size
         assert difference(made, alone) <= LEVELS
@@ -377,11 +405,13 @@ def test_edits_keep_their_size_and_equal_the_pipelines(
 def test_a_request_joins_between_the_steps_of_another(make_engine: Make, fresh_pipe: DeepGenPipeline) -> None:
     engine = make_engine()
     gate = Gate(engine)
-    first = engine.submit(DrawRequest(prompt="a red circle", seed=1, num_inference_steps=5))
+    first = engine.submit(GenerationRequest(prompt="a red circle", seed=1, num_inference_steps=5))
     gate.wait()
     gate.open(1)
     gate.wait()  # before its second step
-    second = engine.submit(DrawRequest(prompt="a green star and a cross", seed=2, num_inference_steps=2))
+    second = engine.submit(
+        GenerationRequest(prompt="a green star and a cross", seed=2, num_inference_steps=2)
+    )
     gate.open()
     results = [first.result(30)[0].image, second.result(30)[0].image]
     assert gate.batches == [1, 1, 2, 2, 1]
@@ -396,7 +426,7 @@ def test_samples_of_other_shapes_are_stepped_in_turn(make_engine: Make) -> None:
     engine = make_engine()
     gate = Gate(engine)
     jobs = [
-        engine.submit(DrawRequest(prompt="a", seed=k, num_inference_steps=2, height=side, width=side))
+        engine.submit(GenerationRequest(prompt="a", seed=k, num_inference_steps=2, height=side, width=side))
         for k, side in enumerate([64, 32, 64, 32])
     ]
     gate.open()
@@ -406,14 +436,14 @@ def test_samples_of_other_shapes_are_stepped_in_turn(make_engine: Make) -> None:
 
 
 def test_events_tell_the_place_progress_previews_and_the_picture(make_engine: Make) -> None:
-    job = make_engine().submit(DrawRequest(prompt="a", seed=1, num_inference_steps=4, num_previews=3))
+    job = make_engine().submit(GenerationRequest(prompt="a", seed=1, num_inference_steps=4, num_previews=3))
     events = list(job.events(30))
-    assert events[0] == Placed(0)
+    assert events[0] == Queued(0)
     assert [e.step for e in events if isinstance(e, Progress)] == [0, 1, 2, 3, 4]
     assert [e.number for e in events if isinstance(e, Preview)] == [0, 1, 2]
     assert {e.image.size for e in events if isinstance(e, Preview)} == {(32, 32)}
-    assert isinstance(events[-2], Drawn)
-    assert events[-1] == Ended(None)
+    assert isinstance(events[-2], ImageDone)
+    assert events[-1] == JobDone(None)
 
 
 def test_a_linear_preview_knows_colours_from_latents(pipe: DeepGenPipeline) -> None:
@@ -429,7 +459,7 @@ def test_a_linear_preview_knows_colours_from_latents(pipe: DeepGenPipeline) -> N
 def test_a_cancelled_job_stops_between_steps_and_its_neighbour_goes_on(make_engine: Make) -> None:
     engine = make_engine()
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", seed=k, num_inference_steps=6)) for k in range(2)]
+    jobs = [engine.submit(GenerationRequest(prompt="a", seed=k, num_inference_steps=6)) for k in range(2)]
     gate.wait()
     jobs[0].cancel()
     gate.open()
@@ -442,7 +472,9 @@ def test_a_cancelled_job_stops_between_steps_and_its_neighbour_goes_on(make_engi
 def test_a_job_that_is_late_ends_while_it_waits_or_is_drawn(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=4, timeout_s=0.2)) for _ in range(2)]
+    jobs = [
+        engine.submit(GenerationRequest(prompt="a", num_inference_steps=4, timeout_s=0.2)) for _ in range(2)
+    ]
     gate.wait()
     time.sleep(0.3)
     gate.open()
@@ -457,12 +489,14 @@ def test_keys_take_turns(make_engine: Make) -> None:
     gate, order = Gate(engine), []
 
     def listen(key: str) -> Callable[[Any], None]:
-        return lambda event: order.append(key) if isinstance(event, Drawn) else None
+        return lambda event: order.append(key) if isinstance(event, ImageDone) else None
 
-    first = DrawRequest(prompt="a", num_inference_steps=1, num_images=5, key="busy")
+    first = GenerationRequest(prompt="a", num_inference_steps=1, num_images=5, key="busy")
     jobs = [engine.submit(first, listen("busy"))]
     gate.wait()
-    jobs.append(engine.submit(DrawRequest(prompt="b", num_inference_steps=1, key="other"), listen("other")))
+    jobs.append(
+        engine.submit(GenerationRequest(prompt="b", num_inference_steps=1, key="other"), listen("other"))
+    )
     gate.open()
     for job in jobs:
         job.result(30)
@@ -484,19 +518,19 @@ def test_the_fair_queue_serves_one_of_each_key_in_turn() -> None:
 def test_a_full_queue_refuses_and_says_when_to_come_back(make_engine: Make) -> None:
     engine = make_engine(max_running=1, max_waiting=2, max_waiting_per_key=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="one"))]
+    jobs = [engine.submit(GenerationRequest(prompt="a", num_inference_steps=3, key="one"))]
     gate.wait()
-    jobs.append(engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="one")))
+    jobs.append(engine.submit(GenerationRequest(prompt="a", num_inference_steps=3, key="one")))
     with pytest.raises(QueueFull, match="of one key"):
-        engine.submit(DrawRequest(prompt="a", key="one"))
-    jobs.append(engine.submit(DrawRequest(prompt="a", num_inference_steps=3, key="two")))
+        engine.submit(GenerationRequest(prompt="a", key="one"))
+    jobs.append(engine.submit(GenerationRequest(prompt="a", num_inference_steps=3, key="two")))
     with pytest.raises(QueueFull, match="2 pictures wait") as refused:
-        engine.submit(DrawRequest(prompt="a", key="three"))
+        engine.submit(GenerationRequest(prompt="a", key="three"))
     assert refused.value.retry_after >= 1
     gate.open()
     for job in jobs:
         job.result(30)
-    engine.submit(DrawRequest(prompt="a", num_inference_steps=1, key="three")).result(30)
+    engine.submit(GenerationRequest(prompt="a", num_inference_steps=1, key="three")).result(30)
 
 
 def test_an_error_is_retried_once_and_the_picture_is_the_same(
@@ -511,7 +545,7 @@ def test_an_error_is_retried_once_and_the_picture_is_the_same(
         step(samples)
 
     engine.sampler.step = fail_once  # type: ignore[method-assign]
-    made = engine.submit(DrawRequest(prompt="a", seed=1)).result(30)[0].image
+    made = engine.submit(GenerationRequest(prompt="a", seed=1)).result(30)[0].image
     assert difference(made, fresh_pipe("a", seed=1).images[0]) <= LEVELS
 
 
@@ -528,11 +562,11 @@ def test_a_lasting_error_fails_the_request_with_an_id_and_the_engine_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(engine.sampler, part, fail)
         with pytest.raises(WorkerFailed) as failed:
-            engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
+            engine.submit(GenerationRequest(prompt="a", num_inference_steps=1)).result(30)
     assert len(calls) == 2
     assert "secret" not in str(failed.value)
     assert failed.value.error_id in caplog.text
-    engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
+    engine.submit(GenerationRequest(prompt="a", num_inference_steps=1)).result(30)
 
 
 def test_what_does_not_fit_is_halved_and_then_refused(make_engine: Make) -> None:
@@ -546,18 +580,18 @@ def test_what_does_not_fit_is_halved_and_then_refused(make_engine: Make) -> None
         step(samples)
 
     engine.sampler.step = small_memory  # type: ignore[method-assign]
-    job = engine.submit(DrawRequest(prompt="a", seed=1, num_images=8, num_inference_steps=2))
+    job = engine.submit(GenerationRequest(prompt="a", seed=1, num_images=8, num_inference_steps=2))
     assert len(job.result(30)) == 8
     assert sizes == [8, 4, 2, 2, 4, 2, 2] + [2] * 4
     fits[0] = 0
     with pytest.raises(OutOfMemory):
-        engine.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(30)
+        engine.submit(GenerationRequest(prompt="a", num_inference_steps=1)).result(30)
 
 
 def test_a_mask_keeps_every_pixel_outside_it(make_engine: Make, image: Image.Image) -> None:
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (30, 20, 60, 50))
-    request = DrawRequest(prompt="a star", images=(image,), mask=mask, seed=1)
+    request = GenerationRequest(prompt="a star", images=(image,), mask=mask, seed=1)
     made = np.asarray(make_engine().submit(request).result(30)[0].image)
     outside = np.asarray(mask) == 0
     before = np.asarray(image)
@@ -583,22 +617,22 @@ def test_what_cannot_be_drawn_is_refused_before_it_waits(
     make_engine: Make, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        make_engine().submit(DrawRequest(**{"prompt": "a", **fields}))
+        make_engine().submit(GenerationRequest(**{"prompt": "a", **fields}))
 
 
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=2)) for _ in range(3)]
+    jobs = [engine.submit(GenerationRequest(prompt="a", num_inference_steps=2)) for _ in range(3)]
     assert engine.drain(30)
     assert [len(job.result(0)) for job in jobs] == [1, 1, 1]
     with pytest.raises(Draining):
-        engine.submit(DrawRequest(prompt="a"))
+        engine.submit(GenerationRequest(prompt="a"))
 
 
 def test_closing_ends_what_is_not_done(make_engine: Make) -> None:
     engine = make_engine(max_running=1)
     gate = Gate(engine)
-    jobs = [engine.submit(DrawRequest(prompt="a", num_inference_steps=50)) for _ in range(2)]
+    jobs = [engine.submit(GenerationRequest(prompt="a", num_inference_steps=50)) for _ in range(2)]
     gate.wait()
     assert not engine.drain(0.01)
     gate.open()

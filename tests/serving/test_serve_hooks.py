@@ -10,17 +10,17 @@ from PIL import Image
 
 from deepgen.serving.errors import ApiError
 from deepgen.serving.hooks import Hooks, Refusal
-from deepgen.serving.jobs import DrawRequest
+from deepgen.serving.jobs import GenerationRequest
 
-REQUEST = DrawRequest(prompt="a cat")
+REQUEST = GenerationRequest(prompt="a cat")
 
 
-def no_cats(request: DrawRequest) -> None:
+def no_cats(request: GenerationRequest) -> None:
     if "cat" in request.prompt:
         raise Refusal("no cats here")
 
 
-def nothing_red(request: DrawRequest, image: Image.Image) -> None:
+def nothing_red(request: GenerationRequest, image: Image.Image) -> None:
     if image.getpixel((0, 0)) == (255, 0, 0):
         raise Refusal("too red")
 
@@ -31,7 +31,7 @@ def broken(*_: Any) -> None:
 
 def test_hooks_are_found_by_name_and_obeyed() -> None:
     hooks = Hooks.load([f"{__name__}:no_cats"], [f"{__name__}:nothing_red"])
-    hooks.check_request(DrawRequest(prompt="a dog"))
+    hooks.check_request(GenerationRequest(prompt="a dog"))
     hooks.check_image(REQUEST, Image.new("RGB", (1, 1), "blue"))
     for check in (
         lambda: hooks.check_request(REQUEST),

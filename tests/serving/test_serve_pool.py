@@ -23,19 +23,19 @@ from deepgen.serving.jobs import (
     Cancelled,
     DeadlineExceeded,
     Draining,
-    Drawn,
-    DrawRequest,
-    Ended,
+    GenerationRequest,
+    ImageDone,
     Job,
+    JobDone,
     NoWorker,
-    Placed,
     Preview,
     Progress,
+    Queued,
     QueueFull,
     WorkerFailed,
 )
-from deepgen.serving.orders import runs
 from deepgen.serving.pool import Pool
+from deepgen.serving.pool_jobs import runs
 
 LOAD = partial(load_pipeline, ModelOptions(model="tiny", device="cpu"))
 LONG = 80  # steps: seconds of work, so that there is time to kill
@@ -69,7 +69,7 @@ def alone() -> Iterator[Engine]:
 
 
 def drawn_alone(engine: Engine, prompt: str, seed: int, num_steps: int | None = None) -> Image.Image:
-    request = DrawRequest(prompt=prompt, seed=seed, num_inference_steps=num_steps)
+    request = GenerationRequest(prompt=prompt, seed=seed, num_inference_steps=num_steps)
     return engine.submit(request).result(120)[0].image
 
 
@@ -88,7 +88,7 @@ def wait_for_progress(job: Job) -> None:
 
 def workers_of(pool: Pool) -> list[int]:
     """Process ids of the workers that draw."""
-    return [worker.process.pid for worker in pool._workers if worker.shares]
+    return [worker.process.pid for worker in pool._workers if worker.worker_jobs]
 
 
 def is_equal(one: Image.Image, other: Image.Image) -> bool:
@@ -98,12 +98,12 @@ def is_equal(one: Image.Image, other: Image.Image) -> bool:
 @pytest.mark.slow
 def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: Pool, alone: Engine) -> None:
     job = ready.submit(
-        DrawRequest(prompt="a red circle", seed=5, num_images=3, num_inference_steps=4, num_previews=1)
+        GenerationRequest(prompt="a red circle", seed=5, num_images=3, num_inference_steps=4, num_previews=1)
     )
     events = list(job.events(60))
-    assert sum(isinstance(event, Placed) for event in events) == 1
+    assert sum(isinstance(event, Queued) for event in events) == 1
     assert sorted(e.index for e in events if isinstance(e, Preview)) == [0, 1, 2]
-    assert events[-1] == Ended(None)
+    assert events[-1] == JobDone(None)
     drawn = job.result(0)
     assert [image.seed for image in drawn] == [5, 6, 7]
     for image in drawn:
@@ -113,15 +113,15 @@ def test_pictures_come_from_both_workers_with_the_seeds_they_have_alone(ready: P
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) -> None:
-    request = DrawRequest(prompt="a blue star", seed=1, num_images=3, num_inference_steps=LONG)
-    job, other = ready.submit(request), ready.submit(DrawRequest(prompt="a cross", seed=9))
+    request = GenerationRequest(prompt="a blue star", seed=1, num_images=3, num_inference_steps=LONG)
+    job, other = ready.submit(request), ready.submit(GenerationRequest(prompt="a cross", seed=9))
     wait_for_progress(job)
     os.kill(workers_of(ready)[0], signal.SIGKILL)
     drawn = job.result(120)
     assert [image.seed for image in drawn] == [1, 2, 3]
     for image in drawn:
         assert is_equal(image.image, drawn_alone(alone, "a blue star", image.seed, LONG))
-    assert sum(isinstance(event, Drawn) for event in job.events(5)) == 3  # none is told twice
+    assert sum(isinstance(event, ImageDone) for event in job.events(5)) == 3  # none is told twice
     assert is_equal(other.result(60)[0].image, drawn_alone(alone, "a cross", 9))
     until(lambda: max(worker.num_starts for worker in ready.status().workers) >= 2)
 
@@ -130,7 +130,7 @@ def test_a_killed_worker_costs_nobody_his_picture(ready: Pool, alone: Engine) ->
 def test_a_request_that_was_drawn_by_two_dying_workers_ends_with_an_id(
     ready: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
+    job = ready.submit(GenerationRequest(prompt="a", num_inference_steps=LONG))
     for _ in range(2):
         until(lambda: workers_of(ready))
         wait_for_progress(job)
@@ -140,25 +140,27 @@ def test_a_request_that_was_drawn_by_two_dying_workers_ends_with_an_id(
         job.result(30)
     assert failed.value.error_id in caplog.text
     until(lambda: ready.status().is_accepting)
-    ready.submit(DrawRequest(prompt="a", num_inference_steps=1)).result(60)
+    ready.submit(GenerationRequest(prompt="a", num_inference_steps=1)).result(60)
 
 
 @pytest.mark.slow
 def test_accepted_requests_outlive_all_workers_and_new_ones_are_told_to_wait(ready: Pool) -> None:
-    jobs = [ready.submit(DrawRequest(prompt="a", num_inference_steps=20, seed=seed)) for seed in range(6)]
+    jobs = [
+        ready.submit(GenerationRequest(prompt="a", num_inference_steps=20, seed=seed)) for seed in range(6)
+    ]
     for worker in list(ready._workers):
         os.kill(worker.process.pid, signal.SIGKILL)
     until(lambda: not ready.status().is_accepting)
     assert ready.status().is_alive
     with pytest.raises((NoWorker, QueueFull)):
-        ready.submit(DrawRequest(prompt="a"))
+        ready.submit(GenerationRequest(prompt="a"))
     assert [job.result(120)[0].seed for job in jobs] == list(range(6))
 
 
 @pytest.mark.slow
 def test_cancelled_and_late_requests_leave_the_worker(ready: Pool) -> None:
-    job = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
-    late = ready.submit(DrawRequest(prompt="a", num_inference_steps=LONG, timeout_s=0.5))
+    job = ready.submit(GenerationRequest(prompt="a", num_inference_steps=LONG))
+    late = ready.submit(GenerationRequest(prompt="a", num_inference_steps=LONG, timeout_s=0.5))
     wait_for_progress(job)
     job.cancel()
     with pytest.raises(Cancelled):
@@ -172,9 +174,9 @@ def test_cancelled_and_late_requests_leave_the_worker(ready: Pool) -> None:
 @pytest.mark.slow
 def test_what_a_worker_cannot_draw_is_refused_with_the_reason(ready: Pool) -> None:
     with pytest.raises(ValueError, match="not a multiple"):
-        ready.submit(DrawRequest(prompt="a", height=65, width=64))
+        ready.submit(GenerationRequest(prompt="a", height=65, width=64))
     with pytest.raises(ValueError, match="num_images"):
-        ready.submit(DrawRequest(prompt="a", num_images=7))
+        ready.submit(GenerationRequest(prompt="a", num_images=7))
     assert (ready.status().running, ready.status().waiting) == (0, 0)
 
 
@@ -199,10 +201,10 @@ def test_an_adapter_that_does_not_fit_ends_the_start_with_its_own_error(
 @pytest.mark.slow
 def test_closing_ends_what_is_not_done(pool: Pool) -> None:  # the last: it closes the pool
     until(lambda: pool.status().is_accepting)
-    job = pool.submit(DrawRequest(prompt="a", num_inference_steps=LONG))
+    job = pool.submit(GenerationRequest(prompt="a", num_inference_steps=LONG))
     assert not pool.drain(0.01)
     with pytest.raises(Draining):
-        pool.submit(DrawRequest(prompt="a"))
+        pool.submit(GenerationRequest(prompt="a"))
     pool.close()
     with pytest.raises(Draining):
         job.result(5)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from deepgen.serving.metrics import Metrics
-from deepgen.serving.middleware import Around
-from deepgen.serving.tracing import Tracer
+from deepgen.serving.middleware import RequestMiddleware, Tracer
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -31,7 +30,7 @@ def test_a_request_is_a_span_of_its_callers_trace(status: int, is_error: bool) -
 
     headers = [(b"traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode()), (b"x-request-id", b"req-12345")]
     scope = {"type": "http", "method": "POST", "path": "/v1/x", "headers": headers}
-    around = Around(app, Metrics(), tracer=Tracer(provider))
+    around = RequestMiddleware(app, Metrics(), tracer=Tracer(provider))
     asyncio.run(around(scope, None, send))  # type: ignore[arg-type]
 
     (span,) = exporter.get_finished_spans()

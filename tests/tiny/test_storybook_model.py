@@ -17,7 +17,8 @@ from deepgen.checkpoints.info import info
 from deepgen.cli.app import main
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import Scene, Thing

@@ -18,7 +18,7 @@ from deepgen.cli.options import NamedModelOptions, short_name
 
 if TYPE_CHECKING:
     from deepgen.client import Client
-    from deepgen.serving.keys import ApiKeys
+    from deepgen.serving.config import ApiKeys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Mcp(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the agent has disconnected, or the server was stopped."""
-        from deepgen.serving.keys import ApiKeys
+        from deepgen.serving.config import ApiKeys
         from deepgen.serving.mcp_tools import Folders, Painter, check_installed, make_tools
 
         self.check_model()
@@ -93,7 +93,7 @@ def _listen(server: Any, host: str, port: int, keys: ApiKeys) -> None:
 
     import uvicorn
 
-    from deepgen.serving.fields import Limits
+    from deepgen.serving.schema import Limits
 
     app = server.streamable_http_app(host=host, max_request_body_size=Limits().max_body_mib << 20)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

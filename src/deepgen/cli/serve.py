@@ -18,7 +18,7 @@ from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
     from deepgen.serving.engine import EngineConfig
-    from deepgen.serving.jobs import Draws
+    from deepgen.serving.jobs import EngineProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,18 @@ class Serve(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every accepted request answered."""
-        from deepgen.serving.adapters import read_loras
-        from deepgen.serving.engine import EngineConfig
-        from deepgen.serving.fields import Limits
-        from deepgen.serving.keys import ApiKeys
-
         try:
             import fastapi  # noqa: F401 - asked for before gigabytes are loaded
             import prometheus_client  # noqa: F401
+            import pydantic  # noqa: F401
             import uvicorn
         except ImportError as error:
             raise missing_extra("serving needs more packages", "serve", error) from error
+        from deepgen.serving.adapters import read_loras
+        from deepgen.serving.config import ApiKeys
+        from deepgen.serving.engine import EngineConfig
+        from deepgen.serving.schema import Limits
+
         self.check_model()
         if self.solver != "euler":
             raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
@@ -144,7 +145,7 @@ class Serve(NamedModelOptions):
 
         return ContentCredentials(self.c2pa_certificate, self.c2pa_key, self.public_name)
 
-    def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> Draws:
+    def _engine(self, config: EngineConfig, measure: Callable[[str, float], None]) -> EngineProtocol:
         """Worker processes, or with `--workers 0` an engine in this one."""
         import torch
 
@@ -162,11 +163,12 @@ class Serve(NamedModelOptions):
         )
 
     def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
-        from deepgen.serving.app import ServeConfig, make_app
+        from deepgen.serving.app import make_app
+        from deepgen.serving.config import ServeConfig
         from deepgen.serving.fetch import Fetcher
         from deepgen.serving.hooks import Hooks
         from deepgen.serving.metrics import Metrics
-        from deepgen.serving.tracing import Tracer
+        from deepgen.serving.middleware import Tracer
 
         hooks = Hooks.load(self.check_request, self.check_image)
         tracer = Tracer.from_environment() if self.trace else None

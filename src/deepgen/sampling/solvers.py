@@ -42,6 +42,11 @@ def name_of(scheduler: Any) -> str:
     return known.get(type(scheduler), type(scheduler).__name__)
 
 
+def num_model_calls(name: str | None, num_steps: int) -> int:
+    """Calls of the model in so many steps: heun looks ahead in each but the last."""
+    return 2 * num_steps - 1 if name == "heun" else num_steps
+
+
 def choose_solver(name: str | None, scheduler: Any) -> Any:
     """The scheduler where no solver is named or it is that solver, else the solver on its noise schedule.
 

@@ -20,7 +20,7 @@ from deepgen.pipeline import DeepGenPipeline
 SUFFIX = ".safetensors"
 
 
-class LoraShelf:
+class LoraAdapters:
     """The adapters a server knows. `use` belongs to the thread that runs the model.
 
     Args:
@@ -86,7 +86,7 @@ def read_loras(given: Sequence[str]) -> dict[str, str]:
 
     Raises:
         ValueError: a path is not there, a folder holds no adapter, or a name is used twice.
-        LoraError: one of them is no LoRA, or damaged; whether it fits is asked when the model is there.
+        LoraError: one of them is no LoRA, or damaged; whether it fits is checked when the model is loaded.
     """
     found: dict[str, str] = {}
     for entry in given:

@@ -1,28 +1,76 @@
 """The engine behind HTTP, in the words of the OpenAI Images API, so that its clients work unmodified.
 
-Which address is answered by whom; what the answers are is in the files of the routes.
+Here is which address is answered by which route, and the OpenAPI document, made from the models that the
+routes read and answer with.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepgen._version import __version__
 from deepgen.extras import missing_extra
-from deepgen.serving.about_routes import AboutRoutes
-from deepgen.serving.chat_routes import ChatRoutes
+from deepgen.serving.answers import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletedEvent,
+    Health,
+    ImagesResponse,
+    ModelList,
+    PartialImageEvent,
+    ProgressEvent,
+    Readiness,
+    ServerSentEvent,
+)
 from deepgen.serving.config import ServeConfig
-from deepgen.serving.desk import Desk
-from deepgen.serving.errors import ApiError
-from deepgen.serving.image_routes import ImageRoutes
-from deepgen.serving.jobs import Draws
+from deepgen.serving.errors import ApiError, ErrorResponse
+from deepgen.serving.jobs import EngineProtocol
 from deepgen.serving.metrics import Metrics
-from deepgen.serving.middleware import Around
+from deepgen.serving.middleware import RequestMiddleware
+from deepgen.serving.request_handler import RequestHandler
+from deepgen.serving.routes import AboutRoutes, ChatRoutes, ImageRoutes
+from deepgen.serving.schema import (
+    ChatCompletionRequest,
+    ImageEditForm,
+    ImageEditRequest,
+    ImageGenerationRequest,
+    ImageVariationForm,
+)
+
+_JSON, _FORM = "application/json", "multipart/form-data"
+# What a route that draws may answer beside images.
+_REFUSALS = {
+    "400": "a field is wrong",
+    "401": "the API key is missing or unknown",
+    "403": "a page of another origin asked",
+    "408": "the request took too long to arrive",
+    "413": "the request is too large",
+    "415": "the content type is another",
+    "429": "the queue is full",
+    "500": "drawing failed",
+    "503": "the server is shutting down",
+    "504": "the pictures were not done in time",
+}
 
 
-def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics | None = None) -> Any:
+@dataclass(frozen=True)
+class Route:
+    """An address: who answers it, and what the OpenAPI document says of it; without a summary, nothing."""
+
+    path: str
+    method: str
+    endpoint: Callable[[Any], Any]
+    summary: str = ""
+    answer: type | None = None
+    bodies: Mapping[str, type] = field(default_factory=dict)  # media type -> model
+
+
+def make_app(
+    engine: EngineProtocol, config: ServeConfig | None = None, metrics: Metrics | None = None
+) -> Any:
     """The FastAPI application, for uvicorn or any other ASGI server; ImportError says what to install.
 
     The engine is drained and closed when the application shuts down.
@@ -37,6 +85,9 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
         raise missing_extra("serving needs FastAPI", "serve", error) from error
 
     config, metrics = config or ServeConfig(), metrics or Metrics()
+    handler = RequestHandler(engine, config)
+    routes = _routes(handler, metrics)
+    described = document(routes, handler.models)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -45,9 +96,12 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
         if config.tracer is not None:
             await run_in_threadpool(config.tracer.close)
 
+    async def openapi(request: Any) -> JSONResponse:
+        return JSONResponse(described)
+
     app = FastAPI(title="deepgen", version=__version__, openapi_url=None, lifespan=lifespan)
-    for path, method, handler in _routes(Desk(engine, config), metrics):
-        app.add_route(path, handler, methods=[method])
+    for route in (*routes, Route("/openapi.json", "GET", openapi)):
+        app.add_route(route.path, route.endpoint, methods=[route.method])
 
     async def refused(request: Any, error: ApiError) -> JSONResponse:
         return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
@@ -63,24 +117,121 @@ def make_app(engine: Draws, config: ServeConfig | None = None, metrics: Metrics 
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unrouted)
-    app.add_middleware(Around, metrics=metrics, origins=config.origins, tracer=config.tracer)
+    app.add_middleware(RequestMiddleware, metrics=metrics, origins=config.origins, tracer=config.tracer)
     return app
 
 
-def _routes(desk: Desk, metrics: Metrics) -> list[tuple[str, str, Any]]:
-    """(path, method, handler)."""
-    about, images, chat = AboutRoutes(desk, metrics), ImageRoutes(desk), ChatRoutes(desk)
+def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
+    about, images, chat = AboutRoutes(handler, metrics), ImageRoutes(handler), ChatRoutes(handler)
     return [
-        ("/", "GET", about.page),
-        ("/health", "GET", about.health),
-        ("/ready", "GET", about.ready),
-        ("/metrics", "GET", about.metrics),
-        ("/openapi.json", "GET", about.openapi),
-        ("/v1/models", "GET", about.models),
-        ("/v1/models/{name:path}", "GET", about.model),
-        ("/v1/images/generations", "POST", images.generations),
-        ("/v1/images/edits", "POST", images.edits),
-        ("/v1/images/variations", "POST", images.variations),
-        ("/v1/chat/completions", "POST", chat.chat),
-        ("/v1/images/{name}/content", "GET", images.content),
+        Route("/", "GET", about.page),
+        Route("/health", "GET", about.health, "Whether the process works", Health),
+        Route("/ready", "GET", about.ready, "Whether new requests are taken", Readiness),
+        Route("/metrics", "GET", about.metrics),
+        Route("/v1/models", "GET", about.models, "The model", ModelList),
+        Route("/v1/models/{name:path}", "GET", about.model),
+        Route(
+            *("/v1/images/generations", "POST", images.generations, "Images from a prompt", ImagesResponse),
+            {_JSON: ImageGenerationRequest},
+        ),
+        Route(
+            *("/v1/images/edits", "POST", images.edits, "Images from images and a prompt", ImagesResponse),
+            {_FORM: ImageEditForm, _JSON: ImageEditRequest},
+        ),
+        Route(
+            *("/v1/images/variations", "POST", images.variations, "Other versions of images", ImagesResponse),
+            {_FORM: ImageVariationForm},
+        ),
+        Route(
+            *("/v1/chat/completions", "POST", chat.chat, "Images in a chat", ChatCompletion),
+            {_JSON: ChatCompletionRequest},
+        ),
+        Route("/v1/images/{name}/content", "GET", images.content),
     ]
+
+
+# --- the OpenAPI document -----------------------------------------------------------------------------------
+
+
+def document(routes: Sequence[Route], models: Mapping[type, type]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the routes that have a summary.
+
+    Args:
+        routes: with the models of `schema.py` and `answers.py`.
+        models: of each model of a request the one with the server's bounds.
+    """
+    from pydantic.json_schema import models_json_schema
+
+    shown = [route for route in routes if route.summary]
+    events = (ServerSentEvent, PartialImageEvent, CompletedEvent, ProgressEvent, ChatCompletionChunk)
+    answers = {route.answer for route in shown if route.answer is not None} | {ErrorResponse, *events}
+    named = [*models.values(), *sorted(answers, key=lambda model: model.__name__)]
+    _, found = models_json_schema(
+        [(model, "validation") for model in named], ref_template="#/components/schemas/{model}"
+    )
+    schemas = found["$defs"]
+    bodies = {model: schemas.pop(model.__name__) for model in models}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "deepgen", "version": __version__},
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": schemas,
+        },
+        "security": [{}, {"key": []}],
+        "paths": {route.path: {route.method.lower(): _operation(route, bodies)} for route in shown},
+    }
+
+
+def _operation(route: Route, schemas: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
+    answer = {_JSON: {"schema": _reference(route.answer)}}
+    refused = {_JSON: {"schema": _reference(ErrorResponse)}}
+    if not route.bodies:
+        answers = {"200": {"description": "as asked", "content": answer}}
+        if route.path.startswith("/v1/"):
+            answers["401"] = {"description": _REFUSALS["401"], "content": refused}
+        else:
+            answers["503"] = {"description": "not now", "content": answer}
+        return {"summary": route.summary, "responses": answers}
+    stream = {"text/event-stream": {"schema": _reference(ServerSentEvent)}}
+    drawn = {
+        "description": "the images, or their events where stream is true",
+        "content": {**answer, **stream},
+    }
+    content = {
+        kind: {"schema": (_of_form if kind == _FORM else _of_json)(schemas[model])}
+        for kind, model in route.bodies.items()
+    }
+    refusals = {status: {"description": text, "content": refused} for status, text in _REFUSALS.items()}
+    return {
+        "summary": route.summary,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": drawn, **refusals},
+    }
+
+
+def _reference(model: Any) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _of_json(schema: dict[str, Any]) -> dict[str, Any]:
+    """In JSON, null stands for the default of every field that may be left out."""
+    properties = {name: dict(one) for name, one in schema["properties"].items()}
+    for name, one in properties.items():
+        if name not in schema["required"] and "type" in one:
+            one["type"] = [one["type"], "null"]
+            if "enum" in one:
+                one["enum"] = [*one["enum"], None]
+    return {**schema, "properties": properties}
+
+
+def _of_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """In a form, nothing is null, and a text that looks like a number is a text all the same."""
+    properties: dict[str, dict[str, Any]] = {}
+    for name, one in schema["properties"].items():
+        given = {key: value for key, value in one.items() if key != "anyOf" and value is not None}
+        given |= next((kind for kind in one.get("anyOf", ()) if kind != {"type": "null"}), {})
+        if given.get("type") == "string" and "pattern" in given and "format" not in given:
+            given["type"] = ["string", "number", "boolean"]
+        properties[name] = given
+    return {**schema, "properties": properties}

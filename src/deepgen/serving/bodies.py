@@ -1,27 +1,48 @@
-"""Bodies of requests: read no further than the limit, and no longer than patience lasts."""
+"""Bodies of requests: read within the limits, and validated by the models of `schema.py`.
+
+A body is read no further than the size limit and no longer than the time limit. What pydantic finds wrong is
+said in our own sentences, which name the field, what came and what is expected.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+import math
+import re
+from collections.abc import AsyncIterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+from deepgen.generation import nearest_name
+from deepgen.prompt_text import check_prompt
 from deepgen.serving.errors import ApiError, invalid
-from deepgen.serving.fields import Limits, check_text
+from deepgen.serving.images import Fetch, read_address
+from deepgen.serving.schema import (
+    B,
+    ChatCompletionRequest,
+    DrawingFields,
+    ImageEditRequest,
+    ImageVariationForm,
+    Limits,
+    TextPart,
+)
+from deepgen.suggestions import suggestion
 
-# Names under which clients send the pictures of an edit.
+# Names under which clients send the images of an edit.
 IMAGE_PARTS = ("image", "image[]", "images", "images[]")
 
-
-@dataclass(frozen=True)
-class Form:
-    """A multipart form: its text fields, and the files it brings."""
-
-    values: dict[str, str]
-    images: list[bytes] = field(default_factory=list)
-    mask: bytes | None = None
+_WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
+_TRUTHS = {"true": True, "false": False}
+# What a value must be, by the type of pydantic's error.
+_TYPES = {
+    "string_type": "text",
+    "literal_error": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 
 
 def content_type(request: Any) -> str:
@@ -49,8 +70,12 @@ async def read_json(request: Any, limits: Limits) -> dict[str, Any]:
     return values
 
 
-async def read_form(request: Any, limits: Limits) -> Form:
-    """A multipart form; `ApiError` where it is damaged, repeats a field or brings too much."""
+async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
+    """Fields of a multipart form: texts, `image` as a list of files, and `mask` as a file.
+
+    Raises:
+        ApiError: the form is damaged, repeats a field or brings too much.
+    """
     from python_multipart.exceptions import FormParserError
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
@@ -70,27 +95,24 @@ async def read_form(request: Any, limits: Limits) -> Form:
         raise invalid(
             "the multipart body is damaged, or has too many or too large parts", code="invalid_form"
         ) from error
-    values: dict[str, str] = {}
-    images: list[bytes] = []
-    mask = None
+    values: dict[str, Any] = {}
     try:
         for name, part in parts.multi_items():
+            shown = _shown(name)
             if not isinstance(part, UploadFile):
                 if name in values or name in IMAGE_PARTS or name == "mask":
-                    what = "is given twice" if name in values else "must be a file"
-                    raise invalid(f"{name[:64]} {what}", name[:64], "invalid_form")
+                    what = "must be a file" if name in IMAGE_PARTS or name == "mask" else "is given twice"
+                    raise invalid(f"{shown} {what}", shown, "invalid_form")
                 values[name] = part
             elif name in IMAGE_PARTS:
-                images.append(await part.read())
-            elif name == "mask" and mask is None:
-                mask = await part.read()
+                values.setdefault("image", []).append(await part.read())
+            elif name == "mask" and "mask" not in values:
+                values["mask"] = await part.read()
             else:
-                raise invalid(
-                    f"unexpected file {name[:64]!r}", check_text(name[:64], "name"), "unknown_parameter"
-                )
+                raise invalid(f"unexpected file {shown!r}", shown, "unknown_parameter")
     finally:
         await parts.close()
-    return Form(values, images, mask)
+    return values
 
 
 async def _limited(request: Any, limits: Limits) -> AsyncIterator[bytes]:
@@ -118,3 +140,261 @@ async def _in_time(reading: Any, limits: Limits) -> Any:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
+
+
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_form: bool = False) -> B:
+    """The body as a model; `ApiError` names what is wrong.
+
+    Args:
+        model: of `schema.py`, with the server's bounds (`limited`).
+        given: names and values; in a form, numbers and truths are text.
+        limits: what may be asked.
+        is_form: read numbers and truths from text.
+    """
+    from pydantic import ValidationError
+
+    kinds = _kinds(model)
+    try:
+        values = {_writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
+        body = model.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(model, error) from error
+    if isinstance(body, DrawingFields):
+        _check_size(body, limits)
+    return body
+
+
+def _check_size(body: DrawingFields, limits: Limits) -> None:
+    """What needs more than one field to be known."""
+    height, width = body.sides
+    if body.size == "auto":
+        if (height or 1) * (width or 1) > limits.max_pixels:
+            raise invalid(
+                f"{width or 1}x{height or 1} has more than the {limits.max_pixels:,} pixels allowed", "height"
+            )
+        return
+    if body.height is not None or body.width is not None:
+        raise invalid("size says height and width; leave out one or the other", "size")
+    if not height or not width:
+        raise invalid(f"size {body.size} has no pixels", "size")
+    if height * width > limits.max_pixels:
+        raise invalid(f"size {body.size} has more than the {limits.max_pixels:,} pixels allowed", "size")
+
+
+@cache
+def _kinds(model: type[B]) -> dict[str, type]:
+    """Fields that hold a number or a truth."""
+    found = {name: _types(field.annotation) for name, field in model.model_fields.items()}
+    return {name: kind for name, types in found.items() for kind in (int, float, bool) if kind in types}
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The plain types of an annotation."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _types(arguments[0])
+    if origin is Literal or not arguments:
+        return {annotation}
+    return set().union(*map(_types, arguments))
+
+
+def _plain(value: Any, kind: type | None, is_form: bool) -> Any:
+    """The value as its type where that loses nothing: text in a form, 2.0 for a whole number."""
+    if is_form and isinstance(value, str):
+        if kind is bool:
+            return _TRUTHS.get(value.lower(), value)
+        if kind is int and _WHOLE.fullmatch(value):
+            return int(value)
+        if kind is float and _NUMBER.fullmatch(value):
+            return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and type(value) is int and abs(value) >= 1e300:
+        return math.inf if value > 0 else -math.inf  # JSON can spell numbers that a float cannot hold
+    return value
+
+
+def _refusal(model: type[B], error: Any) -> ApiError:
+    """What is said about the first problem."""
+    problems = error.errors(include_url=False)
+    # Every branch of a union has an error; the one that went furthest into the value says most.
+    alike = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
+    problem = max(alike, key=lambda problem: len(problem["loc"]))
+    name = str(problem["loc"][0])
+    if name not in model.model_fields:
+        return _unknown(model, name)
+    if name == "messages":
+        return _of_message(problem)
+    if name in ("images", "mask", "image"):
+        return _of_reference(problem)
+    return _of_value(model, problem)
+
+
+def _unknown(model: type[B], name: str) -> ApiError:
+    shown, known = _shown(name), sorted(model.model_fields)
+    if issubclass(model, ImageVariationForm) and name in ("prompt", "mask"):
+        message = f"a variation takes no {name}; use /v1/images/edits"
+    else:
+        near = nearest_name(name[:64], known)
+        if name == "extra_body":  # an argument of the OpenAI clients, which never send it under this name
+            near = "; its fields belong beside prompt"
+        message = f"unknown field {shown!r}{near}; known: {', '.join(known)}"
+    return invalid(message, shown, "unknown_parameter")
+
+
+def _of_value(model: type[B], problem: Any) -> ApiError:
+    """About a text, a number, a truth or a choice."""
+    name, kind, value = str(problem["loc"][0]), problem["type"], problem["input"]
+    if kind == "missing":
+        return invalid(_missing(name), name, "missing_required_parameter")
+    if kind in _TYPES and (kind != "literal_error" or not isinstance(value, str)):
+        return invalid(f"{name} must be {_TYPES[kind]}, got {_kind(value)}", name, "invalid_type")
+    if kind == "literal_error":
+        if name == "background" and value == "transparent":
+            return invalid("background: this model draws no transparent pictures; use opaque", name)
+        known = _choices(model.model_fields[name].annotation)
+        near = suggestion(value[:64], known)
+        return invalid(f"unknown {name} {_shown(value)!r}{near}; known: {', '.join(known)}", name)
+    if kind == "string_too_long":
+        limit = problem["ctx"]["max_length"]
+        message = f"{name} has {len(value)} characters; the limit is {limit}"
+        return invalid(message, name, "string_too_long")
+    if name == "size":
+        return invalid(f"size {_shown(value)!r} is not WIDTHxHEIGHT, such as 768x512, or auto", name)
+    if kind in ("string_pattern_mismatch", "string_unicode"):
+        return _of_text(value, name)
+    schema = model.model_json_schema()["properties"][name]
+    schema = schema.get("anyOf", [schema])[0]
+    low, high = _number(schema["minimum"]), _number(schema["maximum"])
+    return invalid(f"{name} must be between {low} and {high}, got {_number(value)}", name)
+
+
+def _of_text(value: str, name: str) -> ApiError:
+    """About a text with characters that nothing can draw or write."""
+    if "\0" in value:
+        return invalid(f"{name} holds a null character", name)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, which JSON can spell
+        return invalid(f"{name} is not valid Unicode at character {error.start}", name)
+    raise AssertionError(f"{name}: nothing is wrong with {value!r}")
+
+
+def _of_reference(problem: Any) -> ApiError:
+    """About the images of an edit, or its mask."""
+    loc, kind = problem["loc"], problem["type"]
+    place = f"{loc[0]}[{loc[1]}]" if len(loc) > 1 and isinstance(loc[1], int) else str(loc[0])
+    if kind == "too_long":
+        counts = problem["ctx"]
+        return invalid(f"{counts['actual_length']} pictures; the limit is {counts['max_length']}", place)
+    if loc == ("image",):
+        return invalid("image is missing; send one file or several", place, "missing_required_parameter")
+    if loc == ("images",) and kind in ("missing", "too_short"):
+        message = "images is missing; send a list of objects with image_url"
+        return invalid(message, place, "missing_required_parameter")
+    if loc == ("images",):
+        return invalid("images must be a list of objects with image_url", place, "invalid_type")
+    if kind == "missing" or loc[-1] != "image_url":
+        return invalid(f"{place} must be an object with image_url; files by id are not kept here", place)
+    place = f"{place}.image_url"
+    return invalid(f"{place} must be a data: address in text", place, "invalid_type")
+
+
+def _of_message(problem: Any) -> ApiError:
+    """About the messages of a chat."""
+    loc, kind = problem["loc"], problem["type"]
+    indices = [part for part in loc if isinstance(part, int)]
+    if not indices:
+        return invalid("messages must be a list that says what to draw", "messages")
+    place = f"messages[{indices[0]}]"
+    field = next((name for name in ("content", "images") if name in loc), None)
+    if field is None:
+        return invalid(f"{place} must be an object with a role and content", place)
+    if kind in ("string_pattern_mismatch", "string_unicode"):
+        return _of_text(problem["input"], "".join([f"{place}.{field}", *(f"[{i}]" for i in indices[1:])]))
+    if len(indices) == 1:
+        message = f"{place}: {field} must be {'text or ' if field == 'content' else ''}a list of parts"
+        return invalid(message, f"{place}.{field}", "invalid_type")
+    place = f"{place}.{field}[{indices[1]}]"
+    return invalid(f"{place} must be a text or an image_url", place)
+
+
+def _missing(name: str) -> str:
+    try:
+        check_prompt(None, name)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("a missing prompt is refused")
+
+
+def _choices(annotation: Any) -> list[str]:
+    """Values of a choice, which may be None as well."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for part in get_args(annotation) for value in _choices(part)]
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "true or false", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _number(value: float) -> str:
+    digits = len(str(abs(value))) if isinstance(value, int) else 0
+    return f"a number of {digits} digits" if digits > 30 else str(value) if digits else f"{value:g}"
+
+
+def _shown(text: str) -> str:
+    """As much of a client's text as is repeated in a message."""
+    return _writable(text[:64])
+
+
+def _writable(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+# --- what a body means --------------------------------------------------------------------------------------
+
+
+def read_references(body: ImageEditRequest, fetch: Fetch | None) -> tuple[list[bytes], bytes | None]:
+    """(images, mask) of an edit in JSON; fetching may take a while."""
+    images = [
+        read_address(reference.image_url, f"images[{index}].image_url", fetch)
+        for index, reference in enumerate(body.images)
+    ]
+    mask = None if body.mask is None else read_address(body.mask.image_url, "mask.image_url", fetch)
+    return images, mask
+
+
+def read_chat(body: ChatCompletionRequest, fetch: Fetch | None) -> tuple[dict[str, Any], list[bytes]]:
+    """(fields of a request for images, images to edit) of a chat; fetching may take a while.
+
+    The last text of the user says what to draw. Images that come with it or after it are edited; where there
+    are none, those of the last answer are, so that "now make it blue" means what it says.
+    """
+    said: list[tuple[int, str]] = []
+    for index, message in enumerate(body.messages):
+        texts = [part.text for _, part in message.parts if isinstance(part, TextPart)]
+        if message.role == "user" and texts:
+            said.append((index, "\n".join(filter(None, texts))))
+    if not said:
+        raise invalid("no message of the user says what to draw", "messages")
+    # Where every text is empty, an empty prompt was given.
+    last, prompt = next(((index, text) for index, text in reversed(said) if text.strip()), said[-1])
+    addresses: dict[int, list[tuple[str, str]]] = {}  # (address, name of the field) by message
+    for index, message in enumerate(body.messages):
+        addresses[index] = [
+            (part.image_url.url, f"messages[{index}].{place}")
+            for place, part in message.parts
+            if not isinstance(part, TextPart)
+        ]
+    roles = [message.role for message in body.messages]
+    given = [one for index in range(last, len(roles)) if roles[index] == "user" for one in addresses[index]]
+    if not given and "assistant" in roles:
+        given = addresses[len(roles) - 1 - roles[::-1].index("assistant")]
+    fields = {name: getattr(body, name) for name in body.model_fields_set - {"messages"}}
+    return {**fields, "prompt": prompt}, [read_address(url, param, fetch) for url, param in given]

@@ -1,14 +1,78 @@
-"""How the server presents itself and what it allows."""
+"""How the server presents itself, who may ask, and what is allowed.
+
+API keys are read from a file, kept as digests and compared in constant time.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from deepgen.serving.fields import Limits
+from deepgen.serving.errors import ApiError
 from deepgen.serving.hooks import Hooks
-from deepgen.serving.keys import ApiKeys
+from deepgen.serving.middleware import Tracer
 from deepgen.serving.provenance import ContentCredentials
-from deepgen.serving.tracing import Tracer
+from deepgen.serving.schema import Limits
+
+
+class ApiKeys:
+    """Who may ask. Without keys all clients may, and are told apart by address.
+
+    Args:
+        keys: name -> key; the name is what logs show.
+    """
+
+    def __init__(self, keys: Mapping[str, str] | None = None) -> None:
+        self._digests = {name: _digest(key) for name, key in (keys or {}).items()}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return not self._digests
+
+    @staticmethod
+    def read(path: Path) -> ApiKeys:
+        """Keys of a file: one a line, `NAME:KEY`; lines that are empty or begin with # say nothing.
+
+        Raises:
+            ValueError: a line is something else, or there is no key; keys are never part of the message.
+        """
+        keys: dict[str, str] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            match = re.fullmatch(r"([\w.-]{1,64}):(\S{16,512})", line.strip())
+            if not match or match[1] in keys:
+                raise ValueError(
+                    f"{path}, line {number}: expected NAME:KEY, a new name and 16 characters or more"
+                )
+            keys[match[1]] = match[2]
+        if not keys:
+            raise ValueError(f"{path} holds no key; write one a line, NAME:KEY")
+        return ApiKeys(keys)
+
+    def owner(self, authorization: str | None, address: str) -> str:
+        """The name of the client that sent this `Authorization` header from this address.
+
+        Raises:
+            ApiError: 401, the key is missing or wrong.
+        """
+        if self.is_open:
+            return address
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise ApiError(401, "no API key; send Authorization: Bearer KEY", code="missing_api_key")
+        digest, found = _digest(key.strip()), None
+        for name, known in self._digests.items():  # all of them, so that time tells nothing
+            if hmac.compare_digest(digest, known):
+                found = name
+        if found is None:
+            raise ApiError(401, "this API key is not known here", code="invalid_api_key")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +100,7 @@ class ServeConfig:
     hooks: Hooks = field(default_factory=Hooks)
     credentials: ContentCredentials | None = None
     tracer: Tracer | None = None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,9 +1,10 @@
-"""The engine: one thread that owns the model and draws for everybody, a step at a time.
+"""The engine: one thread that owns the model and draws for all requests, a step at a time.
 
-Each turn it drops what nobody waits for, lets waiting pictures in while there is room, and takes one solver
-step for a batch of pictures that agree in latent size, number of references and guidance. So a new request
-waits for a step and not for a picture, and a finished one leaves at once. Requests wait in a bounded queue
-in which keys take turns (`fair_queue.py`); what does not fit is refused with the time after which it may.
+Each turn it drops what was cancelled or is late, lets waiting pictures in while there is room, and takes one
+solver step for a batch of pictures that agree in latent size, number of references and guidance. So a new
+request waits for a step and not for a picture, and a finished one leaves at once. Requests wait in a bounded
+queue in which keys take turns (`fair_queue.py`); what does not fit is refused with the time after which it
+may.
 """
 
 from __future__ import annotations
@@ -22,24 +23,23 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.fair_queue import FairQueue
 from deepgen.serving.jobs import (
     Draining,
-    Drawn,
-    DrawRequest,
-    Ended,
     EngineError,
     EngineStatus,
     Event,
+    GenerationRequest,
+    ImageDone,
     Job,
-    ModelFacts,
+    JobDone,
+    ModelInfo,
     OutOfMemory,
-    Placed,
     Preview,
     Progress,
+    Queued,
     QueueFull,
     WorkerFailed,
     new_error_id,
 )
-from deepgen.serving.preview import LatentPreview
-from deepgen.serving.sampler import BatchKey, Conditions, Plan, Sample, Sampler
+from deepgen.serving.sampler import BatchKey, Conditions, LatentPreview, Plan, Sample, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ class Engine:
 
     Example:
         >>> with Engine(pipe) as engine:
-        ...     job = engine.submit(DrawRequest(prompt="a red circle", seed=1))
+        ...     job = engine.submit(GenerationRequest(prompt="a red circle", seed=1))
         ...     picture = job.result()[0].image
 
     Args:
-        pipe: a pipeline that nobody else uses meanwhile.
+        pipe: a pipeline that nothing else uses meanwhile.
         config: how much is taken on.
         on_measure: told ("step", seconds), ("batch", pictures), ("encode", seconds), ("decode", seconds),
             ("job", seconds) from the engine's thread.
@@ -136,9 +136,9 @@ class Engine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- for everybody ----------------------------------------------------------------------------------
+    # --- for callers ------------------------------------------------------------------------------------
 
-    def submit(self, request: DrawRequest, on_event: Callable[[Event], None] | None = None) -> Job:
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:
         """Accept a request, from any thread.
 
         Args:
@@ -161,7 +161,7 @@ class Engine:
         plan = self.sampler.plan(request)
         seeds = make_generators(request.seed, None, request.num_images)[0]
         assert seeds is not None
-        job = Job(request, seeds, plan.facts, on_event)
+        job = Job(request, seeds, plan.info, on_event)
         count = min(request.num_previews, plan.num_steps - 1)
         steps = {plan.num_steps * (k + 1) // (count + 1): k for k in range(count)}
         task = _Task(job, plan, preview_steps=steps)
@@ -170,7 +170,7 @@ class Engine:
             self._jobs[job.id] = (job, time.monotonic())
             for index in range(request.num_images):
                 self._waiting.push(request.key, (task, index))
-            self._tell_places()
+            self._emit_queue_positions()
             self._changed.notify_all()
         return job
 
@@ -188,9 +188,9 @@ class Engine:
             )
 
     @property
-    def model(self) -> ModelFacts:
-        """What is told about the model."""
-        return self.sampler.facts
+    def model(self) -> ModelInfo:
+        """Facts about the model."""
+        return self.sampler.model_info
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -206,7 +206,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
 
-    def _check_room(self, request: DrawRequest) -> None:
+    def _check_room(self, request: GenerationRequest) -> None:
         with self._changed:
             if self._is_draining or self._is_closing:
                 raise Draining("the server is shutting down and takes nothing new")
@@ -238,9 +238,9 @@ class Engine:
             try:
                 self._drop_unwanted()
                 self._admit()
-                self._move()
-                self._leave()
-            except Exception:  # a fault of the engine itself: nobody may wait for ever because of it
+                self._step_next_batch()
+                self._finish_done()
+            except Exception:  # a fault of the engine itself: no client may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
                 self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
         for job in [job for job, _ in self._jobs.values()]:
@@ -263,10 +263,10 @@ class Engine:
                 if not self._waiting:
                     return
                 task, index = self._waiting.pop()
-                self._tell_places()
-            task.job.tell(Progress(index, 0, task.plan.num_steps))
+                self._emit_queue_positions()
+            task.job.emit(Progress(index, 0, task.plan.num_steps))
             try:
-                sample = self._twice(lambda: self._begin(task, index))  # noqa: B023 - called at once
+                sample = self._with_retry(lambda: self._begin(task, index))  # noqa: B023 - called at once
             except EngineError as error:
                 self._end([task], error)
                 continue
@@ -279,7 +279,7 @@ class Engine:
                 task.conditions = self.sampler.encode(task.plan)
         return self.sampler.begin(task.plan, task.conditions, task.job.seeds[index])
 
-    def _move(self) -> None:
+    def _step_next_batch(self) -> None:
         """One step for the group that has waited longest, at most as many as fit, longest waiting first."""
         if not self._running:
             return
@@ -299,7 +299,7 @@ class Engine:
         """Step a batch; retry an error once, and halve what does not fit into memory."""
         started = time.perf_counter()
         try:
-            self._twice(lambda: self._forward([running.sample for running in batch]))
+            self._with_retry(lambda: self._forward([running.sample for running in batch]))
         except OutOfMemory as error:
             rows = self._limits.get(self._key(batch[0].sample), self.config.max_batch)
             rows = rows if self.config.is_exact else len(batch)  # what did not fit
@@ -323,11 +323,11 @@ class Engine:
         self._sample_step_seconds = each if before is None else 0.9 * before + 0.1 * each
         for running in batch:
             task, sample = running.task, running.sample
-            task.job.tell(Progress(running.index, sample.step, task.plan.num_steps))
+            task.job.emit(Progress(running.index, sample.step, task.plan.num_steps))
             expected = sample.expected_clean if sample.step in task.preview_steps else None
             if expected is not None:
                 image = self._preview(expected[0])
-                task.job.tell(Preview(running.index, task.preview_steps[sample.step], image))
+                task.job.emit(Preview(running.index, task.preview_steps[sample.step], image))
 
     def _forward(self, samples: list[Sample]) -> None:
         if self.config.is_exact:
@@ -335,20 +335,20 @@ class Engine:
         else:
             self.sampler.step(samples)
 
-    def _leave(self) -> None:
+    def _finish_done(self) -> None:
         """Decode what is done."""
         for running in [r for r in self._running if r.sample.is_done]:
             job = running.task.job
             try:
                 with self._timed("decode"):
-                    image = self._twice(lambda: self.sampler.finish(running.sample))  # noqa: B023
+                    image = self._with_retry(lambda: self.sampler.finish(running.sample))  # noqa: B023
             except EngineError as error:
                 self._end([running.task], error)
                 continue
             with self._changed:
                 if running in self._running:  # unless a sibling has just failed
                     self._running.remove(running)
-            job.tell(Drawn(running.index, image, job.seeds[running.index]))
+            job.emit(ImageDone(running.index, image, job.seeds[running.index]))
             if job.is_ended:
                 self._forget(job)
 
@@ -362,8 +362,8 @@ class Engine:
         with self._changed:
             self._waiting.remove(lambda item: item[0].job is job)
             self._running = [r for r in self._running if r.task.job is not job]
-            self._tell_places()
-        job.tell(Ended(error))
+            self._emit_queue_positions()
+        job.emit(JobDone(error))
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
@@ -372,19 +372,19 @@ class Engine:
             self._changed.notify_all()
         self._measure("job", time.monotonic() - accepted)
 
-    def _tell_places(self) -> None:
+    def _emit_queue_positions(self) -> None:
         """Tell waiting jobs how many pictures are ahead of their first, where that has changed."""
         seen: set[str] = set()
         for place, (task, index) in enumerate(self._waiting.in_order()):
             job = task.job
-            if index == 0 and job.id not in seen and job.place != place:
-                job.place = place
-                job.tell(Placed(place))
+            if index == 0 and job.id not in seen and job.queue_position != place:
+                job.queue_position = place
+                job.emit(Queued(place))
             seen.add(job.id)
 
     # --- errors -----------------------------------------------------------------------------------------
 
-    def _twice(self, work: Callable[[], object]) -> object:
+    def _with_retry(self, work: Callable[[], object]) -> object:
         """The work's result; an error is tried once more, and then told as an `EngineError`."""
         for is_last in (False, True):
             try:
@@ -398,7 +398,7 @@ class Engine:
                         "the picture does not fit into memory; ask for a smaller one"
                     ) from error
                 if not is_last:
-                    logger.warning("the model failed and is asked once more", exc_info=True)
+                    logger.warning("the model failed and is run once more", exc_info=True)
                     continue
                 error_id = new_error_id()
                 logger.exception("the model failed twice [%s]", error_id)

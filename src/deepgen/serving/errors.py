@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from deepgen.extras import missing_extra
 from deepgen.serving.jobs import (
     Cancelled,
     DeadlineExceeded,
@@ -15,12 +16,40 @@ from deepgen.serving.jobs import (
     QueueFull,
 )
 
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("serving needs pydantic", "serve", error) from error
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+
+class ResponseModel(BaseModel):
+    """A body of an answer."""
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values; a field that is not set is left out."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ErrorDetail(ResponseModel):
+    """What went wrong: `message` for people, `code` for programs, `param` the field that is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(ResponseModel):
+    """A refusal, in the form of the OpenAI clients."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):
@@ -47,13 +76,18 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body."""
+    def response(self) -> ErrorResponse:
+        """The body."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=detail)
+
+    def body(self) -> dict[str, Any]:
+        """The body as JSON values."""
+        return self.response().values()
 
     def headers(self) -> dict[str, str]:
-        """When to come back; clients that would try again at once are told where it is in vain."""
+        """When to try again, or that trying again is in vain."""
         if self.retry_after is not None:
             return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
         headers = {"x-should-retry": "false"}
@@ -68,7 +102,7 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
 
 
 def from_engine(error: EngineError) -> ApiError:
-    """What the client is told about an engine's error."""
+    """The refusal that an engine's error becomes."""
     message = str(error)
     if isinstance(error, QueueFull):
         return ApiError(429, f"{message}; try again later", code=error.code, retry_after=error.retry_after)

@@ -1,8 +1,8 @@
 """Safety hooks: functions of others that look at a request before it is drawn, and at every picture after.
 
-A hook is named `package.module:function`. `before` hooks get the `DrawRequest`, `after` hooks the same and
-the picture; whoever objects raises `Refusal`. A hook that fails in any other way refuses as well, so that no
-fault of a checker lets through what it should have checked.
+A hook is named `package.module:function`. `before` hooks get the `GenerationRequest`, `after` hooks the same
+and the picture; a hook that objects raises `Refusal`. A hook that fails in any other way refuses as well, so
+that no fault of a checker lets through what it should have checked.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from importlib import import_module
 from PIL import Image
 
 from deepgen.serving.errors import ApiError
-from deepgen.serving.jobs import DrawRequest, new_error_id
+from deepgen.serving.jobs import GenerationRequest, new_error_id
 
 logger = logging.getLogger(__name__)
 
-Before = Callable[[DrawRequest], object]
-After = Callable[[DrawRequest, Image.Image], object]
+Before = Callable[[GenerationRequest], object]
+After = Callable[[GenerationRequest, Image.Image], object]
 
 
 class Refusal(Exception):
-    """This should not be drawn, or not be shown; the message is for whoever asked."""
+    """This should not be drawn, or not be shown; the message is for the client."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Hooks:
         """Import them; ValueError names the one that cannot be."""
         return Hooks([_find(name) for name in before], [_find(name) for name in after])
 
-    def check_request(self, request: DrawRequest) -> None:
+    def check_request(self, request: GenerationRequest) -> None:
         """`ApiError` 400 where a hook objects."""
         for hook in self.before:
             _ask(hook, request)
 
-    def check_image(self, request: DrawRequest, image: Image.Image) -> None:
+    def check_image(self, request: GenerationRequest, image: Image.Image) -> None:
         """`ApiError` 400 where a hook objects."""
         for hook in self.after:
             _ask(hook, request, image)

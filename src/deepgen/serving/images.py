@@ -1,10 +1,17 @@
-"""Pictures in and out of requests: uploads are judged by their bytes, whatever they are declared as."""
+"""Images of requests and answers: read from bytes or addresses, written as files, kept for a while.
+
+Uploads are judged by their bytes, whatever type they are declared as.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+import secrets
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from PIL import Image
@@ -16,6 +23,8 @@ from deepgen.data.png import ImageRecord
 from deepgen.serving.errors import invalid
 
 MAX_FILE_BYTES = 50 * 2**20
+
+Fetch = Callable[[str, str], bytes]  # (address, name of the field) -> file
 
 
 def read_image(content: bytes, param: str, max_pixels: int) -> Image.Image:
@@ -39,10 +48,8 @@ def read_mask(content: bytes, max_pixels: int) -> Image.Image:
         ) from error
 
 
-def read_address(address: object, param: str, fetch: Callable[[str, str], bytes] | None = None) -> bytes:
+def read_address(address: str, param: str, fetch: Fetch | None = None) -> bytes:
     """The bytes of a `data:` address; others are fetched where there is a `fetch`, and may take a while."""
-    if not isinstance(address, str):
-        raise invalid(f"{param} must be a data: address in text", param, "invalid_type")
     if fetch is not None and address[:8].lower().startswith(("http://", "https://")):
         return fetch(address, param)
     match = re.match(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", address[:200])
@@ -75,3 +82,43 @@ def write_image(
 def to_base64(content: bytes) -> str:
     """Base64 text."""
     return base64.b64encode(content).decode()
+
+
+class ImageStore:
+    """Images that were asked for as addresses, kept in memory under names that cannot be guessed.
+
+    The oldest are removed when their time is over or room is needed.
+
+    Args:
+        max_bytes: of all files together; one larger file is still kept, alone.
+        keep_s: seconds a file is kept.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20, keep_s: float = 3600) -> None:
+        self._max_bytes, self._keep_s = max_bytes, keep_s
+        self._files: OrderedDict[str, tuple[float, bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, content: bytes, media_type: str) -> str:
+        """Keep a file; its name."""
+        name = f"img-{secrets.token_urlsafe(18)}"
+        with self._lock:
+            self._files[name] = (time.monotonic() + self._keep_s, content, media_type)
+            self._clear()
+        return name
+
+    def get(self, name: str) -> tuple[bytes, str] | None:
+        """Content and media type; None where there is no such file, or no longer."""
+        with self._lock:
+            self._clear()
+            found = self._files.get(name)
+        return None if found is None else found[1:]
+
+    def _clear(self) -> None:
+        size = sum(len(content) for _, content, _ in self._files.values())
+        while self._files:
+            until, content, _ = next(iter(self._files.values()))
+            if until > time.monotonic() and (size <= self._max_bytes or len(self._files) == 1):
+                return
+            self._files.popitem(last=False)
+            size -= len(content)

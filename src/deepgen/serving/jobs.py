@@ -1,7 +1,7 @@
-"""What the engine is asked, what it tells while it draws, and how it says no.
+"""Requests to the engine, the events of a job while it draws, and its errors.
 
-A request becomes a job. A job speaks in events, in this order for each picture: `Placed` while it waits,
-`Progress` and `Preview` while it is drawn, `Drawn` when it is done; one `Ended` closes the job.
+A request becomes a job. A job speaks in events, in this order for each picture: `Queued` while it waits,
+`Progress` and `Preview` while it is drawn, `ImageDone` when it is done; one `JobDone` closes the job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawRequest:
+class GenerationRequest:
     """Pictures to draw, or one to edit; None leaves a choice to the model's defaults.
 
     Attributes:
@@ -39,12 +39,12 @@ class DrawRequest:
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
         seed: picture k is drawn with seed + k; random where None.
-        preset: solver and spacing of the steps, see `sampling/presets.py`; `ModelFacts.preset` where None.
+        preset: solver and spacing of the steps, see `sampling/presets.py`; `ModelInfo.preset` where None.
         solver: name of a solver, see `sampling/solvers.py`; the preset's, or euler, where None.
-        lora: the name of an adapter to draw with; see `ModelFacts.loras`.
+        lora: the name of an adapter to draw with; see `ModelInfo.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         key: whose request it is; keys take turns.
-        timeout_s: seconds from now after which nobody waits any more.
+        timeout_s: seconds from now after which the request is given up.
     """
 
     prompt: str
@@ -71,7 +71,7 @@ class DrawRequest:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Queued:
     """The job waits; so many pictures will be begun before its first."""
 
     ahead: int
@@ -79,7 +79,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Progress:
-    """Picture `index` has taken `step` of `num_steps`; step 0 means it has been begun."""
+    """Picture `index` has taken `step` of `num_steps` calls of the model; step 0 means it has been begun."""
 
     index: int
     step: int
@@ -96,7 +96,7 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageDone:
     """Picture `index` is done; drawn alone with this seed it is the same picture."""
 
     index: int
@@ -105,13 +105,13 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobDone:
     """Nothing follows. `error` is None where every picture was drawn."""
 
     error: EngineError | None
 
 
-Event = Placed | Progress | Preview | Drawn | Ended
+Event = Queued | Progress | Preview | ImageDone | JobDone
 
 
 class EngineError(Exception):
@@ -182,7 +182,7 @@ def new_error_id() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelInfo:
     """What a server tells about its model.
 
     Attributes:
@@ -232,16 +232,17 @@ class EngineStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobFacts:
+class JobInfo:
     """What was decided when a request was accepted.
 
     Attributes:
         size: (height, width) of the pictures, pixels.
         drawn_size: (height, width) the model draws; an edit is brought from it to the size of its source.
         settings: of each, with nothing left to the model.
+        num_steps: calls of the model for each picture.
         num_text_tokens: of the prompt, without its template.
         num_reference_tokens: what the VLM reads of all references.
-        num_picture_tokens: what the DiT draws for one picture.
+        num_image_tokens: what the DiT draws for one picture.
         prompt_cuts: what was left out of prompts that were too long.
         world_warnings: what a small model's world cannot follow of the prompt.
     """
@@ -249,6 +250,7 @@ class JobFacts:
     size: tuple[int, int]
     drawn_size: tuple[int, int]
     settings: ResolvedSettings
+    num_steps: int
     num_text_tokens: int
     num_reference_tokens: int
     num_image_tokens: int
@@ -261,22 +263,22 @@ class Job:
 
     def __init__(
         self,
-        request: DrawRequest,
+        request: GenerationRequest,
         seeds: list[int],
-        facts: JobFacts,
+        info: JobInfo,
         on_event: Callable[[Event], None] | None,
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
         self.id = f"job-{secrets.token_hex(8)}"
-        self.request, self.seeds, self.facts = request, seeds, facts
+        self.request, self.seeds, self.info = request, seeds, info
         self.deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
-        self.place: int | None = None
+        self.queue_position: int | None = None
         self._on_cancel = on_cancel
         self._on_event, self._events = on_event, queue.SimpleQueue[Event]()
-        self._drawn: dict[int, Drawn] = {}
+        self._drawn: dict[int, ImageDone] = {}
         self._error: EngineError | None = None
         self._cancelled, self._ended = threading.Event(), threading.Event()
-        self._telling = threading.RLock()  # pictures of one job may come from several workers
+        self._emitting = threading.RLock()  # pictures of one job may come from several workers
 
     def cancel(self) -> None:
         """Nobody waits any more; its pictures are dropped before the next step. Safe from any thread."""
@@ -286,21 +288,21 @@ class Job:
 
     @property
     def is_ended(self) -> bool:
-        """Whether `Ended` has been told."""
+        """Whether `JobDone` has been told."""
         return self._ended.is_set()
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
-        """Everything told, to `Ended`; TimeoutError after `timeout` seconds without a word."""
+        """Everything told, to `JobDone`; TimeoutError after `timeout` seconds without a word."""
         while True:
             try:
                 event = self._events.get(timeout=timeout)
             except queue.Empty as error:
                 raise TimeoutError(f"{self.id}: nothing was heard for {timeout} s") from error
             yield event
-            if isinstance(event, Ended):
+            if isinstance(event, JobDone):
                 return
 
-    def result(self, timeout: float | None = None) -> list[Drawn]:
+    def result(self, timeout: float | None = None) -> list[ImageDone]:
         """All pictures, in order; raises the job's `EngineError`, or TimeoutError after `timeout` seconds."""
         if not self._ended.wait(timeout):
             raise TimeoutError(f"{self.id} is not done after {timeout} s")
@@ -323,17 +325,17 @@ class Job:
         """Pictures that are not drawn yet."""
         return [index for index in range(self.request.num_images) if index not in self._drawn]
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Pass an event on; after the last picture, or an error, the job ends."""
-        with self._telling:
-            self._tell(event)
+        with self._emitting:
+            self._emit(event)
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         if self.is_ended:
             return
-        if isinstance(event, Drawn):
+        if isinstance(event, ImageDone):
             self._drawn[event.index] = event
-        if isinstance(event, Ended):
+        if isinstance(event, JobDone):
             self._error = event.error
         if self._on_event is None:
             self._events.put(event)
@@ -341,23 +343,23 @@ class Job:
             try:
                 self._on_event(event)
             except Exception:  # a listener's fault must not cost the others their pictures
-                logger.exception("%s: the listener failed, so nobody waits for it", self.id)
+                logger.exception("%s: the listener failed, so the job is cancelled", self.id)
                 self.cancel()
-        if isinstance(event, Ended):
+        if isinstance(event, JobDone):
             self._ended.set()
         elif len(self._drawn) == self.request.num_images:
-            self._tell(Ended(None))
+            self._emit(JobDone(None))
 
 
-class Draws(Protocol):
+class EngineProtocol(Protocol):
     """What the server asks of an engine, in this process (`Engine`) or in others (`Pool`)."""
 
     @property
-    def model(self) -> ModelFacts:
-        """What is told about the model."""
+    def model(self) -> ModelInfo:
+        """Facts about the model."""
         ...
 
-    def submit(self, request: DrawRequest, on_event: Callable[[Event], None] | None = None) -> Job:
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:
         """Accept a request, or say why not; see `Engine.submit`."""
         ...
 

@@ -1,7 +1,7 @@
-"""The server for this program alone: the same application on a free port, behind a key nobody else knows.
+"""The server for this program alone: the same application on a free port, behind a key of its own.
 
-Tools that draw for somebody (`deepgen mcp`, the Gradio app) thereby speak one language, whether the model is
-in their own process or on another machine.
+Tools that draw for their user (`deepgen mcp`, the Gradio app) thereby speak one language, whether the
+model is in their own process or on another machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from deepgen.client import Client
 from deepgen.extras import missing_extra
-from deepgen.serving.app import ServeConfig, make_app
+from deepgen.serving.app import make_app
+from deepgen.serving.config import ApiKeys, ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
-from deepgen.serving.keys import ApiKeys
 
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline

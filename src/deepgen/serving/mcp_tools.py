@@ -1,7 +1,7 @@
 """Tools for agents (Model Context Protocol): `generate_image` and `edit_image`.
 
 An agent cannot carry a picture from one call to the next, so every picture gets a name under which it can be
-edited. Files are read and written only in folders somebody allowed, because an agent does what texts from
+edited. Files are read and written only in allowed folders, because an agent does what texts from
 anywhere tell it.
 """
 
@@ -24,7 +24,7 @@ from deepgen._version import __version__
 from deepgen.client import Client, ClientError, DrawnImage, RequestFailed, Step
 from deepgen.extras import missing_extra
 from deepgen.generation import refuse_unknown, standard_names
-from deepgen.serving.fields import MAX_GUIDANCE, Limits
+from deepgen.serving.schema import MAX_GUIDANCE, Limits
 
 INSTRUCTIONS = (
     "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
@@ -100,9 +100,10 @@ class Painter:
         left: threading.Event,
         mask: str | None = None,
     ) -> list[tuple[DrawnImage, str]]:
-        """Pictures, and what is said about each. `tell` hears of progress; `left` is set when nobody waits.
+        """Pictures, and what is said about each.
 
-        `images` and `mask` are names of earlier pictures, files or `data:` addresses.
+        `tell` hears of progress; `left` is set when the agent gives up. `images` and `mask` are names of
+        earlier pictures, files or `data:` addresses.
 
         Raises:
             ValueError: a picture cannot be found.
@@ -225,7 +226,7 @@ def _fields() -> Any:
         Negative = Annotated[str | None, Field(description="what to steer away from")]
         Side = Annotated[int | None, Field(ge=1, description="pixels, instead of size")]
         Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
-        Solver = Annotated[str | None, Field(description="euler, dpm++ or unipc")]
+        Solver = Annotated[str | None, Field(description="euler, heun, dpm++ or unipc")]
 
         Mask = Annotated[
             str | None,
@@ -289,7 +290,7 @@ def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
 
 
 def _said(error: Exception) -> str:
-    """What the agent is told: the reason, the field, and the id the log knows."""
+    """A message for the agent: the reason, the field, and the id the log knows."""
     if not isinstance(error, RequestFailed):
         return re.sub(r"\s+", " ", str(error))
     field = f" (field {error.param})" if error.param else ""

@@ -2,8 +2,9 @@
 
 The server's process holds no model. It keeps every request it has accepted until its last picture is drawn;
 each worker queues, batches and draws what it is handed (`worker.py`). When a worker dies, its place is taken
-by a fresh process, and its unfinished pictures go to whoever is ready; their seeds are fixed, so nobody can
-tell. A request whose pictures had been begun in two workers that died is given up: it may be the reason.
+by a fresh process, and its unfinished pictures go to a worker that is ready; their seeds are fixed, so the
+pictures are the same. A request whose pictures had been begun in two workers that died is given up: it may be
+the reason.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.serving.engine import EngineConfig, seconds_until
 from deepgen.serving.jobs import (
     Draining,
-    Drawn,
-    DrawRequest,
-    Ended,
     EngineError,
     EngineStatus,
     Event,
+    GenerationRequest,
+    ImageDone,
     Job,
-    ModelFacts,
+    JobDone,
+    ModelInfo,
     NoWorker,
-    Placed,
     Progress,
+    Queued,
     QueueFull,
     WorkerFailed,
     WorkerStatus,
 )
-from deepgen.serving.orders import Order, Share, WorkerHandle, ending, logged, runs
+from deepgen.serving.pool_jobs import PoolJob, WorkerHandle, WorkerJob, ending, logged, runs
 from deepgen.serving.worker import (
     Accepted,
     Cancel,
-    Measured,
-    Memory,
+    JobEvent,
+    Measurement,
+    MemoryReport,
     Ready,
     Refused,
     StartFailed,
     Submit,
-    Told,
     work,
 )
 
@@ -74,7 +75,7 @@ class Pool:
 
     Raises:
         ValueError: a worker could not load its model from what it was told; the message is its error.
-        RuntimeError: a worker died while it loaded, or met an error that nobody expected.
+        RuntimeError: a worker died while it loaded, or met an unexpected error.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class Pool:
         self._worker_config = replace(self.config, max_waiting=_MANY, max_waiting_per_key=None)
         self._measure = on_measure or (lambda name, value: None)
         self._context = multiprocessing.get_context("spawn")  # a fork would copy locks and CUDA's state
-        self._orders: dict[Order, float] = {}  # not ended, with the time they came
-        self._orphans: list[tuple[Order, list[int]]] = []  # pictures no worker has
-        self._num_shares = 0
+        self._pool_jobs: dict[PoolJob, float] = {}  # not ended, with the time they came
+        self._orphans: list[tuple[PoolJob, list[int]]] = []  # pictures no worker has
+        self._num_worker_jobs = 0
         self._sample_step_seconds: float | None = None  # a running mean
         self._changed = threading.Condition(threading.RLock())
-        self._is_stirred = self._is_draining = self._is_closing = False
+        self._is_woken = self._is_draining = self._is_closing = False
         self._workers = [self._start(place, 1, 0) for place in range(num_workers)]
         with self._changed:
             self._changed.wait_for(lambda: all(w.is_ready or w.is_dead for w in self._workers))
@@ -118,14 +119,14 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- for everybody ----------------------------------------------------------------------------------
+    # --- for callers ------------------------------------------------------------------------------------
 
     @property
-    def model(self) -> ModelFacts:
-        """What is told about the model."""
+    def model(self) -> ModelInfo:
+        """Facts about the model."""
         return next(worker.model for worker in self._workers if worker.model is not None)
 
-    def submit(self, request: DrawRequest, on_event: Callable[[Event], None] | None = None) -> Job:
+    def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:
         """Accept a request, as `Engine.submit` does.
 
         Raises:
@@ -138,28 +139,28 @@ class Pool:
             )
         seeds = make_generators(request.seed, None, request.num_images)[0]
         assert seeds is not None
-        order = Order(replace(request, seed=seeds[0]), seeds, on_event)
+        pool_job = PoolJob(replace(request, seed=seeds[0]), seeds, on_event)
         with self._changed:
             self._check_room(request)
             ready = [worker for worker in self._workers if worker.is_ready]
             if not ready:
                 raise NoWorker("the model is being loaded again; try again in a moment")
-            self._orders[order] = time.monotonic()
-            share = -(-request.num_images // len(ready))  # the others are dealt once the first is accepted
-            self._hand(order, list(range(share)))
+            self._pool_jobs[pool_job] = time.monotonic()
+            count = -(-request.num_images // len(ready))  # the others are dealt once the first is accepted
+            self._dispatch(pool_job, list(range(count)))
         try:
-            return order.accepted.result()
+            return pool_job.accepted.result()
         except BaseException:
             with self._changed:
-                self._orders.pop(order, None)
+                self._pool_jobs.pop(pool_job, None)
             raise
 
     def status(self) -> EngineStatus:
         """How busy it is."""
         with self._changed:
-            begun = sum(len(order.begun) for order in self._orders)
-            missing = sum(len(order.missing) for order in self._orders)
-            total = sum(order.request.num_images for order in self._orders)
+            begun = sum(len(pool_job.begun) for pool_job in self._pool_jobs)
+            missing = sum(len(pool_job.missing) for pool_job in self._pool_jobs)
+            total = sum(pool_job.request.num_images for pool_job in self._pool_jobs)
             is_draining = self._is_draining or self._is_closing
             workers = tuple(
                 WorkerStatus(w.is_ready, w.memory.resident, w.memory.accelerator, w.num_starts)
@@ -178,89 +179,91 @@ class Pool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
         with self._changed:
             self._is_draining = True
-            return self._changed.wait_for(lambda: not self._orders, timeout)
+            return self._changed.wait_for(lambda: not self._pool_jobs, timeout)
 
     def close(self) -> None:
         """End the workers; jobs that are not done end with `Draining`."""
         with self._changed:
             self._is_closing = True
-            self._stir()
-            orders = list(self._orders)
+            self._wake()
+            pool_jobs = list(self._pool_jobs)
         for worker in self._workers:
             worker.outbox.put(None)
             worker.process.kill()  # it holds nothing that would need to be put away
             worker.process.join()
-        for order in orders:
-            self._end(order, Draining("the server was stopped before the picture was done"))
+        for pool_job in pool_jobs:
+            self._end(pool_job, Draining("the server was stopped before the picture was done"))
 
-    def _check_room(self, request: DrawRequest) -> None:
+    def _check_room(self, request: GenerationRequest) -> None:
         if self._is_draining or self._is_closing:
             raise Draining("the server is shutting down and takes nothing new")
         limit, own = self.config.max_waiting, self.config.max_waiting_per_key
-        waiting = sum(o.request.num_images - len(o.begun) for o in self._orders)
+        waiting = sum(o.request.num_images - len(o.begun) for o in self._pool_jobs)
         over = waiting + request.num_images - limit
         if over > 0:
             raise QueueFull(f"{waiting} pictures wait already, and {limit} may", self._seconds_until(over))
         if own is not None:
             of_key = sum(
-                o.request.num_images - len(o.begun) for o in self._orders if o.request.key == request.key
+                o.request.num_images - len(o.begun) for o in self._pool_jobs if o.request.key == request.key
             )
             over = of_key + request.num_images - own
             if over > 0:
                 raise QueueFull(f"{own} pictures of one key may wait", self._seconds_until(over))
 
     def _seconds_until(self, num_images: int) -> float:
-        steps = [(o.job.facts.settings.num_inference_steps if o.job else 1, o) for o in self._orders]
+        steps = [(1 if o.job is None else o.job.info.num_steps, o) for o in self._pool_jobs]
         left = sorted(s for s, o in steps for index in o.missing if index in o.begun)
         waiting = [s for s, o in steps for index in o.missing if index not in o.begun]
         num_running = self.config.max_running * len(self._workers)
         return seconds_until(num_images, left, waiting, self._sample_step_seconds, num_running)
 
-    # --- orders and shares, under the lock --------------------------------------------------------------
+    # --- jobs and their parts, under the lock -----------------------------------------------------------
 
-    def _hand(self, order: Order, indices: Sequence[int]) -> None:
+    def _dispatch(self, pool_job: PoolJob, indices: Sequence[int]) -> None:
         """Give neighbouring pictures to the ready worker that has the fewest."""
         worker = min((w for w in self._workers if w.is_ready), key=lambda w: w.load)
-        self._num_shares += 1
-        worker.shares[self._num_shares] = Share(order, indices[0], set(indices))
+        self._num_worker_jobs += 1
+        worker.worker_jobs[self._num_worker_jobs] = WorkerJob(pool_job, indices[0], set(indices))
         request = replace(
-            order.request,
-            seed=order.seeds[indices[0]],
+            pool_job.request,
+            seed=pool_job.seeds[indices[0]],
             num_images=len(indices),
             timeout_s=None,  # the supervisor looks at the time
         )
-        worker.outbox.put(Submit(self._num_shares, request))
+        worker.outbox.put(Submit(self._num_worker_jobs, request))
 
-    def _hand_orphans(self) -> None:
+    def _dispatch_orphans(self) -> None:
         num_ready = sum(worker.is_ready for worker in self._workers)
         if not num_ready:
             return
         orphans, self._orphans = self._orphans, []
-        for order, indices in orphans:
-            if order in self._orders:
+        for pool_job, indices in orphans:
+            if pool_job in self._pool_jobs:
                 for part in runs(indices, -(-len(indices) // num_ready)):
-                    self._hand(order, part)
+                    self._dispatch(pool_job, part)
 
-    def _stir(self) -> None:
-        self._is_stirred = True
-        self._changed.notify_all()
+    def _wake(self) -> None:
+        """Have the supervisor look at once; from any thread."""
+        with self._changed:  # reentrant: most callers hold it
+            self._is_woken = True
+            self._changed.notify_all()
 
-    def _end(self, order: Order, error: EngineError) -> None:
-        """End an order with an error, wherever its shares are."""
+    def _end(self, pool_job: PoolJob, error: EngineError) -> None:
+        """End a job with an error, on all workers."""
         with self._changed:
             for worker in self._workers:
-                for number in [n for n, share in worker.shares.items() if share.order is order]:
-                    del worker.shares[number]
+                for number in [n for n, part in worker.worker_jobs.items() if part.pool_job is pool_job]:
+                    del worker.worker_jobs[number]
                     worker.outbox.put(Cancel(number))
-        if order.job is not None:
-            order.job.tell(Ended(error))
-        elif not order.accepted.done():
-            order.accepted.set_exception(error)
-        self._forget(order)
+        if pool_job.job is not None:
+            pool_job.job.emit(JobDone(error))
+        elif not pool_job.accepted.done():
+            pool_job.accepted.set_exception(error)
+        self._forget(pool_job)
 
-    def _forget(self, order: Order) -> None:
+    def _forget(self, pool_job: PoolJob) -> None:
         with self._changed:
-            came = self._orders.pop(order, None)
+            came = self._pool_jobs.pop(pool_job, None)
             self._changed.notify_all()
         if came is not None:
             self._measure("job", time.monotonic() - came)
@@ -270,20 +273,20 @@ class Pool:
     def _supervise(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_stirred, _TICK_S)
-                self._is_stirred = False
+                self._changed.wait_for(lambda: self._is_woken, _TICK_S)
+                self._is_woken = False
                 if self._is_closing:
                     return
                 now = time.monotonic()
-                self._hand_orphans()
-                due = [(o, o.job.due_error(now)) for o in self._orders if o.job is not None]
+                self._dispatch_orphans()
+                due = [(o, o.job.due_error(now)) for o in self._pool_jobs if o.job is not None]
                 hopeless = all(worker.is_given_up for worker in self._workers)
-                lost = list(self._orders) if hopeless else []
-            for order, error in due:
+                lost = list(self._pool_jobs) if hopeless else []
+            for pool_job, error in due:
                 if error is not None:
-                    self._end(order, error)
-            for order in lost:
-                self._end(order, WorkerFailed(logged("no worker can be started any more")))
+                    self._end(pool_job, error)
+            for pool_job in lost:
+                self._end(pool_job, WorkerFailed(logged("no worker can be started any more")))
             for worker in list(self._workers):
                 if worker.is_ready and now - worker.heard > _SILENT_S:
                     logger.error("worker %d is silent for %.0f s and is killed", worker.place, _SILENT_S)
@@ -326,118 +329,116 @@ class Pool:
                 break
             worker.heard = time.monotonic()
             try:
-                self._hear(worker, message)
+                self._on_message(worker, message)
             except Exception:  # a fault of ours in one message must not silence the worker
                 logger.exception("worker %d said something that could not be handled", worker.place)
         worker.process.join()
         worker.connection.close()
-        self._lose(worker)
+        self._on_worker_exit(worker)
 
-    def _hear(self, worker: WorkerHandle, message: Any) -> None:
-        if isinstance(message, Told):
-            self._tell(worker, message)
-        elif isinstance(message, Measured):
-            self._note(worker, message)
-        elif isinstance(message, Memory):
+    def _on_message(self, worker: WorkerHandle, message: Any) -> None:
+        if isinstance(message, JobEvent):
+            self._on_event(worker, message)
+        elif isinstance(message, Measurement):
+            self._on_measurement(worker, message)
+        elif isinstance(message, MemoryReport):
             worker.memory = message
         elif isinstance(message, Accepted):
-            self._accept(worker, message)
+            self._on_accepted(worker, message)
         elif isinstance(message, Refused):
-            self._refuse(worker, message)
+            self._on_refused(worker, message)
         elif isinstance(message, Ready):
             with self._changed:
                 worker.model, worker.is_ready, worker.num_failures = message.model, True, 0
-                self._stir()
+                self._wake()
         elif isinstance(message, StartFailed):
             worker.error = message
             if worker.num_starts > 1:  # the first start's error is raised by the pool itself
                 logger.error("worker %d could not start: %s", worker.place, message.message)
 
-    def _accept(self, worker: WorkerHandle, message: Accepted) -> None:
+    def _on_accepted(self, worker: WorkerHandle, message: Accepted) -> None:
         with self._changed:
-            share = worker.shares.get(message.share)
-            if share is None or share.order.job is not None:
+            worker_job = worker.worker_jobs.get(message.number)
+            if worker_job is None or worker_job.pool_job.job is not None:
                 return
-            order, facts = share.order, message.facts
-            order.accepted.set_result(Job(order.request, order.seeds, facts, order.on_event, self._wake))
-            others = [index for index in order.missing if index not in share.missing]
+            pool_job, info = worker_job.pool_job, message.info
+            job = Job(pool_job.request, pool_job.seeds, info, pool_job.on_event, self._wake)
+            pool_job.accepted.set_result(job)
+            others = [index for index in pool_job.missing if index not in worker_job.missing]
             if others:
-                self._orphans.append((order, others))
-                self._stir()
+                self._orphans.append((pool_job, others))
+                self._wake()
 
-    def _wake(self) -> None:
+    def _on_refused(self, worker: WorkerHandle, message: Refused) -> None:
         with self._changed:
-            self._stir()
-
-    def _refuse(self, worker: WorkerHandle, message: Refused) -> None:
-        with self._changed:
-            share = worker.shares.pop(message.share, None)
-        if share is None:
+            worker_job = worker.worker_jobs.pop(message.number, None)
+        if worker_job is None:
             return
-        if message.is_request and not share.order.accepted.done():
-            share.order.accepted.set_exception(ValueError(message.message))
+        if message.is_request and not worker_job.pool_job.accepted.done():
+            worker_job.pool_job.accepted.set_exception(ValueError(message.message))
         else:
-            self._end(share.order, WorkerFailed(logged(f"a worker could not plan: {message.message}")))
+            error_id = logged(f"a worker could not plan: {message.message}")
+            self._end(worker_job.pool_job, WorkerFailed(error_id))
 
-    def _tell(self, worker: WorkerHandle, message: Told) -> None:
+    def _on_event(self, worker: WorkerHandle, message: JobEvent) -> None:
         event = message.event
         with self._changed:
-            share = worker.shares.get(message.share)
-            if share is None or share.order.job is None:  # it has ended meanwhile
+            worker_job = worker.worker_jobs.get(message.number)
+            if worker_job is None or worker_job.pool_job.job is None:  # it has ended meanwhile
                 return
-            order, job = share.order, share.order.job
-            if isinstance(event, Ended):
-                del worker.shares[message.share]
+            pool_job, job = worker_job.pool_job, worker_job.pool_job.job
+            if isinstance(event, JobDone):
+                del worker.worker_jobs[message.number]
             elif isinstance(event, Progress):
-                share.is_begun = True
-                order.begun.add(share.first + event.index)
-        if isinstance(event, Ended):
+                worker_job.is_begun = True
+                pool_job.begun.add(worker_job.first + event.index)
+        if isinstance(event, JobDone):
             if event.error is not None:
-                self._end(order, event.error)
+                self._end(pool_job, event.error)
             return
-        if isinstance(event, Placed):
-            if share.first == 0:
-                job.tell(event)
+        if isinstance(event, Queued):
+            if worker_job.first == 0:
+                job.emit(event)
             return
-        event = replace(event, index=share.first + event.index)
-        job.tell(event)
-        if isinstance(event, Drawn):
-            share.missing.discard(event.index)
+        event = replace(event, index=worker_job.first + event.index)
+        job.emit(event)
+        if isinstance(event, ImageDone):
+            worker_job.missing.discard(event.index)
         if job.is_ended:
-            self._forget(order)
+            self._forget(pool_job)
 
-    def _note(self, worker: WorkerHandle, message: Measured) -> None:
+    def _on_measurement(self, worker: WorkerHandle, message: Measurement) -> None:
         if message.name == "step":
             worker.step_seconds = message.value
         elif message.name == "batch":
             each, before = worker.step_seconds / message.value, self._sample_step_seconds
             self._sample_step_seconds = each if before is None else 0.9 * before + 0.1 * each
-        if message.name != "job":  # a share; the pool measures orders
+        if message.name != "job":  # of one worker; the pool measures whole requests
             self._measure(message.name, message.value)
 
-    def _lose(self, worker: WorkerHandle) -> None:
-        """A process has ended: take its shares back, and have it started anew."""
+    def _on_worker_exit(self, worker: WorkerHandle) -> None:
+        """A process has ended: take back what it held, and have it started anew."""
         with self._changed:
             if not worker.is_ready:
                 worker.num_failures += 1
             worker.is_ready, worker.is_dead = False, True
             worker.restart_at = time.monotonic() + (2.0**worker.num_failures - 1)
-            shares, worker.shares = list(worker.shares.values()), {}
-            given_up: list[Order] = []
-            for order in {share.order for share in shares}:
-                own = [share for share in shares if share.order is order]
-                order.num_deaths += any(share.is_begun for share in own)
-                if order.job is None or order.num_deaths > _MAX_BEGUN_TWICE:
-                    given_up.append(order)
+            worker_jobs, worker.worker_jobs = list(worker.worker_jobs.values()), {}
+            given_up: list[PoolJob] = []
+            for pool_job in {part.pool_job for part in worker_jobs}:
+                own = [part for part in worker_jobs if part.pool_job is pool_job]
+                pool_job.num_deaths += any(part.is_begun for part in own)
+                if pool_job.job is None or pool_job.num_deaths > _MAX_BEGUN_TWICE:
+                    given_up.append(pool_job)
                 else:
-                    self._orphans.append((order, sorted(set().union(*(share.missing for share in own)))))
+                    self._orphans.append((pool_job, sorted(set().union(*(part.missing for part in own)))))
             is_closing = self._is_closing
-            self._stir()
+            self._wake()
         if is_closing:
             return
-        logger.error("worker %d ended (%s) with %d requests", worker.place, ending(worker), len(shares))
-        for order in given_up:
-            if order.job is None:
-                self._end(order, NoWorker("the worker that was asked is gone; try again"))
+        logger.error("worker %d ended (%s) with %d requests", worker.place, ending(worker), len(worker_jobs))
+        for pool_job in given_up:
+            if pool_job.job is None:
+                self._end(pool_job, NoWorker("the worker that was asked is gone; try again"))
             else:
-                self._end(order, WorkerFailed(logged(f"{order.job.id}: two workers died of it")))
+                self._end(pool_job, WorkerFailed(logged(f"{pool_job.job.id}: two workers died of it")))

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -31,11 +33,11 @@ from deepgen.sampling import ode
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.presets import get_preset
-from deepgen.sampling.solvers import choose_solver
+from deepgen.sampling.solvers import choose_solver, num_model_calls
 from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
-from deepgen.serving.adapters import LoraShelf
-from deepgen.serving.jobs import DrawRequest, JobFacts, ModelFacts
+from deepgen.serving.adapters import LoraAdapters
+from deepgen.serving.jobs import GenerationRequest, JobInfo, ModelInfo
 from deepgen.types import Condition
 
 # C latent channels, h w latent size
@@ -60,7 +62,7 @@ class Plan:
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
         lora: the name of the adapter it is drawn with; None: without.
         kept: with a mask, what the result keeps of the first reference.
-        facts: what the one who asked is told.
+        info: what was decided, for the client.
     """
 
     prompt: str
@@ -70,7 +72,7 @@ class Plan:
     pixels: list[Tensor]
     settings: ResolvedSettings
     kept: KeptPixels | None
-    facts: JobFacts
+    info: JobInfo
     lora: str | None = None
 
     @property
@@ -80,8 +82,10 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Solver steps."""
-        return self.settings.num_inference_steps
+        """Calls of the model, each a step of the engine: the solver's steps, and with heun one less than two
+        for each.
+        """
+        return self.info.num_steps
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Sampler:
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe, self._preset = pipe, get_preset(preset)
-        self.loras = LoraShelf(pipe, loras or {})
+        self.loras = LoraAdapters(pipe, loras or {})
         self._scheduler = copy.deepcopy(scheduler)
         self._cache_bytes = min(CACHE_BYTES // max_running, MODULATION_BYTES)
         self._velocity = GuidedVelocity(pipe.transformer)
@@ -169,11 +173,11 @@ class Sampler:
         self._schedules: dict[tuple[str, str | None, int, int], Schedule] = {}
 
     @property
-    def facts(self) -> ModelFacts:
-        """What is told about the model."""
+    def model_info(self) -> ModelInfo:
+        """Facts about the model."""
         unit = self.pipe.size_unit
         side = self.pipe.transformer.config.pos_embed_max_size * unit
-        return ModelFacts(
+        return ModelInfo(
             defaults=self.pipe.defaults,
             size_unit=unit,
             max_side=side,
@@ -181,13 +185,11 @@ class Sampler:
             preset=self._preset.name,
         )
 
-    def plan(self, request: DrawRequest) -> Plan:
+    def plan(self, request: GenerationRequest) -> Plan:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
         check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
-        settings = self.facts.resolve(request.settings, is_edit=bool(request.images))
-        if settings.solver == "heun":
-            raise ValueError("solver 'heun' calls the model twice in a step, and is not served; use unipc")
+        settings = self.model_info.resolve(request.settings, is_edit=bool(request.images))
         references = [list(request.images)] if request.images else None
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = None
@@ -201,10 +203,11 @@ class Sampler:
             )
             num_text_tokens = len(self._tokenizer(prompt).input_ids)
         unit = self.pipe.size_unit
-        facts = JobFacts(
+        info = JobInfo(
             size=final_size or sizes[0],
             drawn_size=sizes[0],
             settings=settings,
+            num_steps=num_model_calls(settings.solver, settings.num_inference_steps),
             num_text_tokens=num_text_tokens,
             num_reference_tokens=sum(
                 (x.shape[-2] // PIXELS_PER_TOKEN) * (x.shape[-1] // PIXELS_PER_TOKEN)
@@ -222,7 +225,7 @@ class Sampler:
             pixels=[] if pixels is None else pixels[0],
             settings=settings,
             kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
-            facts=facts,
+            info=info,
             lora=request.lora,
         )
 
@@ -317,9 +320,60 @@ class Sampler:
         return to_output([pixels], "pil")[0]
 
 
-def _kept_pixels(request: DrawRequest, size: tuple[int, int]) -> KeptPixels:
+def _kept_pixels(request: GenerationRequest, size: tuple[int, int]) -> KeptPixels:
     """What the result, of this size, keeps of the first reference."""
     if not request.images:
         raise ValueError("mask marks what may change in a picture; give the picture as well")
     assert request.mask is not None
     return KeptPixels.of(request.images[0], request.mask, size)
+
+
+# --- previews -----------------------------------------------------------------------------------------------
+
+_SIDE = 64  # of the made-up images, pixels
+_COUNT = 24
+_ENLARGE = 4  # pixels of a preview per latent
+
+
+class LatentPreview:
+    """What latents look like, for the price of one small matrix.
+
+    A latent's channels are nearly linear in the colours of the patch they stand for. The map is fitted once,
+    when the engine starts, on made-up images that the model's own VAE encodes, so every VAE gets the one that
+    suits it. `weight` is (C + 1, 3): channels and a constant, to [-1, 1].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    @staticmethod
+    @torch.no_grad()
+    def fit(vae: AutoencoderKL, device: torch.device | str = "cpu") -> LatentPreview:
+        """Least squares from latents to the mean colour of their patches."""
+        images = _made_up_images()  # (B, 3, H, W)
+        latents = latent_space.draw(vae, latent_space.encode(vae, images.to(device)), "mode").float().cpu()
+        colours = F.interpolate(images, size=latents.shape[-2:], mode="area")
+        rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+        rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+        targets = colours.permute(0, 2, 3, 1).reshape(-1, 3)
+        # A ridge keeps the map finite where a VAE's channels are copies of each other.
+        gram = rows.T @ rows + 1e-3 * len(rows) * torch.eye(rows.shape[1])
+        return LatentPreview(torch.linalg.solve(gram, rows.T @ targets))
+
+    def __call__(self, latents: Tensor) -> Image.Image:
+        """A picture of latents (C, h, w), 4 h high and 4 w wide: half the size of what is drawn."""
+        values = latents.detach().float().cpu()
+        colours = torch.einsum("chw,ck->hwk", values, self.weight[:-1]) + self.weight[-1]
+        pixels = (127.5 * colours + 128).nan_to_num(128).clamp(0, 255).to(torch.uint8).numpy()
+        size = (pixels.shape[1] * _ENLARGE, pixels.shape[0] * _ENLARGE)
+        return Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
+
+
+def _made_up_images() -> Tensor:
+    """Smooth random colours, half of them with a hard-edged box: (B, 3, H, W) in [-1, 1], always the same."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(_COUNT, 3, 4, 4, generator=generator) * 2 - 1
+    images = F.interpolate(coarse, size=(_SIDE, _SIDE), mode="bilinear", align_corners=True)
+    boxes = torch.rand(_COUNT, 3, 1, 1, generator=generator) * 2 - 1
+    images[: _COUNT // 2, :, _SIDE // 4 : _SIDE // 2, _SIDE // 4 : 3 * _SIDE // 4] = boxes[: _COUNT // 2]
+    return images

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgen.serving.jobs import DrawRequest, EngineError, Event, Job, JobFacts, ModelFacts
+from deepgen.serving.jobs import EngineError, Event, GenerationRequest, Job, JobInfo, ModelInfo
 
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline
@@ -31,24 +31,24 @@ _REPORT_S = 2.0  # seconds between two reports of memory, which also say that th
 
 @dataclass(frozen=True)
 class Submit:
-    """To the worker: draw this; what is told about it carries `share`."""
+    """To the worker: draw this; messages about it carry `number`."""
 
-    share: int
-    request: DrawRequest
+    number: int
+    request: GenerationRequest
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """To the worker: nobody waits for this any more."""
+    """To the worker: stop drawing this."""
 
-    share: int
+    number: int
 
 
 @dataclass(frozen=True)
 class Ready:
     """From the worker: the model is loaded."""
 
-    model: ModelFacts
+    model: ModelInfo
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,29 @@ class StartFailed:
 class Accepted:
     """From the worker: it will draw this; events follow."""
 
-    share: int
-    facts: JobFacts
+    number: int
+    info: JobInfo
 
 
 @dataclass(frozen=True)
 class Refused:
     """From the worker: it will not; `is_request` says whether the request's values are the reason."""
 
-    share: int
+    number: int
     message: str
     is_request: bool
 
 
 @dataclass(frozen=True)
-class Told:
-    """From the worker: an event of a share."""
+class JobEvent:
+    """From the worker: an event of a job."""
 
-    share: int
+    number: int
     event: Event
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """From the worker: what `Engine` measures."""
 
     name: str
@@ -94,7 +94,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryReport:
     """From the worker, every other second: bytes it holds, in main memory and on the accelerator."""
 
     resident: int
@@ -123,7 +123,7 @@ def work(
         try:
             with sending:
                 connection.send(message)
-        except OSError:  # the server is gone, and with it whoever waited
+        except OSError:  # the server is gone, and with it all clients
             os._exit(0)
 
     from deepgen.checkpoints.tensors import CheckpointError
@@ -132,7 +132,7 @@ def work(
     try:
         pipe = load()
         pipe.set_progress_bar_config(disable=True)
-        engine = Engine(pipe, config, lambda name, value: send(Measured(name, value)))
+        engine = Engine(pipe, config, lambda name, value: send(Measurement(name, value)))
     except (ValueError, OSError, ImportError, MemoryError) as error:
         is_of_file = isinstance(error, CheckpointError)
         send(StartFailed(str(error), is_expected=True, is_of_file=is_of_file))
@@ -144,7 +144,7 @@ def work(
     threading.Thread(target=_report, args=(send,), daemon=True).start()
     send(Ready(engine.model))
     _listen(connection, engine, send)
-    os._exit(0)  # what is being drawn is nobody's any more
+    os._exit(0)  # no client waits for what is being drawn
 
 
 def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None]) -> None:
@@ -157,11 +157,11 @@ def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None])
             return
         if isinstance(message, Submit):
             job = _take(message, engine, send)
-            jobs = {share: job for share, job in jobs.items() if not job.is_ended}
+            jobs = {number: job for number, job in jobs.items() if not job.is_ended}
             if job is not None:
-                jobs[message.share] = job
-        elif isinstance(message, Cancel) and message.share in jobs:
-            jobs[message.share].cancel()
+                jobs[message.number] = job
+        elif isinstance(message, Cancel) and message.number in jobs:
+            jobs[message.number].cancel()
 
 
 def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job | None:
@@ -174,28 +174,28 @@ def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job |
             if early is not None:
                 early.append(event)
             else:
-                send(Told(message.share, event))
+                send(JobEvent(message.number, event))
 
     try:
         job = engine.submit(message.request, tell)
     except (ValueError, EngineError) as error:
-        send(Refused(message.share, str(error), isinstance(error, ValueError)))
+        send(Refused(message.number, str(error), isinstance(error, ValueError)))
         return None
     except Exception as error:  # a fault of the planning: the worker's next request may well succeed
         logger.exception("a request could not be planned")
-        send(Refused(message.share, type(error).__name__, False))
+        send(Refused(message.number, type(error).__name__, False))
         return None
     with order:
-        send(Accepted(message.share, job.facts))
+        send(Accepted(message.number, job.info))
         for event in early:
-            send(Told(message.share, event))
+            send(JobEvent(message.number, event))
         early = None
     return job
 
 
 def _report(send: Callable[[Any], None]) -> None:
     while True:
-        send(Memory(*memory()))
+        send(MemoryReport(*memory()))
         time.sleep(_REPORT_S)
 
 

@@ -50,7 +50,7 @@ def add_drawing(path: Path, noun: str) -> Drawings:
 
 def _without_paper(pixels: np.ndarray) -> np.ndarray:
     """White that reaches the border becomes transparent: (H, W, 4)."""
-    is_white = (pixels[..., :3] >= _WHITE / 255).all(-1)
+    is_white = np.all(pixels[..., :3] >= _WHITE / 255, axis=-1)
     paper = np.zeros_like(is_white)
     paper[[0, -1]], paper[:, [0, -1]] = is_white[[0, -1]], is_white[:, [0, -1]]
     while True:

@@ -1,4 +1,4 @@
-"""What the pool knows: requests on their way, the shares workers hold of them, and the workers.
+"""What the pool knows: requests on their way, the parts of them that workers draw, and the workers.
 
 Nothing here locks; the pool does.
 """
@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepgen.serving.jobs import DrawRequest, Event, Job, ModelFacts, new_error_id
-from deepgen.serving.worker import Memory, StartFailed
+from deepgen.serving.jobs import Event, GenerationRequest, Job, ModelInfo, new_error_id
+from deepgen.serving.worker import MemoryReport, StartFailed
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ MAX_FAILED_STARTS = 5  # in a row, after which a worker is not started any more
 
 
 @dataclass(eq=False)
-class Order:
-    """A request on its way through the workers."""
+class PoolJob:
+    """A request and the workers' progress with it."""
 
-    request: DrawRequest
+    request: GenerationRequest
     seeds: list[int]
     on_event: Callable[[Event], None] | None
     accepted: Future[Job] = field(default_factory=Future)
@@ -45,10 +45,10 @@ class Order:
 
 
 @dataclass(eq=False)
-class Share:
-    """Pictures `first` and following of an order, in the hands of one worker."""
+class WorkerJob:
+    """Pictures `first` and following of a request, which one worker draws."""
 
-    order: Order
+    pool_job: PoolJob
     first: int
     missing: set[int]
     is_begun: bool = False
@@ -60,20 +60,22 @@ class WorkerHandle:
     def __init__(self, place: int, process: Any, connection: Any, num_starts: int, num_failures: int) -> None:
         self.place, self.process, self.connection = place, process, connection
         self.num_starts, self.num_failures = num_starts, num_failures
-        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # so that nobody waits for a slow worker
-        self.shares: dict[int, Share] = {}
-        self.model: ModelFacts | None = None
+        self.outbox: queue.SimpleQueue[Any] = (
+            queue.SimpleQueue()
+        )  # so that the pool does not wait for a slow worker
+        self.worker_jobs: dict[int, WorkerJob] = {}
+        self.model: ModelInfo | None = None
         self.error: StartFailed | None = None
         self.is_ready = self.is_dead = False
         self.heard = time.monotonic()
         self.restart_at = 0.0
-        self.memory = Memory(0, 0)
+        self.memory = MemoryReport(0, 0)
         self.step_seconds = 0.0
 
     @property
     def load(self) -> int:
         """Pictures it has still to draw."""
-        return sum(len(share.missing) for share in self.shares.values())
+        return sum(len(worker_job.missing) for worker_job in self.worker_jobs.values())
 
     @property
     def is_given_up(self) -> bool:
@@ -105,7 +107,7 @@ def ending(worker: WorkerHandle) -> str:
 
 
 def logged(message: str) -> str:
-    """Log an error; the id under which the log has it, for the one who asked."""
+    """Log an error; the id of its line, for the client."""
     error_id = new_error_id()
     logger.error("%s [%s]", message, error_id)
     return error_id

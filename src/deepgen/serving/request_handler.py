@@ -1,38 +1,75 @@
-"""Between HTTP and the engine: who asks, a job made of checked fields, and its events until it ends.
+"""Between HTTP and the engine: who asks, a job made of a validated body, and its events until it ends.
 
-Whoever hangs up has his pictures dropped before the next step.
+A client that hangs up has its pictures dropped before the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from deepgen.data.image_files import misfit
 from deepgen.image_sizes import SizeRules
 from deepgen.serving.answers import Answer, event_lines
+from deepgen.serving.bodies import read_body
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ApiError, from_engine, invalid
 from deepgen.serving.fetch import Fetcher
-from deepgen.serving.fields import Fields
 from deepgen.serving.images import read_image, read_mask
-from deepgen.serving.jobs import Drawn, DrawRequest, Draws, Ended, EngineError, Event, Job
+from deepgen.serving.jobs import (
+    EngineError,
+    EngineProtocol,
+    Event,
+    GenerationRequest,
+    ImageDone,
+    Job,
+    JobDone,
+)
+from deepgen.serving.schema import (
+    B,
+    ChatCompletionRequest,
+    ImageEditForm,
+    ImageEditRequest,
+    ImageGenerationRequest,
+    ImageVariationForm,
+    limited,
+)
+
+REQUESTS = (
+    ImageGenerationRequest,
+    ImageEditRequest,
+    ImageEditForm,
+    ImageVariationForm,
+    ChatCompletionRequest,
+)
+ImageRequest = ImageGenerationRequest | ImageVariationForm
 
 _LOOK_S = 0.5  # seconds between two looks whether the client is still there
 _PING_S = 10.0  # seconds without an event after which a stream says that it lives
 
 
-class Desk:
-    """What routes that draw share. `engine`, `config`: what they work with."""
+class RequestHandler:
+    """What routes that draw share.
 
-    def __init__(self, engine: Draws, config: ServeConfig) -> None:
+    Args:
+        engine: draws.
+        config: who may ask, and for what. The models of its requests are made here once.
+    """
+
+    def __init__(self, engine: EngineProtocol, config: ServeConfig) -> None:
         self.engine, self.config = engine, config
         self.fetch = Fetcher(config.image_hosts) if config.image_hosts else None
+        loras = engine.model.loras
+        self.models: dict[type, type] = {model: limited(model, config.limits, loras) for model in REQUESTS}
 
-    def owner(self, request: Any) -> str:
-        """Who asks; `ApiError` 401 where nobody known does."""
+    def read(self, model: type[B], given: Mapping[str, Any], *, is_form: bool = False) -> B:
+        """A body within this server's bounds; `ApiError` names what is wrong."""
+        return read_body(self.models[model], given, self.config.limits, is_form=is_form)
+
+    def authenticate(self, request: Any) -> str:
+        """The name of the client; `ApiError` 401 where it has no known key."""
         address = request.client.host if request.client else ""
         owner = self.config.keys.owner(request.headers.get("authorization"), address)
         request.state.owner = owner
@@ -41,12 +78,18 @@ class Desk:
     async def submit(
         self,
         request: Any,
-        owner: str,
-        fields: Fields,
-        images: Sequence[bytes] | None,
-        mask: bytes | None,
+        fields: ImageRequest,
+        images: Sequence[bytes] | None = None,
+        mask: bytes | None = None,
     ) -> tuple[Job, asyncio.Queue[Event]]:
-        """A job, and where its events will come; `ApiError` where it is refused."""
+        """A job, and where its events will come; `ApiError` where it is refused.
+
+        Args:
+            request: whose client `authenticate` knows.
+            fields: what is asked.
+            images: files to edit; None draws from the prompt alone.
+            mask: file of the mask.
+        """
         from starlette.concurrency import run_in_threadpool
 
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
@@ -55,7 +98,7 @@ class Desk:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def submit() -> Job:
-            asked = self._draw_request(owner, fields, images, mask)
+            asked = self._generation_request(request.state.owner, fields, images, mask)
             self.config.hooks.check_request(asked)
             return self.engine.submit(asked, pass_on)
 
@@ -69,37 +112,33 @@ class Desk:
                 str(error), first if first in ("size", "mask", "prompt", "lora", "solver", "preset") else None
             ) from error
         words = f"{fields.prompt} {fields.negative_prompt}" if self.config.metadata else ""
-        if reason := misfit(fields.output_format, job.facts.size, words):
+        if reason := misfit(fields.output_format, job.info.size, words):
             job.cancel()
             raise invalid(f"output_format: {reason}", "output_format")
         request.state.job = job.id
         return job, events
 
-    def _draw_request(
-        self, owner: str, fields: Fields, pictures: Sequence[bytes] | None, mask: bytes | None
-    ) -> DrawRequest:
-        """The engine's request; opens the pictures."""
-        limits, images = self.config.limits, ()
-        if pictures is not None:
-            if not pictures:
-                raise invalid(
-                    "image is missing; send one file or several", "image", "missing_required_parameter"
-                )
-            if len(pictures) > limits.max_references:
-                raise invalid(f"{len(pictures)} pictures; the limit is {limits.max_references}", "image")
-            images = tuple(read_image(content, "image", limits.max_reference_pixels) for content in pictures)
-        if fields.height is not None or fields.width is not None:
-            self._size_rules().drawn(None, 1, fields.height, fields.width)
+    def _generation_request(
+        self, owner: str, fields: ImageRequest, files: Sequence[bytes] | None, mask: bytes | None
+    ) -> GenerationRequest:
+        """The engine's request; opens the images."""
+        limits, files = self.config.limits, files or ()
+        if len(files) > limits.max_references:  # of a chat; forms and JSON have been checked
+            raise invalid(f"{len(files)} pictures; the limit is {limits.max_references}", "image")
+        images = tuple(read_image(content, "image", limits.max_reference_pixels) for content in files)
+        height, width = fields.sides
+        if height is not None or width is not None:
+            self._size_rules().drawn(None, 1, height, width)
         usual = self.engine.model.usual_steps(fields.preset)
-        return DrawRequest(
+        return GenerationRequest(
             prompt=fields.prompt,
             images=images,
             mask=None if mask is None else read_mask(mask, limits.max_reference_pixels),
             negative_prompt=fields.negative_prompt,
-            height=fields.height,
-            width=fields.width,
+            height=height,
+            width=width,
             num_inference_steps=fields.steps(usual, limits.max_steps),
-            guidance_scale=fields.guidance_scale,
+            guidance_scale=fields.scale,
             preset=fields.preset,
             solver=fields.solver,
             num_images=fields.n,
@@ -112,18 +151,18 @@ class Desk:
 
     def _size_rules(self) -> SizeRules:
         """What the model draws; hints for another size keep to the server's own limit too."""
-        facts = self.engine.model
+        info = self.engine.model
         return SizeRules(
-            facts.size_unit,
-            facts.max_side,
-            facts.defaults["height"],
-            facts.defaults["width"],
+            info.size_unit,
+            info.max_side,
+            info.defaults["height"],
+            info.defaults["width"],
             most_pixels=self.config.limits.max_pixels,
         )
 
-    async def collect(self, request: Any, job: Job, events: asyncio.Queue[Event]) -> list[Drawn]:
+    async def collect(self, request: Any, job: Job, events: asyncio.Queue[Event]) -> list[ImageDone]:
         """All pictures of a job, in order; a client that leaves cancels it."""
-        drawn: dict[int, Drawn] = {}
+        drawn: dict[int, ImageDone] = {}
         looked = time.monotonic()
         try:
             while True:
@@ -131,9 +170,9 @@ class Desk:
                     event = await asyncio.wait_for(events.get(), _LOOK_S)
                 except TimeoutError:
                     event = None
-                if isinstance(event, Drawn):
+                if isinstance(event, ImageDone):
                     drawn[event.index] = event
-                if isinstance(event, Ended):
+                if isinstance(event, JobDone):
                     if event.error is not None:
                         raise from_engine(event.error) from event.error
                     return [drawn[index] for index in sorted(drawn)]
@@ -145,7 +184,7 @@ class Desk:
             job.cancel()
 
     async def events(self, answer: Answer, events: asyncio.Queue[Event]) -> AsyncIterator[Event | str]:
-        """Events to be put into words, and between them lines that can be sent as they are.
+        """Events to be sent as bodies, and between them lines that can be sent as they are.
 
         Starlette ends this generator when the client leaves; the job is then cancelled.
         """
@@ -157,9 +196,9 @@ class Desk:
                     yield ": still drawing\n\n"
                     continue
                 yield event
-                if isinstance(event, Ended):
+                if isinstance(event, JobDone):
                     if event.error is not None:
-                        yield event_lines("error", from_engine(event.error).body())
+                        yield event_lines("error", from_engine(event.error).response())
                     yield "data: [DONE]\n\n"
                     return
         finally:
