@@ -429,7 +429,7 @@ def test_a_prompt_of_a_group_is_a_function_of_seed_and_number() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"group_size": 1}, "nobody to be compared with"),
+        ({"group_size": 1}, "leaves nothing to compare with"),
         ({"updates_per_rollout": 3}, "multiples of updates_per_rollout"),
         ({"sft_coef": 1.0}, "sft_coef must be in"),
         ({"objective": "ppo"}, "unknown objective"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SHARED = {"final_score": "deepgen.evaluation.final_score"}  # what several benchmarks read with
+_SHARED = {"judge_benchmark": "deepgen.evaluation.judge_benchmark"}  # what several benchmarks read with
 _EXPECTED = {"expected": None, "expected_official": "official", "expected_fixed": "fixed"}
 
 
