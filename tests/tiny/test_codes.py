@@ -112,3 +112,11 @@ def test_cells_say_what_stands_where() -> None:
 def test_the_pooled_code_is_the_scaled_mean() -> None:
     code = to_array([claim_code(sample(np.random.default_rng(0), "two").claim)])  # type: ignore[arg-type]
     np.testing.assert_allclose(pooled_code(code)[0], 2 * code[0].mean(0))
+
+
+def test_the_vlm_learns_every_kind_of_attribute_as_a_choice() -> None:
+    """Kinds that regression alone was left to were not learned at all; which slot and task is always the same."""
+    from deepgen.tiny.stages.vlm import StorybookVLM, StorybookVLMConfig
+
+    kinds = {kind for kind, _ in attributes()}
+    assert set(StorybookVLM(StorybookVLMConfig()).groups) == kinds - {"task", "slot"}
