@@ -498,4 +498,6 @@ def _opened(content: bytes) -> Image.Image:
     return image
 
 
-__getattr__ = renamed(__name__, {"Preview": "deepgen.client.PreviewImage"})
+__getattr__ = renamed(
+    __name__, {"Picture": "deepgen.client.DrawnImage", "Preview": "deepgen.client.PreviewImage"}
+)

@@ -64,7 +64,16 @@ _SCORED = (
     "unireditbench",
     "wise",
 )
+_STORYBOOK = ("chains", "prompts", "scores", "sheet", "summary", "table")
 MODULES = {
+    "deepgen.data.sources.storybook": "deepgen.tiny.source",
+    "deepgen.evaluation.benchmarks.storybook": "deepgen.tiny.evaluation.benchmark",
+    "deepgen.evaluation.final_score": "deepgen.evaluation.judge_benchmark",
+    "deepgen.evaluation.storybook": "deepgen.tiny.evaluation.evaluate",
+    **{f"deepgen.evaluation.storybook_{name}": f"deepgen.tiny.evaluation.{name}" for name in _STORYBOOK},
+    "deepgen.recipes.storybook": "deepgen.tiny.recipes",
+    "deepgen.rewards.scorers.storybook": "deepgen.tiny.rewards.storybook",
+    "deepgen.rewards.scorers.storybook_kept": "deepgen.tiny.rewards.storybook_kept",
     "deepgen.data.pictures": "deepgen.data.example_images",
     "deepgen.data.picture_files": "deepgen.data.image_files",
     "deepgen.picture_sizes": "deepgen.image_sizes",
@@ -133,7 +142,29 @@ NAMES = {
     },
     "deepgen.eval.drawing": {"Picture": "deepgen.evaluation.drawing.Sample"},
     "deepgen.eval.store": {"Pictures": "deepgen.evaluation.store.Images"},
+    "deepgen.eval": {"object_finder": "deepgen.rewards.detector.object_finder"},
+    "deepgen.data.sources.storybook": {
+        "Storybook": "deepgen.tiny.source.StorybookSource",
+        "StorybookOptions": "deepgen.tiny.source.StorybookSourceOptions",
+    },
+    "deepgen.evaluation.benchmarks.storybook": {
+        "Storybook": "deepgen.tiny.evaluation.benchmark.StorybookBenchmark",
+    },
+    "deepgen.evaluation.storybook_summary": {
+        "Part": "deepgen.tiny.evaluation.summary.StorybookPart",
+        "Share": "deepgen.tiny.evaluation.summary.RightShare",
+    },
+    "deepgen.rewards.scorers.storybook": {
+        "Storybook": "deepgen.tiny.rewards.storybook.StorybookReward",
+        "StorybookOptions": "deepgen.tiny.rewards.storybook.StorybookRewardOptions",
+    },
+    "deepgen.evaluation.final_score": {"parse": "deepgen.evaluation.judge_benchmark.parse_final_score"},
+    "deepgen.commands.outputs": {"picture_paths": "deepgen.data.image_files.numbered_paths"},
+    "deepgen.commands.prompt_file": {"MOST_PICTURES": "deepgen.cli.prompt_file.MOST_IMAGES"},
+    "deepgen.serve.bodies": {"PICTURE_PARTS": "deepgen.serving.bodies.IMAGE_PARTS"},
+    "deepgen.serve.mcp_tools": {"MAX_PICTURES": "deepgen.serving.mcp_tools.MAX_IMAGES"},
     "deepgen.commands.data": {
+        "PICTURES": "deepgen.cli.data.IMAGES",
         "Place": "deepgen.cli.data.DataChoice",
     },
     "deepgen.commands.planned": {
@@ -286,6 +317,7 @@ NAMES = {
     },
     "deepgen.train.supervised": {
         "DropoutConfig": "deepgen.training.supervised_settings.DropoutConfig",
+        "Precision": "deepgen.training.supervised_settings.Precision",
         "prepare_parts": "deepgen.training.supervised_stage.prepare_parts",
     },
     "deepgen.train.stages.storybook_vlm": {

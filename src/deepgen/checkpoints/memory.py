@@ -18,6 +18,7 @@ from deepgen.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from deepgen.checkpoints.layouts import HubOptions, detect
 from deepgen.checkpoints.parts import WEIGHTED, build, named_config
 from deepgen.models.config import ARCHITECTURES, Architecture
+from deepgen.moved import renamed
 
 Quantization = Literal["none", "int8", "nf4"]
 Placement = Literal["none", "model", "group"]
@@ -242,3 +243,6 @@ def _build(name: str, checkpoint: Checkpoint, named: Architecture | None) -> nn.
     if part is not None and part.config is not None:
         return build(name, part.config)
     return None if named is None else build(name, named_config(name, named))
+
+
+__getattr__ = renamed(__name__, {"Picture": "deepgen.checkpoints.memory.ImageRequest"})

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepgen.moved import renamed
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit code; `deepgen` in a terminal calls this."""
     from deepgen.cli.app import main as run  # here: a module that needs one command loads no other
 
     return run(arguments)
+
+
+__getattr__ = renamed(
+    __name__, {"Command": "deepgen.cli.app.Command", "DESCRIPTION": "deepgen.cli.app.DESCRIPTION"}
+)

@@ -29,6 +29,7 @@ from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.order import random_bits, stream_key
 from deepgen.data.resize import resize_rule, square_crop
+from deepgen.moved import renamed
 
 _KEPT_SHAPES = 2**17
 _Sizes = tuple[Size, tuple[Size, ...]]
@@ -297,3 +298,6 @@ def _report(draw: Draw, key: str, error: Exception, bad: list[BadRow] | None) ->
     if bad is None:
         raise error
     bad.append(BadRow(draw.sample, draw.source, key, str(error)))
+
+
+__getattr__ = renamed(__name__, {"picture_pixels": "deepgen.data.batches.image_pixels"})

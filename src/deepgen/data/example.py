@@ -105,4 +105,6 @@ class Example:
             )
 
 
-__getattr__ = renamed(__name__, {"Limits": "deepgen.data.example.ImageLimits"})
+__getattr__ = renamed(
+    __name__, {"Limits": "deepgen.data.example.ImageLimits", "Picture": "deepgen.data.example.ImageContent"}
+)

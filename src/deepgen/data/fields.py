@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.data.example import Example, ImageContent, RowError, Size
+from deepgen.moved import renamed
 
 CHECKED_ROWS = 10
 
@@ -104,3 +105,12 @@ def _path(value: Any, name: str, key: str, folder: Path) -> Path:
 def _short(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "picture_value": "deepgen.data.fields.image_value",
+        "pictures_value": "deepgen.data.fields.images_value",
+    },
+)

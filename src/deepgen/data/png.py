@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from deepgen._version import __version__
+from deepgen.moved import renamed
 
 KEY = "deepgen"
 # Names in files of earlier versions, and today's.
@@ -204,3 +205,6 @@ def text_entries(record: Records, more: Mapping[str, str] | None = None) -> PngI
                 info.add_text(name, str(value) if name != "image" else ", ".join(value))
     info.add_text(KEY, _to_json(record))
     return info
+
+
+__getattr__ = renamed(__name__, {"PictureRecord": "deepgen.data.png.ImageRecord"})

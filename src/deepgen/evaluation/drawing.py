@@ -20,6 +20,7 @@ from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
 from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.store import Images, Lines, write_json
+from deepgen.moved import renamed
 
 _MOST_FAILURES = 8  # chunks in a row that cannot be drawn before the run stops
 Sample = tuple[Item, int]  # an item and the number of a sample
@@ -161,3 +162,6 @@ class _Sequence:
         self.next = index
         state = base64.b64encode(self.generator.get_state().numpy().tobytes()).decode()
         write_json(self._path, {"next": index, "state": state})
+
+
+__getattr__ = renamed(__name__, {"Picture": "deepgen.evaluation.drawing.Sample"})

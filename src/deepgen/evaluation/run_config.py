@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from deepgen.evaluation.benchmark import Benchmark, Item, Settings
 from deepgen.evaluation.seeds import Mode
+from deepgen.moved import renamed
 
 T = TypeVar("T")
 
@@ -108,3 +109,6 @@ class EvaluationJob:
 def chunked(items: Sequence[T], size: int) -> list[list[T]]:
     """Consecutive runs of at most `size`."""
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+__getattr__ = renamed(__name__, {"Job": "deepgen.evaluation.run_config.EvaluationJob"})

@@ -16,6 +16,7 @@ from typing import Any
 
 from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import ItemScore
+from deepgen.moved import renamed
 
 
 class Lines:
@@ -138,3 +139,6 @@ def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+__getattr__ = renamed(__name__, {"Pictures": "deepgen.evaluation.store.Images"})

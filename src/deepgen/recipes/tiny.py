@@ -16,6 +16,7 @@ from deepgen.models.config import DEEPGEN_TINY, Architecture
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
+from deepgen.moved import renamed
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.shapes.entries import scene_entry
 from deepgen.training.config import TrainConfig
@@ -105,3 +106,14 @@ def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:
     load_weights(vae, Path(run_dir))
     normalize_latents(vae, to_pixels([scene_entry(0, index) for index in range(256)]))
     vae.save_pretrained(output_dir)
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "storybook_vae": "deepgen.tiny.recipes.storybook_vae",
+        "storybook_vlm": "deepgen.tiny.recipes.storybook_vlm",
+        "storybook_dit": "deepgen.tiny.recipes.storybook_dit",
+        "finish_storybook_vae": "deepgen.tiny.recipes.finish_vae",
+    },
+)

@@ -17,6 +17,7 @@ import torch
 
 from deepgen.data.mixture import Mixture
 from deepgen.data.prompts import PromptMix
+from deepgen.moved import renamed
 from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
 from deepgen.rewards.reward_batch import RewardBatch
 from deepgen.rl.advantages import AdvantageBatch, advantages
@@ -258,3 +259,6 @@ class RLStage:
         if len(self.mix.sets) > 1:
             by_name |= {f"reward_of/{name}": totals[datasets == name] for name in np.unique(datasets)}
         return {name: float(np.nanmean(one)) for name, one in by_name.items() if not np.isnan(one).all()}
+
+
+__getattr__ = renamed(__name__, {"RLConfig": "deepgen.rl.recipe.RLConfig"})

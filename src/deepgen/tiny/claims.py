@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any
 
+from deepgen.moved import renamed
 from deepgen.tiny.scene import COLUMNS, ROWS, Cell, Facing, Ground, Scene, Size, Style, Thing, Word
 
 # (row, column): where the first thing lies, seen from the second.
@@ -236,3 +237,6 @@ def _claim_from(values: Mapping[str, Any]) -> Claim:
 
 def _cells(values: Sequence[Sequence[int]]) -> tuple[Cell, ...]:
     return tuple((row, column) for row, column in values)
+
+
+__getattr__ = renamed(__name__, {"Verdict": "deepgen.tiny.claims.ClaimResult"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deepgen.moved import renamed
 from deepgen.tiny.claims import Claim, EditClaim
 from deepgen.tiny.scene import Scene
 
@@ -38,3 +39,6 @@ class StorybookExample:
     origin: Origin
     source: Scene | None = None
     direct: str | None = None
+
+
+__getattr__ = renamed(__name__, {"Example": "deepgen.tiny.example.StorybookExample"})

@@ -24,6 +24,7 @@ from deepgen.data.png import attach_records_of, read_records, save_png
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.statistics import wilson
+from deepgen.moved import renamed
 from deepgen.shapes.caption import (
     EDIT_KINDS,
     ShapesClaim,
@@ -343,3 +344,12 @@ class ShapesBenchmark(Benchmark):
 
 
 benchmark = ShapesBenchmark
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "picture_grid": "deepgen.evaluation.benchmarks.shapes.image_grid",
+        "Shapes": "deepgen.evaluation.benchmarks.shapes.ShapesBenchmark",
+    },
+)
