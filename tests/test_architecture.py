@@ -20,8 +20,8 @@ import house_figures  # noqa: E402  # in tools/, which is no package
 LEVELS = (
     ("_version", "extras", "diffusers_registration", "moved", "addresses"),
     ("old_paths",),
-    ("types", "config", "http_client", "shapes", "tiny", "suggestions", "prompt_text", "registry"),
-    ("worlds",),
+    ("types", "config", "http_client", "shapes", "tiny", "suggestions", "prompt_text"),
+    ("worlds", "registry"),
     ("models", "data", "rewards"),
     ("tiny.source", "tiny.rewards"),
     ("checkpoints",),

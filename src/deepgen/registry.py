@@ -11,6 +11,8 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
+from deepgen.suggestions import suggestion_or_all
+
 
 class Registry:
     """The modules of one folder, by name.
@@ -33,9 +35,9 @@ class Registry:
         return sorted([*(module.name for module in pkgutil.iter_modules(self._path)), *self._elsewhere])
 
     def problem(self, name: str) -> str | None:
-        """Why there is no such name, with the names there are; None where there is one."""
+        """Why there is no such name, with the nearest one or those there are; None where there is one."""
         names = self.names()
-        return None if name in names else f"unknown {self.kind} {name!r}; known: {', '.join(names)}"
+        return None if name in names else f"unknown {self.kind} {name!r}{suggestion_or_all(name, names)}"
 
     def load(self, name: str) -> ModuleType:
         """The module of that name; ValueError lists the names there are."""
