@@ -46,3 +46,15 @@ schemathesis.openapi.format("mask-address", st.just(_address(IMAGES[-1])))  # of
 def filter_body(context: Any, body: Any) -> bool:
     """A mask has to fit its picture, which is another test's business."""
     return not (isinstance(body, dict) and isinstance(body.get("mask"), dict | bytes))
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """So is what a document cannot say of two fields: sides follow the unit of size and exclude `size`, and a
+    preset chooses its solver. Valid ones are taken out; others stay wrong.
+    """
+    if not isinstance(body, dict):
+        return body
+    sides = {name for name in ("height", "width") if type(body.get(name)) is int and body[name] >= 1}
+    solver = {"solver"} if isinstance(body.get("preset"), str) else set()
+    return {name: value for name, value in body.items() if name not in sides | solver}
