@@ -49,12 +49,10 @@ def filter_body(context: Any, body: Any) -> bool:
 
 
 @schemathesis.hook
-def map_body(context: Any, body: Any) -> Any:
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """So is what a document cannot say of two fields: sides follow the unit of size and exclude `size`, and a
-    preset chooses its solver. Valid ones are taken out; others stay wrong.
+    preset chooses its solver. They are taken out of requests that are meant to be right.
     """
-    if not isinstance(body, dict):
-        return body
-    sides = {name for name in ("height", "width") if type(body.get(name)) is int and body[name] >= 1}
-    solver = {"solver"} if isinstance(body.get("preset"), str) else set()
-    return {name: value for name, value in body.items() if name not in sides | solver}
+    if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
+        solver = {"solver"} if case.body.get("preset") is not None else set()
+        case.body = {n: value for n, value in case.body.items() if n not in {"height", "width"} | solver}
