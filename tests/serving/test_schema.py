@@ -102,6 +102,13 @@ def test_numbers_and_truths_of_a_form_are_text_and_whole_numbers_of_json_may_hav
             *(ChatCompletionRequest, {"messages": [{"role": "user", "content": "a\0"}]}),
             *("messages[0].content", None, "null character"),
         ),
+        *(
+            (
+                *(ChatCompletionRequest, {"messages": [{"role": "user", "content": [part]}]}),
+                *("messages[0].content[0]", "invalid_type", "must be a data: address in text"),
+            )
+            for part in [{"type": "image_url", "image_url": address} for address in ({}, {"url": 1})]
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_field(

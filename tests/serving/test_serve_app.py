@@ -385,11 +385,14 @@ def test_the_model_tells_steps_that_may_be_asked_for(pipe: DeepGenPipeline) -> N
         running.stop()
     assert running.engine.model.defaults["num_inference_steps"] > 1
     assert model["defaults"]["num_inference_steps"] == 1
+    sides = [model["defaults"][name] for name in ("width", "height", "num_inference_steps")]
+    assert [type(side) for side in sides] == [int, int, int]  # clients show them, and compute sizes of them
     assert (model["preset"], model["presets"]) == ("exact", {"exact": 1, "balanced": 1, "fast": 1})
 
 
 def test_pages_of_other_origins_are_refused(server: Running) -> None:
-    for origin, status in (("https://evil.example", 403), ("null", 403), (server.url, 200)):
+    origins = (("https://evil.example", 403), ("null", 403), ("http://[", 403), ("", 403), (server.url, 200))
+    for origin, status in origins:
         answer = server.http.get("/v1/models", headers={"origin": origin})
         assert answer.status_code == status
         assert "access-control-allow-origin" not in answer.headers
@@ -635,6 +638,7 @@ def test_the_document_names_the_bounds_that_are_checked(server: Running) -> None
     assert set(re.findall(r"#/components/schemas/(\w+)", text)) <= document["components"]["schemas"].keys()
     operation = document["paths"]["/v1/images/generations"]["post"]
     properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert '"lora"' not in text  # there is none, so any name would be refused
     bounded = 0
     for name, schema in properties.items():
         schema = schema.get("anyOf", [schema])[0]
@@ -665,6 +669,16 @@ def test_a_bad_body_is_refused(server: Running, content: bytes, kind: str, statu
     answer = server.http.post("/v1/images/generations", content=content, headers={"content-type": kind})
     check_refusal(answer)
     assert answer.status_code == status
+
+
+def test_a_form_that_says_a_thing_twice_is_refused(server: Running, image: Image.Image) -> None:
+    file = ("a.png", png(image))
+    for name in ("mask", "n"):
+        parts = [("image", file), *[(name, file if name == "mask" else (None, "1"))] * 2]
+        answer = server.http.post("/v1/images/edits", data={"prompt": "a"}, files=parts)
+        check_refusal(answer)
+        error = answer.json()["error"]
+        assert (error["code"], error["message"]) == ("invalid_form", f"{name} is given twice")
 
 
 def bad_images() -> dict[str, bytes]:

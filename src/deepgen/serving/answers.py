@@ -174,7 +174,7 @@ class ModelCard(ResponseModel):
     object: Literal["model"]
     created: int
     owned_by: str
-    defaults: dict[str, float]
+    defaults: dict[str, int | float]  # a width is 96 and not 96.0
     size_unit: int
     max_side: int
     loras: list[str]

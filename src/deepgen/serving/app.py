@@ -171,6 +171,9 @@ def document(routes: Sequence[Route], models: Mapping[type, type]) -> dict[str, 
     )
     schemas = found["$defs"]
     bodies = {model: schemas.pop(model.__name__) for model in models}
+    for schema in bodies.values():
+        if not any("enum" in kind or "const" in kind for kind in schema["properties"]["lora"]["anyOf"]):
+            del schema["properties"]["lora"]  # every name would be refused, for there is no LoRA
     return {
         "openapi": "3.1.0",
         "info": {"title": "deepgen", "version": __version__},

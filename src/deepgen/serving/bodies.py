@@ -106,8 +106,10 @@ async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
                 values[name] = part
             elif name in IMAGE_PARTS:
                 values.setdefault("image", []).append(await part.read())
-            elif name == "mask" and "mask" not in values:
-                values["mask"] = await part.read()
+            elif name == "mask":
+                if name in values:
+                    raise invalid("mask is given twice", name, "invalid_form")
+                values[name] = await part.read()
             else:
                 raise invalid(f"unexpected file {shown!r}", shown, "unknown_parameter")
     finally:
@@ -319,6 +321,8 @@ def _of_message(problem: Any) -> ApiError:
         message = f"{place}: {field} must be {'text or ' if field == 'content' else ''}a list of parts"
         return invalid(message, f"{place}.{field}", "invalid_type")
     place = f"{place}.{field}[{indices[1]}]"
+    if loc[-1] == "url":
+        return invalid(f"{place} must be a data: address in text", place, "invalid_type")
     return invalid(f"{place} must be a text or an image_url", place)
 
 

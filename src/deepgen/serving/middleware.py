@@ -152,7 +152,13 @@ class RequestMiddleware:
     def _check_origin(self, headers: Mapping[str, str]) -> None:
         """A page of another origin must not use a server that trusts its own machine; browsers name it."""
         origin = headers.get("origin")
-        if origin is None or origin in self._origins or urlsplit(origin).netloc == headers.get("host"):
+        if origin is None or origin in self._origins:
+            return
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:  # such as "http://[", which is no page of ours
+            host = ""
+        if host and host == headers.get("host"):
             return
         raise ApiError(403, "this origin may not use the server", code="origin_not_allowed")
 
