@@ -249,7 +249,7 @@ tasks:
         "unknown field 'colour'; known: root, seed",
         "image has an unknown field 'size'; known: rule, image_size, unit",
         "unknown task 'paint'; known: generate, edit",
-        "e: unknown source 'edits'; known: caption_pair",
+        "e: unknown source 'edits'; did you mean edit?",
         f"a: there is nothing at {tmp_path / 'gone.json'} (path)",
         "a: unknown option 'imagedir'; t2i_sft has: path, image_dir",
         "b: `source` is missing",
