@@ -115,7 +115,7 @@ def test_the_pooled_code_is_the_scaled_mean() -> None:
 
 
 def test_the_vlm_learns_every_kind_of_attribute_as_a_choice() -> None:
-    """By regression alone ground and relation were hardly learned; task and slot never vary in their place."""
+    """By regression alone ground and relation were hardly learned; task and slot never vary in place."""
     from deepgen.tiny.stages.vlm import StorybookVLM, StorybookVLMConfig
 
     kinds = {kind for kind, _ in attributes()}
