@@ -60,8 +60,8 @@ EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 3, "grow smallest": 2, "smal
                                      "complete": 1.5, "continue": 2, "match rows": 2, "name": 2}  # fmt: skip
 _SIMPLE = ("single", "size", "style", "remove", "resize", "restyle", "mirror", "change ground")
 _SHARPNESS = 8.0  # of the choice among the directions of a group
-# Of these groups the value is learned as a choice, too. Left to the regression alone, ground and relation were
-# still wrong in two thirds of the prompts after 4,000 steps.
+# Of these groups the value is learned as a choice, too. Left to the regression alone, ground and relation
+# were still wrong in two thirds of the prompts after 4,000 steps.
 _CHOICES = (
     *("noun", "letter", "cell", "edit", "count", "row", "style", "size"),
     *("ground", "relation", "facing", "length", "role"),
