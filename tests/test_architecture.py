@@ -165,6 +165,24 @@ def test_everything_is_caught_only_where_the_reason_stands_beside_it(package: ho
     assert house_figures.broad_excepts(package) == []
 
 
+def test_a_class_name_means_one_thing(package: house_figures.Package) -> None:
+    homes: dict[str, list[str]] = {}
+    for name, module in package.modules.items():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+def test_what_a_request_a_reward_and_a_rollout_pass_through_grows_no_further(
+    package: house_figures.Package,
+) -> None:
+    served = package.closure(["serving.app", "serving.worker"], lazy=False)
+    assert len([name for name in served if name.startswith("serving")]) <= 20
+    assert len(house_figures.carriers(package)) <= 7
+    assert len(package.closure(["rl.stage"], lazy=False)) <= 90
+
+
 def test_the_figures_see_what_they_count(tmp_path: Path) -> None:
     body = "\n".join(f"    x = {number}" for number in range(61))
     files = {

@@ -29,6 +29,7 @@ SLIPS = [
     ("generate x --steps many", "--steps 'many' is no whole number"),
     ("generate x -n many", "'many' is no whole number"),
     ("generate x --steps", "--steps needs a value"),
+    ("rewards score --reward ocr=1 x.png", "rewards score needs NAME"),
     ("convert", "deepgen convert needs SOURCE; see"),
     ("help", "there is no command 'help'; did you mean deepgen --help?"),
     ("generate x --device gpu", "--device 'gpu' is unknown; known: auto, cuda, mps, cpu"),

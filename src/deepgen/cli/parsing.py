@@ -87,6 +87,8 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
             return f"{option} {value!r} is unknown; known: {', '.join(known)}"
         return f"{option} {value!r} is unknown{suggestion_or_all(value, known)}"
     if found := re.search(r"Missing value for argument '(.*?)'", text):
+        if not found[1].startswith("-"):  # tyro's path of a positional: `action.name`
+            return f"{called} needs {found[1].rpartition('.')[2].upper()}; see {called} --help"
         return f"{_as_typed(found[1], words)} needs a value; see {called} --help"
     if found := re.search(r"Error parsing (\S+): .*?\|?([A-Z][A-Z0-9]*) could be .*? from \[(.*?)\]", text):
         return f"{_as_typed(found[1], words)} {found[3]} is no {_WORDS.get(found[2], found[2])}"

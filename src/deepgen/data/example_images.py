@@ -22,7 +22,7 @@ _TURNED = (5, 6, 7, 8)  # values of that tag which swap the sides
 def image_size(picture: ImageContent) -> Size:
     """(height, width) as a viewer shows the picture; ImageError when it is missing or no picture."""
     content = _content(picture)
-    name = "the given bytes" if isinstance(content, bytes) else str(content)
+    name = "the given content" if isinstance(content, bytes) else str(content)
     try:
         with Image.open(
             BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS

@@ -56,7 +56,7 @@ def open_image(
     if isinstance(source, Image.Image):
         return _decode(source, "the given picture", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(_open(bytes(source), "the given bytes", max_bytes), "the given bytes", max_pixels)
+        return _decode(_open(bytes(source), "the given content", max_bytes), "the given content", max_pixels)
     if isinstance(source, str | Path):
         name = str(source)
         return _decode(_open(read_bytes(name, max_bytes), name, max_bytes), name, max_pixels)

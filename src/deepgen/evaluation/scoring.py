@@ -96,7 +96,7 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
         "is_partial": coverage < 1 or len(job.chosen) < manifest["num_items"],
         "table": {} if is_refused else benchmark.aggregate(scores, benchmark.protocol),
         "problems": problems,
-        "strangers": images.strangers() if not _writes_more(benchmark) else [],
+        "strangers": images.unknown_files() if not _writes_more(benchmark) else [],
         "same_pictures": doubles(job, images),
         "items": [_item(job, images, *pair) for pair in zip(job.chosen, scores, strict=True)],
     }

@@ -91,7 +91,7 @@ class Images:
         self._lines.append(row)
         self._rows[item, sample] = row
 
-    def strangers(self) -> list[str]:
+    def unknown_files(self) -> list[str]:
         """Files ending in .png or .part that no record names."""
         known = {row["path"] for row in self._rows.values()}
         found = [*self.folder.rglob("*.png"), *self.folder.rglob("*.part")]

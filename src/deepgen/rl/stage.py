@@ -73,13 +73,8 @@ class RLStage:
         ensemble: RewardEnsemble,
         mixture: Mixture | None = None,
     ) -> None:
-        self.config, self.processes, self.pipe, self.mix, self.ensemble = (
-            config,
-            processes,
-            pipe,
-            mix,
-            ensemble,
-        )
+        self.config, self.processes, self.pipe = config, processes, pipe
+        self.mix, self.ensemble = mix, ensemble
         self.supervised = SupervisedStage(config, processes, pipe, mixture)
         self.modules, self.device = self.supervised.modules, self.supervised.device
         pipe.set_progress_bar_config(disable=True)

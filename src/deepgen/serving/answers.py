@@ -26,7 +26,7 @@ class TokenDetails(ResponseModel):
     image_tokens: int
 
 
-class Usage(ResponseModel):
+class TokenUsage(ResponseModel):
     """Tokens read and drawn."""
 
     input_tokens: int
@@ -63,7 +63,7 @@ class ImagesResponse(ImageInfo):
 
     created: int
     data: list[ImageEntry]
-    usage: Usage
+    usage: TokenUsage
 
 
 class PartialImageEvent(ImageInfo):
@@ -82,7 +82,7 @@ class CompletedEvent(ImageInfo):
     type: Literal["image_generation.completed", "image_edit.completed"]
     created_at: int
     b64_json: str
-    usage: Usage
+    usage: TokenUsage
     seed: int
     index: int
 
@@ -268,12 +268,12 @@ class Answer:
         """Everything that is said beside the pictures, a line each."""
         return "\n".join(filter(None, [self.notice, *self.warnings]))
 
-    def usage(self, num_images: int) -> Usage:
+    def usage(self, num_images: int) -> TokenUsage:
         """Tokens read and drawn."""
         info = self.job.info
         drawn = info.num_image_tokens * num_images
         read = info.num_text_tokens + info.num_reference_tokens
-        return Usage(
+        return TokenUsage(
             input_tokens=read,
             input_tokens_details=TokenDetails(
                 text_tokens=info.num_text_tokens, image_tokens=info.num_reference_tokens
@@ -351,7 +351,7 @@ class ChatAnswer:
     created: int
     model: str
 
-    def whole(self, addresses: Sequence[str], usage: Usage, content: str) -> ChatCompletion:
+    def whole(self, addresses: Sequence[str], usage: TokenUsage, content: str) -> ChatCompletion:
         """All images, and what is said about them."""
         message = AnswerMessage(role="assistant", content=content, images=_parts(addresses))
         return ChatCompletion(

@@ -67,7 +67,6 @@ class StorybookDiTConfig(TrainConfig):
     dropout: float = 0.1
     code_noise: float = 0.1
     max_silent_tokens: int = 48  # most steps have few
-    named_dropout: float = 0.3  # of the nouns in edits that the picture itself explains
     shift: float = 2.0
     logit_mean: float = 0.2
     logit_std: float = 1.2
