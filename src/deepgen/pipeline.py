@@ -236,15 +236,11 @@ class DeepGenPipeline(
         """The world that a small model draws ("storybook"); None of models of real pictures."""
         return self.config.world
 
-    def prompt_warnings(self, prompt: str, is_edit: bool = False) -> list[str]:
-        """What the model's world cannot follow of a prompt, a line each. The nearest thing is drawn all the
-        same. Nothing where the model has no world.
+    def prompt_warnings(self, prompt: str, images: Sequence[Image.Image] = ()) -> list[str]:
+        """What the model's world cannot follow of a prompt, or of an instruction and the images it is about,
+        a line each. The nearest thing is drawn all the same. Nothing where the model has no world.
         """
-        return prompt_warnings(self.world, prompt, is_edit)
-
-    def check_size(self, height: int, width: int) -> None:
-        """ValueError unless the model can draw this size."""
-        self.sizes.check(height, width)
+        return prompt_warnings(self.world, prompt, images)
 
     # --- references and noise -------------------------------------------------------------------------------
 

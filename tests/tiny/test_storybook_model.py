@@ -57,6 +57,13 @@ def test_the_world_is_kept_by_saving_loading_and_passing_on(storybook, folder):
     assert loaded.prompt_warnings("a cat") == []
 
 
+def test_an_instruction_is_compared_with_the_images_it_is_about(storybook):
+    (warning,) = storybook.prompt_warnings("remove the dog", images=[render(CAT)])
+    assert NOT_THERE in warning
+    assert storybook.prompt_warnings("remove the cat", images=[render(CAT)]) == []
+    assert storybook.prompt_warnings("remove the dog") == []
+
+
 def test_a_model_without_a_world_says_nothing_of_any_prompt(pipe):
     assert pipe.world is None
     assert pipe.prompt_warnings(BEYOND) == []
