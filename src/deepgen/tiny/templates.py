@@ -16,7 +16,7 @@ from deepgen.tiny.sprites import Drawings, sprite
 
 Color = tuple[float, ...]  # of a ground, in 0..255
 Name = tuple[str, Style, Size, Facing]
-_BLUR = 2.5  # sigma in pixels of the blurred drawing that must not explain a cell better
+BLUR = 2.5  # sigma in pixels of the blurred drawing that must not explain a cell better
 
 
 class Templates:
@@ -93,7 +93,7 @@ def world_templates() -> Templates:
 def blur(drawing: np.ndarray) -> np.ndarray:
     """Gaussian blur of (H, W, C), zero outside."""
     reach = np.arange(-8, 9)
-    kernel = np.exp(-(reach**2) / (2 * _BLUR**2)).astype(np.float32)
+    kernel = np.exp(-(reach**2) / (2 * BLUR**2)).astype(np.float32)
     kernel /= kernel.sum()
     for axis in (0, 1):
         widths = [(8, 8) if a == axis else (0, 0) for a in range(3)]
