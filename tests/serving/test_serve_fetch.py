@@ -98,11 +98,23 @@ def test_a_slow_host_is_left(port: int) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0", "224.0.0.1"],
+    [
+        *("127.0.0.1", "10.1.2.3", "169.254.169.254", "0.0.0.0", "224.0.0.1"),
+        *("::1", "::", "fe80::1", "fd00::1"),
+        *("::ffff:10.0.0.1", "::ffff:8.8.8.8"),  # mapped
+        *("::10.0.0.1", "::ffff:0:10.0.0.1"),  # compatible, translated
+        *("64:ff9b::a00:1", "64:ff9b:1::a00:1"),  # NAT64
+        *("2002:a00:1::1", "2001:0:a00:1::1"),  # 6to4, Teredo
+        *("fec0::1", "ff0e::1", "2001:db8::1"),  # site-local, multicast, documentation
+    ],
 )
 def test_addresses_of_this_network_are_not_public(address: str) -> None:
     assert not is_public(address)
-    assert is_public("93.184.216.34")
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2001:4860:4860::8888", "2620:fe::fe"])
+def test_addresses_of_the_open_network_are_public(address: str) -> None:
+    assert is_public(address)
 
 
 def test_a_host_that_is_none_is_refused() -> None:

@@ -19,13 +19,20 @@ from deepgen.serving.errors import ApiError, invalid
 
 MAX_REDIRECTS = 3
 _CHUNK = 1 << 16
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")  # all that is assigned to hosts of the open network
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open network."""
+    """Whether an IP address belongs to the open network.
+
+    Of IPv6 only the assigned global space does, without what leads into IPv4 (mapped, NAT64, 6to4, Teredo):
+    behind a gateway such an address ends in a private network, and no public host needs one.
+    """
     found = ipaddress.ip_address(address)
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped if mapped is not None else found
+    if isinstance(found, ipaddress.IPv6Address) and (
+        found not in _GLOBAL_IPV6 or found.sixtofour is not None or found.teredo is not None
+    ):
+        return False
     return found.is_global and not found.is_multicast
 
 
