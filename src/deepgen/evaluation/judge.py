@@ -19,7 +19,7 @@ from PIL import Image
 from deepgen.evaluation.judge_prompts import JudgePrompt, JudgePrompts
 from deepgen.evaluation.scorers import JudgeRequest
 from deepgen.rewards.http import Connection
-from deepgen.rewards.judge import ChatOptions, Judge, Query, Usage
+from deepgen.rewards.judge import ChatOptions, Judge, NoReply, Query, Usage
 from deepgen.rewards.reward import RewardUnavailable
 
 
@@ -120,18 +120,19 @@ class PromptedJudge:
         prompt = self.prompts.get(request.benchmark, request.prompt, request.rubric)
         query = self._query(request, prompt)
         schema = request.schema if self.wants_json else None
-        reply = "nothing was asked"
-        for attempt in range(request.attempts):
-            try:
-                reply = self.ask(query, attempt=attempt)
-            except RewardUnavailable as error:  # the connection has been patient already
-                return None, str(error)
-            text = reply if schema is None else schema.read(reply)
-            answer = read(text)
-            if answer is not None:
-                return answer, text
+        said = ""
+        try:
+            for reply in self._judge.replies(query, attempts=request.attempts):
+                said, text = reply, reply if schema is None else schema.read(reply)
+                answer = None if text is None else _read(read, text)
+                if answer is not None and text is not None:
+                    return answer, text
+        except NoReply as error:
+            return None, f"no answer in {request.attempts} attempts, at last: {error}"
+        except RewardUnavailable as error:  # the connection has been patient already
+            return None, str(error)
         self._judge.forget(query, attempts=request.attempts)
-        return None, f"no readable answer in {request.attempts} attempts, at last {reply[:120]!r}"
+        return None, f"no readable answer in {request.attempts} attempts, at last {said[:120]!r}"
 
     def _query(self, request: JudgeRequest, prompt: JudgePrompt) -> Query:
         schema = request.schema if self.wants_json else None
@@ -162,6 +163,14 @@ class PromptedJudge:
     def bill(self) -> dict[str, Any]:
         """Questions, tokens and cost of this process, and why the server takes no schema."""
         return {**asdict(self.usage), "cost": self.cost(), "schema_refused": self.schema_refused}
+
+
+def _read(read: Callable[[str], Any], text: str) -> Any:
+    """What a benchmark's rule reads, None also where the rule stumbles: a reply may hold anything."""
+    try:
+        return read(text)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, MemoryError):
+        return None
 
 
 def image_query(

@@ -1,7 +1,8 @@
 """Structured replies: the JSON schema of a judge's reply, and the JSON as the text that the parsers read.
 
 Only our own prompts ask for JSON; official prompts have forms of their own. A server that ignores the schema
-answers in plain text, which is read as without it.
+may put the JSON into a Markdown fence or among words, where it is found all the same, or answer in plain
+text, which is read as without a schema. A reply with a part of the grades is no reply.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from deepgen.rewards.replies import objects_with
 
 _REASONING = {"reasoning": {"type": "string"}}
 
@@ -44,15 +47,55 @@ class ResponseSchema:
             f"{', '.join(self.fields)}."
         )
 
-    def read(self, reply: str) -> str:
-        """The reply as text; unchanged where it is no such JSON."""
-        try:
-            document = json.loads(reply)
-            if isinstance(document, dict) and set(self.fields) <= set(document):
-                return self.to_text(document)
-        except (ValueError, TypeError, RecursionError):
+    def read(self, reply: str) -> str | None:
+        """The reply as text; unchanged where no JSON with such keys is in it, None where that JSON lacks a
+        grade or has one that the schema does not allow. The last whole object counts: models quote the form
+        first.
+        """
+        found = objects_with(reply, self.fields)
+        if not found:
             return reply
-        return reply
+        for document in reversed(found):
+            try:
+                return self.to_text(
+                    {key: _valid(self.fields[key], document[key]) for key in document} | self._rest(document)
+                )
+            except (KeyError, ValueError):
+                continue
+        return None
+
+    def _rest(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The one field that may be missing; KeyError where another one is."""
+        missing = [key for key in self.fields if key not in document]
+        if any(key not in _REASONING for key in missing):
+            raise KeyError(missing[0])
+        return dict.fromkeys(missing, "")
+
+
+def _valid(schema: Mapping[str, Any], value: Any) -> Any:
+    """A value of a reply as its schema has it, a number also where it came as text; else ValueError."""
+    kind = schema["type"]
+    if kind == "array":
+        if not isinstance(value, list) or not schema["minItems"] <= len(value) <= schema["maxItems"]:
+            raise ValueError(f"{value!r} is no list of {schema['minItems']}")
+        return [_valid(schema["items"], each) for each in value]
+    if kind == "string":
+        text = str(value).strip()
+        if "enum" in schema and text.lower() not in schema["enum"]:
+            raise ValueError(f"{text!r} is none of {schema['enum']}")
+        return text.lower() if "enum" in schema else text
+    return _whole_number(schema, value)
+
+
+def _whole_number(schema: Mapping[str, Any], value: Any) -> int:
+    is_text = isinstance(value, str) and len(value) < 8 and value.strip().isdecimal()
+    if isinstance(value, bool) or not (isinstance(value, int | float) or is_text):
+        raise ValueError(f"{value!r} is no number")
+    number = float(value)
+    allowed = schema.get("enum", range(schema.get("minimum", 0), schema.get("maximum", 0) + 1))
+    if number not in allowed:
+        raise ValueError(f"{value!r} is out of range")
+    return int(number)
 
 
 def grades(*names: str, low: int, high: int) -> ResponseSchema:

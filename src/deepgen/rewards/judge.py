@@ -16,9 +16,9 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ from PIL import Image
 
 from deepgen.moved import renamed
 from deepgen.rewards.http import Connection, RequestRefused
+from deepgen.rewards.replies import after_thinking
 from deepgen.rewards.reward import RewardUnavailable
 from deepgen.rewards.wire import encode_image
 
 _MOST_OTHER_MODELS = 8  # replies of another model before no question is sent any more
+ATTEMPTS = 3  # that a reward makes for a reply; benchmarks have numbers of their own
+MORE_TOKENS = 4  # times as many for a reply that was cut off, each time it is
+_OWN_FIELDS = {"model", "messages", "temperature", "max_tokens", "response_format"}
 _NO_SUCH_OPTION = {400, 404, 415, 422, 501}  # how servers refuse a response_format they do not know
 
 
@@ -39,6 +43,10 @@ class JudgeChanged(RewardUnavailable):
 
 class NoReply(RewardUnavailable):
     """The judge was reached and gave no text: it refused, or its message is empty."""
+
+
+class CutOff(NoReply):
+    """The reply ends in the middle, or in the thinking before it: `max_tokens` was too small for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,8 @@ class ChatOptions:
         temperature, max_tokens: of the answer.
         timeout, retries: seconds of silence in a try, and tries after the first.
         concurrency: questions at once.
+        extra: further fields of the request, such as {"chat_template_kwargs": {"enable_thinking": false}} for
+            vLLM; those that are sent anyway cannot be given here.
     """
 
     url: str
@@ -60,9 +70,12 @@ class ChatOptions:
     timeout: float = 120.0
     retries: int = 3
     concurrency: int = 16
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse an empty model name and counts below 1."""
+        """Refuse an empty model name, counts below 1 and extra fields that have options of their own."""
+        if own := sorted(_OWN_FIELDS & set(self.extra)):
+            raise ValueError(f"extra fields of a judge's request cannot be {', '.join(own)}")
         for name in ("max_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -146,15 +159,50 @@ class Judge:
 
     @property
     def version(self) -> str:
-        """Model and sampling in one word; the prompts are named by who writes them."""
-        return f"{self.options.model}-t{self.options.temperature:g}"
+        """Model, sampling and extra fields in one word; the prompts are named by who writes them."""
+        extra = json.dumps(dict(self.options.extra), sort_keys=True) if self.options.extra else ""
+        digest = f"-{hashlib.sha256(extra.encode()).hexdigest()[:8]}" if extra else ""
+        return f"{self.options.model}-t{self.options.temperature:g}{digest}"
 
-    def ask(self, query: Query, *, attempt: int = 0) -> str:
-        """The judge's reply; another attempt, from 0, is another question.
+    def replies(self, query: Query, *, attempts: int = ATTEMPTS) -> Iterator[str]:
+        """What the judge says, without its thinking, once an attempt; take no more when one can be read.
+
+        An attempt in which it says nothing yields nothing; after one that was cut off, the next may take four
+        times as many tokens.
 
         Raises:
             RewardUnavailable: it cannot be reached.
-            NoReply: it refuses or its message is empty.
+            NoReply: it said nothing in any of the attempts.
+            JudgeChanged: another model answers than before.
+        """
+        factor, has_said, error = 1, False, None
+        for attempt in range(attempts):
+            try:
+                reply = after_thinking(self.ask(query, attempt=attempt, token_factor=factor))
+                if reply is None:
+                    raise CutOff(f"{self.options.model} was cut off while it was thinking")
+            except CutOff as cut:
+                factor, error = factor * MORE_TOKENS, cut
+                continue
+            except NoReply as silence:
+                error = silence
+                continue
+            has_said = True
+            yield reply
+        if not has_said and error is not None:
+            raise error
+
+    def ask(self, query: Query, *, attempt: int = 0, token_factor: int = 1) -> str:
+        """The judge's reply as it is; another attempt, from 0, is another question.
+
+        Args:
+            query: the question.
+            attempt: which one.
+            token_factor: times `max_tokens` that the reply may take.
+
+        Raises:
+            RewardUnavailable: it cannot be reached.
+            NoReply: it refuses, its message is empty, or (CutOff) it had no more tokens.
             JudgeChanged: another model answers than before.
         """
         parts = query.parts()
@@ -169,7 +217,7 @@ class Judge:
             )
         with self._slots:
             self._wait()
-            reply = self._post(query, parts)
+            reply = self._post(query, parts, token_factor)
         text, tokens = self._text_of(reply)
         self._keep(key, text, tokens)
         return text
@@ -198,17 +246,17 @@ class Judge:
 
     def _ask_or_error(self, query: Query) -> str | RewardUnavailable:
         try:
-            return self.ask(query)
+            return next(self.replies(query))
         except NoReply:
             return ""
         except RewardUnavailable as error:
             return error
 
-    def _post(self, query: Query, parts: Sequence[str | tuple[str, bytes]]) -> Any:
+    def _post(self, query: Query, parts: Sequence[str | tuple[str, bytes]], token_factor: int) -> Any:
         """Held to the schema; where the server refuses that, and takes the same question without, never
         again.
         """
-        payload = self._payload(query, parts)
+        payload = self._payload(query, parts, token_factor)
         if query.schema is None or self.schema_refused:
             return self._connection.post("/chat/completions", payload)
         kind = {"name": "reply", "schema": dict(query.schema), "strict": True}
@@ -222,7 +270,9 @@ class Judge:
             self.schema_refused = str(error)
             return reply
 
-    def _payload(self, query: Query, parts: Sequence[str | tuple[str, bytes]]) -> dict[str, Any]:
+    def _payload(
+        self, query: Query, parts: Sequence[str | tuple[str, bytes]], token_factor: int
+    ) -> dict[str, Any]:
         detail = {"detail": query.detail} if query.detail else {}
         content: list[dict[str, Any]] = []
         for part in parts:
@@ -236,7 +286,8 @@ class Judge:
             "model": self.options.model,
             "messages": [*before, {"role": "user", "content": content}],
             "temperature": self.options.temperature,
-            "max_tokens": self.options.max_tokens,
+            "max_tokens": self.options.max_tokens * token_factor,
+            **self.options.extra,
         }
 
     def _text_of(self, reply: Any) -> tuple[str, tuple[int, int]]:
@@ -253,8 +304,10 @@ class Judge:
         if message.get("refusal"):
             raise NoReply(f"{self.options.model} refused: {str(message['refusal'])[:200]!r}")
         text = message.get("content")
+        reason = reply["choices"][0].get("finish_reason")
+        if reason == "length":
+            raise CutOff(f"{self.options.model} was cut off after {tokens[1]} tokens")
         if not isinstance(text, str) or not text.strip():
-            reason = reply["choices"][0].get("finish_reason")
             raise NoReply(f"{self.options.model} said nothing (finish_reason {reason!r})")
         return text, tokens
 
@@ -288,6 +341,7 @@ class Judge:
         order = "".join("t" if isinstance(part, str) else "i" for part in parts)
         what = ["deepgen judge 1", options.model, options.temperature, options.max_tokens, attempt, *texts]
         what += [query.system] if query.system else []
+        what += [dict(options.extra)] if options.extra else []
         what += [] if order.rstrip("i") == "t" else [f"order {order}"]
         digest = hashlib.sha256(json.dumps(what).encode())
         for part in parts:
