@@ -2,8 +2,9 @@
 
     python tools/parity_bench.py FOLDER
 
-FOLDER holds JSON files in the form that deepgen/evaluation/recorded_cases.py describes; the files say which
-function is called with what. Prints mismatches and exits with 1 if there is one.
+FOLDER holds JSON files in the form that deepgen/evaluation/recorded_cases.py describes, whose cases say which
+function is called with what, or recordings of official scorers (deepgen/evaluation/recorded_official.py).
+Prints mismatches and what differs on purpose, and exits with 1 if there is a mismatch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from deepgen.evaluation.recorded_cases import run_folder
+from deepgen.evaluation.recorded_official import DIFFERENCES
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
@@ -21,8 +23,10 @@ if __name__ == "__main__":
     for outcome in outcomes:
         if outcome.mismatch:
             print(f"MISMATCH {outcome.case}: {outcome.mismatch}")
-    for name, count in Counter(outcome.case.split("[")[0] for outcome in outcomes).items():
+    for name, count in Counter(outcome.case.split(".json")[0] for outcome in outcomes).items():
         print(f"{name}: {count} comparisons")
+    for rule, instead in DIFFERENCES.items():
+        print(f"different on purpose: {rule}: {instead}")
     wrong = sum(bool(outcome.mismatch) for outcome in outcomes)
     print(f"{len(outcomes) - wrong} of {len(outcomes)} agree")
     sys.exit(1 if wrong else 0)

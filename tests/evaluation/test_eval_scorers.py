@@ -180,7 +180,7 @@ def test_answers_of_a_local_model_are_counted_as_the_official_scorer_counts(tmp_
     config = RunConfig(output_dir=tmp_path / "run", data_dir=data, allow_altered=True)
     result = run(benchmark, NoiseModel(), settings, config, Scorers(vqa=Eyes()))
     assert result["table"]["overall"] == 50
-    assert result["manifest"]["scorer"].startswith("dpg-vqa-1-fixed vqa-1 ")
+    assert result["manifest"]["scorer"].startswith("dpg-vqa-2-fixed vqa-1 ")
     with pytest.raises(ValueError, match="needs a vqa; give --vqa"):
         run(benchmark, NoiseModel(), settings, config, Scorers())
 

@@ -8,14 +8,45 @@ from pathlib import Path
 import pytest
 
 from deepgen.evaluation.recorded_cases import run_file, run_folder
+from deepgen.evaluation.recorded_official import FILES
 
 CASES = Path(__file__).parent / "cases"
+OFFICIAL, BENCHDATA = Path(__file__).parent / "official", Path(__file__).parent / "benchdata"
 TOOL = Path(__file__).parents[2] / "tools" / "parity_bench.py"
 
 
 @pytest.mark.parametrize("outcome", run_folder(CASES), ids=lambda outcome: outcome.case)
 def test_a_recorded_case_agrees(outcome):
     assert outcome.mismatch == ""
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_what_the_official_scorers_gave_is_what_our_code_gives(name):
+    outcomes = list(run_file(OFFICIAL / name))
+    assert len(outcomes) >= 90
+    assert [f"{outcome.case}: {outcome.mismatch}" for outcome in outcomes if outcome.mismatch] == []
+
+
+def recorded_numbers(node, inside=False):
+    """(container, key) of every number that an official scorer gave."""
+    pairs = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for key, value in pairs:
+        is_result = inside or str(key).startswith(("expected", "word_similarity", "qwen_path", "overall"))
+        if is_result and isinstance(value, int | float) and not isinstance(value, bool):
+            yield node, key
+        yield from recorded_numbers(value, is_result)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_recording_with_another_number_in_it_is_a_mismatch(name, tmp_path):
+    (tmp_path / "benchdata").symlink_to(BENCHDATA)
+    document = json.loads((OFFICIAL / name).read_text(encoding="utf-8"))
+    numbers = list(recorded_numbers(document))
+    assert len(numbers) > 50
+    for container, key in numbers[:: len(numbers) // 7]:
+        kept, container[key] = container[key], 4 + container[key]
+        assert any(outcome.mismatch for outcome in FILES[name](document, tmp_path / "recordings")), key
+        container[key] = kept
 
 
 def write(folder, *cases):

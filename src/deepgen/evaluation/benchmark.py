@@ -112,6 +112,8 @@ class ItemScore:
         words: what the scorer saw or said.
         problems: what could not be judged and why, one line each.
         num_expected, num_scored: pictures, and those with a verdict.
+        num_questions, num_answered: what a judge was asked about the pictures that are there, and what it
+            answered; 0 where there is no judge.
     """
 
     item: str
@@ -122,6 +124,8 @@ class ItemScore:
     problems: tuple[str, ...] = ()
     num_expected: int = 1
     num_scored: int = 1
+    num_questions: int = 0
+    num_answered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,14 @@ class Benchmark:
     def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
         """The verdict on the pictures of one item, in the order of its samples."""
         raise NotImplementedError(f"{self.name} does not say how it scores")
+
+    def failed_rows(self, item: Item, count: int) -> tuple[dict[str, Any], ...]:
+        """Rows for `aggregate` of as many pictures of an item as have no verdict; none leaves them out."""
+        return ()
+
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """The value of each item by the rule that `aggregate` follows, by which items are compared."""
+        return {score.item: score.value for score in scores}
 
     def check_scoring(self, items: Sequence[Item]) -> list[str]:
         """What is missing for scoring though not for drawing, one line each."""

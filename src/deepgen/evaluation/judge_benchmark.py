@@ -59,6 +59,7 @@ class JudgeBenchmark(Benchmark):
     """Base of benchmarks a judge scores."""
 
     needs = ("judge",)
+    version = "2"  # of how replies are read
     rubrics: ClassVar[Mapping[str, str]] = {}  # our own prompts, by name
     attempts = 3
     side = 0  # longest side of a picture as JPEG; 0: PNG as it is
@@ -75,9 +76,9 @@ class JudgeBenchmark(Benchmark):
         """The picture's value and its row for `aggregate`."""
         raise NotImplementedError(f"{self.name} does not say what follows")
 
-    def needs_every_answer(self) -> bool:
-        """Whether one unreadable reply leaves the whole picture without a verdict."""
-        return True
+    def failed_row(self, item: Item) -> dict[str, Any] | None:
+        """The row for `aggregate` of a picture without a verdict; None leaves it out of every number."""
+        return None
 
     def response_schema(self, item: Item, question: Question) -> ResponseSchema | None:
         """The reply to our own prompt as JSON; None where it is asked for in text only."""
@@ -118,6 +119,7 @@ class JudgeBenchmark(Benchmark):
         ask = self.asker(scorers)
         references = item.open_references()
         values, rows, words, problems = [], [], [], []
+        num_questions = num_answered = 0
         for sample, image in enumerate(images):
             answers: dict[str, Any] = {}
             for question in self.questions(item, image, references):
@@ -128,21 +130,38 @@ class JudgeBenchmark(Benchmark):
                 else:
                     words.append(f"{question.key}: {_excerpt(reply)}")
             unread = [key for key, answer in answers.items() if answer is None]
-            if (unread and self.needs_every_answer()) or len(unread) == len(answers):
-                continue
-            value, row = self.row(item, answers)
-            values.append(value)
-            rows.append(row)
+            num_questions += len(answers)
+            num_answered += len(answers) - len(unread)
+            made = None if unread else self._row(item, answers)
+            if isinstance(made, tuple):
+                values.append(made[0])
+                rows.append(made[1])
+            elif made is not None:
+                problems.append(f"sample {sample}: {made}")
         return ItemScore(
             item=item.id,
             category=item.category,
             value=sum(values) / len(values) if values else None,
-            rows=tuple(rows),
+            rows=(*rows, *self.failed_rows(item, len(images) - len(values))),
             words="\n".join(words),
             problems=tuple(problems),
             num_expected=len(images),
             num_scored=len(values),
+            num_questions=num_questions,
+            num_answered=num_answered,
         )
+
+    def _row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]] | str:
+        """As `row`, or in words why nothing follows from the answers: rare data is a finding of its item."""
+        try:
+            return self.row(item, answers)
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            return f"no score follows from the answers ({type(error).__name__}: {error})"
+
+    def failed_rows(self, item: Item, count: int) -> tuple[dict[str, Any], ...]:
+        """The rows of pictures of an item that have no verdict."""
+        row = self.failed_row(item)
+        return () if row is None else (row,) * count
 
     def asker(self, scorers: Scorers) -> Callable[[Item, Question], tuple[Any, str]]:
         """What puts a question of an item: (answer or None, the reply or the reason there is none)."""
@@ -176,7 +195,7 @@ def _excerpt(text: str) -> str:
     return line if len(line) <= 240 else line[:237] + "..."
 
 
-_FINAL_SCORE = re.compile(r"\*{0,2}Final Score\*{0,2}:?([\d*,\s]*)", flags=re.IGNORECASE)
+_FINAL_SCORE = re.compile(r"\*{0,2}Final Scores?\*{0,2}:?([\d*,\s]*)", flags=re.IGNORECASE | re.ASCII)
 
 
 def parse_final_score(reply: str) -> list[int] | None:
@@ -185,7 +204,7 @@ def parse_final_score(reply: str) -> list[int] | None:
     RISEBench and UniREditBench share this form of a reply: words, then a final score.
     """
     for match in _FINAL_SCORE.finditer(reply):
-        numbers = [int(number) for number in re.findall(r"\d+", match[1])]
+        numbers = [int(number[:9]) for number in re.findall(r"\d+", match[1])]  # no grade has ten digits
         if numbers:
             return numbers
     return None

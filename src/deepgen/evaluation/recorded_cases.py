@@ -1,7 +1,8 @@
 """Recorded cases through the real scoring code.
 
-A file holds `about` and `cases`. A case names its `function` ("wise.parse_legacy": a benchmark's file and a
-function in it), the keyword arguments in `input`, and `expected`; or `expected_official` and
+Recordings of official scorers are read in their own form, see `deepgen.evaluation.recorded_official`. Any
+other file holds `about` and `cases`. A case names its `function` ("wise.parse_legacy": a benchmark's file
+and a function in it), the keyword arguments in `input`, and `expected`; or `expected_official` and
 `expected_fixed`, for which the function is called with that `protocol`. `tolerance` is relative and absolute,
 1e-9 unless the case says otherwise. What a function refuses is expected as {"raises": "KeyError"}.
 """
@@ -41,8 +42,13 @@ def run_folder(folder: Path) -> list[Outcome]:
 
 
 def run_file(path: Path) -> Iterator[Outcome]:
-    """The cases of one file; one that is not in the form described above is a mismatch, never passed over."""
+    """The cases of one file; one that is in neither form is a mismatch, never passed over."""
+    from deepgen.evaluation.recorded_official import FILES
+
     document = json.loads(path.read_text(encoding="utf-8"))
+    if path.name in FILES:
+        yield from FILES[path.name](document, path.parent)
+        return
     cases = document.get("cases") if isinstance(document, dict) else None
     if not isinstance(cases, list) or not cases:
         yield Outcome(case=path.name, mismatch="no list `cases`; this file is in another form")

@@ -87,7 +87,8 @@ def _read(folder: Path, num_draws: int) -> Result:
 
 
 def _score(item: Mapping[str, Any]) -> ItemScore:
-    fields = {key: item[key] for key in ("item", "category", "value", "words", "num_expected", "num_scored")}
+    names = ("item", "category", "value", "words", "num_expected", "num_scored")
+    fields = {key: item[key] for key in (*names, *({"num_questions", "num_answered"} & set(item)))}
     return ItemScore(**fields, rows=tuple(item["rows"]), problems=tuple(item["problems"]))
 
 
@@ -103,6 +104,9 @@ def caveats(result: Result) -> list[str]:
             f"PARTIAL: {document['num_judged']} of {document['num_expected']} pictures judged, "
             f"{len(document['items'])} of {manifest['num_items']} items drawn"
         )
+    asked, answered = document.get("num_questions", 0), document.get("num_answered", 0)
+    if answered < asked:
+        lines.append(f"{answered} of {asked} questions answered; start the run again to ask the rest")
     if not document["table"]:
         lines.append("NO SCORE: too few pictures have a verdict")
     if "prompts ours" in manifest["scorer"]:

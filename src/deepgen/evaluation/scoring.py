@@ -62,7 +62,13 @@ def score(job: EvaluationJob, scorers: Scorers, failures: Mapping[str, str], ver
 
 def _verdict(benchmark: Benchmark, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
     """The benchmark's, or none where there is no picture or a service did not answer about it."""
-    empty = ItemScore(item=item.id, category=item.category, value=None, num_scored=0)
+    empty = ItemScore(
+        item=item.id,
+        category=item.category,
+        value=None,
+        rows=benchmark.failed_rows(item, len(images) or 1),
+        num_scored=0,
+    )
     if not images:
         return empty
     try:
@@ -80,6 +86,8 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
     benchmark, config = job.benchmark, job.config
     images, stored = Images(job.folder, 0), Scores(job.folder, 0)
     scores = [_stored(job, images, stored, item, manifest["scorer"]) for item in job.chosen]
+    values = benchmark.item_values(scores, benchmark.protocol)
+    scores = [replace(each, value=values[each.item]) for each in scores]
     expected = sum(each.num_expected for each in scores)
     judged = sum(each.num_scored for each in scores)
     least = benchmark.min_coverage if config.min_coverage is None else config.min_coverage
@@ -93,6 +101,8 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
         "coverage": coverage,
         "num_expected": expected,
         "num_judged": judged,
+        "num_questions": sum(each.num_questions for each in scores),
+        "num_answered": sum(each.num_answered for each in scores),
         "is_partial": coverage < 1 or len(job.chosen) < manifest["num_items"],
         "table": {} if is_refused else benchmark.aggregate(scores, benchmark.protocol),
         "problems": problems,
@@ -121,6 +131,7 @@ def _stored(job: EvaluationJob, images: Images, stored: Scores, item: Item, scor
         item=item.id,
         category=item.category,
         value=None,
+        rows=job.benchmark.failed_rows(item, len(job.samples)),
         problems=("no verdict on these pictures",),
         num_expected=len(job.samples),
         num_scored=0,

@@ -35,6 +35,7 @@ _HASHES = {
     "R-CR": "8a5a0c6fb2de8a8dfc521a22d12f47be19c2ce0cbc8a467f42395e0f51323978",
     "R-RR": "5f94745af411bb64b81a12a04dd9248d26380700876111b661d5535eccaa8dcd",
 }
+UNGRADED = -1  # a reply that is neither yes nor no, where that is not asked again
 _RUBRIC = """\
 A picture was asked for with this prompt: {prompt}
 Question about the picture: {question}
@@ -43,15 +44,16 @@ Go by what can clearly be seen in it, not by the prompt. Reply with one small wo
 
 @dataclass(frozen=True, kw_only=True)
 class CoReBench(JudgeBenchmark):
-    """Four pictures of each prompt, one call a question; unanswered questions are left out."""
+    """Four pictures of each prompt, one call a question."""
 
     name = "corebench"
     variants = ("all", "reasoning")
     settings = Settings(num_samples=4)
     rubrics = {"question": _RUBRIC}
     notes = {
-        "official": "replies are read as they are, so Yes with a capital is no answer",
-        "fixed": "replies are read in small letters",
+        "official": "replies are read as they are, so Yes with a capital is left out of the mean; a question "
+        "that was not answered at all is asked again, where the official script leaves it out",
+        "fixed": "replies are read in small letters, and what is neither yes nor no is asked again",
     }
 
     @property
@@ -114,10 +116,6 @@ class CoReBench(JudgeBenchmark):
         """images/C-MI/C-MI-001-0.png."""
         return f"images/{item.category}/{item.id}-{sample}.png"
 
-    def needs_every_answer(self) -> bool:
-        """Ungraded questions are ignored, as officially."""
-        return False
-
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
         """One a line of the checklist."""
         return [
@@ -135,13 +133,15 @@ class CoReBench(JudgeBenchmark):
         return yes_or_no()
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """1, 0 or None."""
-        return parse(reply, self.protocol)
+        """1, 0 or None; under "official" words that are neither are an answer that counts for nothing."""
+        grade = parse(reply, self.protocol)
+        return UNGRADED if grade is None and self.protocol == "official" else grade
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """Share of yes in [0, 1]."""
-        score = image_score(list(answers.values()))
-        assert score is not None
+        score = image_score([None if answer == UNGRADED else answer for answer in answers.values()])
+        if score is None:
+            raise ValueError("no reply about this picture is yes or no")
         return score, {"task": item.category, "score": score}
 
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:

@@ -38,6 +38,7 @@ class CVTG2K(Benchmark):
     """Word accuracy and NED; the variant `clip` measures CLIPScore too."""
 
     name = "cvtg2k"
+    version = "2"
     variants = ("", "clip")
     needs = ("reader",)
     headline = "word_accuracy"
@@ -101,6 +102,7 @@ class CVTG2K(Benchmark):
                 words.append(f"the engine failed: {error}")
             row = {
                 "area": item.metadata["area"],
+                "set": item.metadata["folder"],
                 **match(targets, None if lines is None else read_words(lines)),
             }
             if self.variant == "clip":
@@ -179,16 +181,20 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     2.5].
 
     Args:
-        rows: `area` (number of texts, 2 to 5), `words`, `right`, `likeness` and perhaps `clip_score`.
+        rows: `area` (number of texts, 2 to 5), `words`, `right`, `likeness` and perhaps `set` (CVTG or
+            CVTG-Style) and `clip_score`.
 
     Returns:
-        `word_accuracy`, `ned`, `clip_score` of all, and with ` area N` appended of each area.
+        `word_accuracy`, `ned`, `clip_score` of all, with ` area N` appended of each area, and with
+        ` SET area N` of each area of a set, as the official scorer gives them.
     """
     table: dict[str, float] = {}
-    areas = sorted({str(row["area"]) for row in rows})
-    for area in (None, *areas):
-        chosen = [row for row in rows if area is None or str(row["area"]) == area]
-        suffix = "" if area is None else f" area {area}"
+    groups = {"": list(rows)}
+    for row in sorted(rows, key=lambda row: (str(row.get("set", "")), str(row["area"]))):
+        groups.setdefault(f" area {row['area']}", []).append(row)
+        if row.get("set"):
+            groups.setdefault(f" {row['set']} area {row['area']}", []).append(row)
+    for suffix, chosen in groups.items():
         num_words = sum(row["words"] for row in chosen)
         if num_words:
             table[f"word_accuracy{suffix}"] = sum(row["right"] for row in chosen) / num_words

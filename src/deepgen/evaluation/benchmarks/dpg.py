@@ -163,7 +163,8 @@ class DPG(JudgeBenchmark):
         """The tile's own score, and its answers."""
         questions = item.metadata["questions"]
         score = item_score(questions, [answers], "fixed")
-        assert score is not None
+        if score is None:
+            raise ValueError("this item has no questions")
         return score, {"item": item.id, "questions": questions, "answers": dict(answers)}
 
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
@@ -250,7 +251,8 @@ def item_score(
     tiles: Sequence[Mapping[int, bool] | Mapping[str, bool]],
     protocol: Protocol = "fixed",
 ) -> float | None:
-    """Mean score of an item's tiles in [0, 1]; None where the official scorer would lose the item.
+    """Mean score of an item's tiles in [0, 1]; None where the official scorer would lose the item, as it does
+    one whose only question is the first row of the table.
 
     A question with `is_first_row` is the first row of the official table, which its scorer does not read.
     """
@@ -259,7 +261,7 @@ def item_score(
     answers = [{int(key): bool(value) for key, value in tile.items()} for tile in tiles]
     try:
         return mean([tile_score(questions, tile) for tile in answers])
-    except KeyError:
+    except (KeyError, ValueError):
         if protocol == "official":
             return None
         raise

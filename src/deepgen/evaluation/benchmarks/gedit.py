@@ -161,8 +161,9 @@ def parse(reply: str) -> list[float] | None:
     """The scores of a reply, or None where there are none.
 
     A reply is JSON with `score` (a list or a number), between two delimiters or from the first brace to the
-    last; without braces, a bare list of two whole numbers or a bare whole number from 0 to 10. Where the
-    official parser would then throw dice, a reply has no score here.
+    last, also with keys that lack their quotes; without braces, one list of two whole numbers among words or
+    in a fence, or a bare whole number. All are from 0 to 10: the official parser takes scores above 10 as
+    they are, and where it would throw dice, a reply has no score here.
     """
     parts = reply.split(_DELIMITER)
     if len(parts) == 3:
@@ -173,19 +174,35 @@ def parse(reply: str) -> list[float] | None:
         return _bare(reply.strip())
     try:
         score = json.loads(text.replace("\n", "").replace("\r", "").strip())["score"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
+    except (ValueError, RecursionError):
+        score = _score_of_object(text)
     scores = score if isinstance(score, list) else [score]
-    if not scores or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in scores):
+    numbers = [float(x) for x in scores if isinstance(x, int | float) and not isinstance(x, bool)]
+    if not scores or len(numbers) < len(scores) or not all(0 <= x <= 10 for x in numbers):
         return None
-    return [float(x) for x in scores] if all(0 <= x <= 10 for x in scores) else None
+    return numbers
+
+
+_PAIR = r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]"
+
+
+def _score_of_object(text: str) -> list[int] | None:
+    """The list named score of an object that is no JSON, such as one whose keys lack their quotes."""
+    match = re.search(rf"[{{,]\s*['\"]?score['\"]?\s*:\s*{_PAIR}", text, flags=re.ASCII)
+    return None if match is None else [int(match[1]), int(match[2])]
 
 
 def _bare(text: str) -> list[float] | None:
-    if re.fullmatch(r"\[\s*\d+\s*,\s*\d+\s*\]", text) or re.fullmatch(r"\d+", text):
-        numbers = [float(number) for number in re.findall(r"\d+", text)]
-        return numbers if all(number <= 10 for number in numbers) else None
-    return None
+    pairs = re.findall(_PAIR, text, flags=re.ASCII)
+    if len(pairs) == 1:
+        numbers = [float(number) for number in pairs[0]]
+    elif (match := re.fullmatch(r"(\d{1,3})\.?", text, flags=re.ASCII)) is not None:
+        numbers = [float(match[1])]
+    else:
+        return None
+    return numbers if all(number <= 10 for number in numbers) else None
 
 
 def overall(semantics: Sequence[float], quality: Sequence[float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, grades
 from deepgen.evaluation.text_files import read_json
 
+NUM_GRADES = 3
 KINDS = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
 _COUNTS = {
     "extract": 117,
@@ -44,7 +45,11 @@ class ImgEdit(JudgeBenchmark):
     name = "imgedit"
     is_edit = True
     rubrics = dict.fromkeys(KINDS, _RUBRIC)
-    notes = {"official": "a failed call is left out, where the official script stops", "fixed": "the same"}
+    notes = {
+        "official": "a failed call is left out, where the official script stops; the mean is that of all "
+        "lines with a number, however many there are",
+        "fixed": "a failed call is left out; a reply has three grades from 1 to 5 or is asked for again",
+    }
 
     def files(self) -> tuple[DataFile, ...]:
         """The list of edits; its pictures lie in folders beside it."""
@@ -100,7 +105,7 @@ class ImgEdit(JudgeBenchmark):
 
     def read(self, item: Item, key: str, reply: str) -> Any:
         """The mean of the grades."""
-        return parse(reply)
+        return parse(reply, self.protocol)
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """In [1, 5]."""
@@ -112,17 +117,19 @@ class ImgEdit(JudgeBenchmark):
         return aggregate([row for score in scores for row in score.rows])
 
 
-def parse(reply: str) -> float | None:
+def parse(reply: str, protocol: Protocol = "official") -> float | None:
     """Mean of the grades, rounded to 2 digits, or None without any.
 
     A line counts when it splits at ": " into two parts of which the second is all digits, whatever the first
-    is.
+    is. Under "fixed" there have to be three such lines, from 1 to 5.
     """
     grades = []
     for line in reply.splitlines():
         parts = line.strip().split(": ")
         if len(parts) == 2 and parts[1].isdecimal():
-            grades.append(float(parts[1]))
+            grades.append(float(parts[1][:9]))
+    if protocol == "fixed" and (len(grades) != NUM_GRADES or not all(1 <= grade <= 5 for grade in grades)):
+        return None
     return round(mean(grades), 2) if grades else None
 
 

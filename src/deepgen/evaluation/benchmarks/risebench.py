@@ -37,6 +37,17 @@ _IMAGE = f"""\
 A picture was to be edited with this instruction: {{instruction}}
 The first picture shows the right result, the last the result. From 1 to 5, how well do they agree? {_END}"""
 _QUALITY = f"From 1 to 5, how clear and natural is this picture, free of artefacts? {_END}"
+_TWO = f"""\
+A picture was to be edited with this instruction: {{instruction}}
+The right result: {{reference}}
+The first picture is the source, the second the result. From 1 to 5, how well does it show the right result?
+{_END}"""
+_ANSWER = f"""\
+The first picture was to be edited into the second with this instruction: {{instruction}}
+The right answer: {{reference}}
+How well was everything kept that the answer leaves alone? {_END}"""
+_ALONE = f"""\
+The first picture shows the right result of an edit, the last what was made. How well do they agree? {_END}"""
 _BIT = " Give 1 if it is fully right and 0 otherwise."
 
 
@@ -54,16 +65,20 @@ class RISEBench(JudgeBenchmark):
         "reasoning": _REASONING,
         "quality": _QUALITY,
         "spatial_consistency": _CONSISTENCY,
+        "reasoning_two": _TWO,
         "spatial_reasoning": _REASONING,
+        "spatial_reasoning_two": _TWO,
         "spatial_reasoning_picture": _IMAGE,
         "spatial_quality": _QUALITY,
         "logical_consistency": _CONSISTENCY + _BIT,
-        "logical_reasoning": _REASONING + _BIT,
+        "logical_consistency_answer": _ANSWER + _BIT,
+        "logical_reasoning": _REASONING + " The source is not shown." + _BIT,
         "logical_reasoning_picture": _IMAGE + _BIT,
+        "logical_reasoning_picture_alone": _ALONE + _BIT,
     }
     notes = {
         "official": "one sample free of consistency takes consistency out of every score; where an edit has "
-        "a reference picture, spatial consistency is judged against that",
+        "a reference picture, consistency is judged against that",
         "fixed": "consistency is left out where it is not asked for, and judged against the source",
     }
 
@@ -93,7 +108,7 @@ class RISEBench(JudgeBenchmark):
         path = self.locate(data_dir, file.path, *file.aliases)
         items = []
         for row in read_json(path):
-            paths = [row["image"], *([row["reference_img"]] if row.get("reference_img") else [])]
+            paths = [row["image"], *([row["reference_img"]] if is_set(row, "reference_img") else [])]
             items.append(
                 Item(
                     id=str(row["index"]),
@@ -115,40 +130,35 @@ class RISEBench(JudgeBenchmark):
         """images/CATEGORY/INDEX.png."""
         return f"images/{item.category}/{item.id}.png"
 
-    def needs_every_answer(self) -> bool:
-        """All that were asked."""
-        return True
-
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
-        """By category; logical edits have no question about quality."""
+        """By category, as the official scorer shows them; logical edits have no question about quality."""
         row = item.metadata
         source, target = references[0], references[1] if len(references) > 1 else None
-        reference = str(row.get("reference_txt") or row.get("reference") or "")
-        fields = {"instruction": item.prompt, "reference": reference}
         kind = item.category.split("_")[0]
         prefix = f"{kind}_" if kind in ("spatial", "logical") else ""
+        has_answer = kind == "logical" and is_set(row, "reference_txt")  # it wins over a reference picture
+        if not prefix or has_answer:
+            target = None
+        reference = str(row["reference_txt"] if has_answer else row.get("reference") or "")
+        fields = {"instruction": item.prompt, "reference": reference}
+
+        def question(key: str, name: str, *shown: Image.Image) -> Question:
+            return Question(key=key, prompt=f"{prefix}{name}", fields=fields, images=(*shown, image))
+
         asked: list[Question] = []
-        if "consistency_free" not in row:
-            is_swapped = kind == "spatial" and target is not None and self.protocol == "official"
-            before = target if is_swapped else source
-            assert before is not None
-            asked.append(
-                Question(
-                    key="consistency",
-                    prompt=f"{prefix}consistency",
-                    fields=fields,
-                    images=(before, image),
-                )
-            )
-        if prefix and target is not None:
-            name, shown = f"{prefix}reasoning_picture", (target, image)
+        if not is_set(row, "consistency_free"):
+            before = target if target is not None and self.protocol == "official" else source
+            name = "consistency_answer" if has_answer else "consistency"
+            asked.append(question("consistency", name, before))
+        if target is not None:
+            alone = "_alone" if kind == "logical" and "reasoning_wo_ins" in row else ""
+            asked.append(question("reasoning", f"reasoning_picture{alone}", target))
+        elif kind != "logical" and is_set(row, "reasoning_img"):
+            asked.append(question("reasoning", "reasoning_two", source))
         else:
-            has_source = "reasoning_img" in row or kind == "logical"
-            name, shown = f"{prefix}reasoning", (source, image) if has_source else (image,)
-        asked.append(Question(key="reasoning", prompt=name, fields=fields, images=shown))
+            asked.append(question("reasoning", "reasoning"))
         if kind != "logical":
-            name = "spatial_quality" if kind == "spatial" else "quality"
-            asked.append(Question(key="quality", prompt=name, fields=fields, images=(image,)))
+            asked.append(question("quality", "quality"))
         return asked
 
     def response_schema(self, item: Item, question: Question) -> ResponseSchema:
@@ -156,13 +166,13 @@ class RISEBench(JudgeBenchmark):
         return one_grade(0, 1) if item.category == "logical_reasoning" else one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """The first number, from 1 to 5; the 0 and 1 of logical edits become 1 and 5."""
+        """The first number, from 0 to 5; the 0 and 1 of logical edits become 1 and 5; 5 stays 5."""
         numbers = parse_final_score(reply)
         if numbers is None:
             return None
         if item.category == "logical_reasoning":
-            return {0: 1, 1: 5}.get(numbers[0])
-        return numbers[0] if 1 <= numbers[0] <= 5 else None
+            return {0: 1, 1: 5, 5: 5}.get(numbers[0])
+        return numbers[0] if 0 <= numbers[0] <= 5 else None
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """The score in [1, 5]."""
@@ -175,11 +185,28 @@ class RISEBench(JudgeBenchmark):
         row = {"category": item.category, "subtask": item.metadata.get("subtask")}
         return value, {**row, "consistency": None, **answers}
 
+    def failed_row(self, item: Item) -> dict[str, Any]:
+        """It counts as wrong, in its category and subtask."""
+        return {"category": item.category, "subtask": item.metadata.get("subtask")}
+
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """The score in [1, 5] of each, without consistency where `aggregate` leaves it out."""
+        drops = protocol == "official" and has_free([row for score in scores for row in score.rows])
+        values: dict[str, float | None] = {}
+        for verdict in scores:
+            row = next((row for row in verdict.rows if row.get("reasoning") is not None), None)
+            values[verdict.item] = None if row is None else score_of(row, drops_consistency=drops)
+        return values
+
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """In percent; `accuracy` by the rule the published numbers were made with."""
-        rows = [dict(row) for score in scores for row in score.rows]
-        rows += [{"category": score.category} for score in scores if not score.rows]
-        return aggregate(rows, protocol)
+        return aggregate([row for score in scores for row in score.rows], protocol)
+
+
+def is_set(row: Mapping[str, Any], key: str) -> bool:
+    """Whether a field of the data has a value: absent, null, not a number and empty mean that it has none."""
+    value = row.get(key)
+    return value is not None and value != "" and value == value  # NaN is not itself
 
 
 def score(
@@ -191,10 +218,12 @@ def score(
     0.7. Without any reasoning it is halved, at least 1.
     """
     if is_logical:
-        assert consistency is not None
+        if consistency is None:
+            raise ValueError("a logical sample without consistency has no score")
         value = 0.3 * consistency + 0.7 * reasoning
     else:
-        assert quality is not None
+        if quality is None:
+            raise ValueError("a sample without quality has no score")
         value = (
             0.8 * reasoning + 0.2 * quality
             if consistency is None
@@ -219,8 +248,25 @@ def _is_logical(row: Mapping[str, Any]) -> bool:
     return row["category"] == "logical_reasoning"
 
 
+def has_free(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a judged sample that is not logical was free of consistency."""
+    return any(
+        row.get("reasoning") is not None and row.get("consistency") is None
+        for row in rows
+        if not _is_logical(row)
+    )
+
+
+def score_of(row: Mapping[str, Any], *, drops_consistency: bool) -> float:
+    """The score of a judged row in [1, 5]; dropped consistency counts for logical samples all the same."""
+    is_logical = _is_logical(row)
+    consistency = None if drops_consistency and not is_logical else row.get("consistency")
+    return score(consistency, row["reasoning"], row.get("quality"), is_logical=is_logical)
+
+
 def aggregate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "fixed") -> dict[str, float]:
-    """Percentages of all samples and of each category: `accuracy` (old rule), `accuracy_new` and `score`.
+    """Percentages of all samples, of each category and each subtask: `accuracy` (old rule), `accuracy_new`,
+    `score`, and of all and each category the means of `reasoning`, `consistency` and `quality`.
 
     Args:
         rows: `category`, and of samples that did not fail `consistency` (None: not asked for), `reasoning`
@@ -228,15 +274,17 @@ def aggregate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "fixed") -
             `subtask`.
         protocol: "official" leaves consistency out of every score as soon as one sample has none.
     """
-    has_free = any(
-        row.get("reasoning") is not None and row.get("consistency") is None
-        for row in rows
-        if not _is_logical(row)
-    )
+    drops = protocol == "official" and has_free(rows)
     table: dict[str, float] = {}
     groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [("", rows)]
     for category in CATEGORIES:
         groups.append((f" {category}", [row for row in rows if row["category"] == category]))
+    for suffix, chosen in groups:
+        for key in ("reasoning", "consistency", "quality"):
+            judged = [row for row in chosen if row.get("reasoning") is not None]
+            grades = [float(row[key]) for row in judged if row.get(key) is not None]
+            if grades:
+                table[f"{key}{suffix}"] = 25 * (mean(grades) - 1)
     for subtask in sorted({str(row["subtask"]) for row in rows if row.get("subtask")}):
         groups.append((f" subtask {subtask}", [row for row in rows if row.get("subtask") == subtask]))
     for suffix, chosen in groups:
@@ -244,15 +292,9 @@ def aggregate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "fixed") -
             continue
         table[f"accuracy{suffix}"] = 100 * mean([float(is_right(row, rule="old")) for row in chosen])
         table[f"accuracy_new{suffix}"] = 100 * mean([float(is_right(row)) for row in chosen])
-        scores = []
-        for row in chosen:
-            if row.get("reasoning") is None:
-                continue
-            drops = protocol == "official" and has_free and not _is_logical(row)
-            consistency = None if drops else row.get("consistency")
-            scores.append(
-                score(consistency, row["reasoning"], row.get("quality"), is_logical=_is_logical(row))
-            )
+        scores = [
+            score_of(row, drops_consistency=drops) for row in chosen if row.get("reasoning") is not None
+        ]
         if scores:
             table[f"score{suffix}"] = 25 * (mean(scores) - 1)
     return table

@@ -141,26 +141,57 @@ def parse_dimensions(text: str) -> tuple[dict[str, Any], bool]:
 def parse(reply: str, num_points: int) -> list[int] | None:
     """The score of each test point, 1 or 0, or None for a reply without both lists of that length.
 
-    The first `analysis` and the first `score` tag count, each read as a Python literal; any score but 1 is 0.
+    The first `analysis` and the first `score` tag count, each read as a Python list or tuple; any score but 1
+    is 0.
     """
-    lists = []
-    for tag in ("analysis", "score"):
-        match = re.search(rf"<{tag}>(.*?)</{tag}>", reply, flags=re.DOTALL)
-        if match is None:
-            return None
-        try:
-            value = ast.literal_eval(match[1].strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return None
-        if not isinstance(value, list) or len(value) != num_points:
-            return None
-        lists.append(value)
-    return [int(score == 1) for score in lists[1]]
+    lists = [_literal(reply, tag) for tag in ("analysis", "score")]
+    if any(each is None or len(each) != num_points for each in lists):
+        return None
+    return [int(score == 1) for score in lists[1] or ()]
+
+
+def parse_as_deepgen_rl(reply: str, num_points: int) -> list[int] | None:
+    """As `parse`, where the analysis is any list: the rule of the evaluation while DeepGen's RL ran.
+
+    What it could not read counted there as no for every point.
+    """
+    analysis, scores = _literal(reply, "analysis"), _literal(reply, "score")
+    if analysis is None or scores is None or len(scores) != num_points:
+        return None
+    return [int(score == 1) for score in scores]
+
+
+def _literal(reply: str, tag: str) -> Sequence[Any] | None:
+    """The Python list or tuple in the first tag of a name; None where there is none."""
+    match = re.search(rf"<{tag}>(.*?)</{tag}>", reply, flags=re.DOTALL)
+    try:
+        value = None if match is None else ast.literal_eval(match[1].strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    return value if isinstance(value, list | tuple) else None
 
 
 def primary_of(point: str) -> str:
     """The primary dimension of a test point: what stands before its first hyphen."""
     return point.split("-")[0].strip()
+
+
+def aggregate_as_deepgen_rl(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """As `aggregate`, by the rule of the evaluation while DeepGen's RL ran, in percent.
+
+    `overall` is pooled over all test points, an image without scores counts as no for every point, and a
+    primary dimension ends at " - ", which Chinese names do not have.
+
+    Args:
+        images: `testpoints` and `scores`, which are None where the reply could not be read.
+    """
+    pools: dict[str, list[float]] = {}
+    for image in images:
+        points = image["testpoints"]
+        for point, score in zip(points, image["scores"] or [0] * len(points), strict=True):
+            for name in ("overall", f"primary {point.split(' - ')[0].strip()}", f"sub {point.strip()}"):
+                pools.setdefault(name, []).append(float(score == 1))
+    return {name: 100 * mean(values) for name, values in sorted(pools.items())}
 
 
 def aggregate(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -114,8 +114,8 @@ def is_right(consistency: float, reasoning: float, quality: float) -> bool:
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Percentages: `overall`, 25 (mean - 1) of all scored samples, `accuracy`, and both by `name` and
-    `world`.
+    """Percentages: `overall`, 25 (mean - 1) of all scored samples, `accuracy`, and the means of
+    `consistency`, `reasoning` and `quality`, of all and by `name` and `world`.
 
     Args:
         rows: `name` (the sub-dimension), `consistency`, `reasoning`, `quality` and perhaps `world` (real or
@@ -130,6 +130,10 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         grades = [(row["consistency"], row["reasoning"], row["quality"]) for row in chosen]
         table[f"overall{suffix}"] = 25 * (mean([score(*each) for each in grades]) - 1)
         table[f"accuracy{suffix}"] = 100 * mean([float(is_right(*each)) for each in grades])
+        for key, values in zip(
+            ("consistency", "reasoning", "quality"), zip(*grades, strict=True), strict=True
+        ):
+            table[f"{key}{suffix}"] = 25 * (mean(values) - 1)
     return table
 
 

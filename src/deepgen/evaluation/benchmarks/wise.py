@@ -178,24 +178,28 @@ def category_of(prompt_id: int, generation: Generation) -> str:
 def parse_legacy(reply: str) -> list[int] | None:
     """[consistency, realism, aesthetic quality], or None unless all three are there.
 
-    The name may be bold, the last value given to a name counts; where no name occurs, three lines that are
-    bare grades are taken in their order.
+    The name may be bold and its colon missing, the last value given to a name counts; where no name occurs,
+    the first three of three or more lines that are bare grades are taken in their order.
     """
     found: dict[str, int] = {}
     for name in GRADES:
-        values = re.findall(rf"\*{{0,2}}{name}\*{{0,2}}\s*:\s*(\d)", reply, flags=re.IGNORECASE)
+        values = re.findall(rf"\*{{0,2}}{name}\*{{0,2}}\s*:?\s*(\d)", reply, flags=re.IGNORECASE)
         if values:
             found[name] = int(values[-1])
     if not found:
-        bare = [int(line) for line in map(str.strip, reply.splitlines()) if re.fullmatch("[0-2]", line)]
-        return bare if len(bare) == len(GRADES) else None
+        bare = [
+            int(line)
+            for line in map(str.strip, reply.splitlines())
+            if re.fullmatch("[0-2]", line, flags=re.ASCII)
+        ]
+        return bare[: len(GRADES)] if len(bare) >= len(GRADES) else None
     return [found[name] for name in GRADES] if len(found) == len(GRADES) else None
 
 
 def parse_verified(reply: str) -> int | None:
-    """1, 0 or None; what the judge thinks aloud is left out."""
-    reply = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    match = re.search(r"\*{0,2}score\*{0,2}\s*:\s*([01])(?!\d)", reply, flags=re.IGNORECASE)
+    """1, 0 or None; what the judge thinks aloud is left out, and so is an end of thinking without a start."""
+    reply = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL).replace("</think>", "")
+    match = re.search(r"\*{0,2}score\*{0,2}\s*:?\s*([01])(?!\d)", reply, flags=re.IGNORECASE)
     if match is not None:
         return int(match[1])
     bare = [line for line in map(str.strip, reply.splitlines()) if line in ("0", "1")]
