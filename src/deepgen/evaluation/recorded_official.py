@@ -16,7 +16,7 @@ from PIL import Image
 from deepgen.evaluation.benchmark import Item
 from deepgen.evaluation.benchmarks import corebench, cvtg2k, risebench, unigenbench, wise
 from deepgen.evaluation.judge import JudgeConfig, PromptedJudge
-from deepgen.evaluation.recorded_cases import Outcome, difference
+from deepgen.evaluation.recorded_outcome import Outcome, difference
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.text_files import read_json
 
@@ -234,9 +234,8 @@ def unigenbench_file(document: Mapping[str, Any], folder: Path) -> Iterator[Outc
             for group, expected in groups.items():
                 share = table[f"{kind} {group}"] / 100
                 yield _compare(f"{name} {kind} {group}", expected["accuracy"], share, _DIGITS_4)
-                yield _compare(
-                    f"{name} {kind} {group} correct", expected["correct"], share * expected["total"]
-                )
+                correct = share * expected["total"]
+                yield _compare(f"{name} {kind} {group} correct", expected["correct"], correct)
         yield from _deepgen_rl(name, case)
 
 
