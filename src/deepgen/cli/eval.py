@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -209,6 +210,10 @@ class EvalRun:
     """Price of a million tokens in and out, for the estimate and the bill."""
     judge_replies: Literal["json", "words"] = "json"
     """json: replies to our own wording are held to a schema where the server knows such; words: never."""
+    judge_extra: Annotated[str, arg(metavar="JSON")] = ""
+    """Further fields of each request, such as {"chat_template_kwargs": {"enable_thinking": false}}."""
+    judge_max_tokens: int = 4096
+    """Most tokens of a reply; one that is cut off is asked for again with four times as many."""
 
     def run(self) -> int:
         """Exit code 0 once every benchmark has its table."""
@@ -336,6 +341,8 @@ class EvalRun:
                 price_in=self.judge_prices[0],
                 price_out=self.judge_prices[1],
                 replies=self.judge_replies,
+                max_tokens=self.judge_max_tokens,
+                extra=_json_object("--judge-extra", self.judge_extra),
             )
         config = ScorerConfig(
             detector=self.detector,
@@ -366,6 +373,17 @@ class EvalRun:
             "not asked for again",
             file=sys.stderr,
         )
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    """The object of an option; none where it was not given."""
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ValueError(f"{option} is to be a JSON object, got {text!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{option} is to be a JSON object, got {text!r}")
+    return value
 
 
 def _bill(judge: BenchmarkJudge) -> str:

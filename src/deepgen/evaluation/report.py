@@ -80,8 +80,12 @@ def _read(folder: Path, num_draws: int) -> Result:
         name, _, variant = document["benchmark"].partition("-")
         benchmark = load_benchmark(f"{name}:{variant}", document["manifest"]["protocol"])
         scores = [_score(item) for item in document["items"]]
+        prompts = {item["item"]: item["prompt"] for item in document["items"]}
         spans = intervals(
-            scores, lambda chosen: benchmark.aggregate(chosen, benchmark.protocol), num_draws=num_draws
+            scores,
+            lambda chosen: benchmark.aggregate(chosen, benchmark.protocol),
+            prompts=None if benchmark.is_edit else prompts,
+            num_draws=num_draws,
         )
     return Result(folder=folder, document=document, spans=spans)
 

@@ -141,6 +141,7 @@ def make_manifest(
         "protocol": benchmark.protocol,
         "protocol_note": benchmark.notes.get(benchmark.protocol, "no difference between protocols is known"),
         "limit": config.limit,
+        "rewriting": "none: prompts are drawn as the benchmark has them",
         "num_items": num_items,
         "processes": team.count,
         "versions": versions(),

@@ -31,31 +31,39 @@ def intervals(
     scores: Sequence[ItemScore],
     aggregate: Callable[[Sequence[ItemScore]], Mapping[str, float]],
     *,
+    prompts: Mapping[str, str] | None = None,
     num_draws: int = 200,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals of every number of a table.
 
-    Items are drawn with replacement within their category, so that every category keeps its size; samples of
-    an item stay together, since they share a prompt. There is no interval where a category has fewer than
-    five items: drawn from one item, a number would seem certain.
+    Prompts are drawn with replacement within their category, so that every category keeps its size; samples
+    of an item stay together, and so do items with the same prompt: a prompt that is there twice is not twice
+    as much evidence. There is no interval where a category has fewer than five prompts: drawn from one, a
+    number would seem certain.
 
     Args:
         scores: of one run.
         aggregate: scores to table.
+        prompts: the prompt of each item; None where every item is its own. Edits are: their images differ.
         num_draws: bootstrap samples.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    groups: dict[str, list[ItemScore]] = defaultdict(list)
+    known = prompts or {}
+    clusters: dict[str, dict[str, list[ItemScore]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        groups[score.category].append(score)
-    if min(map(len, groups.values()), default=0) < FEWEST:
+        clusters[score.category][known.get(score.item, f"item {score.item}")].append(score)
+    groups = [list(group.values()) for group in clusters.values()]
+    if min(map(len, groups), default=0) < FEWEST:
         return {}
     drawn: dict[str, list[float]] = defaultdict(list)
     for _ in range(num_draws):
         sample = [
-            group[index] for group in groups.values() for index in rng.integers(0, len(group), len(group))
+            score
+            for group in groups
+            for index in rng.integers(0, len(group), len(group))
+            for score in group[index]
         ]
         try:
             table = aggregate(sample)

@@ -167,6 +167,17 @@ class DPG(JudgeBenchmark):
             raise ValueError("this item has no questions")
         return score, {"item": item.id, "questions": questions, "answers": dict(answers)}
 
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """In [0, 1], by the protocol's rule; None for an item that the official scorer loses."""
+        return {
+            score.item: item_score(
+                score.rows[0]["questions"], [row["answers"] for row in score.rows], protocol
+            )
+            if score.rows
+            else None
+            for score in scores
+        }
+
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """In [0, 100]."""
         items = [
