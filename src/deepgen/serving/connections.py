@@ -149,6 +149,7 @@ class LimitedProtocol(_UvicornProtocol):
 
     def on_response_complete(self) -> None:
         self.last_used = self.loop.time()
+        self._body_due = _cancelled(self._body_due)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,6 +188,7 @@ class LimitedProtocol(_UvicornProtocol):
 
     def _give_up_body(self) -> None:
         """The body has not come, and nobody has given up waiting for it."""
+        self._body_due = None
         if self.transport.is_closing() or self.is_idle or not self.cycle.more_body:
             return
         if not self.cycle.response_started:
