@@ -151,10 +151,12 @@ VALUES: list[Callable[[random.Random], Any]] = [
 ]
 
 
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of everything in a value."""
+def places(value: Any, depth: int = 6) -> list[tuple[Any, Any]]:
+    """(container, key) of everything in a value that is not too deep in it."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, one in items for place in [(value, key), *places(one)]]
+    return [
+        place for key, one in items for place in [(value, key), *(places(one, depth - 1) if depth else [])]
+    ]
 
 
 def broken_values(chance: random.Random, right: Any) -> Any:
