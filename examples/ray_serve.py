@@ -14,12 +14,15 @@ from typing import Any
 from ray import serve  # pyright: ignore[reportMissingImports]  # an extra
 
 
-def make_replica_app(model: str, device: str, key_file: str | None, max_batch: int) -> Any:
+def make_replica_app(
+    model: str, device: str, key_file: str | None, max_batch: int, allowed_hosts: str = ""
+) -> Any:
     """What a replica serves; runs where the replica does, so the model is loaded there."""
     from pathlib import Path
 
     from deepgen.cli.loading import load_pipeline
     from deepgen.cli.options import ModelOptions
+    from deepgen.http_access import AllowedHosts
     from deepgen.serving.app import make_app
     from deepgen.serving.config import ApiKeys, ServeConfig
     from deepgen.serving.engine import Engine, EngineConfig
@@ -30,12 +33,14 @@ def make_replica_app(model: str, device: str, key_file: str | None, max_batch: i
     metrics = Metrics()
     engine = Engine(pipe, EngineConfig(max_batch=max_batch), metrics.measure)
     keys = ApiKeys() if key_file is None else ApiKeys.read(Path(key_file))
-    return make_app(engine, ServeConfig(keys=keys), metrics)
+    hosts = AllowedHosts.of_server("0.0.0.0", [allowed_hosts], has_keys=not keys.is_open)
+    return make_app(engine, ServeConfig(keys=keys, allowed_hosts=hosts), metrics)
 
 
 def build(arguments: dict[str, str]) -> Any:
     """The Ray Serve application; `arguments` are those of `serve run`, all of them text."""
     known = {"model", "device", "key_file", "max_batch", "num_gpus", "num_cpus", "num_replicas"}
+    known |= {"allowed_hosts"}  # without keys, public names that lead here, joined by commas
     if unknown := sorted(set(arguments) - known):
         raise ValueError(f"unknown argument {unknown[0]!r}; known: {', '.join(sorted(known))}")
     replicas = arguments.get("num_replicas", "1")
@@ -56,6 +61,7 @@ def build(arguments: dict[str, str]) -> Any:
             arguments.get("device", "auto"),
             arguments.get("key_file"),
             int(arguments.get("max_batch", "8")),
+            arguments.get("allowed_hosts", ""),
         )
     )
     class DeepGen:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,7 @@ from reward_fakes import FakeReward, candidate
 from reward_server import serving
 
 from deepgen.cli.app import main
+from deepgen.http_access import AccessRules, AllowedHosts
 from deepgen.rewards import wire
 from deepgen.rewards.client import RemoteOptions, RemoteReward
 from deepgen.rewards.http import Connection
@@ -26,6 +29,9 @@ from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
 from deepgen.rewards.service import Host, RequestRefusal, ServiceConfig, _read_body, make_app
 from deepgen.rewards.wire import candidate_to_json
+from deepgen.serving.config import ApiKeys
+from deepgen.serving.connections import server_config
+from deepgen.serving.guard import guarded
 
 CARD = {"reward": "grey", "version": "7", "kind": "pointwise", "needs": [], "range": [0, None]}
 
@@ -148,6 +154,52 @@ def test_a_request_that_is_none_is_refused(document: Any, status: int, words: st
     with pytest.raises(RequestRefusal, match=words) as caught:
         ask(Host({"grey": FakeReward()}, ServiceConfig(max_batch=2)), document)
     assert caught.value.status == status
+
+
+@contextmanager
+def hosted_with_a_key(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The service as the command puts it up on a network: (its address, a file with its key)."""
+    import uvicorn
+
+    path = tmp_path / "key.txt"
+    path.write_text("0123456789abcdef\n")
+    keys = ApiKeys({"anna": "0123456789abcdef"})
+    app = guarded(make_app({"grey": FakeReward()}), keys, AccessRules(hosts=AllowedHosts()))
+    server = uvicorn.Server(server_config(app, host="127.0.0.1", port=0))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", path
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_a_service_with_a_key_judges_for_those_who_hold_it(tmp_path: Path) -> None:
+    with hosted_with_a_key(tmp_path) as (url, path):
+        judged = RemoteReward(RemoteOptions(url=url, api_key_path=str(path)))([candidate(255)])
+        assert judged == [RewardResult(1.0, "grey")]
+        stranger = RemoteReward(RemoteOptions(url=url, retries=0))  # health tells no secret
+        with pytest.raises(RewardUnavailable, match="answered 401"):
+            stranger([candidate(255)])
+
+
+def test_a_web_page_cannot_use_a_service(tmp_path: Path) -> None:
+    body = json.dumps({"reward": "grey", "candidates": []}).encode()
+    typed = {"content-type": "application/json", "authorization": "Bearer 0123456789abcdef"}
+    with hosted_with_a_key(tmp_path) as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        for headers, status in (
+            ({}, 200),
+            ({"content-type": "text/plain"}, 415),
+            ({"content-type": "text/plain; application/json"}, 415),
+            ({"host": "evil.example"}, 421),
+            ({"origin": "http://evil.example"}, 403),
+            ({"sec-fetch-site": "cross-site"}, 403),
+        ):
+            answer = http.post("/score", content=body, headers={**typed, **headers})
+            assert answer.status_code == status, answer.text
+            assert answer.headers["content-type"] == "application/json"
+            assert ("error" in answer.json()) == (status != 200)
 
 
 def test_a_body_is_read_no_further_than_the_limit() -> None:
@@ -290,6 +342,8 @@ def test_a_picture_is_scored_from_the_command_line(tmp_path, capsys) -> None:
     ("arguments", "words"),
     [
         (["serve", "beauty"], "unknown reward 'beauty'"),
+        (["serve", "shapes", "--host", "0.0.0.0"], "give --api-key-file, or --allow-anyone"),
+        (["serve", "shapes", "--allowed-hosts", "a b"], "no host name"),
         (["serve", "shapes", "remote", "--set", "shapes.credit=half"], "remote: url is missing"),
         (["serve", "shapes", "--set", "deqa.url=x"], "is not NAME.OPTION=VALUE with a NAME among shapes"),
     ],

@@ -245,8 +245,15 @@ def test_over_http_with_a_key_a_running_server_draws(tmp_path: Path) -> None:
             assert (await draw_once(agent)).size == (96, 96)
         refused = httpx.post(url, json={}, headers={"authorization": "Bearer wrong"}, trust_env=False)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        for name, status in (("evil.example", 421), ("localhost", 400), ("images.example.org", 400)):
+            asked = httpx.post(url, content="{", headers={**headers, "host": name}, trust_env=False)
+            assert asked.status_code == status
+        asked = httpx.post(
+            url, json={}, headers={**headers, "origin": "http://evil.example"}, trust_env=False
+        )
+        assert asked.status_code == 403
 
-    keys = ["--api-key-file", str(tmp_path / "keys.txt")]
+    keys = ["--api-key-file", str(tmp_path / "keys.txt"), "--allowed-hosts", "images.example.org"]
     with (
         serving() as server,
         listening(["mcp", "--url", server, "--http", "--port", "0", *keys], r"tools on (http://\S+)") as (

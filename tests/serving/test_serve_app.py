@@ -398,6 +398,31 @@ def test_pages_of_other_origins_are_refused(server: Running) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_name_of_a_strangers_own_is_not_answered_and_probes_need_none(server: Running) -> None:
+    name = f"evil.example:{server.port}"
+    for path, status in (
+        ("/v1/models", 421),
+        ("/", 421),
+        ("/metrics", 421),
+        ("/health", 200),
+        ("/ready", 200),
+    ):
+        answer = server.http.get(path, headers={"host": name, "origin": f"http://{name}"})
+        assert answer.status_code == status
+        assert server.http.get(path, headers={"host": f"deepgen:{server.port}"}).status_code == 200
+    answer = server.http.get("/v1/models", headers={"host": name})
+    check_refusal(answer)
+    assert answer.json()["error"]["code"] == "host_not_allowed"
+    assert "--allowed-hosts" in answer.json()["error"]["message"]
+
+
+def test_a_picture_with_a_secret_name_may_be_shown_by_another_site(client: Any, server: Running) -> None:
+    url = client.images.generate(prompt="a", response_format="url").data[0].url
+    embedded = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    assert httpx.get(url, headers=embedded, trust_env=False).status_code == 200
+    assert server.http.get("/v1/models", headers=embedded).status_code == 403
+
+
 def test_a_full_queue_is_429_with_retry_after_and_draining_is_503(pipe: DeepGenPipeline) -> None:
     metrics = Metrics()
     engine = Engine(pipe, EngineConfig(max_running=1, max_waiting=1))

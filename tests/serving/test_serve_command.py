@@ -32,6 +32,8 @@ SOURCE = Path(__file__).parents[2] / "src"
         (["--host", "::"], "can be reached from other machines"),
         (["--scheduler", "heun"], "euler only"),
         (["--port", "70000"], "between 0 and 65535"),
+        (["--max-connections", "0"], "--max-connections must be at least 1"),
+        (["--allowed-hosts", "http://images.example.org"], r"without http://"),
         (["--max-batch", "0"], "--max-batch must be at least 1"),
         (["--api-key-file", "nowhere.txt"], r"nowhere\.txt"),
     ],

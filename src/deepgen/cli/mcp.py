@@ -15,6 +15,7 @@ from tyro.conf import UseAppendAction, arg
 
 from deepgen.addresses import is_loopback
 from deepgen.cli.options import NamedModelOptions, short_name
+from deepgen.http_access import AccessRules, AllowedHosts
 
 if TYPE_CHECKING:
     from deepgen.client import Client
@@ -35,6 +36,10 @@ class Mcp(NamedModelOptions):
     """The port to listen on with --http; 0 takes a free one."""
     api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
     """Who may ask with --http: one NAME:KEY a line. Without it everybody who reaches the port may."""
+    allowed_hosts: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """A name the server answers to with --http, beside this machine's own; see `deepgen serve --help`."""
+    origin: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")] = ()
+    """A web page's origin whose requests are taken with --http; repeat for several."""
     save_to: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Also write every picture into this folder, and tell the agent its path."""
     read_from: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FOLDER")] = ()
@@ -54,13 +59,14 @@ class Mcp(NamedModelOptions):
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
         if self.http and keys.is_open and not is_loopback(self.host):
             raise ValueError(f"--host {self.host} can be reached from other machines; give --api-key-file")
+        hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         folders = Folders(save_to=self.save_to, read_from=self.read_from)
         with ExitStack() as stack:
             server = make_tools(Painter(self._client(stack), folders))
             if self.http:
-                _listen(server, self.host, self.port, keys)
+                _listen(server, self.host, self.port, keys, AccessRules(hosts=hosts, origins=self.origin))
             else:
                 server.run("stdio")
         return 0
@@ -87,38 +93,27 @@ class Mcp(NamedModelOptions):
         return loader.submit(start).result
 
 
-def _listen(server: Any, host: str, port: int, keys: ApiKeys) -> None:
+def _listen(server: Any, host: str, port: int, keys: ApiKeys, rules: AccessRules) -> None:
     """Streamable HTTP until a signal; the address is said on stderr."""
     import socket
 
     import uvicorn
+    from mcp.server.transport_security import (  # pyright: ignore[reportMissingImports]  # an extra
+        TransportSecuritySettings,
+    )
 
+    from deepgen.serving.connections import server_config
+    from deepgen.serving.guard import guarded
     from deepgen.serving.schema import Limits
 
-    app = server.streamable_http_app(host=host, max_request_body_size=Limits().max_body_mib << 20)
+    app = server.streamable_http_app(
+        host=host,
+        max_request_body_size=Limits().max_body_mib << 20,
+        # our own list, which can be configured, stands around it
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
     name = f"[{host}]" if ":" in host else host
     print(f"deepgen: tools on http://{name}:{listener.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-    settings = uvicorn.Config(_guarded(app, keys), log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(settings).run(sockets=[listener])
-
-
-def _guarded(app: Any, keys: ApiKeys) -> Any:
-    """The ASGI application for those who hold a key."""
-    from deepgen.serving.errors import ApiError
-
-    async def guard(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            from starlette.responses import JSONResponse
-
-            given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-            try:
-                keys.owner(given, "")
-            except ApiError as error:
-                refused = JSONResponse(error.body(), status_code=error.status, headers=error.headers())
-                await refused(scope, receive, send)
-                return
-        await app(scope, receive, send)
-
-    return guard
+    uvicorn.Server(server_config(guarded(app, keys, rules))).run(sockets=[listener])

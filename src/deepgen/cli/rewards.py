@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
+from deepgen.cli.listening import check_who_may_ask
 from deepgen.cli.options import Device, Dtype, ModelOptions, check_steps, needed_model
 from deepgen.extras import missing_extra
+from deepgen.http_access import AccessRules, AllowedHosts
 
 if TYPE_CHECKING:
     from deepgen.rewards.reward import Reward
@@ -103,14 +105,22 @@ class ScoreImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRewards:
-    """Serve rewards over HTTP; anyone who reaches the port can use them, so keep it on a private network."""
+    """Serve rewards over HTTP, to this machine, to those who hold a key, or to anyone."""
 
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME")]]
     """Which rewards."""
     host: str = "127.0.0.1"
-    """The address to listen on; 0.0.0.0 is every network this machine is on."""
+    """The address to listen on; 0.0.0.0 is every network this machine is on, and asks for keys."""
     port: int = 18080
     """The port to listen on."""
+    api_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Who may ask: one NAME:KEY a line. Without it everybody who reaches the port may."""
+    allow_anyone: bool = False
+    """Listen beyond this machine without keys, because only those who may ask reach the port."""
+    allowed_hosts: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """A name the server answers to, beside this machine's own; see `deepgen serve --help`."""
+    max_connections: int = 1024
+    """Connections at once; at the limit the one that was idle longest is closed."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME.OPTION=VALUE")] = ()
     """An option of a reward, such as ocr.min_confidence=0.3; with one reward, its name may be left out."""
     max_batch: int = 64
@@ -120,20 +130,28 @@ class ServeRewards:
 
     def run(self) -> int:
         """Exit code 0 once stopped with Ctrl-C."""
-        from deepgen.rewards.service import ServiceConfig, make_app
-
         if not self.names:
             raise ValueError("name at least one reward; `deepgen rewards list` shows them")
         try:
+            import fastapi  # noqa: F401 - asked for before a model is loaded
             import uvicorn
         except ImportError as error:
-            raise missing_extra("serving rewards needs uvicorn", "serve", error) from error
+            raise missing_extra("serving rewards needs more packages", "serve", error) from error
+        from deepgen.rewards.service import ServiceConfig, make_app
+        from deepgen.serving.config import ApiKeys
+        from deepgen.serving.connections import ConnectionLimits, server_config
+        from deepgen.serving.guard import guarded
+
+        keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
+        check_who_may_ask(self.host, keys, self.allow_anyone)
+        hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)
+        limits = ConnectionLimits(max_connections=self.max_connections)
         rewards = _make(self.names, self.set)
         config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
-        app = make_app(rewards, config)
+        app = guarded(make_app(rewards, config), keys, AccessRules(hosts=hosts))
         for name, reward in rewards.items():
-            print(f"{name}  {reward.version}  http://{self.host}:{self.port}")
-        uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
+            print(f"{name}  {reward.version}  http://{self.host}:{self.port}", flush=True)
+        uvicorn.Server(server_config(app, limits, host=self.host, port=self.port)).run()
         return 0
 
 

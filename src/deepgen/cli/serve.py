@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
-from deepgen.addresses import is_loopback
+from deepgen.cli.listening import check_who_may_ask
 from deepgen.cli.options import NamedModelOptions, Preset, short_name
 from deepgen.extras import missing_extra
+from deepgen.http_access import AllowedHosts
 
 if TYPE_CHECKING:
     from deepgen.serving.engine import EngineConfig
@@ -33,6 +34,12 @@ class Serve(NamedModelOptions):
     """Who may ask: one NAME:KEY a line. Without it everybody who reaches the port may."""
     allow_anyone: bool = False
     """Listen beyond this machine without keys, because something in front checks who asks."""
+    allowed_hosts: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """A name the server answers to, such as images.example.org or *.example.org, beside this machine's own;
+    repeat for several; * is any. A server others reach answers to any name where it asks for keys and none
+    are given here."""
+    max_connections: int = 1024
+    """Connections at once; at the limit the one that was idle longest is closed."""
     origin: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")] = ()
     """A web page's origin whose requests are taken, such as https://example.org; repeat for several."""
     image_host: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="HOST")] = ()
@@ -97,7 +104,15 @@ class Serve(NamedModelOptions):
         self.check_model()
         if self.solver != "euler":
             raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
-        for name in ("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"):
+        for name in (
+            "max_batch",
+            "max_running",
+            "max_waiting",
+            "max_images",
+            "max_steps",
+            "max_pixels",
+            "max_connections",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         for name in ("timeout", "drain"):
@@ -106,11 +121,8 @@ class Serve(NamedModelOptions):
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
-        if keys.is_open and not self.allow_anyone and not is_loopback(self.host):
-            raise ValueError(
-                f"--host {self.host} can be reached from other machines; give --api-key-file, or "
-                "--allow-anyone where something in front checks who asks"
-            )
+        check_who_may_ask(self.host, keys, self.allow_anyone)
+        AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)  # bad names, before loading
         config = EngineConfig(
             max_batch=self.max_batch,
             max_running=self.max_running,
@@ -165,6 +177,7 @@ class Serve(NamedModelOptions):
     def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
         from deepgen.serving.app import make_app
         from deepgen.serving.config import ServeConfig
+        from deepgen.serving.connections import ConnectionLimits, server_config
         from deepgen.serving.fetch import Fetcher
         from deepgen.serving.hooks import Hooks
         from deepgen.serving.metrics import Metrics
@@ -180,6 +193,7 @@ class Serve(NamedModelOptions):
             keys=keys,
             limits=limits,
             origins=self.origin,
+            allowed_hosts=AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open),
             metadata=self.metadata,
             image_hosts=self.image_host,
             hooks=hooks,
@@ -205,15 +219,12 @@ class Serve(NamedModelOptions):
                         host, port = socket.getsockname()[:2]
                         print(f"deepgen: serving on http://{host}:{port}", file=sys.stderr, flush=True)
 
-        settings = uvicorn.Config(
+        settings = server_config(
             app,
+            ConnectionLimits(max_connections=self.max_connections),
             host=self.host,
             port=self.port,
-            log_level="warning",
-            access_log=False,
             timeout_graceful_shutdown=max(1, int(self.drain)),
-            timeout_keep_alive=30,
-            server_header=False,
         )
         try:
             DrainingServer(settings).run()

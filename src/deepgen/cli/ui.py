@@ -9,10 +9,11 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepgen.addresses import is_loopback
 from deepgen.cli.serve import Serve
+from deepgen.http_access import AccessMiddleware, AccessRules, AllowedHosts
 
 if TYPE_CHECKING:
     from deepgen.client import Client
@@ -76,7 +77,11 @@ class Ui(Serve):
         with self._client(running) as client:
             ui = make_ui(client)
             _, url, _ = ui.launch(
-                server_name=self.host, prevent_thread_lock=True, quiet=True, footer_links=[]
+                server_name=self.host,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                app_kwargs={"middleware": self._access()},
             )
             self._show(url)
             try:
@@ -85,6 +90,14 @@ class Ui(Serve):
             except KeyboardInterrupt:
                 ui.close(verbose=False)
         return 0
+
+    def _access(self) -> list[Any]:
+        """Middleware for Gradio's own server: the names and origins that ours would take."""
+        from starlette.middleware import Middleware
+
+        hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, has_keys=False)
+        rules = AccessRules(hosts=hosts, origins=self.origin, probes=())
+        return [Middleware(AccessMiddleware, rules=rules)]
 
     @contextmanager
     def _client(self, running: Client) -> Iterator[Client]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deepgen.rewards.http import Connection
@@ -29,6 +30,8 @@ class RemoteOptions:
         image_format: png without loss, or jpeg of quality 95, a fifth of the size.
         batch_size: candidates of one request; a groupwise reward gets its group in one.
         timeout, retries: seconds of silence in a try, and tries after the first.
+        api_key_path: a file that holds the service's key, where it asks for one; a key itself would end up in
+            the run's saved configuration.
         concurrency: requests at once; default as many as the service judges at once, and one on its way.
     """
 
@@ -40,6 +43,7 @@ class RemoteOptions:
     timeout: float = 60.0
     retries: int = 3
     concurrency: int | None = None
+    api_key_path: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse batches and requests of nothing."""
@@ -67,7 +71,10 @@ class RemoteReward:
     def __init__(self, options: RemoteOptions, connection: Connection | None = None) -> None:
         self.options = options
         self._connection = connection or Connection(
-            url=options.url, timeout=options.timeout, retries=options.retries
+            url=options.url,
+            timeout=options.timeout,
+            retries=options.retries,
+            headers=_key_header(options.api_key_path),
         )
         self._name, card = self._find(self._connection.get("/health"))
         kind, needs, low, high = _declaration(card)
@@ -121,6 +128,14 @@ class RemoteReward:
             wanted = "say which reward" if name is None else f"there is no reward {name!r}"
             raise ValueError(f"{self.options.url}: {wanted}; it serves: {', '.join(served)}")
         return name, served[name]
+
+
+def _key_header(path: str | None) -> dict[str, str]:
+    """What names whose key it is; nothing where the service asks for none."""
+    if path is None:
+        return {}
+    key = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _concurrency(card: Mapping[str, Any]) -> int:

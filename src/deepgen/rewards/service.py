@@ -2,12 +2,12 @@
 
 `GET /health` tells which rewards are there; `POST /score` judges candidates (see `wire.py` for the format).
 A candidate that cannot be read gets a verdict without a score, and its neighbours are judged all the same.
-There is no authentication: bind it to a loopback or a private network.
+Who may ask is decided around it: `deepgen rewards serve` puts keys and allowed names there.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepgen.extras import missing_extra
+from deepgen.json_values import json_text, read_json_text
 from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 from deepgen.rewards.wire import candidate_from_json, describe, result_to_json
@@ -24,10 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """What one request may hold: so many candidates, and so many MiB."""
+    """What one request may hold: so many candidates, and so many MiB that arrive within so many seconds."""
 
     max_batch: int = 64
     max_body_mib: int = 256
+    body_timeout_s: float = 120.0
 
 
 class RequestRefusal(Exception):
@@ -43,7 +45,8 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
     try:
         from fastapi import FastAPI
         from starlette.concurrency import run_in_threadpool
-        from starlette.responses import JSONResponse
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import Response
     except ImportError as error:
         raise missing_extra("serving rewards needs FastAPI", "serve", error) from error
 
@@ -51,15 +54,24 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
     host = Host(rewards, config)
     app = FastAPI(title="deepgen rewards", openapi_url=None)
 
-    async def health(request: Any) -> JSONResponse:
-        return JSONResponse(host.health())
+    def answered(values: dict[str, Any], status: int = 200) -> Response:
+        return Response(json_text(values), status, media_type="application/json")
 
-    async def score(request: Streamed) -> JSONResponse:
+    async def health(request: Any) -> Response:
+        return answered(host.health())
+
+    async def score(request: Any) -> Response:
         try:
-            body = await _read_body(request, config.max_body_mib << 20)
-            return JSONResponse(await run_in_threadpool(host.score, body))
+            _check_type(request.headers.get("content-type", ""))
+            reading = _read_body(request, config.max_body_mib << 20)
+            body = await asyncio.wait_for(reading, config.body_timeout_s)
+            return answered(await run_in_threadpool(host.score, body))
         except RequestRefusal as refusal:
-            return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
+            return answered({"error": str(refusal)}, refusal.status)
+        except TimeoutError:
+            return answered({"error": "the request took too long to arrive"}, 408)
+        except ClientDisconnect:  # nobody reads this
+            return answered({"error": "the client left before its request was complete"}, 499)
 
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/score", score, methods=["POST"])
@@ -72,6 +84,12 @@ class Streamed(Protocol):
     def stream(self) -> AsyncIterator[bytes]:
         """The pieces."""
         ...
+
+
+def _check_type(content_type: str) -> None:
+    """Only JSON: any web page may send text, and a browser asks nobody before it does."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise RequestRefusal(415, "send the request as application/json")
 
 
 async def _read_body(request: Streamed, limit: int) -> bytes:
@@ -123,25 +141,22 @@ class Host:
 
     def _parse(self, body: bytes) -> tuple[str, list[Any]]:
         try:
-            request = json.loads(body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
+            request = read_json_text(body)
+        except ValueError as error:
             raise RequestRefusal(400, f"the request is no JSON: {error}") from error
         if not isinstance(request, dict) or not isinstance(request.get("candidates"), list):
             raise RequestRefusal(400, "a request is an object with a list of candidates; see docs/rewards.md")
         name = request.get("reward")
         if not isinstance(name, str) or name not in self._rewards:
+            shown = repr(name[:64]) if isinstance(name, str) else f"that is a {type(name).__name__}"
             raise RequestRefusal(
-                404, f"there is no reward {name!r} here; there are: {', '.join(self._rewards)}"
+                404, f"there is no reward {shown} here; there are: {', '.join(self._rewards)}"
             )
         candidates = request["candidates"]
         if len(candidates) > self._config.max_batch:
             limit = self._config.max_batch
             raise RequestRefusal(413, f"{len(candidates)} candidates in one request; the limit is {limit}")
         return name, candidates
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
 
 
 __getattr__ = renamed(__name__, {"Refusal": "deepgen.rewards.service.RequestRefusal"})

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from deepgen.json_values import unicode_fault
 from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 
@@ -89,6 +90,8 @@ def candidate_from_json(values: Any) -> Candidate:
     ):
         if not isinstance(value, kind):
             raise CannotJudge(f"{name} has the wrong type: {type(value).__name__}")
+    if (place := unicode_fault(prompt)) is not None:
+        raise CannotJudge(f"prompt is not valid Unicode at character {place}")
     return Candidate(
         image=decode_image(values.get("image")),
         prompt=prompt,

@@ -5,13 +5,13 @@ The OpenAPI document (`app.py`) is made from the same models.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from deepgen.data.resize import enlarged_from
+from deepgen.json_values import json_text
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ResponseModel
 from deepgen.serving.images import to_base64, write_image
@@ -396,9 +396,9 @@ def _parts(addresses: Sequence[str]) -> list[AnswerImage]:
 
 def json_response(body: ResponseModel, status: int = 200) -> Any:
     """A Starlette response."""
-    from starlette.responses import JSONResponse
+    from starlette.responses import Response
 
-    return JSONResponse(body.values(), status_code=status)
+    return Response(json_text(body.values()), status, media_type="application/json")
 
 
 def stream_response(lines: Any) -> Any:
@@ -410,7 +410,7 @@ def stream_response(lines: Any) -> Any:
 
 def data_line(body: ResponseModel) -> str:
     """A server-sent event without a name."""
-    return f"data: {json.dumps(body.values())}\n\n"
+    return f"data: {json_text(body.values()).decode()}\n\n"
 
 
 def event_lines(name: str, body: ResponseModel) -> str:

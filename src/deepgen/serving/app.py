@@ -6,6 +6,7 @@ routes read and answer with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any
 
 from deepgen._version import __version__
 from deepgen.extras import missing_extra
+from deepgen.http_access import AccessMiddleware, AccessRules
+from deepgen.json_values import json_text
 from deepgen.serving.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -26,7 +29,7 @@ from deepgen.serving.answers import (
     ServerSentEvent,
 )
 from deepgen.serving.config import ServeConfig
-from deepgen.serving.errors import ApiError, ErrorResponse
+from deepgen.serving.errors import ApiError, ErrorResponse, refusal_body
 from deepgen.serving.jobs import EngineProtocol
 from deepgen.serving.metrics import Metrics
 from deepgen.serving.middleware import RequestMiddleware
@@ -40,6 +43,8 @@ from deepgen.serving.schema import (
     ImageVariationForm,
 )
 
+# Images that were answered as addresses: pages of other sites may show them, for the name is the secret.
+_CONTENT = re.compile(r"/v1/images/[^/]+/content")
 _JSON, _FORM = "application/json", "multipart/form-data"
 # What a route that draws may answer beside images.
 _REFUSALS = {
@@ -49,6 +54,7 @@ _REFUSALS = {
     "408": "the request took too long to arrive",
     "413": "the request is too large",
     "415": "the content type is another",
+    "421": "the server does not answer to this name",
     "429": "the queue is full",
     "500": "drawing failed",
     "503": "the server is shutting down",
@@ -103,22 +109,28 @@ def make_app(
     for route in (*routes, Route("/openapi.json", "GET", openapi)):
         app.add_route(route.path, route.endpoint, methods=[route.method])
 
-    async def refused(request: Any, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+    async def refused(request: Any, error: ApiError) -> Any:
+        return _json(error, error.headers())
 
-    async def unrouted(request: Any, error: Any) -> JSONResponse:
+    async def unrouted(request: Any, error: Any) -> Any:
         message = {404: "there is nothing at this address", 405: "this address takes another method"}
         known = ApiError(
             error.status_code, message.get(error.status_code, "the request cannot be read"), code="bad_route"
         )
-        return JSONResponse(
-            known.body(), status_code=known.status, headers={**known.headers(), **(error.headers or {})}
-        )
+        return _json(known, {**known.headers(), **(error.headers or {})})
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unrouted)
-    app.add_middleware(RequestMiddleware, metrics=metrics, origins=config.origins, tracer=config.tracer)
+    rules = AccessRules(hosts=config.allowed_hosts, origins=config.origins, shared=_CONTENT)
+    app.add_middleware(AccessMiddleware, rules=rules, body=refusal_body)
+    app.add_middleware(RequestMiddleware, metrics=metrics, tracer=config.tracer)
     return app
+
+
+def _json(error: ApiError, headers: Mapping[str, str]) -> Any:
+    from starlette.responses import Response
+
+    return Response(json_text(error.body()), error.status, headers, "application/json")
 
 
 def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:

@@ -7,7 +7,6 @@ said in our own sentences, which name the field, what came and what is expected.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +14,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from deepgen.generation import nearest_name
+from deepgen.json_values import read_json_text, unicode_fault, writable
 from deepgen.prompt_text import check_prompt
 from deepgen.serving.errors import ApiError, invalid
 from deepgen.serving.images import Fetch, read_address
@@ -62,8 +62,8 @@ async def read_json(request: Any, limits: Limits) -> dict[str, Any]:
 
     await _in_time(collect(), limits)
     try:
-        values = json.loads(bytes(body), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        values = read_json_text(bytes(body))
+    except ValueError as error:
         raise invalid("the body is no valid JSON", code="invalid_json") from error
     if not isinstance(values, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
@@ -140,10 +140,6 @@ async def _in_time(reading: Any, limits: Limits) -> Any:
         raise ApiError(499, "the client left before its request was complete", code="cancelled") from error
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
-
-
 # --- validation ---------------------------------------------------------------------------------------------
 
 
@@ -160,7 +156,7 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
 
     kinds = _kinds(model)
     try:
-        values = {_writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
+        values = {writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
         body = model.model_validate(values)
     except ValidationError as error:
         raise _refusal(model, error) from error
@@ -278,10 +274,8 @@ def _of_text(value: str, name: str) -> ApiError:
     """About a text with characters that nothing can draw or write."""
     if "\0" in value:
         return invalid(f"{name} holds a null character", name)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # lone surrogates, which JSON can spell
-        return invalid(f"{name} is not valid Unicode at character {error.start}", name)
+    if (place := unicode_fault(value)) is not None:  # lone surrogates, which JSON can spell
+        return invalid(f"{name} is not valid Unicode at character {place}", name)
     raise AssertionError(f"{name}: nothing is wrong with {value!r}")
 
 
@@ -353,12 +347,7 @@ def _number(value: float) -> str:
 
 def _shown(text: str) -> str:
     """As much of a client's text as is repeated in a message."""
-    return _writable(text[:64])
-
-
-def _writable(text: str) -> str:
-    """The text without lone surrogates, which JSON can spell and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
+    return writable(text[:64])
 
 
 # --- what a body means --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deepgen.http_access import AllowedHosts
 from deepgen.serving.errors import ApiError
 from deepgen.serving.hooks import Hooks
 from deepgen.serving.middleware import Tracer
@@ -84,6 +85,7 @@ class ServeConfig:
         keys: who may ask.
         limits: what one request may ask for.
         origins: web pages of other origins that may send requests.
+        allowed_hosts: names under which the server answers; default those that no stranger can own.
         metadata: write prompt, seed and settings into PNG files.
         image_hosts: from where pictures may be fetched; see `Fetcher`.
         hooks: what looks at requests and pictures.
@@ -95,6 +97,7 @@ class ServeConfig:
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: Limits = field(default_factory=Limits)
     origins: tuple[str, ...] = ()
+    allowed_hosts: AllowedHosts = field(default_factory=AllowedHosts)
     metadata: bool = True
     image_hosts: tuple[str, ...] = ()
     hooks: Hooks = field(default_factory=Hooks)

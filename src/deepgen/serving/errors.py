@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from deepgen.extras import missing_extra
+from deepgen.http_access import AccessRefusal
 from deepgen.serving.jobs import (
     Cancelled,
     DeadlineExceeded,
@@ -99,6 +100,11 @@ class ApiError(Exception):
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """A 400 about one field."""
     return ApiError(400, message, param=param, code=code)
+
+
+def refusal_body(refusal: AccessRefusal) -> dict[str, Any]:
+    """What is answered to a request that `http_access` does not take."""
+    return ApiError(refusal.status, refusal.message, code=refusal.code).body()
 
 
 def from_engine(error: EngineError) -> ApiError:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from deepgen.client import Client
 from deepgen.extras import missing_extra
+from deepgen.http_access import AllowedHosts
 from deepgen.serving.app import make_app
 from deepgen.serving.config import ApiKeys, ServeConfig
+from deepgen.serving.connections import server_config
 from deepgen.serving.engine import Engine, EngineConfig
 
 if TYPE_CHECKING:
@@ -39,9 +41,14 @@ def serve_locally(
         raise missing_extra("serving needs uvicorn", "serve", error) from error
     pipe.set_progress_bar_config(disable=True)
     key = secrets.token_urlsafe(32)
-    app = make_app(Engine(pipe, config), ServeConfig(model_name=model_name, keys=ApiKeys({"local": key})))
+    serve_config = ServeConfig(
+        model_name=model_name,
+        keys=ApiKeys({"local": key}),
+        allowed_hosts=AllowedHosts((), "loopback"),
+    )
+    app = make_app(Engine(pipe, config), serve_config)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
+    server = uvicorn.Server(server_config(app, log_level="error"))
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="deepgen-serve", daemon=True
     )

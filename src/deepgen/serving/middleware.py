@@ -13,9 +13,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from deepgen.extras import missing_extra
+from deepgen.json_values import json_text
 from deepgen.serving.errors import ApiError
 from deepgen.serving.metrics import Metrics
 
@@ -90,14 +90,11 @@ class RequestMiddleware:
     Args:
         app: what it is around.
         metrics: counts answers.
-        origins: web pages of other origins that may send requests; a page of our own always may.
         tracer: gets a span for each request.
     """
 
-    def __init__(
-        self, app: Any, metrics: Metrics, origins: tuple[str, ...] = (), tracer: Tracer | None = None
-    ) -> None:
-        self._app, self._metrics, self._origins, self._tracer = app, metrics, origins, tracer
+    def __init__(self, app: Any, metrics: Metrics, tracer: Tracer | None = None) -> None:
+        self._app, self._metrics, self._tracer = app, metrics, tracer
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -123,7 +120,6 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            self._check_origin(headers)
             await self._app(scope, receive, send_on)
         except Exception as error:  # the last net: whatever it is, the client learns an id and nothing else
             if not isinstance(error, ApiError):
@@ -149,19 +145,6 @@ class RequestMiddleware:
             if self._tracer is not None:
                 self._tracer.end(span, line, route)
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
-        """A page of another origin must not use a server that trusts its own machine; browsers name it."""
-        origin = headers.get("origin")
-        if origin is None or origin in self._origins:
-            return
-        try:
-            host = urlsplit(origin).netloc
-        except ValueError:  # such as "http://[", which is no page of ours
-            host = ""
-        if host and host == headers.get("host"):
-            return
-        raise ApiError(403, "this origin may not use the server", code="origin_not_allowed")
-
 
 def _request_id(headers: Mapping[str, str]) -> str:
     """The proxy's id where it is a decent one, or a new one."""
@@ -170,7 +153,7 @@ def _request_id(headers: Mapping[str, str]) -> str:
 
 
 async def _answer(error: ApiError, send: Send) -> None:
-    body = json.dumps(error.body()).encode()
+    body = json_text(error.body())
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
