@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -39,6 +42,8 @@ class Mcp(NamedModelOptions):
     """Also write every picture into this folder, and tell the agent its path."""
     read_from: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FOLDER")] = ()
     """Let the agent edit files of this folder; repeat for several."""
+    drain: float = 600.0
+    """Seconds that calls under way are given once the server is told to stop (SIGTERM, Ctrl-C)."""
 
     def run(self) -> int:
         """Exit code 0 once the agent has disconnected, or the server was stopped."""
@@ -56,13 +61,15 @@ class Mcp(NamedModelOptions):
             raise ValueError(f"--host {self.host} can be reached from other machines; give --api-key-file")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        if not self.drain >= 0:
+            raise ValueError(f"--drain must be 0 or more seconds, got {self.drain}")
         folders = Folders(save_to=self.save_to, read_from=self.read_from)
         with ExitStack() as stack:
             server = make_tools(Painter(self._client(stack), folders))
             if self.http:
-                _listen(server, self.host, self.port, keys)
+                _listen(server, self.host, self.port, keys, self.drain)
             else:
-                server.run("stdio")
+                _speak(server, self.drain)
         return 0
 
     def _client(self, stack: ExitStack) -> Callable[[], Client]:
@@ -87,21 +94,41 @@ class Mcp(NamedModelOptions):
         return loader.submit(start).result
 
 
-def _listen(server: Any, host: str, port: int, keys: ApiKeys) -> None:
+def _speak(server: Any, drain: float) -> None:
+    """Over stdin and stdout until the agent leaves, or until a signal and the answers to its calls."""
+
+    def end() -> None:
+        server.calls.drain(drain)
+        sys.stdout.flush()
+        os._exit(0)  # the thread that reads stdin cannot be woken
+
+    def on_signal(sig: int, frame: Any) -> None:
+        threading.Thread(target=end, daemon=True).start()
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, on_signal)
+    server.run("stdio")
+
+
+def _listen(server: Any, host: str, port: int, keys: ApiKeys, drain: float) -> None:
     """Streamable HTTP until a signal; the address is said on stderr."""
     import socket
 
-    import uvicorn
-
+    from deepgen.serving.draining import REASON, Ending, run, say
+    from deepgen.serving.errors import ApiError
     from deepgen.serving.schema import Limits
 
     app = server.streamable_http_app(host=host, max_request_body_size=Limits().max_body_mib << 20)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
-    name = f"[{host}]" if ":" in host else host
-    print(f"deepgen: tools on http://{name}:{listener.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-    settings = uvicorn.Config(_guarded(app, keys), log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(settings).run(sockets=[listener])
+    refused = ApiError(503, REASON, code="shutting_down")
+    run(
+        _guarded(app, keys),
+        Ending(refusal=json.dumps(refused.body()).encode(), drain=drain),
+        on_listen=say("deepgen: tools on {url}/mcp"),
+        on_hangup=None if keys.is_open else keys.reread,
+        sockets=[listener],
+    )
 
 
 def _guarded(app: Any, keys: ApiKeys) -> Any:

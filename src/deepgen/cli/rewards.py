@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.options import Device, Dtype, ModelOptions, check_steps, needed_model
-from deepgen.extras import missing_extra
 
 if TYPE_CHECKING:
     from deepgen.rewards.reward import Reward
@@ -117,23 +116,29 @@ class ServeRewards:
     """Candidates a request may hold."""
     max_body_mib: int = 256
     """MiB a request may hold."""
+    drain: float = 600.0
+    """Seconds that candidates are given to be judged once the server is told to stop (SIGTERM, Ctrl-C)."""
 
     def run(self) -> int:
-        """Exit code 0 once stopped with Ctrl-C."""
+        """Exit code 0 once stopped, with every request answered that had come before."""
         from deepgen.rewards.service import ServiceConfig, make_app
 
         if not self.names:
             raise ValueError("name at least one reward; `deepgen rewards list` shows them")
-        try:
-            import uvicorn
-        except ImportError as error:
-            raise missing_extra("serving rewards needs uvicorn", "serve", error) from error
+        if not self.drain >= 0:
+            raise ValueError(f"--drain must be 0 or more seconds, got {self.drain}")
+        from deepgen.serving.draining import REASON, Ending, run
+
         rewards = _make(self.names, self.set)
         config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
         app = make_app(rewards, config)
-        for name, reward in rewards.items():
-            print(f"{name}  {reward.version}  http://{self.host}:{self.port}")
-        uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
+
+        def listening(host: str, port: int) -> None:
+            for name, reward in rewards.items():
+                print(f"{name}  {reward.version}  http://{host}:{port}", flush=True)
+
+        ending = Ending(refusal=json.dumps({"error": REASON}).encode(), drain=self.drain)
+        run(app, ending, on_listen=listening, host=self.host, port=self.port)
         return 0
 
 

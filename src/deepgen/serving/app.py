@@ -104,6 +104,7 @@ def make_app(
         app.add_route(route.path, route.endpoint, methods=[route.method])
 
     async def refused(request: Any, error: ApiError) -> JSONResponse:
+        request.state.error = error  # for the line in the log
         return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 
     async def unrouted(request: Any, error: Any) -> JSONResponse:
@@ -111,13 +112,20 @@ def make_app(
         known = ApiError(
             error.status_code, message.get(error.status_code, "the request cannot be read"), code="bad_route"
         )
+        request.state.error = known
         return JSONResponse(
             known.body(), status_code=known.status, headers={**known.headers(), **(error.headers or {})}
         )
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unrouted)
-    app.add_middleware(RequestMiddleware, metrics=metrics, origins=config.origins, tracer=config.tracer)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        origins=config.origins,
+        tracer=config.tracer,
+        model_name=config.model_name,
+    )
     return app
 
 
