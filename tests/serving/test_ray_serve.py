@@ -60,7 +60,13 @@ def url(ray_serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         folder = tmp_path_factory.mktemp("loras")
         write_lora(folder / "style")
-        more = {"max_steps": "40", "max_images": "3", "preset": "fast", "adapters": str(folder), "name": "deepgen-1.0"}
+        more = {
+            "max_steps": "40",
+            "max_images": "3",
+            "preset": "fast",
+            "adapters": str(folder),
+            "name": "deepgen-1.0",
+        }
         serve.run(ray_serve.build({"model": "tiny", "num_replicas": "2", **more}))
         (application,) = serve.status().applications.values()
         assert application.deployments["deepgen"].replica_states == {"RUNNING": 2}
