@@ -7,9 +7,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -45,3 +49,55 @@ def serving(*arguments: str) -> Iterator[str]:
     """The address of a server of the small model."""
     with listening(["serve", "tiny", "--port", "0", *arguments]) as (url, _):
         yield url
+
+
+class Process:
+    """A `deepgen` that listens, and the lines it has written."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str], lines: list[str]) -> None:
+        self.url, self.process, self.lines = url, process, lines
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)  # keeps its connection
+
+    def post(self, body: Any, **options: Any) -> httpx.Response:
+        """Over a connection of its own."""
+        path = f"{self.url}/v1/images/generations"
+        return httpx.post(path, json=body, timeout=120, trust_env=False, **options)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < end, "".join(self.lines)
+            time.sleep(0.05)
+
+    def draw(self, body: dict[str, Any], **options: Any) -> tuple[threading.Thread, list[httpx.Response]]:
+        """Begin to ask in a thread; returns once it is being drawn."""
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(self.post(body, **options)))
+        thread.start()
+        self.until(lambda: self.http.get("/ready").json()["running"] > 0)
+        return thread, answers
+
+
+@contextmanager
+def started(*arguments: str, pattern: str = r"serving on (http://\S+) ", port: int = 0) -> Iterator[Process]:
+    """Runs `deepgen` until the block is left; the test ends it, or it is killed."""
+    command = [sys.executable, "-m", "deepgen", *arguments, "--port", str(port)]
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = ""
+            for line in process.stdout:
+                lines.append(line)
+                if match := re.search(pattern, line):
+                    url = match[1]
+                    break
+            assert url, "".join(lines)
+            reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
+            reader.start()
+            yield Process(url, process, lines)
+            reader.join(30)
+        finally:
+            process.kill()

@@ -52,7 +52,10 @@ def test_the_kubernetes_server_drains_before_it_is_killed_and_scales_on_the_queu
     pod = documents["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     command = served(container["args"])
-    assert command.drain < pod["terminationGracePeriodSeconds"]
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    probe = container["readinessProbe"]
+    assert pause > probe["periodSeconds"] * probe["failureThreshold"]
+    assert pause + command.drain < pod["terminationGracePeriodSeconds"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
     assert container["ports"][0]["containerPort"] == command.port

@@ -296,7 +296,7 @@ class Client:
         finished, request_id = 0, None
         try:
             with closing(self._open(path, body)) as reply:
-                request_id = reply.headers.get("x-request-id")
+                request_id = _request_id(reply)
                 for data in _server_sent(reply):
                     if (event := _read_event(data, request_id)) is not None:
                         finished += isinstance(event, DrawnImage)
@@ -458,9 +458,15 @@ def _read_event(data: Mapping[str, Any], request_id: str | None) -> ClientEvent 
     return None  # an event of a later server
 
 
+def _request_id(reply: httpx.Response) -> str | None:
+    """The id of a request, once where a proxy, such as Ray's, repeats it."""
+    given = reply.headers.get("x-request-id")
+    return None if given is None else given.partition(",")[0]
+
+
 def _refusal(reply: httpx.Response) -> RequestFailed:
     """What an answer of 400 or more says."""
-    request_id = reply.headers.get("x-request-id")
+    request_id = _request_id(reply)
     try:
         told = json.loads(read_at_most(reply, 65536))["error"]
         return _failed(told, reply.status_code, request_id)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import json
 import re
+import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,8 +98,8 @@ def test_an_agent_draws_and_edits_by_name(client: Client, pipe: DeepGenPipeline)
         ("generate_image", {"prompt": "a", "size": "65x64"}, "not a multiple of"),
         ("generate_image", {"prompt": "x" * 9000}, r"field prompt\) \[req-"),
         ("generate_image", {}, "prompt"),
-        ("generate_image", {"prompt": "a", "n": MAX_IMAGES + 1}, "less than or equal"),
-        ("edit_image", {"prompt": "a", "images": []}, "at least 1 item"),
+        ("generate_image", {"prompt": "a", "n": MAX_IMAGES + 1}, f"n must be between 1 and {MAX_IMAGES}"),
+        ("edit_image", {"prompt": "a", "images": []}, "image must be a list of 1 to 16"),
         ("edit_image", {"prompt": "a", "images": ["/etc/passwd"]}, "started without --read-from"),
         ("edit_image", {"prompt": "a", "images": ["http://10.0.0.1/a.png"]}, "no file"),
         ("edit_image", {"prompt": "a", "images": ["data:image/png;base64,AAAA"]}, "field image"),
@@ -107,6 +112,66 @@ def test_a_refusal_tells_the_agent_what_to_do(
         result = await agent.call_tool(tool, arguments)
         assert result.is_error
         assert re.search(message, result.content[0].text)
+
+    talk(Painter(lambda: client), work)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"n": "2"}, "n"),
+        ({"n": True}, "n"),
+        ({"seed": 1.5}, "seed"),
+        ({"guidance_scale": "4"}, "guidance_scale"),
+        ({"guidance_scale": 101}, "guidance_scale"),
+        ({"prompt": 3}, "prompt"),
+        ({"preset": "slow"}, "preset"),
+        ({"size": "big"}, "size"),
+        ({"size": "64x64", "height": 64}, "size"),
+        ({"num_inference_step": 4}, "num_inference_step"),
+    ],
+)
+def test_what_http_refuses_is_refused_with_the_same_words(
+    client: Client, given: dict[str, Any], field: str
+) -> None:
+    fields = {"prompt": "a red circle", **given}
+    answer = httpx.post(
+        f"{client.url}/v1/images/generations",
+        json=fields,
+        headers={"authorization": f"Bearer {client._key}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == field
+
+    async def work(agent: Any) -> None:
+        result = await agent.call_tool("generate_image", fields)
+        assert result.is_error
+        said = result.content[0].text
+        if error["code"] == "unknown_parameter":  # the tools know fewer fields
+            assert said.startswith(error["message"].partition(";")[0])
+        else:
+            assert said == error["message"]
+
+    talk(Painter(lambda: client), work)
+
+
+def test_null_and_a_whole_number_with_a_point_are_taken_as_over_http(client: Client) -> None:
+    async def work(agent: Any) -> None:
+        drawn = await agent.call_tool("generate_image", {"prompt": "a", "n": None, "seed": 3.0, "size": None})
+        assert drawn.content[1].text.endswith("64x64, seed 3")
+
+    talk(Painter(lambda: client), work)
+
+
+def test_the_schemas_of_the_tools_allow_no_other_argument(client: Client) -> None:
+    async def work(agent: Any) -> None:
+        for tool in (await agent.list_tools()).tools:
+            assert tool.input_schema["additionalProperties"] is False
+            unknown = await agent.call_tool(tool.name, {"prompt": "a", "image": ["a.png"], "quality": "hd"})
+            assert unknown.is_error
+            assert unknown.content[0].text.startswith("unknown field '")
 
     talk(Painter(lambda: client), work)
 
@@ -262,3 +327,94 @@ def test_over_http_with_a_key_a_running_server_draws(tmp_path: Path) -> None:
         ),
     ):
         anyio.run(run, url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["stdio", "http"])
+def test_sigterm_ends_it_after_the_answer_with_exit_code_0(way: str, tmp_path: Path) -> None:
+    """The process is our own child, so that its exit code is seen; over stdio it speaks plain JSON-RPC."""
+    http = ["--http", "--port", "0"] if way == "http" else []
+    command = [sys.executable, "-m", "deepgen", "mcp", "tiny", *http]
+    call = {"prompt": "a red circle", "seed": 1, "num_inference_steps": 200}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        try:
+            draw, refused = (over_http if way == "http" else over_stdio)(process, call)
+            said = draw()
+            assert "picture-" in said
+            assert refused is None or refused.status_code == 503
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def over_stdio(process: subprocess.Popen[str], call: dict[str, Any]) -> tuple[Callable[[], str], None]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+
+    def send(method: str, params: Any = None, number: int | None = None) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params or {}}
+        message |= {} if number is None else {"id": number}
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+
+    def answer(number: int) -> str:
+        assert process.stdout is not None
+        return next(line for line in process.stdout if json.loads(line).get("id") == number)
+
+    send("initialize", about, 1)
+    answer(1)
+    send("notifications/initialized")
+    asked = {"name": "generate_image", "arguments": {**call, "num_inference_steps": 1}}
+    send("tools/call", asked, 2)
+    assert "picture-" in answer(2)  # the model is there
+    send("tools/call", {"name": "generate_image", "arguments": call}, 3)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    return lambda: answer(3), None
+
+
+def over_http(
+    process: subprocess.Popen[str], call: dict[str, Any]
+) -> tuple[Callable[[], str], httpx.Response]:
+    assert process.stderr is not None
+    found = (re.search(r"tools on (http://\S+)", line) for line in process.stderr)
+    url = next(match[1] for match in found if match)
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    said: list[str] = []
+    begun = threading.Event()
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        begun.set()
+
+    async def run() -> None:
+        async with Agent(streamable_http_client(url)) as agent:
+            await agent.list_tools()  # as every agent does first; the client would ask after the call
+            result = await agent.call_tool("generate_image", call, progress_callback=progress)
+            said.append(result.content[1].text)
+
+    def ask() -> None:
+        with contextlib.suppress(ExceptionGroup, Exception):  # its good-bye is refused as all that is new
+            anyio.run(run)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(60)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    refused = httpx.post(url, json={}, trust_env=False)
+    assert refused.headers["retry-after"]
+
+    def draw() -> str:
+        thread.join(60)
+        return said[0]
+
+    return draw, refused

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -44,6 +47,8 @@ class Mcp(NamedModelOptions):
     """Also write every picture into this folder, and tell the agent its path."""
     read_from: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FOLDER")] = ()
     """Let the agent edit files of this folder; repeat for several."""
+    drain: float = 600.0
+    """Seconds that calls under way are given once the server is told to stop (SIGTERM, Ctrl-C)."""
 
     def run(self) -> int:
         """Exit code 0 once the agent has disconnected, or the server was stopped."""
@@ -62,13 +67,16 @@ class Mcp(NamedModelOptions):
         hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        if not self.drain >= 0:
+            raise ValueError(f"--drain must be 0 or more seconds, got {self.drain}")
         folders = Folders(save_to=self.save_to, read_from=self.read_from)
         with ExitStack() as stack:
             server = make_tools(Painter(self._client(stack), folders))
             if self.http:
-                _listen(server, self.host, self.port, keys, AccessRules(hosts=hosts, origins=self.origin))
+                rules = AccessRules(hosts=hosts, origins=self.origin)
+                _listen(server, self.host, self.port, keys, rules, self.drain)
             else:
-                server.run("stdio")
+                _speak(server, self.drain)
         return 0
 
     def _client(self, stack: ExitStack) -> Callable[[], Client]:
@@ -93,16 +101,32 @@ class Mcp(NamedModelOptions):
         return loader.submit(start).result
 
 
-def _listen(server: Any, host: str, port: int, keys: ApiKeys, rules: AccessRules) -> None:
+def _speak(server: Any, drain: float) -> None:
+    """Over stdin and stdout until the agent leaves, or until a signal and the answers to its calls."""
+
+    def end() -> None:
+        server.calls.drain(drain)
+        sys.stdout.flush()
+        os._exit(0)  # the thread that reads stdin cannot be woken
+
+    def on_signal(sig: int, frame: Any) -> None:
+        threading.Thread(target=end, daemon=True).start()
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, on_signal)
+    server.run("stdio")
+
+
+def _listen(server: Any, host: str, port: int, keys: ApiKeys, rules: AccessRules, drain: float) -> None:
     """Streamable HTTP until a signal; the address is said on stderr."""
     import socket
 
-    import uvicorn
     from mcp.server.transport_security import (  # pyright: ignore[reportMissingImports]  # an extra
         TransportSecuritySettings,
     )
 
-    from deepgen.serving.connections import server_config
+    from deepgen.serving.draining import REASON, Ending, run, say
+    from deepgen.serving.errors import ApiError
     from deepgen.serving.guard import guarded
     from deepgen.serving.schema import Limits
 
@@ -114,6 +138,11 @@ def _listen(server: Any, host: str, port: int, keys: ApiKeys, rules: AccessRules
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
-    name = f"[{host}]" if ":" in host else host
-    print(f"deepgen: tools on http://{name}:{listener.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-    uvicorn.Server(server_config(guarded(app, keys, rules))).run(sockets=[listener])
+    refused = ApiError(503, REASON, code="shutting_down")
+    run(
+        guarded(app, keys, rules),
+        Ending(refusal=json.dumps(refused.body()).encode(), drain=drain),
+        on_listen=say("deepgen: tools on {url}/mcp"),
+        on_hangup=None if keys.is_open else keys.reread,
+        sockets=[listener],
+    )

@@ -127,31 +127,45 @@ class ServeRewards:
     """Candidates a request may hold."""
     max_body_mib: int = 256
     """MiB a request may hold."""
+    drain: float = 600.0
+    """Seconds that candidates are given to be judged once the server is told to stop (SIGTERM, Ctrl-C)."""
 
     def run(self) -> int:
-        """Exit code 0 once stopped with Ctrl-C."""
+        """Exit code 0 once stopped, with every request answered that had come before."""
         if not self.names:
             raise ValueError("name at least one reward; `deepgen rewards list` shows them")
+        if not self.drain >= 0:
+            raise ValueError(f"--drain must be 0 or more seconds, got {self.drain}")
         try:
             import fastapi  # noqa: F401 - asked for before a model is loaded
-            import uvicorn
+            import uvicorn  # noqa: F401
         except ImportError as error:
             raise missing_extra("serving rewards needs more packages", "serve", error) from error
         from deepgen.rewards.service import ServiceConfig, make_app
         from deepgen.serving.config import ApiKeys
-        from deepgen.serving.connections import ConnectionLimits, server_config
+        from deepgen.serving.connections import ConnectionLimits
+        from deepgen.serving.draining import REASON, Ending, run
         from deepgen.serving.guard import guarded
 
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
         check_who_may_ask(self.host, keys, self.allow_anyone)
         hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)
-        limits = ConnectionLimits(max_connections=self.max_connections)
         rewards = _make(self.names, self.set)
         config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
-        app = guarded(make_app(rewards, config), keys, AccessRules(hosts=hosts))
-        for name, reward in rewards.items():
-            print(f"{name}  {reward.version}  http://{self.host}:{self.port}", flush=True)
-        uvicorn.Server(server_config(app, limits, host=self.host, port=self.port)).run()
+
+        def listening(host: str, port: int) -> None:
+            for name, reward in rewards.items():
+                print(f"{name}  {reward.version}  http://{host}:{port}", flush=True)
+
+        run(
+            guarded(make_app(rewards, config), keys, AccessRules(hosts=hosts)),
+            Ending(refusal=json.dumps({"error": REASON}).encode(), drain=self.drain),
+            on_listen=listening,
+            on_hangup=None if keys.is_open else keys.reread,
+            limits=ConnectionLimits(max_connections=self.max_connections),
+            host=self.host,
+            port=self.port,
+        )
         return 0
 
 

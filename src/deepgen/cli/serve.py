@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -78,6 +76,10 @@ class Serve(NamedModelOptions):
     """Seconds until a request's pictures must be done."""
     drain: float = 600.0
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
+    drain_notice: float = 0.0
+    """Seconds that the port stays open then in any case, so that a balancer that asks /ready learns of it."""
+    log_format: Literal["json", "text"] = "json"
+    """The form of the lines on stderr; json: each is one object, with a request's key, pictures and error."""
     trace: bool = False
     """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
     metadata: bool = True
@@ -93,12 +95,13 @@ class Serve(NamedModelOptions):
             import fastapi  # noqa: F401 - asked for before gigabytes are loaded
             import prometheus_client  # noqa: F401
             import pydantic  # noqa: F401
-            import uvicorn
+            import uvicorn  # noqa: F401
         except ImportError as error:
             raise missing_extra("serving needs more packages", "serve", error) from error
         from deepgen.serving.adapters import read_loras
         from deepgen.serving.config import ApiKeys
         from deepgen.serving.engine import EngineConfig
+        from deepgen.serving.log import logging_to_stderr
         from deepgen.serving.schema import Limits
 
         self.check_model()
@@ -115,9 +118,11 @@ class Serve(NamedModelOptions):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        for name in ("timeout", "drain"):
+        for name in ("timeout", "drain", "drain_notice"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name} must be 0 or more seconds, got {getattr(self, name)}")
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be 0 or more seconds, got {getattr(self, name)}"
+                )
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
         keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
@@ -140,7 +145,9 @@ class Serve(NamedModelOptions):
         )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, got {self.workers}")
-        self._serve(uvicorn, config, limits, keys, self._credentials())
+        credentials = self._credentials()
+        with logging_to_stderr(self.log_format):
+            self._serve(config, limits, keys, credentials)
         return 0
 
     @property
@@ -170,14 +177,14 @@ class Serve(NamedModelOptions):
             pipe.set_progress_bar_config(disable=True)
             return Engine(pipe, config, measure)
         num_devices = torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
-        return Pool(
-            partial(load_pipeline, self), config, self.workers or num_devices or 1, num_devices, measure
-        )
+        num_workers = self.workers or num_devices or 1
+        return Pool(partial(load_pipeline, self), config, num_workers, num_devices, measure, self.log_format)
 
-    def _serve(self, uvicorn: Any, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
+    def _serve(self, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
         from deepgen.serving.app import make_app
         from deepgen.serving.config import ServeConfig
-        from deepgen.serving.connections import ConnectionLimits, server_config
+        from deepgen.serving.connections import ConnectionLimits
+        from deepgen.serving.draining import Ending, run, say
         from deepgen.serving.fetch import Fetcher
         from deepgen.serving.hooks import Hooks
         from deepgen.serving.metrics import Metrics
@@ -201,32 +208,21 @@ class Serve(NamedModelOptions):
             tracer=tracer,
         )
         app = make_app(engine, config, metrics)
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-
-        class DrainingServer(uvicorn.Server):
-            """Takes nothing new from the first signal on, and answers what it took."""
-
-            def handle_exit(self, sig: int, frame: Any) -> None:
-                # uvicorn's own raises the signal again at the end; a server that ended in order exits with 0
-                engine.drain(timeout=0)
-                self.force_exit = self.should_exit  # the second signal does not wait
-                self.should_exit = True
-
-            async def startup(self, sockets: Any = None) -> None:
-                await super().startup(sockets)
-                for server in self.servers:
-                    for socket in server.sockets:
-                        host, port = socket.getsockname()[:2]
-                        print(f"deepgen: serving on http://{host}:{port}", file=sys.stderr, flush=True)
-
-        settings = server_config(
-            app,
-            ConnectionLimits(max_connections=self.max_connections),
-            host=self.host,
-            port=self.port,
-            timeout_graceful_shutdown=max(1, int(self.drain)),
+        ending = Ending(
+            drain=self.drain,
+            notice=self.drain_notice,
+            on_drain=lambda: engine.drain(timeout=0),
+            on_give_up=engine.close,
         )
         try:
-            DrainingServer(settings).run()
+            run(
+                app,
+                ending,
+                on_listen=say("deepgen: serving on {url} until SIGTERM or Ctrl-C"),
+                on_hangup=None if keys.is_open else keys.reread,
+                host=self.host,
+                port=self.port,
+                limits=ConnectionLimits(max_connections=self.max_connections),
+            )
         finally:
             engine.close()

@@ -9,7 +9,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.addresses import is_loopback
 from deepgen.cli.serve import Serve
@@ -27,6 +27,8 @@ class Ui(Serve):
     """Show a Gradio app instead of the server's own page; needs the extra `ui`."""
     browser: bool = True
     """Open a browser; without, the address is printed."""
+    log_format: Literal["json", "text"] = "text"
+    """The form of the lines on stderr."""
 
     def run(self) -> int:
         """Exit code 0 once the page is open, or once the server that was started for it has been stopped."""

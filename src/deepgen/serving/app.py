@@ -110,6 +110,7 @@ def make_app(
         app.add_route(route.path, route.endpoint, methods=[route.method])
 
     async def refused(request: Any, error: ApiError) -> Any:
+        request.state.error = error  # for the line in the log
         return _json(error, error.headers())
 
     async def unrouted(request: Any, error: Any) -> Any:
@@ -117,13 +118,14 @@ def make_app(
         known = ApiError(
             error.status_code, message.get(error.status_code, "the request cannot be read"), code="bad_route"
         )
+        request.state.error = known
         return _json(known, {**known.headers(), **(error.headers or {})})
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unrouted)
     rules = AccessRules(hosts=config.allowed_hosts, origins=config.origins, shared=_CONTENT)
     app.add_middleware(AccessMiddleware, rules=rules, body=refusal_body)
-    app.add_middleware(RequestMiddleware, metrics=metrics, tracer=config.tracer)
+    app.add_middleware(RequestMiddleware, metrics=metrics, tracer=config.tracer, model_name=config.model_name)
     return app
 
 

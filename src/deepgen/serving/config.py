@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,16 +20,20 @@ from deepgen.serving.middleware import Tracer
 from deepgen.serving.provenance import ContentCredentials
 from deepgen.serving.schema import Limits
 
+logger = logging.getLogger(__name__)
+
 
 class ApiKeys:
     """Who may ask. Without keys all clients may, and are told apart by address.
 
     Args:
         keys: name -> key; the name is what logs show.
+        path: the file they are from, for `reread`.
     """
 
-    def __init__(self, keys: Mapping[str, str] | None = None) -> None:
+    def __init__(self, keys: Mapping[str, str] | None = None, path: Path | None = None) -> None:
         self._digests = {name: _digest(key) for name, key in (keys or {}).items()}
+        self._path = path
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +59,24 @@ class ApiKeys:
             keys[match[1]] = match[2]
         if not keys:
             raise ValueError(f"{path} holds no key; write one a line, NAME:KEY")
-        return ApiKeys(keys)
+        return ApiKeys(keys, path)
+
+    def reread(self) -> None:
+        """Take the keys that are in the file now; where it cannot be read, or a line is wrong, none changes.
+
+        What was done is logged. Requests that were accepted are drawn to their end, whoever asked.
+        """
+        if self._path is None:
+            raise ValueError("these keys are from no file")
+        try:
+            digests = ApiKeys.read(self._path)._digests
+        except (OSError, ValueError) as error:
+            logger.error("the keys stay as they were: %s", error)
+            return
+        gone, new = self._digests.keys() - digests.keys(), digests.keys() - self._digests.keys()
+        self._digests = digests  # at once, so that no request meets half of them
+        words = [f"{w}: {', '.join(sorted(names))}" for w, names in (("new", new), ("gone", gone)) if names]
+        logger.info("%s: %s", self._path, "; ".join([f"{len(digests)} keys", *words]))
 
     def owner(self, authorization: str | None, address: str) -> str:
         """The name of the client that sent this `Authorization` header from this address.

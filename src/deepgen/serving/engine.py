@@ -89,12 +89,13 @@ class _Task:
 
 @dataclass(eq=False)
 class _Running:
-    """One picture that is being drawn, and the turn it was last moved in."""
+    """One picture that is being drawn, the turn it was last moved in, and its share of the model's time."""
 
     task: _Task
     index: int
     sample: Sample
     turn: int = 0
+    seconds: float = 0.0
 
 
 class Engine:
@@ -265,13 +266,15 @@ class Engine:
                 task, index = self._waiting.pop()
                 self._emit_queue_positions()
             task.job.emit(Progress(index, 0, task.plan.num_steps))
+            started = time.perf_counter()
             try:
                 sample = self._with_retry(lambda: self._begin(task, index))  # noqa: B023 - called at once
             except EngineError as error:
                 self._end([task], error)
                 continue
+            seconds = time.perf_counter() - started
             with self._changed:
-                self._running.append(_Running(task, index, sample, self._turn))
+                self._running.append(_Running(task, index, sample, self._turn, seconds))
 
     def _begin(self, task: _Task, index: int) -> Sample:
         if task.conditions is None:
@@ -322,6 +325,7 @@ class Engine:
         before = self._sample_step_seconds
         self._sample_step_seconds = each if before is None else 0.9 * before + 0.1 * each
         for running in batch:
+            running.seconds += each
             task, sample = running.task, running.sample
             task.job.emit(Progress(running.index, sample.step, task.plan.num_steps))
             expected = sample.expected_clean if sample.step in task.preview_steps else None
@@ -338,7 +342,7 @@ class Engine:
     def _finish_done(self) -> None:
         """Decode what is done."""
         for running in [r for r in self._running if r.sample.is_done]:
-            job = running.task.job
+            job, started = running.task.job, time.perf_counter()
             try:
                 with self._timed("decode"):
                     image = self._with_retry(lambda: self.sampler.finish(running.sample))  # noqa: B023
@@ -348,7 +352,8 @@ class Engine:
             with self._changed:
                 if running in self._running:  # unless a sibling has just failed
                     self._running.remove(running)
-            job.emit(ImageDone(running.index, image, job.seeds[running.index]))
+            seconds = running.seconds + time.perf_counter() - started
+            job.emit(ImageDone(running.index, image, job.seeds[running.index], seconds))
             if job.is_ended:
                 self._forget(job)
 

@@ -97,11 +97,15 @@ class Preview:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """Picture `index` is done; drawn alone with this seed it is the same picture."""
+    """Picture `index` is done; drawn alone with this seed it is the same picture.
+
+    `model_seconds` is its share of the model's time: pictures of one forward share that equally.
+    """
 
     index: int
     image: Image.Image
     seed: int
+    model_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,7 @@ class Job:
         self._on_event, self._events = on_event, queue.SimpleQueue[Event]()
         self._drawn: dict[int, ImageDone] = {}
         self._error: EngineError | None = None
+        self.refusal: Any = None  # the server's error where it does not send what was drawn
         self._cancelled, self._ended = threading.Event(), threading.Event()
         self._emitting = threading.RLock()  # pictures of one job may come from several workers
 
@@ -309,6 +314,16 @@ class Job:
         if self._error is not None:
             raise self._error
         return [self._drawn[index] for index in range(self.request.num_images)]
+
+    @property
+    def drawn(self) -> list[ImageDone]:
+        """What is done so far."""
+        return list(self._drawn.values())
+
+    @property
+    def error(self) -> EngineError | None:
+        """Why it ended without all of its pictures, if so."""
+        return self._error
 
     # --- for the engine ---------------------------------------------------------------------------------
 

@@ -12,9 +12,12 @@ anywhere tell it.
 import re
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -24,7 +27,10 @@ from deepgen._version import __version__
 from deepgen.client import Client, ClientError, DrawnImage, RequestFailed, Step
 from deepgen.extras import missing_extra
 from deepgen.generation import refuse_unknown, standard_names
-from deepgen.serving.schema import MAX_GUIDANCE, Limits
+from deepgen.serving.bodies import read_body
+from deepgen.serving.draining import REASON
+from deepgen.serving.errors import ApiError
+from deepgen.serving.schema import MAX_GUIDANCE, ImageGenerationRequest, Limits, limited
 
 INSTRUCTIONS = (
     "Draws pictures from words and edits pictures as told. Every answer names its pictures; give such a name "
@@ -32,6 +38,10 @@ INSTRUCTIONS = (
 )
 MAX_IMAGES = 4  # in one answer: an agent reads each
 _KEPT = 64
+_MANY = 2**53
+# A tool's own; others are those of the server it asks.
+_BOUNDS = Limits(max_images=MAX_IMAGES, max_pixels=_MANY, max_prompt=_MANY, max_steps=_MANY)
+_SETTLE_S = 0.5  # an answer is written after its call has ended
 # Fields of both tools.
 _FIELDS = (
     *("size", "n", "seed", "num_inference_steps", "guidance_scale", "negative_prompt"),
@@ -76,6 +86,37 @@ class Folders:
 
     def _readable(self) -> list[Path]:
         return [*([self.save_to] if self.save_to else []), *self.read_from]
+
+
+class Calls:
+    """The calls under way, so that a server can end after them."""
+
+    def __init__(self) -> None:
+        self._num_calls, self._is_draining = 0, False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A call; ValueError once no more are taken."""
+        with self._changed:
+            if self._is_draining:
+                raise ValueError(REASON)
+            self._num_calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_calls -= 1
+                self._changed.notify_all()
+
+    def drain(self, timeout: float) -> None:
+        """Take no more, and wait for the answers to those under way, at most so many seconds."""
+        with self._changed:
+            self._is_draining = True
+            if self._num_calls == 0:
+                return
+            self._changed.wait_for(lambda: self._num_calls == 0, timeout)
+        time.sleep(_SETTLE_S)
 
 
 class Painter:
@@ -246,19 +287,52 @@ def _server(tools: Mapping[str, Callable[..., Any]]) -> Any:
     except ImportError as error:
         raise missing_extra("tools for agents need mcp 2", "mcp", error) from error
 
-    class Server(MCPServer):  # the SDK's own ignores arguments it does not know
+    class Server(MCPServer):  # the SDK's own ignores arguments it does not know, and converts others
+        calls = Calls()
+
+        async def list_tools(self) -> list[Any]:
+            listed = await super().list_tools()
+            for tool in listed:
+                tool.input_schema["additionalProperties"] = False
+            return listed
+
         async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-            if name in tools:
-                try:
-                    arguments = standard_names(arguments, ["images"])
-                    refuse_unknown(arguments, set(signature(tools[name]).parameters) - {"context"})
-                except ValueError as error:
-                    raise ToolError(str(error)) from error
-            return await super().call_tool(name, arguments, context)
+            try:
+                with self.calls.one():
+                    if name in tools:
+                        arguments = _checked(arguments, set(signature(tools[name]).parameters) - {"context"})
+                    return await super().call_tool(name, arguments, context)
+            except (ValueError, ApiError) as error:
+                raise ToolError(_said(error)) from error
 
     return Server(
         "deepgen", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", title="DeepGen"
     )
+
+
+def _checked(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Arguments under today's names, read as HTTP reads them: "2" is no number, and null is the default.
+
+    Raises:
+        ValueError: an argument is unknown, or given twice, or is no name of a picture.
+        ApiError: a value is none that HTTP takes; upper bounds are the server's, which looks again.
+    """
+    arguments = standard_names(given, ["images"])
+    refuse_unknown(arguments, known)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    images = {name: arguments.pop(name) for name in ("image", "mask") if name in arguments}
+    named, most = images.get("image"), Limits.max_references
+    if "image" in known and not (isinstance(named, list) and 1 <= len(named) <= most):
+        raise ValueError(f"image must be a list of 1 to {most} names of pictures")
+    if not all(isinstance(name, str) for name in [*(named or []), images.get("mask", "")]):
+        raise ValueError("image and mask take names of pictures, which are text")
+    body = read_body(_request_model(), arguments, _BOUNDS)
+    return {name: getattr(body, name) for name in arguments} | images
+
+
+@cache
+def _request_model() -> type[ImageGenerationRequest]:
+    return limited(ImageGenerationRequest, _BOUNDS)
 
 
 def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:

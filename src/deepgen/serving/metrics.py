@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepgen.extras import missing_extra
-from deepgen.serving.jobs import EngineStatus
+from deepgen.serving.jobs import EngineStatus, ImageDone
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
@@ -46,6 +46,14 @@ class Metrics:
         self._starts = Gauge("deepgen_worker_starts", "Times a worker was started.", ["worker"], **where)
         self._resident = Gauge("deepgen_worker_memory_bytes", "Main memory of a worker.", ["worker"], **where)
 
+        by_key: dict[str, Any] = {"labelnames": ["key"], **where}
+        self._key_requests = Counter("deepgen_key_requests", "Requests that were to draw, by key.", **by_key)
+        self._key_pictures = Counter("deepgen_key_pictures", "Pictures drawn, by key.", **by_key)
+        self._key_pixels = Counter("deepgen_key_pixels", "Pixels of these pictures, by key.", **by_key)
+        self._key_seconds = Counter(
+            "deepgen_key_model_seconds", "The model's time for these pictures, by key.", **by_key
+        )
+
     def measure(self, name: str, value: float) -> None:
         """For the engine's `on_measure`."""
         if name == "batch":
@@ -57,6 +65,14 @@ class Metrics:
         """Count an answer."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
+
+    def used(self, key: str | None, drawn: Sequence[ImageDone]) -> None:
+        """Count what a request was given; `key` is the name of its key, None where none is needed."""
+        name = key or ""
+        self._key_requests.labels(name).inc()
+        self._key_pictures.labels(name).inc(len(drawn))
+        self._key_pixels.labels(name).inc(sum(one.image.width * one.image.height for one in drawn))
+        self._key_seconds.labels(name).inc(sum(one.model_seconds for one in drawn))
 
     def show(self, status: Callable[[], EngineStatus]) -> bytes:
         """The page, in Prometheus' text format."""

@@ -6,7 +6,6 @@ request is in `/metrics`; a batch belongs to many requests and so to no span.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
@@ -16,10 +15,13 @@ from typing import Any
 
 from deepgen.extras import missing_extra
 from deepgen.json_values import json_text
-from deepgen.serving.errors import ApiError
+from deepgen.serving.errors import ApiError, from_engine
+from deepgen.serving.jobs import Job
 from deepgen.serving.metrics import Metrics
 
 logger = logging.getLogger("deepgen.serving.access")
+
+_LONGEST_REASON = 500  # characters of an error's message in the log
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -91,10 +93,14 @@ class RequestMiddleware:
         app: what it is around.
         metrics: counts answers.
         tracer: gets a span for each request.
+        model_name: what the log calls the model.
     """
 
-    def __init__(self, app: Any, metrics: Metrics, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, app: Any, metrics: Metrics, tracer: Tracer | None = None, model_name: str | None = None
+    ) -> None:
         self._app, self._metrics, self._tracer = app, metrics, tracer
+        self._model_name = model_name
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -125,6 +131,7 @@ class RequestMiddleware:
             if not isinstance(error, ApiError):
                 logging.getLogger(__name__).exception("unexpected error [%s]", request_id)
                 error = ApiError(500, f"unexpected error; the server's log tells more under {request_id}")
+            scope["state"]["error"] = error
             if status:  # the answer has begun and cannot become another one
                 raise
             await _answer(error, send_on)
@@ -132,18 +139,52 @@ class RequestMiddleware:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", None) or "unknown"
             self._metrics.answered(route, status, seconds)
-            line = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": scope["path"][:200],
-                "status": status,
-                "seconds": round(seconds, 4),
-                "key": scope["state"].get("owner"),
-                "job": scope["state"].get("job"),
-            }
-            logger.info(json.dumps(line))
+            job: Job | None = scope["state"].get("job")
+            if job is not None:
+                self._metrics.used(scope["state"]["key"], job.drawn)
+            line = {"request_id": request_id, "model": self._model_name, **_asked(scope, status, seconds)}
+            line |= _drawn(job) | _failed(scope["state"].get("error"), job)
+            words = f"{line['method']} {line['path']} {status} in {seconds:.3f} s"
+            logger.info(words, extra={"fields": line})
             if self._tracer is not None:
                 self._tracer.end(span, line, route)
+
+
+def _asked(scope: dict[str, Any], status: int, seconds: float) -> dict[str, Any]:
+    """Who asked what, and how long the answer took."""
+    client = scope.get("client")
+    return {
+        "client": client[0] if client else None,
+        "key": scope["state"].get("key"),
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": status,
+        "seconds": round(seconds, 4),
+    }
+
+
+def _drawn(job: Job | None) -> dict[str, Any]:
+    """What was asked to be drawn, and how much of it was."""
+    if job is None:
+        return dict.fromkeys(("job", "pictures", "drawn", "steps", "size", "model_seconds"))
+    height, width = job.info.size
+    return {
+        "job": job.id,
+        "pictures": job.request.num_images,
+        "drawn": len(job.drawn),
+        "steps": job.info.settings.num_inference_steps,
+        "size": f"{width}x{height}",
+        "model_seconds": round(sum(one.model_seconds for one in job.drawn), 4),
+    }
+
+
+def _failed(error: ApiError | None, job: Job | None) -> dict[str, Any]:
+    """The error that was answered, or told at the end of a stream."""
+    if error is None and job is not None:
+        error = job.refusal or (from_engine(job.error) if job.error is not None else None)
+    if error is None:
+        return {"error_code": None, "error_message": None}
+    return {"error_code": error.code, "error_message": error.message[:_LONGEST_REASON]}
 
 
 def _request_id(headers: Mapping[str, str]) -> str:

@@ -53,6 +53,7 @@ from deepgen.serving.worker import (
 
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline
+    from deepgen.serving.log import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Pool:
         num_devices: accelerators they are dealt to in turn, by CUDA_VISIBLE_DEVICES; 0 leaves the choice to
             `load`.
         on_measure: as for `Engine`; called from several threads.
+        log: the form of the workers' lines on stderr.
 
     Raises:
         ValueError: a worker could not load its model from what it was told; the message is its error.
@@ -85,11 +87,12 @@ class Pool:
         num_workers: int = 1,
         num_devices: int = 0,
         on_measure: Callable[[str, float], None] | None = None,
+        log: LogFormat = "text",
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         self.config = config or EngineConfig()
-        self._load, self._num_devices = load, num_devices
+        self._load, self._num_devices, self._log = load, num_devices, log
         self._worker_config = replace(self.config, max_waiting=_MANY, max_waiting_per_key=None)
         self._measure = on_measure or (lambda name, value: None)
         self._context = multiprocessing.get_context("spawn")  # a fork would copy locks and CUDA's state
@@ -307,7 +310,7 @@ class Pool:
         device = str(place % self._num_devices) if self._num_devices else None
         process = self._context.Process(
             target=work,
-            args=(theirs, self._load, self._worker_config, device),
+            args=(theirs, self._load, self._worker_config, device, self._log),
             name=f"deepgen-worker-{place}",
             daemon=True,
         )

@@ -73,6 +73,7 @@ class RequestHandler:
         address = request.client.host if request.client else ""
         owner = self.config.keys.owner(request.headers.get("authorization"), address)
         request.state.owner = owner
+        request.state.key = None if self.config.keys.is_open else owner
         return owner
 
     async def submit(
@@ -115,7 +116,7 @@ class RequestHandler:
         if reason := misfit(fields.output_format, job.info.size, words):
             job.cancel()
             raise invalid(f"output_format: {reason}", "output_format")
-        request.state.job = job.id
+        request.state.job = job
         return job, events
 
     def _generation_request(

@@ -204,6 +204,7 @@ class ImageRoutes:
             try:
                 body = await run_in_threadpool(answer.event, event)
             except ApiError as refused:  # a hook objects to an image
+                answer.job.refusal = refused
                 answer.job.cancel()
                 yield event_lines("error", refused.response())
                 return
@@ -253,6 +254,7 @@ class ChatRoutes:
                 try:
                     address = await run_in_threadpool(answer.address, event)
                 except ApiError as refused:  # a hook objects to the image
+                    answer.job.refusal = refused
                     answer.job.cancel()
                     yield event_lines("error", refused.response())
                     return

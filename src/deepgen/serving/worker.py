@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from deepgen.serving.jobs import EngineError, Event, GenerationRequest, Job, Job
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline
     from deepgen.serving.engine import Engine, EngineConfig
+    from deepgen.serving.log import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,11 @@ class MemoryReport:
 
 
 def work(
-    connection: Connection, load: Callable[[], DeepGenPipeline], config: EngineConfig, device: str | None
+    connection: Connection,
+    load: Callable[[], DeepGenPipeline],
+    config: EngineConfig,
+    device: str | None,
+    log: LogFormat = "text",
 ) -> None:
     """The life of a worker process.
 
@@ -111,12 +115,19 @@ def work(
         load: makes the pipeline; must be picklable.
         config: of the engine.
         device: what CUDA_VISIBLE_DEVICES is set to; None leaves it.
+        log: the form of its lines on stderr.
     """
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {one.name for one in signal.Signals}:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the first call into CUDA, which reads it
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    from deepgen.serving.log import logging_to_stderr
+
+    with logging_to_stderr(log):
+        _work(connection, load, config)
+
+
+def _work(connection: Connection, load: Callable[[], DeepGenPipeline], config: EngineConfig) -> None:
     sending = threading.Lock()
 
     def send(message: Any) -> None:
