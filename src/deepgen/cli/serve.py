@@ -152,7 +152,10 @@ class Serve(NamedModelOptions):
         from deepgen.cli.loading import load_pipeline
         from deepgen.serving.engine import Engine
         from deepgen.serving.pool import Pool
+        from deepgen.uploads.memory import keep_little
 
+        if self.workers != 0:  # here no model runs, only pictures come and go
+            keep_little()
         if self.workers == 0:
             pipe = load_pipeline(self)
             pipe.set_progress_bar_config(disable=True)

@@ -30,6 +30,7 @@ from deepgen.serving.errors import ApiError, ErrorResponse
 from deepgen.serving.jobs import EngineProtocol
 from deepgen.serving.metrics import Metrics
 from deepgen.serving.middleware import RequestMiddleware
+from deepgen.serving.references import over_budget
 from deepgen.serving.request_handler import RequestHandler
 from deepgen.serving.routes import AboutRoutes, ChatRoutes, ImageRoutes
 from deepgen.serving.schema import (
@@ -39,6 +40,8 @@ from deepgen.serving.schema import (
     ImageGenerationRequest,
     ImageVariationForm,
 )
+from deepgen.uploads.budget import OverBudget
+from deepgen.uploads.middleware import MemoryMiddleware
 
 _JSON, _FORM = "application/json", "multipart/form-data"
 # What a route that draws may answer beside images.
@@ -47,9 +50,9 @@ _REFUSALS = {
     "401": "the API key is missing or unknown",
     "403": "a page of another origin asked",
     "408": "the request took too long to arrive",
-    "413": "the request is too large",
+    "413": "the request, or a picture of it, is too large",
     "415": "the content type is another",
-    "429": "the queue is full",
+    "429": "the queue is full, or other requests hold too many pixels or bytes",
     "500": "drawing failed",
     "503": "the server is shutting down",
     "504": "the pictures were not done in time",
@@ -115,8 +118,13 @@ def make_app(
             known.body(), status_code=known.status, headers={**known.headers(), **(error.headers or {})}
         )
 
+    async def too_much(request: Any, error: OverBudget) -> JSONResponse:
+        return await refused(request, over_budget(error))
+
     app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(OverBudget, too_much)
     app.add_exception_handler(HTTPException, unrouted)
+    app.add_middleware(MemoryMiddleware, budget=handler.budget, send_timeout_s=config.limits.send_timeout_s)
     app.add_middleware(RequestMiddleware, metrics=metrics, origins=config.origins, tracer=config.tracer)
     return app
 

@@ -194,7 +194,7 @@ class Sampler:
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = None
         if references is not None and request.height is None and request.width is None:
-            source = (request.images[0].height, request.images[0].width)
+            source = request.source_size or (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source
         with self._counting:
             (prompt,), cuts = self.pipe.fit_prompts([request.prompt], pixels, tokenizer=self._tokenizer)
