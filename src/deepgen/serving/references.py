@@ -25,8 +25,8 @@ from deepgen.serving.schema import Limits
 from deepgen.uploads.budget import OverBudget, WorkSpace
 from deepgen.uploads.decoding import (
     ImageHeader,
-    UploadLimits,
     Size,
+    UploadLimits,
     fitted,
     read_header,
     read_image,

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from PIL import ExifTags, Image
 
 from deepgen.uploads.png_bands import is_interlaced, png_bands
-from deepgen.uploads.rgb import BROKEN, FORMATS, ImageError, ImageTooLarge, to_rgb
+from deepgen.uploads.rgb import BROKEN, FORMATS, ImageError, ImageTooLarge, may_change, to_rgb
 
 Size = tuple[int, int]  # (height, width), pixels
 
@@ -193,13 +193,6 @@ def read_mask(file: BinaryIO, header: ImageHeader) -> Image.Image:
     """
     with _told(header):
         return _whole(_bands(file, header, None), header, "L", lambda band: may_change(band, header.name))
-
-
-def may_change(image: Image.Image, name: str = "mask") -> Image.Image:
-    """255 where a picture is at least half transparent; `ImageError` where it has no transparency."""
-    if not image.has_transparency_data:
-        raise ImageError(f"{name} has no transparency; make transparent what may change")
-    return image.convert("RGBA").getchannel("A").point([255] * 128 + [0] * 128)
 
 
 # --- bands --------------------------------------------------------------------------------------------------

@@ -46,6 +46,13 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def may_change(image: Image.Image, name: str = "mask") -> Image.Image:
+    """255 where a picture is at least half transparent; `ImageError` where it has no transparency."""
+    if not image.has_transparency_data:
+        raise ImageError(f"{name} has no transparency; make transparent what may change")
+    return image.convert("RGBA").getchannel("A").point([255] * 128 + [0] * 128)
+
+
 def _from_deep_grey(values: np.ndarray, name: str) -> Image.Image:
     """Greyscale of more than 8 bits, which `convert` clips: integers up to 65535, or floats in [0, 1]."""
     top = 1.0 if values.dtype.kind == "f" else 65535.0
