@@ -117,6 +117,10 @@ class ServeRewards:
     """Candidates a request may hold."""
     max_body_mib: int = 256
     """MiB a request may hold."""
+    max_bodies_mib: int = 768
+    """MiB that all requests together may hold; each counts twice."""
+    max_held_pixels: int = 160 * 2**20
+    """Pixels that all requests together may hold, references included."""
 
     def run(self) -> int:
         """Exit code 0 once stopped with Ctrl-C."""
@@ -129,7 +133,12 @@ class ServeRewards:
         except ImportError as error:
             raise missing_extra("serving rewards needs uvicorn", "serve", error) from error
         rewards = _make(self.names, self.set)
-        config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
+        config = ServiceConfig(
+            max_batch=self.max_batch,
+            max_body_mib=self.max_body_mib,
+            max_bodies_mib=self.max_bodies_mib,
+            max_pixels=self.max_held_pixels,
+        )
         app = make_app(rewards, config)
         for name, reward in rewards.items():
             print(f"{name}  {reward.version}  http://{self.host}:{self.port}")

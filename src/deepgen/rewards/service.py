@@ -16,26 +16,46 @@ from typing import Any, Protocol
 
 from deepgen.extras import missing_extra
 from deepgen.moved import renamed
+from deepgen.rewards.reading import RequestImages
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 from deepgen.rewards.wire import candidate_from_json, describe, result_to_json
+from deepgen.uploads.budget import OverBudget, ServerBudget
+from deepgen.uploads.decoding import UploadLimits
+from deepgen.uploads.middleware import MemoryMiddleware, RequestMemory, refusal
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """What one request may hold: so many candidates, and so many MiB."""
+    """What requests may hold.
+
+    Attributes:
+        max_batch: candidates of one request.
+        max_body_mib: MiB of one request.
+        max_bodies_mib: MiB of all requests together; each counts twice, as bytes and as text.
+        max_pixels: decoded pixels of all requests together; a picture that comes several times in one
+            request counts once.
+        max_kept_pixels: of one picture; a larger one is scaled down while it is decoded.
+    """
 
     max_batch: int = 64
     max_body_mib: int = 256
+    max_bodies_mib: int = 768
+    max_pixels: int = 160 * 2**20
+    max_kept_pixels: int = 4 * 2**20
+
+    def budget(self) -> ServerBudget:
+        """Of all requests together."""
+        return ServerBudget.of(self.max_bodies_mib << 20, self.max_pixels)
 
 
 class RequestRefusal(Exception):
     """A request that is not answered with verdicts: an HTTP status and why."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.headers = status, dict(headers or {})
 
 
 def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None) -> Any:
@@ -54,15 +74,21 @@ def make_app(rewards: Mapping[str, Reward], config: ServiceConfig | None = None)
     async def health(request: Any) -> JSONResponse:
         return JSONResponse(host.health())
 
-    async def score(request: Streamed) -> JSONResponse:
+    async def score(request: Any) -> JSONResponse:
         try:
+            memory = request.state.memory
             body = await _read_body(request, config.max_body_mib << 20)
-            return JSONResponse(await run_in_threadpool(host.score, body))
-        except RequestRefusal as refusal:
-            return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
+            memory.bodies.add(len(body))  # as text
+            return JSONResponse(await run_in_threadpool(host.score, body, memory))
+        except OverBudget as error:
+            refused = over_budget(error)
+        except RequestRefusal as error:
+            refused = error
+        return JSONResponse({"error": str(refused)}, status_code=refused.status, headers=refused.headers)
 
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/score", score, methods=["POST"])
+    app.add_middleware(MemoryMiddleware, budget=host.budget)
     return app
 
 
@@ -91,21 +117,34 @@ class Host:
 
     def __init__(self, rewards: Mapping[str, Reward], config: ServiceConfig) -> None:
         self._rewards, self._config = dict(rewards), config
+        self.budget = config.budget()
         self._slots = {name: threading.Semaphore(reward.concurrency) for name, reward in rewards.items()}
 
     def health(self) -> dict[str, Any]:
         """Status and what each reward declares."""
         return {"status": "ok", "rewards": {n: describe(n, reward) for n, reward in self._rewards.items()}}
 
-    def score(self, body: bytes) -> dict[str, Any]:
-        """The reply to a request; Refusal where there is none."""
+    def score(self, body: bytes, memory: RequestMemory | None = None) -> dict[str, Any]:
+        """The reply to a request, which holds its pictures in this memory; Refusal where there is none."""
+        memory = memory or RequestMemory(self.budget)
+        try:
+            return self._score(body, memory)
+        finally:
+            memory.end()
+
+    def _score(self, body: bytes, memory: RequestMemory) -> dict[str, Any]:
         name, sent = self._parse(body)
         reward = self._rewards[name]
+        decode = RequestImages(
+            memory.pixels, self.budget.decoding, UploadLimits(), self._config.max_kept_pixels
+        )
         verdicts: dict[int, RewardResult] = {}
         readable: dict[int, Candidate] = {}
         for i, values in enumerate(sent):
             try:
-                readable[i] = candidate_from_json(values)
+                readable[i] = candidate_from_json(values, decode)
+            except OverBudget as error:
+                raise over_budget(error, i) from error
             except CannotJudge as error:
                 verdicts[i] = RewardResult(None, str(error))
         try:
@@ -119,7 +158,8 @@ class Host:
             logger.exception("reward %s failed", name)
             raise RequestRefusal(500, f"{name} failed with {type(error).__name__}: {error}") from error
         ordered = [result_to_json(verdicts[i]) for i in range(len(sent))]
-        return {**describe(name, reward), "verdicts": ordered}
+        remarks = {"warnings": decode.remarks} if decode.remarks else {}
+        return {**describe(name, reward), "verdicts": ordered, **remarks}
 
     def _parse(self, body: bytes) -> tuple[str, list[Any]]:
         try:
@@ -138,6 +178,13 @@ class Host:
             limit = self._config.max_batch
             raise RequestRefusal(413, f"{len(candidates)} candidates in one request; the limit is {limit}")
         return name, candidates
+
+
+def over_budget(error: OverBudget, num_fitting: int = 0) -> RequestRefusal:
+    """The refusal of a request that would hold too much, of which so many candidates did fit."""
+    status, headers = refusal(error)
+    hint = f"; {num_fitting} candidates would fit" if num_fitting else ""
+    return RequestRefusal(status, f"{error}{hint}", headers)
 
 
 def _refuse_constant(text: str) -> None:
