@@ -100,9 +100,8 @@ def _listen(server: Any, host: str, port: int, keys: ApiKeys) -> None:
     listener = socket.create_server((host, port), family=family)
     name = f"[{host}]" if ":" in host else host
     print(f"deepgen: tools on http://{name}:{listener.getsockname()[1]}/mcp", file=sys.stderr, flush=True)
-    settings = uvicorn.Config(
-        _guarded(_within_budget(app), keys), log_level="warning", access_log=False, server_header=False
-    )
+    app = _guarded(_within_budget(app), keys)
+    settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(settings).run(sockets=[listener])
 
 
