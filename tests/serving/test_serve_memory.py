@@ -1,4 +1,4 @@
-"""A real server process and what it holds: pixels and bytes of all requests together, given back at the end."""
+"""A real server process and what all requests together hold of pixels and bytes, which is given back."""
 
 from __future__ import annotations
 
