@@ -115,16 +115,19 @@ class SizeRules:
         back = [None if size == source else source for size, source in zip(sizes, sources, strict=True)]
         return sizes, back
 
+    def reference(self, size: Size, height: int | None, width: int | None) -> Size:
+        """How large the model reads a reference of this size; `height` and `width` as for `drawn`."""
+        return reference_size(size, max(self._asked(height, width)), PIXELS_PER_TOKEN)
+
     def read(self, references: References, height: int | None, width: int | None) -> list[list[Tensor]]:
         """References as the model sees them: (3, H, W) in [-1, 1], sides multiples of 32, nothing cropped.
 
         A picture that several prompts share is one tensor. Arguments as for `drawn`.
         """
-        longest = max(self._asked(height, width))
         known: dict[int, Tensor] = {}
         for image in (image for row in references for image in row):
             if id(image) not in known:
-                size = reference_size((image.height, image.width), longest, PIXELS_PER_TOKEN)
+                size = self.reference((image.height, image.width), height, width)
                 self.check(*size)
                 known[id(image)] = to_pixels(image, size)
         return [[known[id(image)] for image in row] for row in references]

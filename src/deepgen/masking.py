@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.masks import check_mask
-from deepgen.data.pixels import resize_pixels, to_pixels
+from deepgen.data.pixels import bytes_to_pixels, resize_pixels, to_bytes
 from deepgen.models import vae as latent_space
 from deepgen.sampling.interpolation import interpolate
 
@@ -46,7 +46,7 @@ class KeptPixels:
     """What the result keeps, in the size it has.
 
     Attributes:
-        source: (3, H, W) in [-1, 1].
+        source: (3, H, W), uint8: a quarter of what floats would take while the picture is drawn.
         may_change: boolean (H, W).
     """
 
@@ -66,14 +66,15 @@ class KeptPixels:
         may_change = torch.frombuffer(bytearray(marks.tobytes()), dtype=torch.uint8).view(height, width) > 127
         if not may_change.any():
             raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
-        return KeptPixels(to_pixels(image, size), may_change)
+        return KeptPixels(to_bytes(image, size), may_change)
 
     def latents(
         self, vae: AutoencoderKL, size: Size, dtype: torch.dtype, device: torch.device
     ) -> KeptLatents:
         """The same for the steps, at the size (height, width) that is drawn."""
-        source = self.source
-        source = source if source.shape[1:] == size else resize_pixels(source, size)
+        is_whole = self.source.shape[1:] == size
+        channels = (bytes_to_pixels(channel[None]) for channel in self.source)  # one after the other
+        source = torch.cat([channel if is_whole else resize_pixels(channel, size) for channel in channels])
         posterior = latent_space.encode(vae, source[None].to(device))
         clean = latent_space.draw(vae, posterior, "mode")[0].to(dtype)
         # A latent that covers one pixel which may change may change.
@@ -83,6 +84,7 @@ class KeptPixels:
         factor = size[0] // clean.shape[-2]
         return KeptLatents(clean, (F.max_pool2d(mask, factor)[0, 0] > 0).to(clean.device))
 
-    def paste(self, pixels: Tensor) -> Tensor:
-        """The result, (3, H, W), with the source's pixels wherever it may not change."""
-        return torch.where(self.may_change.to(pixels.device), pixels, self.source.to(pixels.device))
+    def paste(self, pixels: Tensor, channels: slice = slice(None)) -> Tensor:
+        """The result, (C, H, W), with the source's pixels of those channels wherever it may not change."""
+        source = bytes_to_pixels(self.source[channels].to(pixels.device))
+        return torch.where(self.may_change.to(pixels.device), pixels, source)

@@ -136,7 +136,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
     monkeypatch.setattr(Image.Image, "convert", lambda *a: pytest.fail("decoded"))
     buffer = BytesIO()
     Image.new("RGB", (11, 10)).save(buffer, "PNG")
-    with pytest.raises(ValueError, match="11x10 pixels; 100 are the limit"):
+    with pytest.raises(ValueError, match="11x10 pixels, more than the 100 allowed"):
         wire.decode_image(base64.b64encode(buffer.getvalue()).decode())
 
 
@@ -215,6 +215,36 @@ def test_a_body_is_read_no_further_than_the_limit() -> None:
     with pytest.raises(RequestRefusal, match="larger than") as caught:
         asyncio.run(_read_body(Request(), 100))  # pyright: ignore
     assert (caught.value.status, num_read) == (413, 3)
+
+
+def test_pictures_are_counted_once_and_refused_with_how_many_candidates_would_fit() -> None:
+    config = ServiceConfig(max_pixels=2500)
+    shared = Image.new("RGB", (30, 30), "red")
+    images = [Image.new("RGB", (20, 20), (index, 0, 0)) for index in range(5)]
+    sent = [
+        candidate_to_json(Candidate(image=image, prompt="", references=(shared,)), "png") for image in images
+    ]
+    host = Host({"grey": FakeReward()}, config)
+    assert len(ask(host, {"reward": "grey", "candidates": sent[:4]})["verdicts"]) == 4  # 4 * 400 + 900
+    with pytest.raises(RequestRefusal, match="4 candidates would fit") as caught:
+        ask(host, {"reward": "grey", "candidates": sent})
+    assert caught.value.status == 413
+    assert host.budget.pixels.used == 0
+    held = host.budget.pixels.lease()
+    held.add(1000)
+    with pytest.raises(RequestRefusal, match="send it again later") as caught:
+        ask(host, {"reward": "grey", "candidates": sent[:4]})
+    assert (caught.value.status, int(caught.value.headers["retry-after"]) >= 1) == (429, True)
+
+
+def test_references_are_limited_and_large_pictures_are_scaled_down_with_a_warning() -> None:
+    host = Host({"grey": FakeReward()}, ServiceConfig(max_kept_pixels=100))
+    good = candidate_to_json(candidate(255), "png")
+    large = candidate_to_json(Candidate(image=Image.new("RGB", (40, 10)), prompt=""), "png")
+    reply = ask(host, {"reward": "grey", "candidates": [{**good, "references": [good["image"]] * 17}, large]})
+    assert reply["verdicts"][0]["words"] == "17 references; the limit is 16"
+    assert reply["verdicts"][1]["score"] is not None
+    assert reply["warnings"] == ["a picture of 40x10 was read at 20x5"]
 
 
 def test_a_reward_that_fails_is_an_answer_with_its_error(caplog) -> None:

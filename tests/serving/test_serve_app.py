@@ -35,7 +35,12 @@ from deepgen.serving.schema import ImageGenerationRequest, Limits
 
 KEY = "sk-a-long-enough-key"
 LIMITS = Limits(
-    max_prompt=400, max_steps=40, max_pixels=256 * 256, max_body_mib=1, max_reference_pixels=10**6
+    max_prompt=400,
+    max_steps=40,
+    max_pixels=256 * 256,
+    max_body_mib=1,
+    max_reference_pixels=10**6,
+    max_ratio=600,
 )
 
 

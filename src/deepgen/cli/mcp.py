@@ -140,9 +140,45 @@ def _listen(server: Any, host: str, port: int, keys: ApiKeys, rules: AccessRules
     listener = socket.create_server((host, port), family=family)
     refused = ApiError(503, REASON, code="shutting_down")
     run(
-        guarded(app, keys, rules),
+        guarded(_within_budget(app), keys, rules),
         Ending(refusal=json.dumps(refused.body()).encode(), drain=drain),
         on_listen=say("deepgen: tools on {url}/mcp"),
         on_hangup=None if keys.is_open else keys.reread,
         sockets=[listener],
     )
+
+
+def _within_budget(app: Any) -> Any:
+    """The ASGI application with a limit to what all requests together hold of bodies."""
+    from deepgen.serving.references import over_budget
+    from deepgen.serving.schema import Limits
+    from deepgen.uploads.budget import OverBudget, ServerBudget
+    from deepgen.uploads.middleware import MemoryMiddleware
+
+    limits = Limits()
+    budget = ServerBudget.of(limits.max_bodies_mib << 20, limits.max_held_pixels)
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import JSONResponse
+
+        over: OverBudget | None = None
+
+        async def noted() -> Any:
+            nonlocal over
+            try:
+                return await receive()
+            except OverBudget as error:  # the SDK would make a 500 of it
+                over = error
+                return {"type": "http.disconnect"}
+
+        async def sent(message: Any) -> None:
+            if over is None:
+                await send(message)
+
+        await app(scope, noted, sent)
+        if over is not None:
+            error = over_budget(over)
+            refused = JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+            await refused(scope, receive, send)
+
+    return MemoryMiddleware(refusing, budget)

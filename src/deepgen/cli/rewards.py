@@ -129,6 +129,10 @@ class ServeRewards:
     """MiB a request may hold."""
     drain: float = 600.0
     """Seconds that candidates are given to be judged once the server is told to stop (SIGTERM, Ctrl-C)."""
+    max_bodies_mib: int = 768
+    """MiB that all requests together may hold; each counts twice."""
+    max_held_pixels: int = 160 * 2**20
+    """Pixels that all requests together may hold, references included."""
 
     def run(self) -> int:
         """Exit code 0 once stopped, with every request answered that had come before."""
@@ -151,7 +155,12 @@ class ServeRewards:
         check_who_may_ask(self.host, keys, self.allow_anyone)
         hosts = AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)
         rewards = _make(self.names, self.set)
-        config = ServiceConfig(max_batch=self.max_batch, max_body_mib=self.max_body_mib)
+        config = ServiceConfig(
+            max_batch=self.max_batch,
+            max_body_mib=self.max_body_mib,
+            max_bodies_mib=self.max_bodies_mib,
+            max_pixels=self.max_held_pixels,
+        )
 
         def listening(host: str, port: int) -> None:
             for name, reward in rewards.items():

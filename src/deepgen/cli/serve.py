@@ -72,6 +72,12 @@ class Serve(NamedModelOptions):
     """Solver steps one request may ask for."""
     max_pixels: int = 2048 * 2048
     """Pixels of a picture one may ask for."""
+    max_edit_pixels: int = 12 * 2**20
+    """Pixels of an edit that comes back as large as its first picture; with a mask, of that picture."""
+    max_held_pixels: int = 64 * 2**20
+    """Pixels that all requests together may hold: given pictures as they are read, masks, and answers."""
+    max_bodies_mib: int = 256
+    """MiB of requests that are on their way, of all together; JSON counts three times, for its copies."""
     timeout: float = 600.0
     """Seconds until a request's pictures must be done."""
     drain: float = 600.0
@@ -108,13 +114,8 @@ class Serve(NamedModelOptions):
         if self.solver != "euler":
             raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
         for name in (
-            "max_batch",
-            "max_running",
-            "max_waiting",
-            "max_images",
-            "max_steps",
-            "max_pixels",
-            "max_connections",
+            *("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"),
+            *("max_edit_pixels", "max_held_pixels", "max_bodies_mib", "max_connections"),
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -141,6 +142,9 @@ class Serve(NamedModelOptions):
             max_images=min(self.max_images, self.max_waiting),
             max_steps=self.max_steps,
             max_pixels=self.max_pixels,
+            max_edit_pixels=self.max_edit_pixels,
+            max_held_pixels=self.max_held_pixels,
+            max_bodies_mib=self.max_bodies_mib,
             timeout_s=self.timeout,
         )
         if self.workers is not None and self.workers < 0:
@@ -171,7 +175,10 @@ class Serve(NamedModelOptions):
         from deepgen.cli.loading import load_pipeline
         from deepgen.serving.engine import Engine
         from deepgen.serving.pool import Pool
+        from deepgen.uploads.memory import keep_little
 
+        if self.workers != 0:  # here no model runs, only pictures come and go
+            keep_little()
         if self.workers == 0:
             pipe = load_pipeline(self)
             pipe.set_progress_bar_config(disable=True)

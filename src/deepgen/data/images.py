@@ -7,14 +7,14 @@ accepted looks as it would in a viewer: turned as the camera meant it, and trans
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from deepgen.uploads.rgb import BROKEN, FORMATS, ImageError, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,25 +23,6 @@ ImageSource = Union[str, Path, bytes, Image.Image, np.ndarray, "Tensor"]
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
-# Formats that Pillow decodes by itself; others (EPS, for one) start outside programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-
-# What Pillow's readers raise on files that are cut short or made up.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
 
 
 def open_image(
@@ -106,7 +87,7 @@ def _open(content: bytes, name: str, max_bytes: int) -> Image.Image:
         raise ImageError(
             f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"{name} is damaged: {error}") from error
 
 
@@ -114,30 +95,11 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, name, max_pixels)
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), name)
+        return to_rgb(ImageOps.exif_transpose(image), name)
     except ImageError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"{name} is damaged or cut short: {error}") from error
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(np.asarray(image), name)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_grey(values: np.ndarray, name: str) -> Image.Image:
-    """Greyscale of more than 8 bits, which `convert` clips: integers up to 65535, or floats in [0, 1]."""
-    top = 1.0 if values.dtype.kind == "f" else 65535.0
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
-        raise ImageError(
-            f"{name} holds greyscale values outside [0, {top:g}]; save it as an 8 or 16-bit picture"
-        )
-    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
 
 
 def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:

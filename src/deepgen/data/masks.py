@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from deepgen.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, open_image, read_bytes
+from deepgen.uploads.rgb import may_change
 
 
 def open_mask(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
@@ -28,13 +29,13 @@ def open_mask(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX
     if isinstance(source, bytes | bytearray | memoryview):
         open_image(bytes(source), max_pixels=max_pixels, max_bytes=max_bytes)  # refuses what is damaged
         with Image.open(BytesIO(source), formats=FORMATS) as image:
-            return _may_change(image)
+            return may_change(ImageOps.exif_transpose(image))
     if not isinstance(source, Image.Image):
         raise ImageError(
             f"mask must be a path, bytes or a Pillow picture with transparency, got {type(source).__name__}"
         )
     open_image(source, max_pixels=max_pixels)
-    return _may_change(source)
+    return may_change(ImageOps.exif_transpose(source))
 
 
 def check_mask(mask: Image.Image, image: Image.Image) -> None:
@@ -46,10 +47,3 @@ def check_mask(mask: Image.Image, image: Image.Image) -> None:
         )
     if mask.getextrema()[1] == 0:
         raise ValueError("mask allows no pixel to change; make transparent what should be drawn anew")
-
-
-def _may_change(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        raise ImageError("mask has no transparency; make transparent what may change")
-    alpha = ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
-    return alpha.point([255] * 128 + [0] * 128)

@@ -19,12 +19,26 @@ def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255 * 2 - 1
+    # In place, as pictures may be large.
+    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).div_(255).mul_(2).sub_(1)
+
+
+def to_bytes(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """As `to_pixels`, in uint8."""
+    height, width = size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def bytes_to_pixels(values: Tensor) -> Tensor:
     """uint8 in [0, 255], of any shape, as floats in [-1, 1]: what loaders carry as what models read."""
     return values.float() / 255 * 2 - 1
+
+
+def pixels_to_bytes(pixels: Tensor) -> Tensor:
+    """Floats in [-1, 1], of any shape, as uint8, with the original's rounding: scale, clamp, cut off."""
+    return (127.5 * pixels).add_(128).clamp_(0, 255).to(torch.uint8)
 
 
 def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -40,11 +54,7 @@ def to_output(images: list[Tensor], output_type: OutputType) -> Any:
     if output_type == "latent":
         return torch.stack(images) if same else images
     if output_type == "pil":
-        # The original's rounding: scale, clamp, cut off.
-        bytes_ = [
-            (127.5 * x + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy() for x in images
-        ]
-        return [Image.fromarray(x) for x in bytes_]
+        return [Image.fromarray(pixels_to_bytes(x).permute(1, 2, 0).cpu().numpy()) for x in images]
     unit = [(x / 2 + 0.5).clamp(0, 1) for x in images]
     if output_type == "pt":
         return torch.stack(unit) if same else unit

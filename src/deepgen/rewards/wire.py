@@ -3,19 +3,18 @@
     request   {"reward": name, "candidates":
               [{"image": base64, "prompt", "references": [base64], "metadata"}]}
     reply     {"reward", "version", "kind", "needs", "range": [low, high], "concurrency", "verdicts":
-              [{"score": number or null, "words", "num_questions", "num_answers"}]}
+              [{"score": number or null, "words", "num_questions", "num_answers"}], "warnings": [text]}
 
-A bound of the range that is infinite is null. Pictures are PNG, JPEG or WebP; what is larger than
-MAX_PIXELS is refused before a pixel is decoded.
+The warnings say which pictures were scaled down, and are left out where there are none. A bound of the range
+that is infinite is null. Pictures are PNG, JPEG or WebP; what is larger than MAX_PIXELS is refused before a
+pixel is decoded.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, Literal
 
@@ -23,12 +22,15 @@ from PIL import Image
 
 from deepgen.json_values import unicode_fault
 from deepgen.moved import renamed
+from deepgen.rewards.reading import decode_base64, header_of
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
+from deepgen.uploads.decoding import UploadLimits, read_image
+from deepgen.uploads.rgb import ImageError
 
 ImageFormat = Literal["png", "jpeg"]
 JPEG_QUALITY = 95
 MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_REFERENCES = 16
 
 
 def encode_image(image: Image.Image, image_format: ImageFormat) -> bytes:
@@ -43,24 +45,11 @@ def encode_image(image: Image.Image, image_format: ImageFormat) -> bytes:
 
 def decode_image(text: Any) -> Image.Image:
     """The RGB picture in a base64 text; CannotJudge for anything else, or for one too large to be decoded."""
-    if not isinstance(text, str):
-        raise CannotJudge(f"a picture is base64 text, got {type(text).__name__}")
+    file = BytesIO(decode_base64(text))
+    header = header_of(file, UploadLimits(max_pixels=MAX_PIXELS))
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise CannotJudge(f"the picture is not base64: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
-            image = Image.open(BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise CannotJudge(
-                f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit"
-            )
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, CannotJudge):
-            raise
+        return read_image(file, header)
+    except ImageError as error:
         raise CannotJudge(f"the picture cannot be read: {error}") from error
 
 
@@ -76,8 +65,8 @@ def candidate_to_json(candidate: Candidate, image_format: ImageFormat) -> dict[s
     }
 
 
-def candidate_from_json(values: Any) -> Candidate:
-    """A candidate of a request; CannotJudge says what is wrong with it."""
+def candidate_from_json(values: Any, decode: Callable[[Any], Image.Image] = decode_image) -> Candidate:
+    """A candidate of a request, its pictures decoded so; CannotJudge says what is wrong with it."""
     if not isinstance(values, dict):
         raise CannotJudge(f"a candidate is an object, got {type(values).__name__}")
     prompt, references, metadata = (
@@ -92,10 +81,12 @@ def candidate_from_json(values: Any) -> Candidate:
             raise CannotJudge(f"{name} has the wrong type: {type(value).__name__}")
     if (place := unicode_fault(prompt)) is not None:
         raise CannotJudge(f"prompt is not valid Unicode at character {place}")
+    if len(references) > MAX_REFERENCES:
+        raise CannotJudge(f"{len(references)} references; the limit is {MAX_REFERENCES}")
     return Candidate(
-        image=decode_image(values.get("image")),
+        image=decode(values.get("image")),
         prompt=prompt,
-        references=tuple(decode_image(text) for text in references),
+        references=tuple(decode(text) for text in references),
         metadata=metadata,
     )
 

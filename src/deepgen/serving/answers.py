@@ -254,10 +254,10 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        """What the client should know beside its pictures: prompts that were cut, and what of a prompt is
-        not of a small model's world.
+        """What the client should know beside its pictures: prompts that were cut, what of a prompt is not of
+        a small model's world, and what was done to given pictures.
         """
-        return [*self._cuts, *self.job.info.world_warnings]
+        return [*self._cuts, *self.job.info.world_warnings, *self.job.request.remarks]
 
     @property
     def _cuts(self) -> list[str]:

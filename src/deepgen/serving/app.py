@@ -33,6 +33,7 @@ from deepgen.serving.errors import ApiError, ErrorResponse, refusal_body
 from deepgen.serving.jobs import EngineProtocol
 from deepgen.serving.metrics import Metrics
 from deepgen.serving.middleware import RequestMiddleware
+from deepgen.serving.references import over_budget
 from deepgen.serving.request_handler import RequestHandler
 from deepgen.serving.routes import AboutRoutes, ChatRoutes, ImageRoutes
 from deepgen.serving.schema import (
@@ -42,6 +43,8 @@ from deepgen.serving.schema import (
     ImageGenerationRequest,
     ImageVariationForm,
 )
+from deepgen.uploads.budget import OverBudget
+from deepgen.uploads.middleware import MemoryMiddleware
 
 # Images that were answered as addresses: pages of other sites may show them, for the name is the secret.
 _CONTENT = re.compile(r"/v1/images/[^/]+/content")
@@ -52,10 +55,10 @@ _REFUSALS = {
     "401": "the API key is missing or unknown",
     "403": "a page of another origin asked",
     "408": "the request took too long to arrive",
-    "413": "the request is too large",
+    "413": "the request, or a picture of it, is too large",
     "415": "the content type is another",
     "421": "the server does not answer to this name",
-    "429": "the queue is full",
+    "429": "the queue is full, or other requests hold too many pixels or bytes",
     "500": "drawing failed",
     "503": "the server is shutting down",
     "504": "the pictures were not done in time",
@@ -121,8 +124,13 @@ def make_app(
         request.state.error = known
         return _json(known, {**known.headers(), **(error.headers or {})})
 
+    async def too_much(request: Any, error: OverBudget) -> Any:
+        return await refused(request, over_budget(error))
+
     app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(OverBudget, too_much)
     app.add_exception_handler(HTTPException, unrouted)
+    app.add_middleware(MemoryMiddleware, budget=handler.budget, send_timeout_s=config.limits.send_timeout_s)
     rules = AccessRules(hosts=config.allowed_hosts, origins=config.origins, shared=_CONTENT)
     app.add_middleware(AccessMiddleware, rules=rules, body=refusal_body)
     app.add_middleware(RequestMiddleware, metrics=metrics, tracer=config.tracer, model_name=config.model_name)

@@ -18,6 +18,7 @@ from deepgen.json_values import read_json_text, unicode_fault, writable
 from deepgen.prompt_text import check_prompt
 from deepgen.serving.errors import ApiError, invalid
 from deepgen.serving.images import Fetch, read_address
+from deepgen.serving.references import ReferenceFiles
 from deepgen.serving.schema import (
     B,
     ChatCompletionRequest,
@@ -31,6 +32,8 @@ from deepgen.suggestions import suggestion
 
 # Names under which clients send the images of an edit.
 IMAGE_PARTS = ("image", "image[]", "images", "images[]")
+
+_JSON_COPIES = 2  # of a body while it is read and its pictures are decoded: as text, and as bytes of files
 
 _WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
@@ -62,6 +65,7 @@ async def read_json(request: Any, limits: Limits) -> dict[str, Any]:
 
     await _in_time(collect(), limits)
     try:
+        request.state.memory.bodies.add(_JSON_COPIES * len(body))
         values = read_json_text(bytes(body))
     except ValueError as error:
         raise invalid("the body is no valid JSON", code="invalid_json") from error
@@ -70,8 +74,10 @@ async def read_json(request: Any, limits: Limits) -> dict[str, Any]:
     return values
 
 
-async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
-    """Fields of a multipart form: texts, `image` as a list of files, and `mask` as a file.
+async def read_form(request: Any, limits: Limits) -> tuple[dict[str, Any], ReferenceFiles]:
+    """(fields of a multipart form, its files): the fields count the files and do not hold them.
+
+    Large files are on the disk until they are decoded.
 
     Raises:
         ApiError: the form is damaged, repeats a field or brings too much.
@@ -96,6 +102,7 @@ async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
             "the multipart body is damaged, or has too many or too large parts", code="invalid_form"
         ) from error
     values: dict[str, Any] = {}
+    files = ReferenceFiles()
     try:
         for name, part in parts.multi_items():
             shown = _shown(name)
@@ -105,16 +112,18 @@ async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
                     raise invalid(f"{shown} {what}", shown, "invalid_form")
                 values[name] = part
             elif name in IMAGE_PARTS:
-                values.setdefault("image", []).append(await part.read())
+                values.setdefault("image", []).append(b"")
+                files.images.append(part.file)
             elif name == "mask":
                 if name in values:
                     raise invalid("mask is given twice", name, "invalid_form")
-                values[name] = await part.read()
+                values[name], files.mask = b"", part.file
             else:
                 raise invalid(f"unexpected file {shown!r}", shown, "unknown_parameter")
-    finally:
+    except ApiError:
         await parts.close()
-    return values
+        raise
+    return values, files
 
 
 async def _limited(request: Any, limits: Limits) -> AsyncIterator[bytes]:

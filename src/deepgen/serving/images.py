@@ -1,6 +1,6 @@
-"""Images of requests and answers: read from bytes or addresses, written as files, kept for a while.
+"""Images of requests and answers: bytes of addresses, files that are written, and files kept for a while.
 
-Uploads are judged by their bytes, whatever type they are declared as.
+Given pictures are read in `references.py`.
 """
 
 from __future__ import annotations
@@ -17,35 +17,12 @@ from collections.abc import Callable
 from PIL import Image
 
 from deepgen.data.image_files import Kind, encode_image
-from deepgen.data.images import ImageError, open_image
-from deepgen.data.masks import open_mask
 from deepgen.data.png import ImageRecord
 from deepgen.serving.errors import invalid
 
 MAX_FILE_BYTES = 50 * 2**20
 
 Fetch = Callable[[str, str], bytes]  # (address, name of the field) -> file
-
-
-def read_image(content: bytes, param: str, max_pixels: int) -> Image.Image:
-    """An upload as an RGB picture without its metadata; `ApiError` 400 says what is wrong with it."""
-    try:
-        image = open_image(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
-    except ImageError as error:
-        raise invalid(f"{param}: {error}", param, "invalid_image") from error
-    image.info.clear()
-    return image
-
-
-def read_mask(content: bytes, max_pixels: int) -> Image.Image:
-    """A mask as greyscale, 255 where its file is transparent: there the picture may change."""
-    try:
-        return open_mask(content, max_pixels=max_pixels, max_bytes=MAX_FILE_BYTES)
-    except ImageError as error:
-        text = str(error)
-        raise invalid(
-            text if text.startswith("mask ") else f"mask: {text}", "mask", "invalid_image"
-        ) from error
 
 
 def read_address(address: str, param: str, fetch: Fetch | None = None) -> bytes:

@@ -43,6 +43,9 @@ class GenerationRequest:
         solver: name of a solver, see `sampling/solvers.py`; the preset's, or euler, where None.
         lora: the name of an adapter to draw with; see `ModelInfo.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
+        source_size: (height, width) an edit is brought back to where it asks for no size; None is that of
+            the first reference, which may have been scaled down to what the model reads.
+        remarks: what was done to the given pictures, for the answer.
         key: whose request it is; keys take turns.
         timeout_s: seconds from now after which the request is given up.
     """
@@ -61,6 +64,8 @@ class GenerationRequest:
     solver: str | None = None
     lora: str | None = None
     num_previews: int = 0
+    source_size: tuple[int, int] | None = None
+    remarks: tuple[str, ...] = ()
     key: str = ""
     timeout_s: float | None = None
 

@@ -30,6 +30,7 @@ from deepgen.generation import refuse_unknown, standard_names
 from deepgen.serving.bodies import read_body
 from deepgen.serving.draining import REASON
 from deepgen.serving.errors import ApiError
+from deepgen.serving.images import MAX_FILE_BYTES
 from deepgen.serving.schema import MAX_GUIDANCE, ImageGenerationRequest, Limits, limited
 
 INSTRUCTIONS = (
@@ -37,7 +38,7 @@ INSTRUCTIONS = (
     "to edit_image to change that picture further. The same seed and words draw the same picture again."
 )
 MAX_IMAGES = 4  # in one answer: an agent reads each
-_KEPT = 64
+_KEPT, _KEPT_BYTES = 64, 128 << 20  # pictures that can be named later
 _MANY = 2**53
 # A tool's own; others are those of the server it asks.
 _BOUNDS = Limits(max_images=MAX_IMAGES, max_pixels=_MANY, max_prompt=_MANY, max_steps=_MANY)
@@ -72,6 +73,8 @@ class Folders:
         for folder in self._readable():
             path = (folder / Path(name).expanduser()).resolve()  # links and .. are followed before the look
             if path.is_relative_to(folder.resolve()) and path.is_file():
+                if path.stat().st_size > MAX_FILE_BYTES:
+                    raise ValueError(f"{name!r} is larger than {MAX_FILE_BYTES >> 20} MiB; save it smaller")
                 return path.read_bytes()
         allowed = ", ".join(map(str, self._readable())) or "none: the server was started without --read-from"
         raise ValueError(f"there is no file {name!r} in the folders that may be read ({allowed})")
@@ -176,8 +179,9 @@ class Painter:
         name = f"picture-{secrets.token_hex(4)}"
         with self._lock:
             self._drawn[name] = image.content
-            while len(self._drawn) > _KEPT:
-                self._drawn.popitem(last=False)
+            size = sum(map(len, self._drawn.values()))
+            while len(self._drawn) > 1 and (len(self._drawn) > _KEPT or size > _KEPT_BYTES):
+                size -= len(self._drawn.popitem(last=False)[1])
         path = self._folders.save(name, image.content)
         said = f"{name}: {image.size}, seed {image.seed}"
         said += f", {image.notice}" if image.notice else ""

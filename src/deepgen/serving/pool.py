@@ -335,6 +335,7 @@ class Pool:
                 self._on_message(worker, message)
             except Exception:  # a fault of ours in one message must not silence the worker
                 logger.exception("worker %d said something that could not be handled", worker.place)
+            del message  # it may hold a picture
         worker.process.join()
         worker.connection.close()
         self._on_worker_exit(worker)

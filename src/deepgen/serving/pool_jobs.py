@@ -87,6 +87,7 @@ class WorkerHandle:
         with suppress(OSError):  # a broken pipe: the thread that reads knows better what that means
             while (message := self.outbox.get()) is not None:
                 self.connection.send(message)
+                del message  # it holds pictures, and the next one may be long in coming
 
 
 def runs(indices: Sequence[int], longest: int) -> list[list[int]]:

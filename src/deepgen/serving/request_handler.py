@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from deepgen.data.image_files import misfit
@@ -17,7 +17,7 @@ from deepgen.serving.bodies import read_body
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ApiError, from_engine, invalid
 from deepgen.serving.fetch import Fetcher
-from deepgen.serving.images import read_image, read_mask
+from deepgen.serving.images import Fetch
 from deepgen.serving.jobs import (
     EngineError,
     EngineProtocol,
@@ -27,6 +27,7 @@ from deepgen.serving.jobs import (
     Job,
     JobDone,
 )
+from deepgen.serving.references import ReferenceFiles, ReferenceReader, References
 from deepgen.serving.schema import (
     B,
     ChatCompletionRequest,
@@ -36,6 +37,7 @@ from deepgen.serving.schema import (
     ImageVariationForm,
     limited,
 )
+from deepgen.uploads.budget import ServerBudget
 
 REQUESTS = (
     ImageGenerationRequest,
@@ -60,13 +62,29 @@ class RequestHandler:
 
     def __init__(self, engine: EngineProtocol, config: ServeConfig) -> None:
         self.engine, self.config = engine, config
-        self.fetch = Fetcher(config.image_hosts) if config.image_hosts else None
+        self._fetch = Fetcher(config.image_hosts) if config.image_hosts else None
+        limits = config.limits
+        self.budget = ServerBudget.of(limits.max_bodies_mib << 20, limits.max_held_pixels)
+        self._references = ReferenceReader(limits, self._size_rules, self.budget.decoding)
         loras = engine.model.loras
         self.models: dict[type, type] = {model: limited(model, config.limits, loras) for model in REQUESTS}
 
     def read(self, model: type[B], given: Mapping[str, Any], *, is_form: bool = False) -> B:
         """A body within this server's bounds; `ApiError` names what is wrong."""
         return read_body(self.models[model], given, self.config.limits, is_form=is_form)
+
+    def fetch(self, request: Any) -> Fetch | None:
+        """How addresses are fetched for a request, which holds what comes; None where they are not."""
+        fetch = self._fetch
+        if fetch is None:
+            return None
+
+        def counted(address: str, param: str) -> bytes:
+            content = fetch(address, param)
+            request.state.memory.bodies.add(len(content))
+            return content
+
+        return counted
 
     def authenticate(self, request: Any) -> str:
         """The name of the client; `ApiError` 401 where it has no known key."""
@@ -80,26 +98,28 @@ class RequestHandler:
         self,
         request: Any,
         fields: ImageRequest,
-        images: Sequence[bytes] | None = None,
-        mask: bytes | None = None,
+        files: ReferenceFiles | None = None,
     ) -> tuple[Job, asyncio.Queue[Event]]:
         """A job, and where its events will come; `ApiError` where it is refused.
 
         Args:
             request: whose client `authenticate` knows.
             fields: what is asked.
-            images: files to edit; None draws from the prompt alone.
-            mask: file of the mask.
+            files: pictures to edit, and a mask; None draws from the prompt alone.
         """
         from starlette.concurrency import run_in_threadpool
 
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        try:
+            references = await self._references.read(request.state.memory, files or ReferenceFiles(), fields)
+        except ValueError as error:
+            raise _invalid(error) from error
 
         def pass_on(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def submit() -> Job:
-            asked = self._generation_request(request.state.owner, fields, images, mask)
+            asked = self._generation_request(request.state.owner, fields, references)
             self.config.hooks.check_request(asked)
             return self.engine.submit(asked, pass_on)
 
@@ -108,10 +128,7 @@ class RequestHandler:
         except EngineError as error:
             raise from_engine(error) from error
         except ValueError as error:
-            first = str(error).partition(" ")[0]
-            raise invalid(
-                str(error), first if first in ("size", "mask", "prompt", "lora", "solver", "preset") else None
-            ) from error
+            raise _invalid(error) from error
         words = f"{fields.prompt} {fields.negative_prompt}" if self.config.metadata else ""
         if reason := misfit(fields.output_format, job.info.size, words):
             job.cancel()
@@ -120,21 +137,16 @@ class RequestHandler:
         return job, events
 
     def _generation_request(
-        self, owner: str, fields: ImageRequest, files: Sequence[bytes] | None, mask: bytes | None
+        self, owner: str, fields: ImageRequest, references: References
     ) -> GenerationRequest:
-        """The engine's request; opens the images."""
-        limits, files = self.config.limits, files or ()
-        if len(files) > limits.max_references:  # of a chat; forms and JSON have been checked
-            raise invalid(f"{len(files)} pictures; the limit is {limits.max_references}", "image")
-        images = tuple(read_image(content, "image", limits.max_reference_pixels) for content in files)
+        """The engine's request."""
+        limits = self.config.limits
         height, width = fields.sides
-        if height is not None or width is not None:
-            self._size_rules().drawn(None, 1, height, width)
         usual = self.engine.model.usual_steps(fields.preset)
         return GenerationRequest(
             prompt=fields.prompt,
-            images=images,
-            mask=None if mask is None else read_mask(mask, limits.max_reference_pixels),
+            images=references.images,
+            mask=references.mask,
             negative_prompt=fields.negative_prompt,
             height=height,
             width=width,
@@ -146,6 +158,8 @@ class RequestHandler:
             seed=fields.seed,
             lora=fields.lora,
             num_previews=fields.partial_images if fields.stream else 0,
+            source_size=references.source_size,
+            remarks=references.remarks,
             key=owner,
             timeout_s=limits.timeout_s,
         )
@@ -204,3 +218,11 @@ class RequestHandler:
                     return
         finally:
             answer.job.cancel()
+
+
+def _invalid(error: ValueError) -> ApiError:
+    """The refusal of a value, whose message begins with the field's name."""
+    first = str(error).partition(" ")[0]
+    return invalid(
+        str(error), first if first in ("size", "mask", "prompt", "lora", "solver", "preset") else None
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from deepgen.serving.errors import ApiError
 from deepgen.serving.images import ImageStore, to_base64
 from deepgen.serving.jobs import Event, ImageDone, JobDone
 from deepgen.serving.metrics import Metrics
+from deepgen.serving.references import ReferenceFiles
 from deepgen.serving.request_handler import ImageRequest, RequestHandler
 from deepgen.serving.schema import (
     ChatCompletionRequest,
@@ -144,17 +145,19 @@ class ImageRoutes:
         limits = self._handler.config.limits
         if content_type(request) == "application/json":
             body = self._handler.read(ImageEditRequest, await read_json(request, limits))
-            images, mask = await run_in_threadpool(read_references, body, self._handler.fetch)
-            return await self._draw(request, body, "image_edit", images, mask)
-        form = self._handler.read(ImageEditForm, await read_form(request, limits), is_form=True)
-        return await self._draw(request, form, "image_edit", form.image, form.mask)
+            images, mask = await run_in_threadpool(read_references, body, self._handler.fetch(request))
+            body = body.model_copy(update={"images": [], "mask": None})  # texts as long as the files
+            return await self._draw(request, body, "image_edit", ReferenceFiles.of(images, mask))
+        values, files = await read_form(request, limits)
+        form = self._handler.read(ImageEditForm, values, is_form=True)
+        return await self._draw(request, form, "image_edit", files)
 
     async def variations(self, request: Any) -> Any:
         """Other versions of an image."""
         self._handler.authenticate(request)
-        values = await read_form(request, self._handler.config.limits)
+        values, files = await read_form(request, self._handler.config.limits)
         form = self._handler.read(ImageVariationForm, values, is_form=True)
-        return await self._draw(request, form, "image_edit", form.image)
+        return await self._draw(request, form, "image_edit", files)
 
     async def content(self, request: Any) -> Any:
         """An image that was answered as an address; its name is the secret."""
@@ -170,20 +173,19 @@ class ImageRoutes:
         request: Any,
         fields: ImageRequest,
         kind: Literal["image_generation", "image_edit"],
-        images: Sequence[bytes] | None = None,
-        mask: bytes | None = None,
+        files: ReferenceFiles | None = None,
     ) -> Any:
         """Submit, and answer whole or as a stream."""
         from starlette.concurrency import run_in_threadpool
 
-        job, events = await self._handler.submit(request, fields, images, mask)
+        job, events = await self._handler.submit(request, fields, files)
         answer = Answer(job, fields, kind, self._handler.config)
         if fields.stream:
             return stream_response(self._stream(answer, events))
         drawn = await self._handler.collect(request, job, events)
-        files = await run_in_threadpool(lambda: [answer.file(image) for image in drawn])
+        contents = await run_in_threadpool(lambda: [answer.file(image) for image in drawn])
         entries: list[ImageEntry] = []
-        for image, content in zip(drawn, files, strict=True):
+        for image, content in zip(drawn, contents, strict=True):
             entry = ImageEntry(b64_json=None, url=None, revised_prompt=None, seed=image.seed)
             if fields.response_format == "url":
                 name = self._store.put(content, f"image/{fields.output_format}")
@@ -223,11 +225,13 @@ class ChatRoutes:
         from starlette.concurrency import run_in_threadpool
 
         self._handler.authenticate(request)
-        values = await read_json(request, self._handler.config.limits)
-        body = self._handler.read(ChatCompletionRequest, values)
-        given, images = await run_in_threadpool(read_chat, body, self._handler.fetch)
+        limits = self._handler.config.limits
+        body = self._handler.read(ChatCompletionRequest, await read_json(request, limits))
+        given, images = await run_in_threadpool(read_chat, body, self._handler.fetch(request))
+        del body  # its pictures are texts as long as their files
         fields = self._handler.read(ImageGenerationRequest, given)
-        job, events = await self._handler.submit(request, fields, images or None)
+        files = ReferenceFiles.of(images) if images else None
+        job, events = await self._handler.submit(request, fields, files)
         answer = Answer(job, fields, "image_generation", self._handler.config)
         chat = ChatAnswer(
             id=f"chatcmpl-{job.id.removeprefix('job-')}",

@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.data.pixels import resize_pixels, to_output
+from deepgen.data.pixels import pixels_to_bytes, resize_pixels
 from deepgen.generation import ResolvedSettings
 from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
@@ -194,7 +194,7 @@ class Sampler:
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = None
         if references is not None and request.height is None and request.width is None:
-            source = (request.images[0].height, request.images[0].width)
+            source = request.source_size or (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source
         with self._counting:
             (prompt,), cuts = self.pipe.fit_prompts([request.prompt], pixels, tokenizer=self._tokenizer)
@@ -313,11 +313,19 @@ class Sampler:
         plan = sample.plan
         latents = sample.latents.to(self.pipe.transformer.dtype)  # (1, C, h, w)
         pixels = latent_space.decode(self.pipe.vae, latents).float()[0]  # (3, H, W)
+        # One channel after the other: what an edit comes back as may be far larger than what is drawn.
+        return Image.merge("RGB", [self._channel(plan, pixels, index) for index in range(3)])
+
+    @staticmethod
+    def _channel(plan: Plan, pixels: Tensor, index: int) -> Image.Image:
+        """A channel of the result, brought to its final size, with what a mask keeps."""
+        only = slice(index, index + 1)
+        channel = pixels[only]  # (1, H, W)
         if plan.final_size is not None:
-            pixels = resize_pixels(pixels, plan.final_size)
+            channel = resize_pixels(channel, plan.final_size)
         if plan.kept is not None:
-            pixels = plan.kept.paste(pixels)
-        return to_output([pixels], "pil")[0]
+            channel = plan.kept.paste(channel, only)
+        return Image.fromarray(pixels_to_bytes(channel)[0].cpu().numpy())
 
 
 def _kept_pixels(request: GenerationRequest, size: tuple[int, int]) -> KeptPixels:

@@ -56,22 +56,34 @@ class Limits:
         max_images: pictures drawn.
         max_references: pictures given to an edit.
         max_pixels: of a drawn picture.
+        max_edit_pixels: of an edit that comes back as large as its first picture; with a mask, of that.
         max_reference_pixels: of a given picture, before it is scaled down.
+        max_given_pixels: of all given pictures and the mask together, before they are scaled down.
+        max_ratio: of the longer side of a given picture to the shorter one.
         max_prompt: characters of a prompt.
         max_steps: solver steps.
         max_body_mib: MiB of a request.
+        max_bodies_mib: MiB of all requests together that are being sent or decoded.
+        max_held_pixels: of all requests together: decoded pictures and masks, and those to be answered.
         body_timeout_s: seconds a client may take to send its request.
+        send_timeout_s: seconds a client may take to read a piece of its answer.
         timeout_s: seconds until the pictures must be done.
     """
 
     max_images: int = 10
     max_references: int = 16
     max_pixels: int = 2048 * 2048
+    max_edit_pixels: int = 12 * 2**20
     max_reference_pixels: int = 64_000_000
+    max_given_pixels: int = 512_000_000
+    max_ratio: int = 16
     max_prompt: int = 8000
     max_steps: int = 200
     max_body_mib: int = 128
+    max_bodies_mib: int = 256
+    max_held_pixels: int = 64 * 2**20
     body_timeout_s: float = 60.0
+    send_timeout_s: float = 60.0
     timeout_s: float = 600.0
 
     @property

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from deepgen.serving.jobs import EngineError, Event, GenerationRequest, Job, JobInfo, ModelInfo
+from deepgen.uploads.memory import give_back
 
 if TYPE_CHECKING:
     from deepgen.pipeline import DeepGenPipeline
@@ -152,7 +154,7 @@ def _work(connection: Connection, load: Callable[[], DeepGenPipeline], config: E
         logger.exception("the model could not be loaded")
         send(StartFailed(f"{type(error).__name__}: {error}", is_expected=False))
         return
-    threading.Thread(target=_report, args=(send,), daemon=True).start()
+    threading.Thread(target=_report, args=(send, engine), daemon=True).start()
     send(Ready(engine.model))
     _listen(connection, engine, send)
     os._exit(0)  # no client waits for what is being drawn
@@ -160,7 +162,7 @@ def _work(connection: Connection, load: Callable[[], DeepGenPipeline], config: E
 
 def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None]) -> None:
     """Do what the server asks until it closes the pipe."""
-    jobs: dict[int, Job] = {}
+    jobs: WeakValueDictionary[int, Job] = WeakValueDictionary()  # a job that has ended holds its pictures
     while True:
         try:
             message = connection.recv()
@@ -168,11 +170,11 @@ def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None])
             return
         if isinstance(message, Submit):
             job = _take(message, engine, send)
-            jobs = {number: job for number, job in jobs.items() if not job.is_ended}
             if job is not None:
                 jobs[message.number] = job
         elif isinstance(message, Cancel) and message.number in jobs:
             jobs[message.number].cancel()
+        message = job = None  # they hold pictures, and the next one may be long in coming
 
 
 def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job | None:
@@ -204,8 +206,14 @@ def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job |
     return job
 
 
-def _report(send: Callable[[Any], None]) -> None:
+def _report(send: Callable[[Any], None], engine: Engine) -> None:
+    is_trimmed = False
     while True:
+        status = engine.status()
+        is_idle = not status.running and not status.waiting
+        if is_idle and not is_trimmed:  # after what it has drawn; not between steps, which would slow them
+            give_back()
+        is_trimmed = is_idle
         send(MemoryReport(*memory()))
         time.sleep(_REPORT_S)
 

@@ -1,0 +1,1 @@
+"""Files that strangers send: read within a budget of bytes and pixels."""
