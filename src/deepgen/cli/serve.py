@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -73,6 +73,12 @@ class Serve(NamedModelOptions):
     """Seconds that accepted requests are given once the server is told to stop (SIGTERM, Ctrl-C)."""
     trace: bool = False
     """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
+    refuse_sizes: bool = False
+    """Refuse a size that the model does not draw. Without it such a picture is drawn at the nearest size and
+    brought to the one asked for, and the answer says so."""
+    chat_images: Literal["url", "data", "none"] = "url"
+    """How the text of a chat's answer shows its picture where the request does not say: a Markdown image with
+    an address that works for an hour, with a data: address, or not at all."""
     metadata: bool = True
     """Write prompt, seed and settings into the files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
@@ -177,6 +183,8 @@ class Serve(NamedModelOptions):
         engine = self._engine(engine_config, metrics.measure)
         config = ServeConfig(
             model_name=self.public_name,
+            # a path stays unknown to clients
+            model_aliases=() if Path(self.model).expanduser().exists() else (self.model,),
             keys=keys,
             limits=limits,
             origins=self.origin,
@@ -185,6 +193,8 @@ class Serve(NamedModelOptions):
             hooks=hooks,
             credentials=credentials,
             tracer=tracer,
+            fits_sizes=not self.refuse_sizes,
+            chat_images=self.chat_images,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

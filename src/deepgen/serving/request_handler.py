@@ -13,11 +13,11 @@ from typing import Any
 from deepgen.data.image_files import misfit
 from deepgen.image_sizes import SizeRules
 from deepgen.serving.answers import Answer, event_lines
-from deepgen.serving.bodies import read_body
+from deepgen.serving.bodies import read_body, shown_text
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ApiError, from_engine, invalid
 from deepgen.serving.fetch import Fetcher
-from deepgen.serving.images import read_image, read_mask
+from deepgen.serving.images import ImageStore, read_image, read_mask
 from deepgen.serving.jobs import (
     EngineError,
     EngineProtocol,
@@ -27,6 +27,7 @@ from deepgen.serving.jobs import (
     Job,
     JobDone,
 )
+from deepgen.serving.openai_fields import ALIAS_BEGINNINGS, is_alias
 from deepgen.serving.schema import (
     B,
     ChatCompletionRequest,
@@ -60,13 +61,51 @@ class RequestHandler:
 
     def __init__(self, engine: EngineProtocol, config: ServeConfig) -> None:
         self.engine, self.config = engine, config
-        self.fetch = Fetcher(config.image_hosts) if config.image_hosts else None
+        self.store = ImageStore()
+        self._fetcher = Fetcher(config.image_hosts) if config.image_hosts else None
         loras = engine.model.loras
         self.models: dict[type, type] = {model: limited(model, config.limits, loras) for model in REQUESTS}
 
     def read(self, model: type[B], given: Mapping[str, Any], *, is_form: bool = False) -> B:
         """A body within this server's bounds; `ApiError` names what is wrong."""
         return read_body(self.models[model], given, self.config.limits, is_form=is_form)
+
+    def check_model(self, name: str | None, param: str = "model") -> None:
+        """`ApiError` 404 where a request asks for another model than there is.
+
+        OpenAI's own names stand for it, because clients send them by themselves.
+        """
+        config = self.config
+        if name is None or name == config.model_name or name in config.model_aliases or is_alias(name):
+            return
+        also = ", ".join(f"{beginning}*" for beginning in ALIAS_BEGINNINGS)
+        raise ApiError(
+            404,
+            f"model {shown_text(name)!r} is not loaded here; leave model out or ask for {config.model_name} "
+            f"(names of OpenAI's, {also}, stand for it)",
+            param=param,
+            code="model_not_found",
+        )
+
+    def fetch(self, address: str, param: str) -> bytes:
+        """The file at an address: a picture that this server keeps, or one of a host that may be asked."""
+        name = self.store.name_in(address)
+        kept = None if name is None else self.store.get(name)
+        if kept is not None:
+            return kept[0]
+        if self._fetcher is not None:
+            return self._fetcher(address, param)
+        also = " and that of a picture kept here is of no picture, or no longer" if name else ""
+        raise invalid(
+            f"{param} must be data:image/...;base64,...; other addresses are not fetched{also}",
+            param,
+            "invalid_image",
+        )
+
+    def keep(self, request: Any, content: bytes, output_format: str, name: str | None = None) -> str:
+        """The address under which a file is kept for a while."""
+        name = self.store.put(content, f"image/{output_format}", name)
+        return str(request.base_url.replace(path=f"/v1/images/{name}/content"))
 
     def authenticate(self, request: Any) -> str:
         """The name of the client; `ApiError` 401 where it has no known key."""
@@ -92,6 +131,7 @@ class RequestHandler:
         """
         from starlette.concurrency import run_in_threadpool
 
+        self.check_model(getattr(fields, "model", None))
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def pass_on(event: Event) -> None:
@@ -126,9 +166,7 @@ class RequestHandler:
         if len(files) > limits.max_references:  # of a chat; forms and JSON have been checked
             raise invalid(f"{len(files)} pictures; the limit is {limits.max_references}", "image")
         images = tuple(read_image(content, "image", limits.max_reference_pixels) for content in files)
-        height, width = fields.sides
-        if height is not None or width is not None:
-            self._size_rules().drawn(None, 1, height, width)
+        height, width, final_size = self._sides(*fields.sides)
         usual = self.engine.model.usual_steps(fields.preset)
         return GenerationRequest(
             prompt=fields.prompt,
@@ -137,6 +175,7 @@ class RequestHandler:
             negative_prompt=fields.negative_prompt,
             height=height,
             width=width,
+            final_size=final_size,
             num_inference_steps=fields.steps(usual, limits.max_steps),
             guidance_scale=fields.scale,
             preset=fields.preset,
@@ -148,6 +187,19 @@ class RequestHandler:
             key=owner,
             timeout_s=limits.timeout_s,
         )
+
+    def _sides(
+        self, height: int | None, width: int | None
+    ) -> tuple[int | None, int | None, tuple[int, int] | None]:
+        """(height, width) to be drawn and, where they differ, the (height, width) that were asked for."""
+        if height is None and width is None:
+            return None, None, None
+        rules = self._size_rules()
+        asked = (rules.height if height is None else height, rules.width if width is None else width)
+        if not self.config.fits_sizes:
+            rules.check(*asked)
+        drawn = rules.fit(*asked)
+        return *drawn, None if drawn == asked else asked
 
     def _size_rules(self) -> SizeRules:
         """What the model draws; hints for another size keep to the server's own limit too."""
