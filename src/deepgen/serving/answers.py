@@ -232,10 +232,10 @@ class Answer:
     def images(self, entries: list[ImageEntry]) -> ImagesResponse:
         """The whole answer of an image route."""
         usage = self.usage(len(entries))
-        return ImagesResponse(**self._info, created=int(time.time()), data=entries, usage=usage)
+        return ImagesResponse(**self.info, created=int(time.time()), data=entries, usage=usage)
 
     @property
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """Fields of `ImageInfo`."""
         height, width = self.job.info.size
         drawn_height, drawn_width = self.job.info.drawn_size
@@ -329,7 +329,7 @@ class Answer:
             return PartialImageEvent(
                 type=f"{kind}.partial_image",
                 created_at=now,
-                **self._info,
+                **self.info,
                 b64_json=to_base64(write_image(event.image, self.fields.output_format)),
                 partial_image_index=event.number,
                 index=event.index,
@@ -338,7 +338,7 @@ class Answer:
             return CompletedEvent(
                 type=f"{kind}.completed",
                 created_at=now,
-                **self._info,
+                **self.info,
                 b64_json=to_base64(self.file(event)),
                 usage=self.usage(1),
                 seed=event.seed,

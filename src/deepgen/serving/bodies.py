@@ -41,6 +41,8 @@ _TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
 }
 
 
@@ -251,7 +253,7 @@ def _refusal(model: type[B], error: Any) -> ApiError:
         return _unknown(model, name)
     if name in ("messages", "input"):
         return _of_message(problem)
-    if name in ("images", "mask", "image"):
+    if name in ("images", "mask", "image", "input_image_mask"):
         return _of_reference(problem)
     return _of_value(model, problem)
 
@@ -274,7 +276,8 @@ def _of_value(model: type[B], problem: Any) -> ApiError:
     if kind == "missing":
         return invalid(_missing(name), name, "missing_required_parameter")
     if kind in _TYPES and (kind != "literal_error" or not isinstance(value, str)):
-        return invalid(f"{name} must be {_TYPES[kind]}, got {_kind(value)}", name, "invalid_type")
+        place = name + "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
+        return invalid(f"{place} must be {_TYPES[kind]}, got {_kind(value)}", place, "invalid_type")
     if kind == "literal_error":
         if name == "background" and value == "transparent":
             return invalid("background: this model draws no transparent pictures; use opaque", name)

@@ -28,6 +28,7 @@ from deepgen.serving.jobs import (
     JobDone,
 )
 from deepgen.serving.openai_fields import ALIAS_BEGINNINGS, is_alias
+from deepgen.serving.responses_schema import ResponsesRequest
 from deepgen.serving.schema import (
     B,
     ChatCompletionRequest,
@@ -44,6 +45,7 @@ REQUESTS = (
     ImageEditForm,
     ImageVariationForm,
     ChatCompletionRequest,
+    ResponsesRequest,
 )
 ImageRequest = ImageGenerationRequest | ImageVariationForm
 
