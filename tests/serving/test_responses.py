@@ -112,12 +112,12 @@ def test_earlier_pictures_are_edited_however_the_conversation_is_kept(
         assert answer["action"] == "edit"
         assert is_near(opened(answer["result"]), edited), body
     picture = {"type": "input_image", "image_url": f"data:image/png;base64,{png(image)}", "detail": "auto"}
-    (answer,) = ask(http, input=[{"role": "user", "content": [words["content"][0], picture]}], tools=[TOOL])[
-        "output"
-    ]
+    asked = [{"role": "user", "content": [words["content"][0], picture]}]
+    answer, remark = ask(http, input=asked, tools=[TOOL])["output"]
+    assert remark["content"][0]["text"].startswith("drawn at ")  # smaller than its source
     assert is_near(opened(answer["result"]), pipe("make it blue", image=image, seed=1).images[0])
-    asked = {"previous_response_id": first["id"], "tools": [{**TOOL, "action": "generate"}]}
-    (answer,) = ask(http, input="a star", **asked)["output"]
+    fresh = {"previous_response_id": first["id"], "tools": [{**TOOL, "action": "generate"}]}
+    (answer,) = ask(http, input="a star", **fresh)["output"]
     assert is_near(opened(answer["result"]), drawn)
 
 

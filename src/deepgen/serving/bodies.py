@@ -246,7 +246,9 @@ def _refusal(model: type[B], error: Any) -> ApiError:
     """What is said about the first problem."""
     problems = error.errors(include_url=False)
     # Every branch of a union has an error; the one that went furthest into the value says most.
-    alike = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
+    first = problems[0]["loc"]
+    depth = 2 if len(first) > 1 and isinstance(first[1], int) else 1  # an item of a list, or the whole field
+    alike = [problem for problem in problems if problem["loc"][:depth] == first[:depth]]
     problem = max(alike, key=lambda problem: len(problem["loc"]))
     name = str(problem["loc"][0])
     if name not in model.model_fields:
