@@ -23,6 +23,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.engine import Engine, EngineConfig
 from deepgen.serving.openai_fields import CHAT_IGNORED, MESSAGE_IGNORED
+from deepgen.serving.schema import Limits
 from http_server import http_server
 
 
@@ -353,6 +354,13 @@ def test_a_server_may_refuse_such_sizes_and_names_one_it_has(pipe: DeepGenPipeli
         assert answer.status_code == 400
         assert "try 64x64" in answer.json()["error"]["message"]
         assert answer.json()["error"]["param"] == "size"
+
+
+def test_one_side_beside_the_models_own_counts_against_the_limit_too(pipe: DeepGenPipeline) -> None:
+    with http_server(Engine(pipe), ServeConfig(limits=Limits(max_pixels=64 * 128))) as small:
+        assert small.post("/v1/images/generations", json={"prompt": "a", "height": 128}).status_code == 200
+        answer = small.post("/v1/images/generations", json={"prompt": "a", "height": 129})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "size")
 
 
 def test_a_shape_that_no_size_of_the_model_has_is_refused(http: httpx.Client) -> None:

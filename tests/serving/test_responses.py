@@ -198,6 +198,8 @@ def user(*content: Any) -> list[dict[str, Any]]:
         ({"input": "a", "n": 2}, "n"),
         ({"input": "a", "guidence_scale": 2}, "guidence_scale"),
         ({"input": "a", "background": True}, "background"),
+        ({"input": "a", "tools": [{"type": "function", "name": "\ud800"}]}, "tools"),
+        ({"input": "a", "tool_choice": {"type": "auto", "x": "\ud800"}}, "tool_choice"),
         ({"input": "a", "tools": 3}, "tools"),
         ({"input": "a", "tools": [3]}, "tools[0]"),
         ({"input": "a", "tools": [{**TOOL, "sise": "64x64"}]}, "tools[0].sise"),
@@ -222,6 +224,22 @@ def test_a_bad_response_is_refused_with_its_field(http: httpx.Client, body: Any,
     answer = http.post("/v1/responses", content=json.dumps(body).encode(), headers=headers)
     assert answer.status_code in (400, 404), answer.text
     assert answer.json()["error"]["param"] == param, answer.text
+
+
+@pytest.mark.parametrize("depth", [400, 900])
+def test_what_is_nested_deeply_is_repeated_or_refused(http: httpx.Client, depth: int) -> None:
+    content = b'{"input": "a", "instructions": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = http.post("/v1/responses", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400), answer.text
+    assert (answer.json()["error"] is None) == (answer.status_code == 200)
+
+
+def test_a_number_that_no_float_holds_is_refused_where_it_would_be_repeated(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json"}
+    answer = http.post(
+        "/v1/responses", content=b'{"input": "a", "tools": [{"type": "f", "x": 1e999}]}', headers=headers
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
 
 
 def test_a_hook_that_objects_ends_a_stream_with_its_reason(pipe: DeepGenPipeline) -> None:

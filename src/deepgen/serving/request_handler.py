@@ -198,6 +198,9 @@ class RequestHandler:
             return None, None, None
         rules = self._size_rules()
         asked = (rules.height if height is None else height, rules.width if width is None else width)
+        if asked[0] * asked[1] > self.config.limits.max_pixels:  # one side may be the model's own
+            most = self.config.limits.max_pixels
+            raise invalid(f"{asked[1]}x{asked[0]} has more than the {most:,} pixels allowed", "size")
         if not self.config.fits_sizes:
             rules.check(*asked)
         drawn = rules.fit(*asked)

@@ -7,6 +7,7 @@ client expects words, and the message of the answer shows the picture as a Markd
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -365,6 +366,8 @@ def _tool(body: ResponsesRequest, limits: Limits) -> ImageTool | None:
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "required", TOOL, "allowed_tools"):
         raise invalid("tool_choice: this model draws and calls no other tool; use auto", "tool_choice")
+    for name in ("tools", "tool_choice", "instructions"):
+        _check_echo(getattr(body, name), name)
     if body.background:
         raise invalid("background: a response is drawn while its client waits; use stream", "background")
     for index, tool in enumerate(body.tools):
@@ -377,6 +380,20 @@ def _tool(body: ResponsesRequest, limits: Limits) -> ImageTool | None:
                     400, f"tools[{index}]: {error.message}", param=place, code=error.code
                 ) from error
     return None
+
+
+def _check_echo(value: Any, name: str) -> None:
+    """`ApiError` unless an answer can repeat what a client sent in this field.
+
+    JSON can spell lone surrogates and numbers beyond a float's range, and nests deeper than is written back.
+    """
+    from pydantic import TypeAdapter
+
+    try:
+        plain = TypeAdapter(Any).dump_python([[[[value]]]])
+        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"{name} is nested too deeply or holds what no JSON text can", name) from error
 
 
 def _of_image(content: str) -> ChatMessage:
