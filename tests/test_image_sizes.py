@@ -31,6 +31,30 @@ def test_every_size_a_refusal_proposes_is_accepted(size: tuple[int, int], most_p
         assert most_pixels is None or height * width <= most_pixels
 
 
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [
+        ((96, 128), (96, 128)),  # the model has it
+        ((65, 64), (64, 64)),
+        ((512, 512), (96, 96)),  # beyond its positions: as many pixels as its own size
+        ((1792, 1024), (160, 96)),
+        ((1, 1), (32, 32)),
+        ((40, 24), (96, 64)),  # and not 32 x 32, which is nearer and square
+    ],
+)
+def test_a_size_the_model_has_not_is_drawn_at_the_nearest_of_its_shape(
+    asked: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    rules = SizeRules(32, 384, 96, 96)
+    assert rules.fit(*asked) == drawn
+    assert rules.fit(*asked[::-1]) == drawn[::-1]
+
+
+def test_a_shape_the_model_has_not_is_refused_with_a_size_it_has() -> None:
+    with pytest.raises(ValueError, match=r"too large.*try 384x32"):
+        SizeRules(32, 384, 96, 96).fit(10, 1000)
+
+
 def test_no_pixels_are_refused_and_do_not_mean_the_model_s_own_size() -> None:
     for height, width in ((0, 96), (96, 0)):
         with pytest.raises(ValueError, match="not a multiple of 32"):

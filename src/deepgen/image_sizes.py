@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from deepgen.models.vlm import PIXELS_PER_TOKEN
 _CONFIGS = ("model_index.json", "transformer/config.json", "vae/config.json")
 References = Sequence[Sequence[Image.Image]]  # per prompt, its pictures
 Size = tuple[int, int]  # (height, width), pixels
+_SHAPE = log(9 / 8)  # how far the shape of what is drawn may lie from what was asked for
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,34 @@ class SizeRules:
         except ValueError:
             return False
         return True
+
+    def fit(self, height: int, width: int) -> Size:
+        """The (height, width) at which a picture of another size is drawn best, to be resized afterwards.
+
+        The shape is kept within an eighth and the number of pixels as near as it can be; a size that the
+        model has no positions for is drawn with about as many pixels as its own.
+
+        Raises:
+            ValueError: the model has no such shape; the message names a size it can draw.
+        """
+        if self.can_draw(height, width):
+            return height, width
+        area = height * width if max(height, width) <= self.longest else self.height * self.width
+        shape = width / height
+        fitting = [
+            (one, other)
+            for one in range(self.unit, self.longest + 1, self.unit)
+            for other in self._sides_around(one * shape)
+            if self._is_allowed((one, other)) and abs(log(other / one / shape)) < _SHAPE
+        ]
+        if not fitting:
+            self.check(height, width)
+        return min(fitting, key=lambda one: (abs(log(one[0] * one[1] / area)), abs(one[1] - shape * one[0])))
+
+    def _sides_around(self, side: float) -> list[int]:
+        """The multiples of the unit next to a side, of those the model has."""
+        below = int(side) // self.unit * self.unit
+        return [one for one in (below, below + self.unit) if self.unit <= one <= self.longest]
 
     def _asked(self, height: int | None, width: int | None) -> Size:
         """The model's own side where none is asked for; 0 is asked for, and wrong."""

@@ -104,7 +104,8 @@ def edits(
     chat = {**fields, "messages": [{"role": "user", "content": parts}]}
     message = post(client, "/v1/chat/completions", json={k: v for k, v in chat.items() if k != "prompt"})
     message = message["choices"][0]["message"]
-    yield "chat", opened(message["images"][0]["image_url"]["url"].partition(",")[2]).size, message["content"]
+    said = message["content"].partition("![")[0].strip()  # before the picture itself
+    yield "chat", opened(message["images"][0]["image_url"]["url"].partition(",")[2]).size, said
 
     image = client.edit(PROMPT, content, seed=1, num_inference_steps=STEPS)[0]
     yield "client", image.image.size, image.drawn_size

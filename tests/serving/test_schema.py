@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deepgen.serving.bodies import read_body, read_chat
+from deepgen.serving.bodies import read_body
+from deepgen.serving.conversation import read_chat
 from deepgen.serving.errors import ApiError
 from deepgen.serving.schema import (
     Body,
@@ -76,7 +77,10 @@ def test_numbers_and_truths_of_a_form_are_text_and_whole_numbers_of_json_may_hav
             "draws no transparent",
         ),
         (ImageGenerationRequest, {"guidance": 2}, "guidance", "unknown_parameter", "mean guidance_scale"),
-        (ImageGenerationRequest, {"extra_body": {}}, "extra_body", "unknown_parameter", "beside prompt"),
+        (ImageGenerationRequest, {"extra_body": 3}, "extra_body", "invalid_type", "must be an object"),
+        (ImageGenerationRequest, {"n": 1, "extra_body": {"n": 2}}, "n", None, "n is given twice"),
+        (ImageGenerationRequest, {"extra_body": {"sed": 2}}, "sed", "unknown_parameter", "did you mean seed"),
+        (ImageEditForm, {"image": [b"a"], "extra_body": "{}"}, "extra_body", None, "parts of their own"),
         (ImageGenerationRequest, {"typo": None}, "typo", "unknown_parameter", "unknown field 'typo'"),
         (ImageEditRequest, {}, "images", "missing_required_parameter", "a list of objects with image_url"),
         (ImageEditRequest, {"images": "x"}, "images", "invalid_type", "must be a list of objects"),
@@ -96,7 +100,7 @@ def test_numbers_and_truths_of_a_form_are_text_and_whole_numbers_of_json_may_hav
         ),
         (
             *(ChatCompletionRequest, {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}),
-            *("messages[0].content[0]", None, "must be a text or an image_url"),
+            *("messages[0].content[0]", None, "must be a text, an image_url or another"),
         ),
         (
             *(ChatCompletionRequest, {"messages": [{"role": "user", "content": "a\0"}]}),

@@ -88,6 +88,12 @@ class Serve(NamedModelOptions):
     """The form of the lines on stderr; json: each is one object, with a request's key, pictures and error."""
     trace: bool = False
     """Send a span for each request to $OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `trace`."""
+    refuse_sizes: bool = False
+    """Refuse a size that the model does not draw. Without it such a picture is drawn at the nearest size and
+    brought to the one asked for, and the answer says so."""
+    chat_images: Literal["url", "data", "none"] = "url"
+    """How the text of a chat's answer shows its picture where the request does not say: a Markdown image with
+    an address that works for an hour, with a data: address, or not at all."""
     metadata: bool = True
     """Write prompt, seed and settings into the files."""
     c2pa_certificate: Annotated[Path | None, arg(metavar="FILE.pem")] = None
@@ -204,6 +210,8 @@ class Serve(NamedModelOptions):
         engine = self._engine(engine_config, metrics.measure)
         config = ServeConfig(
             model_name=self.public_name,
+            # a path stays unknown to clients
+            model_aliases=() if Path(self.model).expanduser().exists() else (self.model,),
             keys=keys,
             limits=limits,
             origins=self.origin,
@@ -213,6 +221,8 @@ class Serve(NamedModelOptions):
             hooks=hooks,
             credentials=credentials,
             tracer=tracer,
+            fits_sizes=not self.refuse_sizes,
+            chat_images=self.chat_images,
         )
         app = make_app(engine, config, metrics)
         ending = Ending(

@@ -5,6 +5,7 @@ The OpenAPI document (`app.py`) is made from the same models.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,7 +114,11 @@ class AnswerImage(ResponseModel):
 
 
 class AnswerMessage(ResponseModel):
-    """A chat's answer, or a piece of a streamed one; the last piece is empty."""
+    """A chat's answer, or a piece of a streamed one; the last piece is empty.
+
+    `content` has what is said of the picture and, unless the request wants none, the picture as a Markdown
+    image.
+    """
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
@@ -121,7 +126,7 @@ class AnswerMessage(ResponseModel):
 
 
 class ChatChoice(ResponseModel):
-    """The one choice of an answer."""
+    """One of the `n` choices of an answer; each is one picture."""
 
     index: int
     message: AnswerMessage
@@ -149,7 +154,7 @@ class ChatCompletion(ResponseModel):
 
 
 class ChunkChoice(ResponseModel):
-    """The one choice of a piece; the last one says why the answer ends."""
+    """The choice a piece belongs to; its last piece says why it ends."""
 
     index: int
     delta: AnswerMessage
@@ -158,13 +163,14 @@ class ChunkChoice(ResponseModel):
 
 
 class ChatCompletionChunk(ResponseModel):
-    """A piece of a streamed answer."""
+    """A piece of a streamed answer; where `usage` was asked for, the last piece has it and no choice."""
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChunkChoice]
+    usage: ChatUsage | None = None
 
 
 class ModelCard(ResponseModel):
@@ -226,10 +232,10 @@ class Answer:
     def images(self, entries: list[ImageEntry]) -> ImagesResponse:
         """The whole answer of an image route."""
         usage = self.usage(len(entries))
-        return ImagesResponse(**self._info, created=int(time.time()), data=entries, usage=usage)
+        return ImagesResponse(**self.info, created=int(time.time()), data=entries, usage=usage)
 
     @property
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """Fields of `ImageInfo`."""
         height, width = self.job.info.size
         drawn_height, drawn_width = self.job.info.drawn_size
@@ -255,9 +261,19 @@ class Answer:
     @property
     def warnings(self) -> list[str]:
         """What the client should know beside its pictures: prompts that were cut, what of a prompt is not of
-        a small model's world, and what was done to given pictures.
+        a small model's world, a size that is none of the model's, and what was done to given pictures.
         """
-        return [*self._cuts, *self.job.info.world_warnings, *self.job.request.remarks]
+        return [*self._cuts, *self.job.info.world_warnings, *self._fitted, *self.job.request.remarks]
+
+    @property
+    def _fitted(self) -> list[str]:
+        """What was done where the model does not draw the size that was asked for."""
+        final, drawn = self.job.request.final_size, self.job.info.drawn_size
+        if final is None:
+            return []
+        height, width = final
+        done = enlarged_from(drawn, final) or f"drawn at {drawn[1]}x{drawn[0]}, brought to {width}x{height}"
+        return [f"the model does not draw {width}x{height}: {done}"]
 
     @property
     def _cuts(self) -> list[str]:
@@ -266,7 +282,8 @@ class Answer:
     @property
     def remarks(self) -> str:
         """Everything that is said beside the pictures, a line each."""
-        return "\n".join(filter(None, [self.notice, *self.warnings]))
+        notice = [] if self._fitted else [self.notice]  # which would say the same
+        return "\n".join(filter(None, [*notice, *self.warnings]))
 
     def usage(self, num_images: int) -> TokenUsage:
         """Tokens read and drawn."""
@@ -303,10 +320,6 @@ class Answer:
             return content
         return self.config.credentials.sign(content, kind, is_edit=bool(self.job.request.images))
 
-    def address(self, image: ImageDone) -> str:
-        """The picture as a `data:` address; `ApiError` where a hook objects to it."""
-        return f"data:image/{self.fields.output_format};base64,{to_base64(self.file(image))}"
-
     def event(self, event: Event) -> PartialImageEvent | CompletedEvent | ProgressEvent | None:
         """What is sent for an event in a stream, if anything; `ApiError` where a hook objects."""
         now, kind = int(time.time()), self.kind
@@ -316,7 +329,7 @@ class Answer:
             return PartialImageEvent(
                 type=f"{kind}.partial_image",
                 created_at=now,
-                **self._info,
+                **self.info,
                 b64_json=to_base64(write_image(event.image, self.fields.output_format)),
                 partial_image_index=event.number,
                 index=event.index,
@@ -325,7 +338,7 @@ class Answer:
             return CompletedEvent(
                 type=f"{kind}.completed",
                 created_at=now,
-                **self._info,
+                **self.info,
                 b64_json=to_base64(self.file(event)),
                 usage=self.usage(1),
                 seed=event.seed,
@@ -342,53 +355,99 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class ChatImage:
+    """A picture of a chat's answer: its `data:` address, and the text that shows it, if any."""
+
+    address: str
+    markdown: str = ""
+
+
+@dataclass(frozen=True)
 class ChatAnswer:
-    """A chat's answer: images as `image_url` parts under `images`, the form that routers and front ends
-    expect.
+    """A chat's answer: a choice for each picture.
+
+    The picture is an `image_url` part under `images`, the form that routers and front ends expect, and a
+    Markdown image in `content` for the many clients that read nothing else.
     """
 
     id: str
     created: int
     model: str
+    remarks: str = ""
+    has_usage: bool = False  # whether a stream tells it
 
-    def whole(self, addresses: Sequence[str], usage: TokenUsage, content: str) -> ChatCompletion:
+    def whole(self, images: Sequence[ChatImage], usage: TokenUsage) -> ChatCompletion:
         """All images, and what is said about them."""
-        message = AnswerMessage(role="assistant", content=content, images=_parts(addresses))
+        messages = [
+            AnswerMessage(role="assistant", content=self._text(image), images=_parts(image))
+            for image in images
+        ]
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
             model=self.model,
-            choices=[ChatChoice(index=0, message=message, finish_reason="stop", logprobs=None)],
-            usage=ChatUsage(
-                prompt_tokens=usage.input_tokens,
-                completion_tokens=usage.output_tokens,
-                total_tokens=usage.total_tokens,
-            ),
+            choices=[
+                ChatChoice(index=index, message=message, finish_reason="stop", logprobs=None)
+                for index, message in enumerate(messages)
+            ],
+            usage=_chat_usage(usage),
         )
 
-    def chunk(
-        self, addresses: Sequence[str] = (), content: str = "", is_last: bool = False
+    def opening(self, index: int) -> ChatCompletionChunk:
+        """The first piece of a choice: what is said about its picture, which is still being drawn."""
+        return self._chunk(index, AnswerMessage(role="assistant", content=self.remarks))
+
+    def image(self, index: int, image: ChatImage) -> ChatCompletionChunk:
+        """The picture of a choice."""
+        text = f"\n\n{image.markdown}" if self.remarks and image.markdown else image.markdown
+        return self._chunk(index, AnswerMessage(role="assistant", content=text, images=_parts(image)))
+
+    def ending(self, index: int) -> ChatCompletionChunk:
+        """The last piece of a choice."""
+        return self._chunk(index, AnswerMessage(), "stop")
+
+    def usage(self, usage: TokenUsage) -> ChatCompletionChunk:
+        """The piece after the last choice, where the request wants it."""
+        return self._piece([], _chat_usage(usage))
+
+    def _text(self, image: ChatImage) -> str:
+        return "\n\n".join(filter(None, [self.remarks, image.markdown]))
+
+    def _chunk(
+        self, index: int, delta: AnswerMessage, finish_reason: str | None = None
     ) -> ChatCompletionChunk:
-        """A piece of a stream: its opening with what is said, images, or its end."""
-        delta = AnswerMessage() if is_last else AnswerMessage(role="assistant", content=content)
-        if addresses:
-            delta.images = _parts(addresses)
-        choice = ChunkChoice(index=0, delta=delta, finish_reason="stop" if is_last else None, logprobs=None)
+        choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason, logprobs=None)
+        return self._piece([choice], None)
+
+    def _piece(self, choices: list[ChunkChoice], usage: ChatUsage | None) -> ChatCompletionChunk:
+        told = {"usage": usage} if self.has_usage else {}
         return ChatCompletionChunk(
             id=self.id,
             object="chat.completion.chunk",
             created=self.created,
             model=self.model,
-            choices=[choice],
+            choices=choices,
+            **told,
         )
 
 
-def _parts(addresses: Sequence[str]) -> list[AnswerImage]:
-    return [
-        AnswerImage(type="image_url", index=index, image_url=ImageAddress(url=address))
-        for index, address in enumerate(addresses)
-    ]
+def _chat_usage(usage: TokenUsage) -> ChatUsage:
+    return ChatUsage(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+    )
+
+
+def _parts(image: ChatImage) -> list[AnswerImage]:
+    return [AnswerImage(type="image_url", index=0, image_url=ImageAddress(url=image.address))]
+
+
+def markdown_image(prompt: str, address: str) -> str:
+    """A Markdown image whose text is the prompt, without what would end it early."""
+    words = re.sub(r"[\[\]\\`<>*_!\s]+", " ", prompt).strip()[:80]
+    return f"![{words or 'picture'}]({address})"
 
 
 # --- from bodies to what is sent ----------------------------------------------------------------------------

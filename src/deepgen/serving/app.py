@@ -35,6 +35,8 @@ from deepgen.serving.metrics import Metrics
 from deepgen.serving.middleware import RequestMiddleware
 from deepgen.serving.references import over_budget
 from deepgen.serving.request_handler import RequestHandler
+from deepgen.serving.responses import ResponsesRoutes
+from deepgen.serving.responses_schema import ResponseBody, ResponseEvent, ResponsesRequest
 from deepgen.serving.routes import AboutRoutes, ChatRoutes, ImageRoutes
 from deepgen.serving.schema import (
     ChatCompletionRequest,
@@ -145,6 +147,7 @@ def _json(error: ApiError, headers: Mapping[str, str]) -> Any:
 
 def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
     about, images, chat = AboutRoutes(handler, metrics), ImageRoutes(handler), ChatRoutes(handler)
+    responses = ResponsesRoutes(handler)
     return [
         Route("/", "GET", about.page),
         Route("/health", "GET", about.health, "Whether the process works", Health),
@@ -168,6 +171,10 @@ def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
             *("/v1/chat/completions", "POST", chat.chat, "Images in a chat", ChatCompletion),
             {_JSON: ChatCompletionRequest},
         ),
+        Route(
+            *("/v1/responses", "POST", responses.responses, "An image in a conversation", ResponseBody),
+            {_JSON: ResponsesRequest},
+        ),
         Route("/v1/images/{name}/content", "GET", images.content),
     ]
 
@@ -185,7 +192,14 @@ def document(routes: Sequence[Route], models: Mapping[type, type]) -> dict[str, 
     from pydantic.json_schema import models_json_schema
 
     shown = [route for route in routes if route.summary]
-    events = (ServerSentEvent, PartialImageEvent, CompletedEvent, ProgressEvent, ChatCompletionChunk)
+    events = (
+        ServerSentEvent,
+        PartialImageEvent,
+        CompletedEvent,
+        ProgressEvent,
+        ChatCompletionChunk,
+        ResponseEvent,
+    )
     answers = {route.answer for route in shown if route.answer is not None} | {ErrorResponse, *events}
     named = [*models.values(), *sorted(answers, key=lambda model: model.__name__)]
     _, found = models_json_schema(

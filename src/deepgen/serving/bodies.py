@@ -21,12 +21,11 @@ from deepgen.serving.images import Fetch, read_address
 from deepgen.serving.references import ReferenceFiles
 from deepgen.serving.schema import (
     B,
-    ChatCompletionRequest,
+    ChatMessage,
     DrawingFields,
     ImageEditRequest,
     ImageVariationForm,
     Limits,
-    TextPart,
 )
 from deepgen.suggestions import suggestion
 
@@ -45,6 +44,8 @@ _TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
 }
 
 
@@ -105,7 +106,7 @@ async def read_form(request: Any, limits: Limits) -> tuple[dict[str, Any], Refer
     files = ReferenceFiles()
     try:
         for name, part in parts.multi_items():
-            shown = _shown(name)
+            shown = shown_text(name)
             if not isinstance(part, UploadFile):
                 if name in values or name in IMAGE_PARTS or name == "mask":
                     what = "must be a file" if name in IMAGE_PARTS or name == "mask" else "is given twice"
@@ -164,6 +165,8 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
     from pydantic import ValidationError
 
     kinds = _kinds(model)
+    if not is_form:
+        given = with_extra_body(given)
     try:
         values = {writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
         body = model.model_validate(values)
@@ -172,6 +175,26 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
     if isinstance(body, DrawingFields):
         _check_size(body, limits)
     return body
+
+
+def with_extra_body(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a nested `extra_body` beside the others.
+
+    It is an argument of the OpenAI clients, which unpack it; programs that speak HTTP by themselves often
+    send it as it is.
+    """
+    extra = given.get("extra_body")
+    if extra is None:
+        return {name: value for name, value in given.items() if name != "extra_body"}
+    if not isinstance(extra, Mapping):
+        raise invalid(f"extra_body must be an object, got {_kind(extra)}", "extra_body", "invalid_type")
+    merged = {name: value for name, value in given.items() if name != "extra_body"}
+    for name, value in extra.items():
+        if name in merged and merged[name] != value:
+            shown = shown_text(name)
+            raise invalid(f"{shown} is given twice, once in extra_body; leave out one of them", shown)
+        merged[name] = value
+    return merged
 
 
 def _check_size(body: DrawingFields, limits: Limits) -> None:
@@ -228,26 +251,28 @@ def _refusal(model: type[B], error: Any) -> ApiError:
     """What is said about the first problem."""
     problems = error.errors(include_url=False)
     # Every branch of a union has an error; the one that went furthest into the value says most.
-    alike = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
+    first = problems[0]["loc"]
+    depth = 2 if len(first) > 1 and isinstance(first[1], int) else 1  # an item of a list, or the whole field
+    alike = [problem for problem in problems if problem["loc"][:depth] == first[:depth]]
     problem = max(alike, key=lambda problem: len(problem["loc"]))
     name = str(problem["loc"][0])
     if name not in model.model_fields:
         return _unknown(model, name)
-    if name == "messages":
+    if name in ("messages", "input"):
         return _of_message(problem)
-    if name in ("images", "mask", "image"):
+    if name in ("images", "mask", "image", "input_image_mask"):
         return _of_reference(problem)
     return _of_value(model, problem)
 
 
 def _unknown(model: type[B], name: str) -> ApiError:
-    shown, known = _shown(name), sorted(model.model_fields)
+    shown, known = shown_text(name), sorted(model.model_fields)
     if issubclass(model, ImageVariationForm) and name in ("prompt", "mask"):
         message = f"a variation takes no {name}; use /v1/images/edits"
     else:
         near = nearest_name(name[:64], known)
-        if name == "extra_body":  # an argument of the OpenAI clients, which never send it under this name
-            near = "; its fields belong beside prompt"
+        if name == "extra_body":  # of a form, whose parts are texts
+            near = "; its fields are parts of their own in a form"
         message = f"unknown field {shown!r}{near}; known: {', '.join(known)}"
     return invalid(message, shown, "unknown_parameter")
 
@@ -258,21 +283,25 @@ def _of_value(model: type[B], problem: Any) -> ApiError:
     if kind == "missing":
         return invalid(_missing(name), name, "missing_required_parameter")
     if kind in _TYPES and (kind != "literal_error" or not isinstance(value, str)):
-        return invalid(f"{name} must be {_TYPES[kind]}, got {_kind(value)}", name, "invalid_type")
+        place = name + "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
+        return invalid(f"{place} must be {_TYPES[kind]}, got {_kind(value)}", place, "invalid_type")
     if kind == "literal_error":
         if name == "background" and value == "transparent":
             return invalid("background: this model draws no transparent pictures; use opaque", name)
         known = _choices(model.model_fields[name].annotation)
         near = suggestion(value[:64], known)
-        return invalid(f"unknown {name} {_shown(value)!r}{near}; known: {', '.join(known)}", name)
+        return invalid(f"unknown {name} {shown_text(value)!r}{near}; known: {', '.join(known)}", name)
     if kind == "string_too_long":
         limit = problem["ctx"]["max_length"]
         message = f"{name} has {len(value)} characters; the limit is {limit}"
         return invalid(message, name, "string_too_long")
     if name == "size":
-        return invalid(f"size {_shown(value)!r} is not WIDTHxHEIGHT, such as 768x512, or auto", name)
+        return invalid(f"size {shown_text(value)!r} is not WIDTHxHEIGHT, such as 768x512, or auto", name)
     if kind in ("string_pattern_mismatch", "string_unicode"):
         return _of_text(value, name)
+    if name == "stream_options":
+        message = f"{name} must be an object with include_usage, true or false"
+        return invalid(message, name, "unknown_parameter" if kind == "extra_forbidden" else "invalid_type")
     schema = model.model_json_schema()["properties"][name]
     schema = schema.get("anyOf", [schema])[0]
     low, high = _number(schema["minimum"]), _number(schema["maximum"])
@@ -309,12 +338,20 @@ def _of_reference(problem: Any) -> ApiError:
 
 
 def _of_message(problem: Any) -> ApiError:
-    """About the messages of a chat."""
+    """About the messages of a chat, or the input of a response."""
     loc, kind = problem["loc"], problem["type"]
-    indices = [part for part in loc if isinstance(part, int)]
+    indices, name = [part for part in loc if isinstance(part, int)], loc[0]
+    if not indices and kind in ("string_pattern_mismatch", "string_unicode"):
+        return _of_text(problem["input"], name)
     if not indices:
-        return invalid("messages must be a list that says what to draw", "messages")
-    place = f"messages[{indices[0]}]"
+        what = "a list" if name == "messages" else "text or a list"
+        return invalid(f"{name} must be {what} that says what to draw", name)
+    place = f"{name}[{indices[0]}]"
+    if kind == "extra_forbidden":
+        unknown = str(loc[-1])
+        near = nearest_name(unknown[:64], sorted(ChatMessage.model_fields))
+        shown = f"{place}.{shown_text(unknown)}"
+        return invalid(f"unknown field {shown!r} in a message{near}", shown, "unknown_parameter")
     field = next((name for name in ("content", "images") if name in loc), None)
     if field is None:
         return invalid(f"{place} must be an object with a role and content", place)
@@ -324,9 +361,9 @@ def _of_message(problem: Any) -> ApiError:
         message = f"{place}: {field} must be {'text or ' if field == 'content' else ''}a list of parts"
         return invalid(message, f"{place}.{field}", "invalid_type")
     place = f"{place}.{field}[{indices[1]}]"
-    if loc[-1] == "url":
+    if loc[-1] == "url" or (loc[-1] == "image_url" and kind == "string_type"):
         return invalid(f"{place} must be a data: address in text", place, "invalid_type")
-    return invalid(f"{place} must be a text or an image_url", place)
+    return invalid(f"{place} must be a text, an image_url or another part of a chat", place)
 
 
 def _missing(name: str) -> str:
@@ -354,8 +391,8 @@ def _number(value: float) -> str:
     return f"a number of {digits} digits" if digits > 30 else str(value) if digits else f"{value:g}"
 
 
-def _shown(text: str) -> str:
-    """As much of a client's text as is repeated in a message."""
+def shown_text(text: str) -> str:
+    """As much of a client's text as a message repeats."""
     return writable(text[:64])
 
 
@@ -370,33 +407,3 @@ def read_references(body: ImageEditRequest, fetch: Fetch | None) -> tuple[list[b
     ]
     mask = None if body.mask is None else read_address(body.mask.image_url, "mask.image_url", fetch)
     return images, mask
-
-
-def read_chat(body: ChatCompletionRequest, fetch: Fetch | None) -> tuple[dict[str, Any], list[bytes]]:
-    """(fields of a request for images, images to edit) of a chat; fetching may take a while.
-
-    The last text of the user says what to draw. Images that come with it or after it are edited; where there
-    are none, those of the last answer are, so that "now make it blue" means what it says.
-    """
-    said: list[tuple[int, str]] = []
-    for index, message in enumerate(body.messages):
-        texts = [part.text for _, part in message.parts if isinstance(part, TextPart)]
-        if message.role == "user" and texts:
-            said.append((index, "\n".join(filter(None, texts))))
-    if not said:
-        raise invalid("no message of the user says what to draw", "messages")
-    # Where every text is empty, an empty prompt was given.
-    last, prompt = next(((index, text) for index, text in reversed(said) if text.strip()), said[-1])
-    addresses: dict[int, list[tuple[str, str]]] = {}  # (address, name of the field) by message
-    for index, message in enumerate(body.messages):
-        addresses[index] = [
-            (part.image_url.url, f"messages[{index}].{place}")
-            for place, part in message.parts
-            if not isinstance(part, TextPart)
-        ]
-    roles = [message.role for message in body.messages]
-    given = [one for index in range(last, len(roles)) if roles[index] == "user" for one in addresses[index]]
-    if not given and "assistant" in roles:
-        given = addresses[len(roles) - 1 - roles[::-1].index("assistant")]
-    fields = {name: getattr(body, name) for name in body.model_fields_set - {"messages"}}
-    return {**fields, "prompt": prompt}, [read_address(url, param, fetch) for url, param in given]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from deepgen.http_access import AllowedHosts
 from deepgen.serving.errors import ApiError
@@ -104,6 +105,7 @@ class ServeConfig:
 
     Attributes:
         model_name: what clients see under `/v1/models`.
+        model_aliases: further names by which requests may ask for it.
         keys: who may ask.
         limits: what one request may ask for.
         origins: web pages of other origins that may send requests.
@@ -113,9 +115,14 @@ class ServeConfig:
         hooks: what looks at requests and pictures.
         credentials: signs every picture; None leaves them unsigned.
         tracer: gets a span for each request.
+        fits_sizes: draw a size that the model has not at the nearest it has, and bring the picture to the one
+            asked for; otherwise it is refused.
+        chat_images: how the text of a chat's answer shows a picture whose request does not say: a Markdown
+            image with an address that works for an hour, with a `data:` address, or not at all.
     """
 
     model_name: str = "deepgen-1.0"
+    model_aliases: tuple[str, ...] = ()
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: Limits = field(default_factory=Limits)
     origins: tuple[str, ...] = ()
@@ -125,6 +132,8 @@ class ServeConfig:
     hooks: Hooks = field(default_factory=Hooks)
     credentials: ContentCredentials | None = None
     tracer: Tracer | None = None
+    fits_sizes: bool = True
+    chat_images: Literal["url", "data", "none"] = "url"
 
 
 def _digest(key: str) -> bytes:

@@ -76,13 +76,24 @@ class ImageStore:
         self._files: OrderedDict[str, tuple[float, bytes, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, content: bytes, media_type: str) -> str:
-        """Keep a file; its name."""
-        name = f"img-{secrets.token_urlsafe(18)}"
+    def put(self, content: bytes, media_type: str, name: str | None = None) -> str:
+        """Keep a file, under a `new_name` if one was promised before; its name."""
+        name = name or self.new_name()
         with self._lock:
             self._files[name] = (time.monotonic() + self._keep_s, content, media_type)
             self._clear()
         return name
+
+    @staticmethod
+    def new_name() -> str:
+        """A name that cannot be guessed."""
+        return f"img-{secrets.token_urlsafe(18)}"
+
+    @staticmethod
+    def name_in(address: str) -> str | None:
+        """The name of the file that an address of this server means; None for any other address."""
+        match = re.search(r"/v1/images/(img-[\w-]{24})/content$", address[-100:], re.ASCII)
+        return match[1] if match else None
 
     def get(self, name: str) -> tuple[bytes, str] | None:
         """Content and media type; None where there is no such file, or no longer."""

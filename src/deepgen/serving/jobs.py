@@ -35,6 +35,7 @@ class GenerationRequest:
         negative_prompt: what to steer away from.
         height: pixels, a multiple of the model's unit; for an edit the first reference's where None.
         width: as `height`.
+        final_size: (height, width) the picture is brought to, where that is none the model draws.
         num_inference_steps: solver steps, at least 1.
         guidance_scale: 1 or less draws without a negative branch.
         num_images: pictures, at least 1.
@@ -56,6 +57,7 @@ class GenerationRequest:
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
+    final_size: tuple[int, int] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     num_images: int = 1

@@ -184,7 +184,8 @@ class Painter:
                 size -= len(self._drawn.popitem(last=False)[1])
         path = self._folders.save(name, image.content)
         said = f"{name}: {image.size}, seed {image.seed}"
-        said += f", {image.notice}" if image.notice else ""
+        is_said = any(image.notice in warning for warning in image.warnings)
+        said += f", {image.notice}" if image.notice and not is_said else ""
         said = said if path is None else f"{said}, saved as {path}"
         return "\n".join([said, *image.warnings])
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -38,15 +38,20 @@ from deepgen.uploads.rgb import ImageError, ImageTooLarge
 _LOOK_S = 0.01  # seconds between two looks whether there is room to decode
 
 
-class AskedSize(Protocol):
-    """What of a request says how large its answer is."""
+@dataclass(frozen=True)
+class AskedSize:
+    """How large the answer of a request is.
+
+    Attributes:
+        n: pictures.
+        height, width: that are drawn, where they are asked for.
+        final: (height, width) that the pictures are brought to, where it is another.
+    """
 
     n: int
-
-    @property
-    def sides(self) -> tuple[int | None, int | None]:
-        """(height, width), where they are asked for."""
-        ...
+    height: int | None = None
+    width: int | None = None
+    final: Size | None = None
 
 
 @dataclass
@@ -134,7 +139,7 @@ class ReferenceReader:
         finally:
             files.close()
         memory.bodies.give_back()
-        source_size = reading.answer if images and asked.sides == (None, None) else None
+        source_size = reading.answer if images and asked.height is None and asked.width is None else None
         return References(tuple(images), mask, source_size, reading.remarks)
 
     def _plan(self, files: ReferenceFiles, asked: AskedSize) -> _Reading:
@@ -146,13 +151,15 @@ class ReferenceReader:
         headers = [self._header(file, name) for file, name in zip(files.images, names, strict=True)]
         mask = None if files.mask is None else self._header(files.mask, "mask")
         self._check_sum([*headers, *([mask] if mask else [])])
-        height, width = asked.sides
+        height, width = asked.height, asked.width
         rules = self._rules()
         if height is not None or width is not None:
             rules.drawn(None, 1, height, width)
         remarks: tuple[str, ...] = ()
         answer = (rules.height if height is None else height, rules.width if width is None else width)
-        if headers and height is None and width is None:
+        if asked.final is not None:
+            answer = asked.final
+        elif headers and height is None and width is None:
             first = headers[0]
             answer = fitted(first.size, limits.max_edit_pixels)
             if answer != first.size and mask is None:

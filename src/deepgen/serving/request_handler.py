@@ -13,11 +13,11 @@ from typing import Any
 from deepgen.data.image_files import misfit
 from deepgen.image_sizes import SizeRules
 from deepgen.serving.answers import Answer, event_lines
-from deepgen.serving.bodies import read_body
+from deepgen.serving.bodies import read_body, shown_text
 from deepgen.serving.config import ServeConfig
 from deepgen.serving.errors import ApiError, from_engine, invalid
 from deepgen.serving.fetch import Fetcher
-from deepgen.serving.images import Fetch
+from deepgen.serving.images import Fetch, ImageStore
 from deepgen.serving.jobs import (
     EngineError,
     EngineProtocol,
@@ -27,7 +27,9 @@ from deepgen.serving.jobs import (
     Job,
     JobDone,
 )
-from deepgen.serving.references import ReferenceFiles, ReferenceReader, References
+from deepgen.serving.openai_fields import ALIAS_BEGINNINGS, is_alias
+from deepgen.serving.references import AskedSize, ReferenceFiles, ReferenceReader, References
+from deepgen.serving.responses_schema import ResponsesRequest
 from deepgen.serving.schema import (
     B,
     ChatCompletionRequest,
@@ -45,6 +47,7 @@ REQUESTS = (
     ImageEditForm,
     ImageVariationForm,
     ChatCompletionRequest,
+    ResponsesRequest,
 )
 ImageRequest = ImageGenerationRequest | ImageVariationForm
 
@@ -62,7 +65,8 @@ class RequestHandler:
 
     def __init__(self, engine: EngineProtocol, config: ServeConfig) -> None:
         self.engine, self.config = engine, config
-        self._fetch = Fetcher(config.image_hosts) if config.image_hosts else None
+        self.store = ImageStore()
+        self._fetcher = Fetcher(config.image_hosts) if config.image_hosts else None
         limits = config.limits
         self.budget = ServerBudget.of(limits.max_bodies_mib << 20, limits.max_held_pixels)
         self._references = ReferenceReader(limits, self._size_rules, self.budget.decoding)
@@ -73,18 +77,53 @@ class RequestHandler:
         """A body within this server's bounds; `ApiError` names what is wrong."""
         return read_body(self.models[model], given, self.config.limits, is_form=is_form)
 
-    def fetch(self, request: Any) -> Fetch | None:
-        """How addresses are fetched for a request, which holds what comes; None where they are not."""
-        fetch = self._fetch
-        if fetch is None:
-            return None
+    def check_model(self, name: str | None, param: str = "model") -> None:
+        """`ApiError` 404 where a request asks for another model than there is.
+
+        OpenAI's own names stand for it, because clients send them by themselves.
+        """
+        config = self.config
+        if name is None or name == config.model_name or name in config.model_aliases or is_alias(name):
+            return
+        also = ", ".join(f"{beginning}*" for beginning in ALIAS_BEGINNINGS)
+        raise ApiError(
+            404,
+            f"model {shown_text(name)!r} is not loaded here; leave model out or ask for {config.model_name} "
+            f"(names of OpenAI's, {also}, stand for it)",
+            param=param,
+            code="model_not_found",
+        )
+
+    def fetch(self, request: Any) -> Fetch:
+        """How addresses are read for a request, which holds what comes: those of pictures that this server
+        keeps, and those of hosts that may be asked.
+        """
 
         def counted(address: str, param: str) -> bytes:
-            content = fetch(address, param)
+            content = self._at(address, param)
             request.state.memory.bodies.add(len(content))
             return content
 
         return counted
+
+    def _at(self, address: str, param: str) -> bytes:
+        name = self.store.name_in(address)
+        kept = None if name is None else self.store.get(name)
+        if kept is not None:
+            return kept[0]
+        if self._fetcher is not None:
+            return self._fetcher(address, param)
+        also = " and that of a picture kept here is of no picture, or no longer" if name else ""
+        raise invalid(
+            f"{param} must be data:image/...;base64,...; other addresses are not fetched{also}",
+            param,
+            "invalid_image",
+        )
+
+    def keep(self, request: Any, content: bytes, output_format: str, name: str | None = None) -> str:
+        """The address under which a file is kept for a while."""
+        name = self.store.put(content, f"image/{output_format}", name)
+        return str(request.base_url.replace(path=f"/v1/images/{name}/content"))
 
     def authenticate(self, request: Any) -> str:
         """The name of the client; `ApiError` 401 where it has no known key."""
@@ -109,9 +148,11 @@ class RequestHandler:
         """
         from starlette.concurrency import run_in_threadpool
 
+        self.check_model(getattr(fields, "model", None))
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
         try:
-            references = await self._references.read(request.state.memory, files or ReferenceFiles(), fields)
+            size = self._asked_size(fields.n, *fields.sides)
+            references = await self._references.read(request.state.memory, files or ReferenceFiles(), size)
         except ValueError as error:
             raise _invalid(error) from error
 
@@ -119,7 +160,7 @@ class RequestHandler:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def submit() -> Job:
-            asked = self._generation_request(request.state.owner, fields, references)
+            asked = self._generation_request(request.state.owner, fields, references, size)
             self.config.hooks.check_request(asked)
             return self.engine.submit(asked, pass_on)
 
@@ -137,19 +178,19 @@ class RequestHandler:
         return job, events
 
     def _generation_request(
-        self, owner: str, fields: ImageRequest, references: References
+        self, owner: str, fields: ImageRequest, references: References, size: AskedSize
     ) -> GenerationRequest:
         """The engine's request."""
         limits = self.config.limits
-        height, width = fields.sides
         usual = self.engine.model.usual_steps(fields.preset)
         return GenerationRequest(
             prompt=fields.prompt,
             images=references.images,
             mask=references.mask,
             negative_prompt=fields.negative_prompt,
-            height=height,
-            width=width,
+            height=size.height,
+            width=size.width,
+            final_size=size.final,
             num_inference_steps=fields.steps(usual, limits.max_steps),
             guidance_scale=fields.scale,
             preset=fields.preset,
@@ -163,6 +204,20 @@ class RequestHandler:
             key=owner,
             timeout_s=limits.timeout_s,
         )
+
+    def _asked_size(self, n: int, height: int | None, width: int | None) -> AskedSize:
+        """What is to be drawn, and what it is brought to where what was asked for is no size of the model."""
+        if height is None and width is None:
+            return AskedSize(n)
+        rules = self._size_rules()
+        asked = (rules.height if height is None else height, rules.width if width is None else width)
+        if asked[0] * asked[1] > self.config.limits.max_pixels:  # one side may be the model's own
+            most = self.config.limits.max_pixels
+            raise invalid(f"{asked[1]}x{asked[0]} has more than the {most:,} pixels allowed", "size")
+        if not self.config.fits_sizes:
+            rules.check(*asked)
+        drawn = rules.fit(*asked)
+        return AskedSize(n, *drawn, final=None if drawn == asked else asked)
 
     def _size_rules(self) -> SizeRules:
         """What the model draws; hints for another size keep to the server's own limit too."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.serving.answers import (
     Answer,
     ChatAnswer,
+    ChatImage,
     Health,
     ImageEntry,
     ModelCard,
@@ -25,11 +27,13 @@ from deepgen.serving.answers import (
     data_line,
     event_lines,
     json_response,
+    markdown_image,
     stream_response,
 )
-from deepgen.serving.bodies import content_type, read_chat, read_form, read_json, read_references
+from deepgen.serving.bodies import content_type, read_form, read_json, read_references
+from deepgen.serving.conversation import read_chat
 from deepgen.serving.errors import ApiError
-from deepgen.serving.images import ImageStore, to_base64
+from deepgen.serving.images import to_base64
 from deepgen.serving.jobs import Event, ImageDone, JobDone
 from deepgen.serving.metrics import Metrics
 from deepgen.serving.references import ReferenceFiles
@@ -99,9 +103,9 @@ class AboutRoutes:
     async def model(self, request: Any) -> Any:
         """The same by name."""
         self._handler.authenticate(request)
-        known = self._handler.config.model_name
-        if request.path_params["name"] != known:
-            raise ApiError(404, f"there is one model here, {known}", code="model_not_found")
+        config, name = self._handler.config, request.path_params["name"]
+        if name != config.model_name and name not in config.model_aliases:
+            raise ApiError(404, f"there is one model here, {config.model_name}", code="model_not_found")
         return json_response(self._model())
 
     def _model(self) -> ModelCard:
@@ -128,7 +132,7 @@ class ImageRoutes:
     """`/v1/images`."""
 
     def __init__(self, handler: RequestHandler) -> None:
-        self._handler, self._store = handler, ImageStore()
+        self._handler = handler
 
     async def generations(self, request: Any) -> Any:
         """Images from a prompt."""
@@ -163,7 +167,7 @@ class ImageRoutes:
         """An image that was answered as an address; its name is the secret."""
         from starlette.responses import Response
 
-        found = self._store.get(request.path_params["name"])
+        found = self._handler.store.get(request.path_params["name"])
         if found is None:
             raise ApiError(404, "there is no such picture, or no longer", code="image_not_found")
         return Response(found[0], media_type=found[1])
@@ -187,9 +191,8 @@ class ImageRoutes:
         entries: list[ImageEntry] = []
         for image, content in zip(drawn, contents, strict=True):
             entry = ImageEntry(b64_json=None, url=None, revised_prompt=None, seed=image.seed)
-            if fields.response_format == "url":
-                name = self._store.put(content, f"image/{fields.output_format}")
-                entry.url = str(request.base_url.replace(path=f"/v1/images/{name}/content"))
+            if fields.answer_form == "url":
+                entry.url = self._handler.keep(request, content, fields.output_format)
             else:
                 entry.b64_json = to_base64(content)
             entries.append(entry)
@@ -228,6 +231,8 @@ class ChatRoutes:
         limits = self._handler.config.limits
         body = self._handler.read(ChatCompletionRequest, await read_json(request, limits))
         given, images = await run_in_threadpool(read_chat, body, self._handler.fetch(request))
+        has_usage = body.stream_options is not None and body.stream_options.include_usage
+        shown = body.content_images or self._handler.config.chat_images
         del body  # its pictures are texts as long as their files
         fields = self._handler.read(ImageGenerationRequest, given)
         files = ReferenceFiles.of(images) if images else None
@@ -237,31 +242,52 @@ class ChatRoutes:
             id=f"chatcmpl-{job.id.removeprefix('job-')}",
             created=int(time.time()),
             model=self._handler.config.model_name,
+            remarks=answer.remarks,
+            has_usage=has_usage,
         )
+        image = partial(self._image, request, answer, shown)
         if fields.stream:
-            return stream_response(self._stream(chat, answer, events))
+            return stream_response(self._stream(chat, answer, events, image))
         drawn = await self._handler.collect(request, job, events)
-        addresses = await run_in_threadpool(lambda: [answer.address(image) for image in drawn])
-        return json_response(chat.whole(addresses, answer.usage(len(drawn)), answer.remarks))
+        images = await run_in_threadpool(lambda: [image(one) for one in drawn])
+        return json_response(chat.whole(images, answer.usage(len(drawn))))
+
+    def _image(
+        self, request: Any, answer: Answer, shown: Literal["url", "data", "none"], image: ImageDone
+    ) -> ChatImage:
+        """A picture as its answer holds it; `ApiError` where a hook objects to it."""
+        content, kind = answer.file(image), answer.fields.output_format
+        address = f"data:image/{kind};base64,{to_base64(content)}"
+        if shown == "none":
+            return ChatImage(address)
+        place = self._handler.keep(request, content, kind) if shown == "url" else address
+        return ChatImage(address, markdown_image(answer.fields.prompt, place))
 
     async def _stream(
-        self, chat: ChatAnswer, answer: Answer, events: asyncio.Queue[Event]
+        self,
+        chat: ChatAnswer,
+        answer: Answer,
+        events: asyncio.Queue[Event],
+        image: Callable[[ImageDone], ChatImage],
     ) -> AsyncIterator[str]:
         """Server-sent events of a chat."""
         from starlette.concurrency import run_in_threadpool
 
-        yield data_line(chat.chunk(content=answer.remarks))
+        count = answer.job.request.num_images
+        for index in range(count):
+            yield data_line(chat.opening(index))
         async for event in self._handler.events(answer, events):
             if isinstance(event, str):
                 yield event
             elif isinstance(event, ImageDone):
                 try:
-                    address = await run_in_threadpool(answer.address, event)
+                    drawn = await run_in_threadpool(image, event)
                 except ApiError as refused:  # a hook objects to the image
                     answer.job.refusal = refused
                     answer.job.cancel()
                     yield event_lines("error", refused.response())
                     return
-                yield data_line(chat.chunk([address]))
-            elif isinstance(event, JobDone) and event.error is None:
-                yield data_line(chat.chunk(is_last=True))
+                yield data_line(chat.image(event.index, drawn))
+                yield data_line(chat.ending(event.index))
+            elif isinstance(event, JobDone) and event.error is None and chat.has_usage:
+                yield data_line(chat.usage(answer.usage(count)))

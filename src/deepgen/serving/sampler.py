@@ -192,7 +192,7 @@ class Sampler:
         settings = self.model_info.resolve(request.settings, is_edit=bool(request.images))
         references = [list(request.images)] if request.images else None
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
-        final_size = None
+        final_size = request.final_size
         if references is not None and request.height is None and request.width is None:
             source = request.source_size or (request.images[0].height, request.images[0].width)
             final_size = None if source == sizes[0] else source

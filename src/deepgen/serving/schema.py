@@ -18,6 +18,7 @@ from deepgen.extras import missing_extra
 from deepgen.generation import MAX_SEED
 from deepgen.sampling.presets import NAMES as PRESETS
 from deepgen.sampling.solvers import NAMES as SOLVERS
+from deepgen.serving.openai_fields import CHAT_IGNORED, MESSAGE_IGNORED, MODELS_WITH_URL
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -107,6 +108,7 @@ class Body(BaseModel):
     """What all request bodies have in common. Values are not converted: `"2"` is no number in JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    ignored: ClassVar[frozenset[str]] = frozenset()  # names that may be given and change nothing
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +116,20 @@ class Body(BaseModel):
         if not isinstance(values, dict):
             return values
         known = cls.model_fields
-        return {name: value for name, value in values.items() if value is not None or name not in known}
+        return {
+            name: value
+            for name, value in values.items()
+            if (value is not None or name not in known) and name not in cls.ignored
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        """The ignored names are part of what may be sent."""
+        schema = handler(core_schema)
+        found = handler.resolve_ref_schema(schema)
+        for name in sorted(cls.ignored):
+            found["properties"][name] = {"description": "ignored"}
+        return schema
 
 
 class DrawingFields(Body):
@@ -167,10 +182,10 @@ class ImageFields(DrawingFields):
     """Fields of the image routes.
 
     `partial_images` and `include_progress` matter to a stream, and `response_format` to an answer that is
-    none; where they do not, they change nothing. The last five are known to clients and mean nothing here.
+    none; where they do not, they change nothing. The last four are known to clients and mean nothing here.
     """
 
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: Literal["b64_json", "url"] | None = None
     background: Literal["auto", "opaque"] = "auto"
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0
     include_progress: bool = False
@@ -179,6 +194,11 @@ class ImageFields(DrawingFields):
     moderation: Name | None = None
     user: Name | None = None
     input_fidelity: Name | None = None
+
+    @property
+    def answer_form(self) -> Literal["b64_json", "url"]:
+        """As asked for; without a word the file itself, or an address under the names that imply one."""
+        return self.response_format or ("url" if self.model in MODELS_WITH_URL else "b64_json")
 
 
 class ImageGenerationRequest(ImageFields):
@@ -226,10 +246,10 @@ class ImageVariationForm(ImageFields):
 
 
 class TextPart(Body):
-    """Text in a message."""
+    """Text in a message, in the words of either API."""
 
     model_config = ConfigDict(extra="ignore")
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: Text
 
 
@@ -248,27 +268,73 @@ class ImagePart(Body):
     image_url: ImageAddress
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class InputImagePart(Body):
+    """An image in a message, in the words of the Responses API; `file_id` names none that is kept here."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["input_image"]
+    image_url: Annotated[Address | None, Field(description=_ADDRESS)] = None
+
+
+class FileContent(Body):
+    """A file of a message: a `data:` address, or base64 alone."""
+
+    model_config = ConfigDict(extra="ignore")
+    file_data: str | None = None
+    filename: Name | None = None
+
+
+class FilePart(Body):
+    """A file in a message; a picture is one that can be edited."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["file"]
+    file: FileContent
+
+
+class InputFilePart(FileContent):
+    """The same in the words of the Responses API."""
+
+    type: Literal["input_file"]
+
+
+class SilentPart(Body):
+    """What a history may hold and says nothing of a picture."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["refusal", "input_audio"]
+
+
+Part = Annotated[
+    TextPart | ImagePart | InputImagePart | FilePart | InputFilePart | SilentPart,
+    Field(discriminator="type"),
+]
 
 
 class ChatMessage(Body):
     """A message; `images` are those of an earlier answer."""
 
-    model_config = ConfigDict(extra="ignore")
+    ignored: ClassVar[frozenset[str]] = MESSAGE_IGNORED
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
-    images: list[Part] | None = None
+    images: list[ImagePart] | None = None
 
     @property
-    def parts(self) -> list[tuple[str, TextPart | ImagePart]]:
-        """Texts and images in their order, with their places, such as `content[0]`."""
+    def parts(self) -> list[tuple[str, Any]]:
+        """Texts, images and files in their order, with their places, such as `content[0]`."""
         content = self.content
         if isinstance(content, str):
             content = [TextPart(type="text", text=content)]
         named = (("content", content or []), ("images", self.images or []))
         return [(f"{name}[{index}]", part) for name, parts in named for index, part in enumerate(parts)]
 
+    @property
+    def texts(self) -> list[str]:
+        """What it says."""
+        return [part.text for _, part in self.parts if isinstance(part, TextPart)]
 
+
+_TEXT_PART = {"type": "object", "properties": {"type": {"enum": ["text", "input_text", "output_text"]}}}
 # A message of the user that has text; an array's schema cannot say more about which of its items it is.
 _TEXT_OF_THE_USER = {
     "type": "object",
@@ -278,20 +344,34 @@ _TEXT_OF_THE_USER = {
         "content": {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "contains": {"type": "object", "properties": {"type": {"const": "text"}}}},
+                {"type": "array", "contains": _TEXT_PART},
             ]
         },
     },
 }
 
 
-class ChatCompletionRequest(DrawingFields):
-    """A chat whose last text of the user says what to draw. Its many other fields mean nothing here."""
+class StreamOptions(Body):
+    """Options of a stream; `include_obfuscation` changes nothing, because an answer is no secret text."""
 
-    model_config = ConfigDict(extra="ignore")
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatCompletionRequest(DrawingFields):
+    """A chat whose last text of the user says what to draw.
+
+    `content_images` says how the answer's text shows a picture: as a Markdown image with an address that
+    works for an hour, with a `data:` address, or not at all; None leaves it to the server.
+    """
+
+    ignored: ClassVar[frozenset[str]] = CHAT_IGNORED
     messages: Annotated[
         list[ChatMessage], Field(min_length=1, json_schema_extra={"contains": _TEXT_OF_THE_USER})
     ]
+    model: Name | None = None
+    stream_options: StreamOptions | None = None
+    content_images: Literal["url", "data", "none"] | None = None
 
 
 # --- the models of a server ---------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ test("it leaves a stream, and the server draws no further", async () => {
 });
 
 test("it reads errors", async () => {
-  await assert.rejects(client.images.generate({ prompt: "a", size: "65x64" }), error => {
+  await assert.rejects(client.images.generate({ prompt: "a", size: "4096x16" }), error => {
     assert.ok(error instanceof OpenAI.BadRequestError);
     assert.deepEqual([error.status, error.code, error.param], [400, "invalid_value", "size"]);
     return /^req-/.test(error.requestID);
@@ -56,5 +56,5 @@ test("it reads errors", async () => {
 test("it lists models", async () => {
   const names = [];
   for await (const model of client.models.list()) names.push(model.id);
-  assert.deepEqual(names, ["deepgen-1.0"]);
+  assert.deepEqual(names, ["tiny"]);
 });
