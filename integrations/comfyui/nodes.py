@@ -8,10 +8,12 @@ when something is drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .input_names import DRAWING, EDITING, LOADING, naming_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +72,7 @@ class DeepGenLoad:
         }
 
     def load(self, name: str, device: str, dtype: str, offload: str, quantize: str) -> tuple[Model]:
-        """The model; what cannot be loaded is said by the pipeline's own errors."""
+        """The model; errors say what of the inputs does not fit."""
         from deepgen.cli.loading import load_pipeline
         from deepgen.cli.options import ModelOptions
 
@@ -81,7 +83,8 @@ class DeepGenLoad:
             offload=offload,  # pyright: ignore[reportArgumentType]
             quantize=quantize,  # pyright: ignore[reportArgumentType]
         )
-        pipe = load_pipeline(options)
+        with naming_inputs(LOADING):
+            pipe = load_pipeline(options)
         pipe.set_progress_bar_config(disable=True)  # ComfyUI has its own
         return (Model(pipe),)
 
@@ -161,7 +164,7 @@ class DeepGenGenerate:
         **unknown: Any,
     ) -> tuple[Tensor, list[ImageRecord]]:
         """The pictures, (batch_size, height, width, 3), and how each was made."""
-        _refuse_unknown_inputs(self, graph, unique_id)
+        _refuse_unknown_inputs(self, graph, unique_id, unknown)
         asked = _settings(
             {"steps": steps, "guidance": guidance},
             seed=seed,
@@ -172,7 +175,6 @@ class DeepGenGenerate:
             negative_prompt=negative_prompt,
             preset=preset,
             solver=solver,
-            **unknown,
         )
         return _draw(model, [prompt], None, asked, num_images_per_prompt=batch_size)
 
@@ -233,9 +235,10 @@ class DeepGenEdit:
 
         `mask`, (B or 1, H, W), is 1 where the picture may change, as everywhere in ComfyUI.
         """
-        _refuse_unknown_inputs(self, graph, unique_id)
-        more = [_image(other[0]) for other in (image_2, image_3) if other is not None]
-        references = [[_image(one), *more] for one in image]
+        _refuse_unknown_inputs(self, graph, unique_id, unknown)
+        others = {"image_2": image_2, "image_3": image_3}
+        more = [_image(other[0], name) for name, other in others.items() if other is not None]
+        references = [[_image(one, "image"), *more] for one in image]
         asked = _settings(
             {"steps": steps, "guidance": guidance},
             seed=seed,
@@ -246,13 +249,12 @@ class DeepGenEdit:
             negative_prompt=negative_prompt,
             preset=preset,
             solver=solver,
-            **unknown,
         )
         masked = {}
         if mask is not None:
             if len(mask) > 1 and not (mask == mask[:1]).all():
                 raise ValueError(
-                    f"one mask for all pictures of a batch, got {len(mask)}; edit them one by one"
+                    f"mask: one for all pictures of a batch, got {len(mask)}; edit them one by one"
                 )
             masked["mask"] = _transparent(mask[0])
         return _draw(model, [instruction] * len(references), references, asked, **masked)
@@ -346,13 +348,15 @@ def _last() -> dict[str, Any]:
     }
 
 
-def _refuse_unknown_inputs(node: Any, graph: dict[str, Any] | None, unique_id: str | None) -> None:
-    """ValueError for an input of this node's in the graph that the node does not have."""
+def _refuse_unknown_inputs(
+    node: Any, graph: dict[str, Any] | None, unique_id: str | None, unknown: Mapping[str, Any]
+) -> None:
+    """ValueError for an input, of this call or of this node in the graph, that the node does not have."""
     from deepgen.generation import refuse_unknown
 
     given = (graph or {}).get(str(unique_id), {}).get("inputs", {})
     known = node.INPUT_TYPES()
-    refuse_unknown(given, [*known["required"], *known["optional"]])
+    refuse_unknown([*given, *unknown], [*known["required"], *known["optional"]])
 
 
 def _resized(record: ImageRecord, height: int, width: int) -> ImageRecord:
@@ -368,16 +372,16 @@ def _resized(record: ImageRecord, height: int, width: int) -> ImageRecord:
 
 def _settings(former: dict[str, Any], **given: Any) -> GenerationSettings:
     """What was chosen; 0, nothing and "default" are the model's own."""
-    from deepgen.generation import NAMES, GenerationSettings, refuse_unknown, standard_names
+    from deepgen.generation import GenerationSettings, standard_names
 
-    refuse_unknown(given, NAMES)
     if bool(given["width"]) != bool(given["height"]):
         raise ValueError(
             f"give both width and height, or 0 for both; got {given['width']} and {given['height']}"
         )
     chosen = {name: value for name, value in given.items() if value not in (0, "", "default")}
     aliases = {name: value for name, value in former.items() if value}
-    return GenerationSettings(**{"seed": 0, **standard_names({**chosen, **aliases}, former)})
+    with naming_inputs(DRAWING):
+        return GenerationSettings(**{"seed": 0, **standard_names({**chosen, **aliases}, former)})
 
 
 def _draw(
@@ -385,23 +389,23 @@ def _draw(
 ) -> tuple[Tensor, list[ImageRecord]]:
     """(B, H, W, 3) in [0, 1] on the CPU; a batch is of one size, so the pipeline gives one tensor."""
     pipe = model.activate()
-    settings = asked.resolve(pipe.defaults, is_edit=images is not None)
-    on_step = _on_step(settings.num_inference_steps)
-    output = pipe(
-        prompts,
-        image=images,
-        output_type="pt",
-        callback_on_step_end=on_step,
-        **settings.arguments(),
-        **more,
-    )
+    with naming_inputs(DRAWING if images is None else EDITING):
+        settings = asked.resolve(pipe.defaults, is_edit=images is not None)
+        output = pipe(
+            prompts,
+            image=images,
+            output_type="pt",
+            callback_on_step_end=_on_step(settings.num_inference_steps),
+            **settings.arguments(),
+            **more,
+        )
     return output.images.float().cpu().permute(0, 2, 3, 1).contiguous(), output.records
 
 
-def _image(image: Tensor) -> Tensor:
-    """One of ComfyUI's pictures, (H, W, C), as the pipeline reads it: (3, H, W)."""
+def _image(image: Tensor, name: str) -> Tensor:
+    """One of ComfyUI's pictures, (H, W, C), as the pipeline reads it: (3, H, W); `name` is the input's."""
     if image.ndim != 3 or image.shape[-1] < 3:
-        raise ValueError(f"expected a picture (H, W, 3), got a tensor of shape {tuple(image.shape)}")
+        raise ValueError(f"{name}: expected pictures (H, W, 3), got one of shape {tuple(image.shape)}")
     return image[..., :3].clamp(0, 1).permute(2, 0, 1).contiguous()
 
 

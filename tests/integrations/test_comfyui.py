@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,45 @@ def test_references_sizes_and_alpha_are_taken(pack: Any, host: Host, pipe: DeepG
         run(pack, "DeepGenGenerate", model=model, width=64)
     with pytest.raises(ValueError, match="shape"):
         run(pack, "DeepGenEdit", model=model, image=torch.rand(1, 40, 48, 1))
+
+
+@pytest.mark.parametrize(
+    ("node", "given", "message"),
+    [
+        ("DeepGenGenerate", {"width": 65, "height": 64}, "width and height: 65x64 .* not a multiple"),
+        ("DeepGenGenerate", {"width": 64}, "both width and height"),
+        ("DeepGenGenerate", {"preset": "fast", "solver": "heun"}, "solver"),
+        ("DeepGenGenerate", {"preset": "slow"}, "^preset: unknown 'slow'"),
+        ("DeepGenGenerate", {"solver": "rk4"}, "^solver: unknown 'rk4'"),
+        ("DeepGenGenerate", {"prompt": None}, "^(the )?prompt"),
+        ("DeepGenGenerate", {"batch_size": 0}, "^batch_size must be at least 1"),
+        ("DeepGenGenerate", {"instruction": "a"}, "unknown field 'instruction'"),
+        ("DeepGenEdit", {"prompt": "a"}, "unknown field 'prompt'.*known.*instruction"),
+        ("DeepGenEdit", {"instruction": None}, "^instruction is missing"),
+        ("DeepGenEdit", {"image": torch.rand(1, 64, 64, 1)}, r"^image: expected pictures \(H, W, 3\)"),
+        ("DeepGenEdit", {"image_3": torch.rand(1, 64, 64, 1)}, "^image_3: expected pictures"),
+        ("DeepGenEdit", {"mask": torch.ones(1, 32, 64)}, "mask is 64x32 and image 64x64"),
+        ("DeepGenEdit", {"mask": torch.zeros(1, 64, 64)}, "mask is empty; paint over"),
+        ("DeepGenEdit", {"mask": torch.rand(2, 64, 64)}, "^mask: one for all"),
+        (
+            "DeepGenLoad",
+            {"name": "tiny", "device": "cpu", "offload": "model"},
+            "^offload model .*set it to none",
+        ),
+        ("DeepGenLoad", {"name": "tiny", "device": "mps"}, "^device mps"),
+    ],
+)
+def test_errors_speak_of_the_nodes_own_inputs(
+    pack: Any, host: Host, pipe: DeepGenPipeline, node: str, given: dict[str, Any], message: str
+) -> None:
+    model = sys.modules[pack.__name__ + ".nodes"].Model(pipe)
+    asked = {} if node == "DeepGenLoad" else {"model": model}
+    if node == "DeepGenEdit":
+        asked["image"] = torch.rand(1, 64, 64, 3)
+    with pytest.raises(ValueError, match=message) as refused:
+        run(pack, node, **{**asked, **given})
+    said = str(refused.value)
+    assert not re.search("--|num_images_per_prompt|transparent|scheduler", said)
 
 
 def test_a_lora_works_on_its_own_wire_only(

@@ -41,7 +41,7 @@ def test_whatever_is_said_on_stderr_is_one_object_a_line(monkeypatch: pytest.Mon
         print("deepgen: loaded tiny", file=sys.stderr)
         print("two lines\nof a library", file=sys.stderr)
         sys.stderr.write("\r 50%|#####     |\r100%|##########|\n")
-        logging.getLogger("uvicorn.error").warning('a "quoted"\nmessage \ud800')
+        logging.getLogger("some.library").warning('a "quoted"\nmessage \ud800')
         late = logging.StreamHandler()  # as transformers and diffusers make theirs
         late.emit(logging.LogRecord("transformers", logging.WARNING, "", 0, "a warning", None, None))
         warnings.warn("an old name", stacklevel=1)
