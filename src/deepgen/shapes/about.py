@@ -37,7 +37,7 @@ def introduction() -> dict[str, Any]:
     """What a page says of such a model, see `deepgen.worlds.introduce`."""
     return {
         "description": (
-            f"A small model of flat shapes: it draws one to {MAX_OBJECTS} of them on a plain background, "
+            f"A small model of flat shapes: it draws up to {MAX_OBJECTS} of them on a plain background, "
             f"{CANVAS} x {CANVAS} pixels, and edits such pictures. It knows nothing else."
         ),
         "vocabulary": {

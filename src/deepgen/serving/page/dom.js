@@ -61,7 +61,7 @@ export function fit(image) {
   image.classList.toggle("crisp", small);
   if (!small) { image.style.width = ""; return; }
   const room = image.closest(".frame, .paper")?.parentElement.clientWidth || WIDEST, many = image.closest(".frames:not(.one)");
-  const widest = Math.min(WIDEST, many ? image.closest(".frame").clientWidth : room), highest = Math.min(WIDEST, innerHeight * .6);
+  const widest = Math.min(WIDEST, many ? image.closest(".frame").clientWidth - 12 : room), highest = Math.min(WIDEST, innerHeight * (many ? .34 : .6));
   const times = Math.min(widest / width, highest / height), dots = devicePixelRatio || 1;
   image.style.width = width * Math.max(Math.floor(times * dots) / dots, Math.min(1, times)) + "px";
 }

@@ -25,6 +25,7 @@ export function setInputs(given, said = "") {
 function removeInput(place) {
   const [gone] = state.inputs.splice(place, 1);
   showInputs();
+  (document.querySelector(`#inputs [aria-label="Remove picture ${Math.min(place + 1, state.inputs.length)}"]`) || $("browse")).focus();
   offerRestore(`Removed picture ${place + 1}.`, () => { state.inputs.splice(place, 0, gone); showInputs(); }, () => drop(gone));
 }
 const move = (from, to) => { state.inputs.splice(to, 0, ...state.inputs.splice(from, 1)); showInputs(); };
@@ -42,8 +43,8 @@ export function showInputs() {
       tool("×", `Remove picture ${i + 1}`, () => removeInput(i)),
       tool("›", `Move picture ${i + 1} to the back`, () => move(i, i + 1), i === inputs.length - 1),
     ];
-    const mark = button(input.mask ? "Part marked" : "Mark a part", `${input.mask ? "Change" : "Mark"} the part of picture 1 that may change`, () => mask(input), { className: "pill mark" });
-    return make("li", {}, thumb, make("div", { className: "tools" }, ...(inputs.length > 1 ? tools : [tools[1]])), ...(i === 0 ? [mark] : []));
+    const mark = button(input.mask ? "Part marked" : "Mark a part", input.mask ? "Part marked: change what may change of picture 1" : "Mark a part of picture 1 that may change", () => mask(input), { className: "pill mark" });
+    return make("li", {}, thumb, make("div", { className: "tools" }, ...(inputs.length > 1 ? tools : [tool("Remove", "Remove picture 1", () => removeInput(0))])), ...(i === 0 ? [mark] : []));
   }), $("browse"));
   $("continue-part").hidden = !inputs.length;
   $("prompt").placeholder = inputs.length ? "What should change?" : "What should be in the picture?";
@@ -52,11 +53,12 @@ export function showInputs() {
   offerSizes(); showExamples(); showActions();
 }
 async function mask(input) {
-  const marked = await openMask(input);
+  input.marking = openMask(input);                     // a large mask takes a moment after its dialog
+  const marked = await input.marking;
   if (marked === undefined) return;                    // left as it was
   if (input.maskUrl) URL.revokeObjectURL(input.maskUrl);
   input.mask = marked; input.maskUrl = marked && URL.createObjectURL(marked);
-  showInputs(); document.querySelector("#inputs .mark")?.focus();
+  showInputs();                                        // the dialog gave the focus back to its button, or a person moved on
   say(marked ? "Only the marked part may change." : "No part is marked; everything may change.");
 }
 

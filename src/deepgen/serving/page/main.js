@@ -57,7 +57,7 @@ async function send(body, inputs, signal) {
 // Follows one request to its end; its records in order of their number.
 async function follow(response, n, prompt, record) {
   const frames = Array.from({ length: n }, () => make("div", { className: "frame" }, make("div", { className: "wait" })));
-  $("view").replaceChildren(make("div", { className: n === 1 ? "frames one" : "frames" }, ...frames));
+  $("view").replaceChildren(make("div", { className: n === 1 ? "frames one" : `frames of${n}` }, ...frames));
   const put = (index, url, rough) => frames[index].replaceChildren(picture(url, rough ? "Preview" : prompt, rough ? "rough" : ""));
   const steps = new Array(n).fill(0), records = []; let warnings = [];
   for await (const event of events(response)) {
@@ -85,8 +85,9 @@ async function draw() {
   const prompt = $("prompt").value.trim(), { inputs } = state, before = state.shown;
   point("");
   if (!prompt) { say(inputs.length ? "Say what should change." : "Say what to draw.", true); $("prompt").focus(); return; }
-  let settings;
+  let settings, wrong;
   try { settings = settingsOfForm(); } catch (error) { say(error.message, true); point(error.input); return; }
+  await Promise.all(inputs.map(input => input.marking));
   const n = Number(picked("n")), controller = state.running = new AbortController();
   const [first, ...others] = inputs;
   const record = { prompt, settings, before: first?.blob || null, others: others.map(one => one.blob), mask: first?.mask || null, parent: first?.record ?? null };
@@ -100,17 +101,16 @@ async function draw() {
     const next = then => inputs.length ? goOn(then) : "";
     if (n === 1) { show(records[0]); say(["Done", ...warnings, next(records[0])].filter(Boolean).join(". ")); }
     else {
-      state.shown = null; say([`${n} pictures done`, ...warnings, "Choose one to go on with"].join(". "));
+      state.shown = null; say([`${n} pictures done`, ...warnings, "Choose one to go on"].join(". "));
       choose(records, chosen => say(next(chosen) || "Chosen"));
     }
-    reveal();
   } catch (error) {
     progress(0); show(store.records.includes(before) || before?.isStart ? before : store.records[0] || null);
     if (controller.signal.aborted) say("Cancelled");
     else say(error instanceof Refused ? error.message : error instanceof TypeError ? "The server cannot be reached." : "A picture or an answer cannot be read.", true);
-    if (error instanceof Refused) point(error.input);
+    wrong = error.input;
   } finally {
-    state.running = null; $("go").classList.remove("stop"); $("cancel").hidden = true; showInputs();
+    state.running = null; $("go").classList.remove("stop"); $("cancel").hidden = true; showInputs(); if (wrong) point(wrong); else reveal();
   }
 }
 const submit = () => { if (state.running) state.running.abort(); else draw(); };
@@ -124,5 +124,5 @@ addEventListener("keydown", event => {
 
 askForKey(meet);
 show(null); showInputs();
-store.recall().then(() => { if (!state.shown && !state.running) show(store.records[0] || null); });
+store.recall().then(() => { $("examples-part").open = !store.records.length; if (!state.shown && !state.running) show(store.records[0] || null); });
 meet();

@@ -118,7 +118,7 @@ $("mask-clear").onclick = () => { remember(); pen.clearRect(0, 0, canvas.width, 
 $("mask-invert").onclick = () => {
   remember();
   pen.globalCompositeOperation = "xor"; pen.fillStyle = colour(); pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.globalCompositeOperation = "source-over"; tell("Swapped");
+  pen.globalCompositeOperation = "source-over"; tell("Inverted");
 };
 
 /* --- the end --- */

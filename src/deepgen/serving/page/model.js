@@ -17,7 +17,7 @@ export async function meet() {
   $("preset").replaceChildren(...Object.keys(model.presets).map(name => new Option(name, name, false, name === model.preset)));
   $("lora-part").hidden = !model.loras.length;
   $("lora").replaceChildren(new Option("none", ""), ...model.loras.map(name => new Option(name, name)));
-  $("about").hidden = false; $("description").textContent = model.description;
+  $("about").hidden = false; $("description").replaceChildren(make("strong", { textContent: model.id }), ` ${model.description}`);
   const groups = Object.entries(model.vocabulary);
   $("knows").hidden = !groups.length;
   $("vocabulary").replaceChildren(...groups.flatMap(([name, words]) => [make("dt", { textContent: name }), make("dd", { textContent: words.join(", ") })]));

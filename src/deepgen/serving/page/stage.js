@@ -17,7 +17,7 @@ export function showActions() {
   if (!record) return;
   for (const id of ["reuse", "remove"]) $(id).hidden = Boolean(record.isStart);
   $("compare").hidden = !record.before;
-  $("add").hidden = !state.inputs.length;
+  $("add").hidden = !state.inputs.length || state.inputs.some(input => input.record === record.id);
   $("facts").textContent = record.isStart ? record.prompt
     : [record.prompt, record.size, `seed ${record.seed}`, record.mask && "only the marked part", enlarged(record)].filter(Boolean).join(" · ");
 }
@@ -46,8 +46,13 @@ function showPicture() {
 }
 $("compare").onclick = () => { const b = $("compare"); b.setAttribute("aria-pressed", String(b.getAttribute("aria-pressed") !== "true")); showPicture(); };
 const asInput = ({ blob, id }) => ({ blob, record: id });
-$("use").onclick = () => { setInputs([asInput(state.shown)], "Replaced the pictures to edit."); $("prompt").focus(); };
-$("add").onclick = () => { addInput(asInput(state.shown)); $("prompt").focus(); };
+$("use").onclick = () => { setInputs([asInput(state.shown)], "Replaced the pictures to edit."); leavePrompt(); };
+// A prompt that has been followed does not say what should change now.
+function leavePrompt() {
+  if ($("prompt").value.trim() === state.shown.prompt) $("prompt").value = "";
+  $("prompt").focus();
+}
+$("add").onclick = () => { addInput(asInput(state.shown)); leavePrompt(); };
 $("save").onclick = () => {
   const link = make("a", { href: state.shown.url, download: state.shown.isStart ? "start.png" : `deepgen-${state.shown.seed}.png` });
   document.body.append(link); link.click(); link.remove();
@@ -140,7 +145,7 @@ $("search").oninput = showGrid;
 
 // Several pictures of one request: the one that is chosen goes on.
 export function choose(records, then) {
-  $("view").replaceChildren(make("div", { className: "frames" }, ...records.map((record, index) => {
+  $("view").replaceChildren(make("div", { className: `frames of${records.length}` }, ...records.map((record, index) => {
     const one = make("button", { type: "button", className: "chosen", onclick: () => { show(record); then(record); $("use").focus(); } }, picture(record.url, ""));
     one.setAttribute("aria-label", `Choose picture ${index + 1} of ${records.length}`);
     return make("div", { className: "frame" }, one);
