@@ -97,7 +97,12 @@ def introduce(world: str | None) -> dict[str, Any]:
 
         return shapes.introduction()
     text = _unknown(world)
-    return {"description": f"{text[0].upper()}{text[1:]}.", "vocabulary": {}, "example_prompts": [], "example_edits": []}
+    return {
+        "description": f"{text[0].upper()}{text[1:]}.",
+        "vocabulary": {},
+        "example_prompts": [],
+        "example_edits": [],
+    }
 
 
 def _unknown(world: str) -> str:

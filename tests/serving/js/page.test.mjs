@@ -362,10 +362,19 @@ test("what was deleted comes back, one picture or all of them", async () => {
   const all = await number("#grid li"), facts = await text("#facts");
   await page.click("#remove");
   assert.equal(await number("#grid li"), all - 1);
-  assert.equal(await text("#restore"), "Undo: deleted the picture");
+  assert.equal(await text("#restore"), "Undo delete");
   await page.focus("#restore"); await page.keyboard.press("Enter");
   assert.equal(await number("#grid li"), all);
   assert.equal(await text("#facts"), facts);
+  await page.click("#use"); await draw("make the background brown");
+  const strip = await text("#steps-of-edit");
+  await page.click("#remove");                                      // the last edit: back to the one before
+  assert.equal(await text("#steps-of-edit"), strip.replace(/make the background brown$/, ""));
+  assert.deepEqual(await pixels("#inputs img"), await pixels("#view img"));
+  await page.click("#restore");
+  assert.equal(await text("#steps-of-edit"), strip);
+  assert.deepEqual(await pixels("#inputs img"), await pixels("#view img"));
+  await page.click("#remove"); await page.click("#inputs button[aria-label^=Remove]");
   await page.click("#clear");
   assert.equal(await number("#grid li"), 0);
   assert.equal(await focused(), "restore");

@@ -35,10 +35,10 @@ export function say(text, bad = false) { $("status").textContent = text; $("stat
 
 // One thing that was taken away can be brought back, until the next one is taken away.
 let restore = null;
-export function offerRestore(what, again, drop = () => {}) {
+export function offerRestore(said, name, again, drop = () => {}) {
   restore?.drop();
   restore = { again, drop };
-  say(what); $("restore").textContent = `Undo: ${what.toLowerCase().replace(/\.$/, "")}`; $("restore").hidden = false;
+  say(said); $("restore").textContent = name; $("restore").hidden = false;
 }
 $("restore").onclick = () => {
   const { again } = restore;

@@ -19,14 +19,14 @@ export function addInput(given) {
 export function setInputs(given, said = "") {
   const before = state.inputs, lost = before.some(input => input.record === null || input.mask);
   state.inputs = given.map(ready); showInputs();
-  if (said && lost) offerRestore(said, () => { state.inputs.forEach(drop); state.inputs = before; showInputs(); }, () => before.forEach(drop));
+  if (said && lost) offerRestore(said, "Undo replace", () => { state.inputs.forEach(drop); state.inputs = before; showInputs(); }, () => before.forEach(drop));
   else before.forEach(drop);
 }
 function removeInput(place) {
   const [gone] = state.inputs.splice(place, 1);
   showInputs();
   (document.querySelector(`#inputs [aria-label="Remove picture ${Math.min(place + 1, state.inputs.length)}"]`) || $("browse")).focus();
-  offerRestore(`Removed picture ${place + 1}.`, () => { state.inputs.splice(place, 0, gone); showInputs(); }, () => drop(gone));
+  offerRestore(`Removed picture ${place + 1}.`, "Undo remove", () => { state.inputs.splice(place, 0, gone); showInputs(); }, () => drop(gone));
 }
 const move = (from, to) => { state.inputs.splice(to, 0, ...state.inputs.splice(from, 1)); showInputs(); };
 

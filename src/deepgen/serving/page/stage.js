@@ -75,16 +75,24 @@ $("reuse").onclick = () => {
 // The pictures that a record was made from, with the marked part.
 const sources = ({ before, parent, mask, others = [] }) => before ? [{ blob: before, record: parent, mask }, ...others.map(blob => ({ blob }))] : [];
 $("remove").onclick = () => {
-  const gone = state.shown, tip = state.tip, place = store.records.indexOf(gone), kept = store.take([gone]);
-  const next = store.records[Math.min(place, store.records.length - 1)] || null;
+  const { shown: gone, tip } = state, steps = store.session(tip), before = steps[steps.indexOf(gone) - 1];
+  const place = store.records.indexOf(gone), wasInput = state.inputs.length === 1 && state.inputs[0].record === gone.id;
+  const kept = store.take([gone]);
+  if (tip === gone) state.tip = before && !before.isStart ? before : null;
+  const next = before && !before.isStart ? before : store.records[Math.min(place, store.records.length - 1)] || null;
   show(next);
-  offerRestore("Deleted the picture.", () => { kept.again(); state.tip = tip === gone || store.find(tip?.id) ? tip : null; show(gone); }, kept.drop);
+  if (wasInput && before) setInputs([asInput(before)]);
+  offerRestore("Deleted the picture.", "Undo delete", () => {
+    kept.again(); state.tip = tip; show(gone);
+    if (wasInput) setInputs([asInput(gone)]);
+  }, kept.drop);
   if ($("actions").hidden) $("restore").focus();
 };
 $("clear").onclick = () => {
-  const gone = [...store.records], shown = state.shown, kept = store.take(gone);
+  const gone = [...store.records], { shown, tip } = state, kept = store.take(gone);
   state.tip = null; show(null);
-  offerRestore(`Deleted ${gone.length === 1 ? "1 picture" : `${gone.length} pictures`}.`, () => { kept.again(); show(shown || gone[0]); }, kept.drop);
+  offerRestore(`Deleted ${gone.length === 1 ? "1 picture" : `${gone.length} pictures`}.`, "Undo delete",
+    () => { kept.again(); state.tip = tip; show(shown || gone[0]); }, kept.drop);
   $("restore").focus();
 };
 
@@ -134,7 +142,7 @@ export function showGrid() {
   $("clear").hidden = $("search").hidden = !store.records.length; $("none").hidden = Boolean(store.records.length);
   $("found").textContent = !wanted || !store.records.length ? "" : found.length ? `${found.length} of ${store.records.length} pictures` : `No picture has “${wanted}” in its prompt.`;
   refill($("grid"), found.map(record => {
-    const one = make("button", { type: "button", title: record.prompt, onclick: () => { if (!state.running) { show(record); reveal(); } } },
+    const one = make("button", { type: "button", title: record.prompt, onclick: () => { if (!state.running) { show(record); say(""); reveal(); } } },
       make("img", { src: record.url, alt: "", loading: "lazy", onload: event => event.target.classList.toggle("crisp", event.target.naturalWidth <= 256) }));
     one.setAttribute("aria-label", "Show: " + record.prompt);
     one.setAttribute("aria-current", String(state.shown === record));
