@@ -79,7 +79,7 @@ await dark.page.click(".frame:nth-child(2) button");
 await dark.page.click("#knows summary");
 await dark.shot("dark");
 
-const phone = await open(390, 844, { deviceScaleFactor: 2, isMobile: true, hasTouch: true });
+const phone = await open(390, 844, { isMobile: true, hasTouch: true });
 await phone.shot("phone-form");
 await phone.draw("a red circle and a blue star on a white background", 1);
 await phone.shot("phone-drawn");
