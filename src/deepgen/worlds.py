@@ -1,7 +1,7 @@
 """Worlds: the domain that a small model draws, by the name in its model_index.json.
 
 A model without a name there, as every model of real pictures is, has no world, and nothing is said of its
-prompts.
+prompts. A world's own summary lies in its folder (`tiny/about.py`, `shapes/about.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,29 @@ if TYPE_CHECKING:
 
 KEY = "world"  # in model_index.json, and of the pipeline's config
 STORYBOOK = "storybook"
+SHAPES = "shapes"
+
+# What a page says of a model without a world. The examples ask for what DeepGen is good at: several things in
+# their places, letters, a prompt that needs thinking, and edits that keep the rest.
+_GENERAL: dict[str, Any] = {
+    "description": (
+        "Draws pictures of any subject, as a photograph or in other styles, from a description or from "
+        "something to work out, and changes pictures as it is told."
+    ),
+    "vocabulary": {},
+    "example_prompts": [
+        "a corgi in a red scarf on a snowy street at dusk, photograph",
+        'a hand-painted shop sign that says "OPEN LATE"',
+        "two green apples to the left of a glass of milk on a wooden table",
+        "the animal that wool comes from, as a watercolour",
+    ],
+    "example_edits": [
+        "make it winter",
+        "turn it into a pencil drawing",
+        "remove the person on the left",
+        "replace the sky with a sunset",
+    ],
+}
 
 
 def read_world(index: Mapping[str, Any]) -> str | None:
@@ -48,8 +71,39 @@ def prompt_warnings(world: str | None, prompt: str, images: Sequence[Image.Image
 
 def describe(world: str) -> tuple[dict[str, Any], list[str]]:
     """(plain values, lines of text) of what a world knows."""
-    if world != STORYBOOK:
-        return {"name": world}, [f"draws the world {world!r}, which this version knows nothing about"]
-    from deepgen.tiny.about import about, about_lines
+    if world == STORYBOOK:
+        from deepgen.tiny.about import about, about_lines
 
-    return about(), about_lines()
+        return about(), about_lines()
+    if world == SHAPES:
+        from deepgen.shapes import about as shapes
+
+        return shapes.about(), shapes.about_lines()
+    return {"name": world}, [_unknown(world)]
+
+
+def introduce(world: str | None) -> dict[str, Any]:
+    """What a page says of a model, as plain values: `description`, a sentence or two; `vocabulary`, the words
+    it knows by group, empty where that is any; `example_prompts` and `example_edits` to try.
+    """
+    if world is None:
+        return _GENERAL
+    if world == STORYBOOK:
+        from deepgen.tiny.about import introduction
+
+        return introduction()
+    if world == SHAPES:
+        from deepgen.shapes import about as shapes
+
+        return shapes.introduction()
+    text = _unknown(world)
+    return {
+        "description": f"{text[0].upper()}{text[1:]}.",
+        "vocabulary": {},
+        "example_prompts": [],
+        "example_edits": [],
+    }
+
+
+def _unknown(world: str) -> str:
+    return f"draws the world {world!r}, which this version knows nothing about"

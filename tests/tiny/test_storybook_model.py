@@ -83,9 +83,18 @@ def test_info_says_what_the_model_knows(folder, capsys):
     assert sum(map(len, known["nouns"].values())) == known["num_nouns"]
 
 
-def test_info_of_other_models_is_as_it_was():
+def test_info_of_a_model_without_a_world_says_nothing_of_one():
     assert "world" not in info("deepgen-tiny").to_dict()
     assert "world" not in str(info("deepgen-tiny"))
+
+
+def test_info_says_what_the_embedded_model_knows(capsys):
+    assert main(["info", "tiny"]) == 0
+    assert "draws the shapes world: one to 4 flat shapes" in capsys.readouterr().out
+    assert main(["info", "tiny", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)["world"]
+    assert known["name"] == "shapes"
+    assert {"circle", "star"} < set(known["shapes"])
 
 
 def test_the_command_line_warns_and_draws_all_the_same(folder, tmp_path, capsys):

@@ -24,6 +24,7 @@ from deepgen.training.pool import load_tokenizer, load_weights, to_pixels
 from deepgen.training.stages.tiny_dit import TinyDiTConfig
 from deepgen.training.stages.tiny_vae import TinyVAEConfig, normalize_latents
 from deepgen.training.stages.tiny_vlm import TinyVLMConfig
+from deepgen.worlds import SHAPES
 
 
 def tiny_vae() -> TrainConfig:
@@ -55,7 +56,7 @@ def assemble(
     output_dir: str | Path,
     sizes: Architecture = DEEPGEN_TINY,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    world: str | None = None,
+    world: str | None = SHAPES,
 ) -> None:
     """Write the finished runs as one pipeline folder in bfloat16.
 

@@ -174,7 +174,10 @@ class ChatCompletionChunk(ResponseModel):
 
 
 class ModelCard(ResponseModel):
-    """The model, with what a page may want to know; steps of each preset are those that a request gets."""
+    """The model, with what a page may want to know; steps of each preset are those that a request gets.
+
+    `description`, `vocabulary` and the examples say what it can draw, see `deepgen.worlds.introduce`.
+    """
 
     id: str
     object: Literal["model"]
@@ -186,6 +189,11 @@ class ModelCard(ResponseModel):
     loras: list[str]
     preset: str
     presets: dict[str, int]
+    world: str | None
+    description: str
+    vocabulary: dict[str, list[str]]
+    example_prompts: list[str]
+    example_edits: list[str]
 
 
 class ModelList(ResponseModel):

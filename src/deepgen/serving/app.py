@@ -150,6 +150,7 @@ def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
     responses = ResponsesRoutes(handler)
     return [
         Route("/", "GET", about.page),
+        Route("/page/{name}", "GET", about.page_file),
         Route("/health", "GET", about.health, "Whether the process works", Health),
         Route("/ready", "GET", about.ready, "Whether new requests are taken", Readiness),
         Route("/metrics", "GET", about.metrics),

@@ -203,6 +203,7 @@ class ModelInfo:
         max_side: the longest side, pixels.
         loras: names of adapters a request may ask for.
         preset: of requests that name none.
+        world: what a small model draws, see `deepgen.worlds`.
     """
 
     defaults: dict[str, Any]
@@ -210,6 +211,7 @@ class ModelInfo:
     max_side: int
     loras: tuple[str, ...] = ()
     preset: str = "exact"
+    world: str | None = None
 
     def resolve(self, settings: GenerationSettings, is_edit: bool = False) -> ResolvedSettings:
         """Settings of a request with the model's own, and the server's preset, in place of None."""

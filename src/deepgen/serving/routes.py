@@ -45,14 +45,16 @@ from deepgen.serving.schema import (
     ImageGenerationRequest,
     ImageVariationForm,
 )
+from deepgen.worlds import introduce
 
-PAGE = Path(__file__).parent / "page.html"
+PAGE_DIR = Path(__file__).parent / "page"
 
 # The page brings everything it needs, and nothing else may run in it or be loaded by it.
 _POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_PAGE_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
 class AboutRoutes:
@@ -60,12 +62,24 @@ class AboutRoutes:
 
     def __init__(self, handler: RequestHandler, metrics: Metrics) -> None:
         self._handler, self._metrics, self._created = handler, metrics, int(time.time())
+        found = (path for path in PAGE_DIR.iterdir() if path.suffix in _PAGE_TYPES)
+        self._page_files = {path.name: path for path in found}
 
     async def page(self, request: Any) -> Any:
         """The page for people."""
         from starlette.responses import FileResponse
 
-        return FileResponse(PAGE, media_type="text/html", headers={"content-security-policy": _POLICY})
+        path = PAGE_DIR / "index.html"
+        return FileResponse(path, media_type="text/html", headers={"content-security-policy": _POLICY})
+
+    async def page_file(self, request: Any) -> Any:
+        """A script or style sheet of the page."""
+        from starlette.responses import FileResponse
+
+        path = self._page_files.get(request.path_params["name"])
+        if path is None:
+            raise ApiError(404, "there is nothing at this address", code="bad_route")
+        return FileResponse(path, media_type=_PAGE_TYPES[path.suffix])
 
     async def health(self, request: Any) -> Any:
         """Whether the process can do its work at all."""
@@ -125,6 +139,8 @@ class AboutRoutes:
             loras=list(info.loras),
             preset=info.preset,
             presets=presets,
+            world=info.world,
+            **introduce(info.world),
         )
 
 

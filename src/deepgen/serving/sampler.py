@@ -183,6 +183,7 @@ class Sampler:
             max_side=side,
             loras=tuple(self.loras.names),
             preset=self._preset.name,
+            world=self.pipe.world,
         )
 
     def plan(self, request: GenerationRequest) -> Plan:

@@ -50,3 +50,33 @@ def about_lines() -> list[str]:
         f"it knows the {known['num_facts']} facts of its facts file about these things, and nothing else",
     ]
     return lines
+
+
+def introduction() -> dict[str, Any]:
+    """What a page says of such a model, see `deepgen.worlds.introduce`."""
+    known = about()
+    return {
+        "description": (
+            f"A small model of a storybook: it draws up to {known['most_things']} of {known['num_nouns']} "
+            f"things on a plain background, and one word of 1 to {known['most_letters']} capital letters. It "
+            "edits such pictures, and follows riddles about these things. It knows nothing else."
+        ),
+        "vocabulary": {
+            **{name.capitalize(): members for name, members in known["nouns"].items()},
+            "Backgrounds": known["grounds"],
+            "Styles": known["styles"],
+            "Edits": known["edits"],
+        },
+        "example_prompts": [
+            "a cat and two apples on a pink background",
+            "a small dog left of a big car",
+            'a tree with the word "HI"',
+            "the animal that gives milk",
+        ],
+        "example_edits": [
+            "replace the cat with a rabbit",
+            "make the background yellow",
+            'write "OK" at the bottom',
+            "it starts to rain",
+        ],
+    }
