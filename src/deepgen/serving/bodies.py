@@ -158,15 +158,19 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
     """
     from pydantic import ValidationError
 
-    kinds = _kinds(model)
     try:
-        values = {_writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
-        body = model.model_validate(values)
+        body = model.model_validate(plain_values(model, given, is_form=is_form))
     except ValidationError as error:
         raise _refusal(model, error) from error
     if isinstance(body, DrawingFields):
         _check_size(body, limits)
     return body
+
+
+def plain_values(model: type[B], given: Mapping[str, Any], *, is_form: bool) -> dict[str, Any]:
+    """The values as the types of their fields where that loses nothing; the others as they came."""
+    kinds = _kinds(model)
+    return {_writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
 
 
 def _check_size(body: DrawingFields, limits: Limits) -> None:
