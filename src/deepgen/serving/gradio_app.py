@@ -39,11 +39,14 @@ _KEPT_S = 24 * 3600  # seconds that Gradio keeps copies of what was uploaded and
 # Gradio cuts pictures off at the gallery's lower edge; with this each is shown whole, above its caption. It
 # stands in the page because Gradio 5 takes style sheets in another place than 6.
 _STYLE = """<style>
-#drawn .grid-wrap { height: 100% !important; max-height: none; overflow: hidden; }
-#drawn .grid-container { height: 100%; padding: 2rem .5rem .5rem; grid-auto-rows: minmax(0, 1fr); }
-#drawn .gallery-item { height: 100%; min-height: 0; }
-#drawn .thumbnail-item { width: 100%; height: 100%; aspect-ratio: auto; padding-bottom: 2rem; }
-#drawn .thumbnail-item img { width: 100%; height: 100%; object-fit: contain; }
+:is(#drawn, #images) :is(.gallery-container, .grid-wrap, .grid-container) {
+  box-sizing: border-box; height: 100% !important; max-height: none; overflow: hidden;
+}
+:is(#drawn, #images) .grid-container { padding: 2rem .5rem .5rem; grid-auto-rows: minmax(0, 1fr); }
+:is(#drawn, #images) .gallery-item { height: 100%; min-height: 0; }
+:is(#drawn, #images) .thumbnail-item { width: 100%; height: 100%; aspect-ratio: auto; }
+:is(#drawn, #images) .thumbnail-item img { width: 100%; height: 100%; object-fit: contain; }
+#drawn .thumbnail-item { padding-bottom: 2rem; }
 </style>"""
 
 Shown = tuple[list[tuple[DrawnImage | PreviewImage, str]], str]

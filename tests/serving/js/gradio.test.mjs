@@ -14,7 +14,7 @@ const complaints = [];
 before(async () => {
   browser = await launch();
   page = await browser.newPage();
-  page.setDefaultTimeout(120000);
+  page.setDefaultTimeout(40000);
   page.on("pageerror", error => complaints.push(error.message));
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "light" }]);
   await page.setViewport({ width: 1280, height: 900 });
