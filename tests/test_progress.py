@@ -78,3 +78,16 @@ def test_every_bar_goes_through_the_one_helper(path: Path) -> None:
     if path != SOURCE / "progress.py":
         found = [name for name, _ in imports(ast.parse(path.read_text())) if name.split(".")[0] == "tqdm"]
         assert not found, f"{path}: use deepgen.progress"
+
+
+@pytest.mark.slow
+def test_a_command_in_a_pipe_prints_no_bar_of_ours_or_of_a_library(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deepgen", "eval", "run", "shapes", "--model", "tiny", "--limit", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    environment.pop("TQDM_DISABLE", None)
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)], env=environment, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\r" not in done.stderr + done.stdout
+    assert b"deepgen: shapes-generation: draw: 2 of 2 pictures" in done.stderr

@@ -6,6 +6,7 @@ endless line. There a line is printed once in a while instead, and one at the en
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -85,6 +86,16 @@ def progress_bar(
 
     is_bytes = unit == "B"
     return tqdm(total=total, desc=desc, unit=unit, initial=initial, unit_scale=is_bytes, disable=not is_shown)
+
+
+def hide_bars_of_libraries() -> None:
+    """Bars of transformers, diffusers and others, for a process whose stderr is no terminal.
+
+    Says it to tqdm by the environment, before it is imported, and thereby to worker processes as well; a
+    value that is set already stays.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def write_line(text: str, *, to_stderr: bool = False) -> None:

@@ -31,6 +31,8 @@ from deepgen.suggestions import suggestion
 
 # Names under which clients send the images of an edit.
 IMAGE_PARTS = ("image", "image[]", "images", "images[]")
+_MAX_FIELDS = 64  # of a form, files not counted
+_MAX_FIELD_MIB = 1  # of a field that is no file
 
 _WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
@@ -86,15 +88,13 @@ async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
         request.headers,
         _limited(request, limits),
         max_files=limits.max_references + 2,
-        max_fields=64,
-        max_part_size=1 << 20,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_MIB << 20,
     )
     try:
         parts = await _in_time(parser.parse(), limits)
     except (MultiPartException, FormParserError, ValueError, LookupError) as error:
-        raise invalid(
-            "the multipart body is damaged, or has too many or too large parts", code="invalid_form"
-        ) from error
+        raise _refused_form(parser, error) from error
     values: dict[str, Any] = {}
     try:
         for name, part in parts.multi_items():
@@ -115,6 +115,26 @@ async def read_form(request: Any, limits: Limits) -> dict[str, Any]:
     finally:
         await parts.close()
     return values
+
+
+def _refused_form(parser: Any, error: Exception) -> ApiError:
+    """About a form that Starlette's parser gave up: which part exceeded which limit, or what is damaged."""
+    name = _shown(getattr(parser._current_part, "field_name", ""))
+    if parser._current_files > parser.max_files:
+        message = (
+            f"file {name!r} is number {parser._current_files} of the form; the limit is {parser.max_files}"
+        )
+    elif parser._current_fields > parser.max_fields:
+        message = (
+            f"field {name!r} is number {parser._current_fields} of the form; the limit is {parser.max_fields}"
+        )
+    elif str(error).startswith("Part exceeded"):
+        message = (
+            f"field {name!r} is larger than {_MAX_FIELD_MIB} MiB; send a picture as a file, with a filename"
+        )
+    else:
+        return invalid(f"the multipart body is damaged: {str(error).rstrip('.')}", code="invalid_form")
+    return invalid(message, name or None, "invalid_form")
 
 
 async def _limited(request: Any, limits: Limits) -> AsyncIterator[bytes]:
