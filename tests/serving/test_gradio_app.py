@@ -25,8 +25,10 @@ VERSIONS = ("gradio>=5,<6", "gradio>=6,<7")
 # Draws by Gradio's own client, which takes the arguments by the names of the API's fields.
 VISIT = """
 import sys
+from pathlib import Path
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from deepgen.data.png import read_record
 
 visitor = Client(sys.argv[1], verbose=False)
 api = visitor.view_api(return_format="dict")["named_endpoints"]
@@ -37,6 +39,7 @@ assert set(known) == set(asked), known
 images, said = visitor.predict(**asked, api_name="/draw")
 assert said == "Done", said
 assert images[0]["caption"] == "seed 5", images
+assert read_record(Path(images[0]["image"])).prompt == "a red circle"
 try:
     visitor.predict(**{**asked, "prompt": " "}, api_name="/draw")
 except AppError as error:
