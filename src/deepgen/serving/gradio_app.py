@@ -35,6 +35,7 @@ LABELS = {
     "negative_prompt": "Steer away from",
 }
 _MANY = 4  # pictures of one click; a slider that reaches the server's own limit invites waiting
+_DONE = "Done"
 _KEPT_S = 24 * 3600  # seconds that Gradio keeps copies of what was uploaded and drawn
 # Gradio cuts pictures off at the gallery's lower edge; with this each is shown whole, above its caption. It
 # stands in the page because Gradio 5 takes style sheets in another place than 6.
@@ -168,7 +169,9 @@ def _runner(
                 for images, said in draw(client, model, **dict(zip(names, values, strict=True))):
                     files = [(str(_write(image, Path(folder))), caption) for image, caption in images]
                     paths = [path for path, _ in files]
-                    yield (gr.update() if paths == last else files), said
+                    # The last value stands alone: it is all that a client of Gradio's API gets.
+                    is_known = paths == last and not said.startswith(_DONE)
+                    yield (gr.update() if is_known else files), said
                     last = paths
         except (ClientError, OSError, ValueError) as error:
             # Gradio shows a message as HTML, and until it is closed where it has no duration.
@@ -250,7 +253,7 @@ def draw(
         else:
             said = f"Waiting: {event.ahead} ahead" if event.ahead else "Next in line"
         yield [places[index] for index in sorted(places)], said
-    yield [places[index] for index in sorted(places)], ". ".join(["Done", *warnings])
+    yield [places[index] for index in sorted(places)], ". ".join([_DONE, *warnings])
 
 
 def size_of(shape: str | None, model: Mapping[str, Any]) -> str | None:
