@@ -31,7 +31,7 @@ from gradio_client.exceptions import AppError
 from deepgen.data.png import read_record
 
 visitor = Client(sys.argv[1], verbose=False)
-api = visitor.view_api(return_format="dict")["named_endpoints"]
+api = visitor.view_api(return_format="dict", print_info=False)["named_endpoints"]
 known = [one["parameter_name"] for one in api["/draw"]["parameters"]]
 asked = {"prompt": "a red circle", "images": [], "shape": "square", "n": 1, "seed": "5", "preset": "exact",
          "num_inference_steps": "2", "guidance_scale": "", "negative_prompt": ""}
