@@ -21,10 +21,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS":
 
 @contextmanager
 def listening(
-    arguments: list[str], pattern: str = r"serving on (http://\S+)"
+    arguments: list[str], pattern: str = r"serving on (http://\S+)", python: str | Path = sys.executable
 ) -> Iterator[tuple[str, list[str]]]:
     """Runs `deepgen` with these arguments; (the address it says, its lines on stderr so far)."""
-    command = [sys.executable, "-m", "deepgen", *arguments]
+    command = [str(python), "-m", "deepgen", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         try:
             assert process.stderr is not None

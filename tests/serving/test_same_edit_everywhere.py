@@ -115,8 +115,8 @@ def edits(
     yield "tools for agents", image.image.size, said.partition("seed ")[2].partition(", ")[2]
 
     given = [(Image.open("s.png"), None)]
-    shown = list(draw(client, client.model(), PROMPT, given, "model's own", 1, 1, STEPS, None, ""))[-1][0]
-    yield "Gradio", shown[0][0].size, shown[0][1].partition(", ")[2]
+    shown = list(draw(client, client.model(), PROMPT, given, seed="1", num_inference_steps=str(STEPS)))[-1][0]
+    yield "Gradio", shown[0][0].image.size, shown[0][1].partition(", ")[2]
 
 
 def recorded(path: Path) -> tuple[tuple[int, int], str]:

@@ -711,6 +711,32 @@ def test_a_form_that_says_a_thing_twice_is_refused(server: Running, image: Image
         assert (error["code"], error["message"]) == ("invalid_form", f"{name} is given twice")
 
 
+def test_a_form_beyond_a_limit_is_told_which_part_and_which_limit(
+    pipe: DeepGenPipeline, image: Image.Image
+) -> None:
+    file, fields = ("a.png", png(image)), [(f"field{n}", (None, "1")) for n in range(65)]
+    too_many_files = LIMITS.max_references + 3
+    cases: list[tuple[list[Any], str, str]] = [
+        ([("negative_prompt", (None, "a" * (2 << 20)))], "negative_prompt", "is larger than 1 MiB"),
+        (fields, "field64", "is number 65 of the form; the limit is 64"),
+        ([("image", file)] * too_many_files, "image", f"is number {too_many_files} of the form"),
+    ]
+    limits = dataclasses.replace(LIMITS, max_body_mib=16)
+    running = Running(Engine(pipe), ServeConfig(limits=limits), Metrics())
+    try:
+        for parts, name, said in cases:
+            answer = running.http.post("/v1/images/edits", files=parts)
+            check_refusal(answer)
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("invalid_form", name)
+            assert f"{name!r} {said}" in error["message"]
+        kind = {"content-type": "multipart/form-data"}
+        answer = running.http.post("/v1/images/edits", content=b"--a", headers=kind)
+        assert "damaged: Missing boundary" in answer.json()["error"]["message"]
+    finally:
+        running.stop()
+
+
 def bad_images() -> dict[str, bytes]:
     whole = png(Image.new("RGB", (64, 64)))
     bomb = png(Image.new("1", (5000, 5000)))

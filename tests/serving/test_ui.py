@@ -14,8 +14,9 @@ from deepgen.cli.app import main
 from deepgen.cli.serve import Serve
 from deepgen.client import Client, RequestFailed
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.serving.gradio_app import draw, make_ui, size_of
+from deepgen.serving.gradio_app import LABELS, draw, size_of
 from deepgen.serving.local import serve_locally
+from deepgen.serving.schema import ImageGenerationRequest
 
 MODEL = {"id": "m", "defaults": {"width": 512, "height": 512}, "size_unit": 16, "max_side": 576}
 
@@ -86,35 +87,41 @@ def test_shapes_keep_to_the_models_units_and_longest_side(shape: str, size: str 
 
 def test_the_app_draws_with_previews_and_edits(client: Client, image: Image.Image) -> None:
     model = client.model()
-    nothing = (None, None, None, "")
-    shown = list(draw(client, model, "a red circle", None, "model's own", 2, 3, 4, None, ""))
-    captions = [[caption for _, caption in images] for images, _ in shown]
+    asked = list(draw(client, model, "a red circle", n=2, seed="3", num_inference_steps=" 4 "))
+    captions = [[caption for _, caption in images] for images, _ in asked]
     assert ["preview", "preview"] in captions
     assert captions[-1] == ["seed 3", "seed 4"]
-    assert shown[-1][1] == "Done"
-    assert any(said == "Step 2 of 4" for _, said in shown)
-    (edited,) = list(draw(client, model, "blue", [(image, None)], "model's own", 1, *nothing))[-1][0]
-    assert edited[0].size == image.size
+    assert asked[-1][1] == "Done"
+    assert any(said == "Step 2 of 4" for _, said in asked)
+    (edited,) = list(draw(client, model, "blue", [(image, None)]))[-1][0]
+    assert edited[0].image.size == image.size
     with pytest.raises(ValueError, match="Say what"):
-        list(draw(client, model, " ", None, "square", 1, *nothing))
-    with pytest.raises(RequestFailed, match="between"):
-        list(draw(client, model, "a", None, "square", 1, None, 100_000, None, ""))
+        list(draw(client, model, " ", shape="square"))
 
 
-@pytest.mark.slow
-def test_the_gradio_app_answers_its_own_client(client: Client) -> None:
-    pytest.importorskip("gradio")
-    from gradio_client import Client as Visitor  # pyright: ignore[reportMissingImports]  # an extra
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_empty_box_of_the_app_is_left_to_the_server(client: Client, empty: str | None) -> None:
+    boxes = dict.fromkeys(set(LABELS) - {"prompt"}, empty)
+    seeds = {list(draw(client, client.model(), "a", **boxes))[-1][0][0][1] for _ in range(3)}
+    assert len(seeds) == 3, "the seed is the same each time"
 
-    ui = make_ui(client)
-    _, url, _ = ui.launch(prevent_thread_lock=True, quiet=True)
-    try:
-        visitor = Visitor(url, verbose=False)
-        asked = ["a red circle", [], "square", 1, 5, 2, None, ""]
-        images, said = visitor.predict(*asked, api_name="/draw")
-        assert said == "Done"
-        assert images[0]["caption"] == "seed 5"
-        with pytest.raises(Exception, match="Say what to draw"):
-            visitor.predict(" ", *asked[1:], api_name="/draw")
-    finally:
-        ui.close(verbose=False)
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("num_inference_steps", "100000", "num_inference_steps must be between 1 and 200"),
+        ("num_inference_steps", "2.5", "num_inference_steps must be a whole number"),
+        ("guidance_scale", "a lot", "guidance_scale must be a number"),
+        ("seed", "-1", "seed must be between 0 and"),
+        ("preset", "best", "unknown preset 'best'"),
+    ],
+)
+def test_what_stands_in_a_box_of_the_app_is_judged_by_the_server(
+    client: Client, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(RequestFailed, match=message):
+        list(draw(client, client.model(), "a", **{name: text}))
+
+
+def test_the_boxes_of_the_app_are_fields_of_the_schema() -> None:
+    assert set(LABELS) <= set(ImageGenerationRequest.model_fields)

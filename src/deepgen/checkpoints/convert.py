@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from deepgen.checkpoints import names, remote_code, writer
 from deepgen.checkpoints.base_models import base_folder, complete
@@ -36,6 +35,7 @@ from deepgen.checkpoints.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_
 from deepgen.checkpoints.sums import hash_file, read_sums, write_sums
 from deepgen.checkpoints.tensors import LazyTensor
 from deepgen.checkpoints.weights import LoraMode, adapt
+from deepgen.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,7 @@ def convert(
     result = Conversion(destination, report=checkpoint.report)
     with (
         _beside(destination, total) as folder,
-        tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-            desc=f"{source} -> {destination.name}",
-        ) as bar,
+        progress_bar(total, f"{source} -> {destination.name}", "B", is_shown=progress) as bar,
     ):
         write = _write_deepgen if layout == "deepgen" else _write_native
         files = write(checkpoint, folder, kind, limit, bar.update)

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from deepgen.checkpoints.layouts import NATIVE_SUFFIXES, Layout
 from deepgen.checkpoints.published import recognise, revision_of
 from deepgen.checkpoints.report import VerifyReport
 from deepgen.checkpoints.sums import SUMS, hash_file, read_sums
 from deepgen.checkpoints.tensors import LazyTensor
 from deepgen.models.errors import CheckpointError
+from deepgen.progress import progress_bar
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 Opened = Mapping[Path, Mapping[str, LazyTensor]]  # weight files and their tensors
@@ -58,7 +57,7 @@ def check_hashes(layout: Layout, opened: Opened, report: VerifyReport, progress:
     known = {report.name_of(file) for file in expected}
     expected = {file: wanted for file, wanted in expected.items() if report.name_of(file) not in broken}
     total = sum(file.stat().st_size for file in expected)
-    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="hashing") as bar:
+    with progress_bar(total, "hashing", "B", is_shown=progress) as bar:
         for file, wanted in expected.items():
             _compare(report.name_of(file), hash_file(file, bar.update), wanted, report)
     if unknown := [name for name in map(report.name_of, opened) if name not in {*known, *broken}]:

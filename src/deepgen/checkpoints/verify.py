@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from deepgen.checkpoints import names
 from deepgen.checkpoints.checkpoint import (
     ADAPTER_DIR,
@@ -42,6 +40,7 @@ from deepgen.checkpoints.spans import all_finite
 from deepgen.checkpoints.tensors import CheckpointError, LazyTensor, open_file
 from deepgen.checkpoints.zero_partitions import zero_files
 from deepgen.checkpoints.zeros import ZeroRun, ZeroSearch, is_zero
+from deepgen.progress import progress_bar
 
 # Zero when training starts, by design: the output projectors of a new connector and the B factor of a new
 # LoRA.
@@ -204,7 +203,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 def _scan_all(opened: Mapping[Path, Mapping[str, LazyTensor]], report: VerifyReport, progress: bool) -> None:
     total = sum(tensor.nbytes for tensors in opened.values() for tensor in tensors.values())
-    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="reading") as bar:
+    with progress_bar(total, "reading", "B", is_shown=progress) as bar:
         for file, tensors in opened.items():
             with report.findings(report.name_of(file)):
                 _scan_file(file, tensors, report, bar)

@@ -29,6 +29,7 @@ from deepgen.cli.serve import Serve
 from deepgen.cli.train import Train
 from deepgen.cli.ui import Ui
 from deepgen.cli.verify import Verify
+from deepgen.progress import hide_bars_of_libraries
 
 Command = (
     Annotated[Generate, subcommand("generate")]
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"deepgen {__version__}")
         return 0
+    hide_bars_of_libraries()
     command = parse(Command, arguments, DESCRIPTION)
     try:
         code = command.run()

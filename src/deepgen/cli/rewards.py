@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,9 +210,8 @@ class TuneGuidance:
         """Exit code 0 when every scale was judged."""
         from dataclasses import asdict
 
-        from tqdm import tqdm
-
         from deepgen.cli.loading import load_pipeline
+        from deepgen.progress import progress_bar, write_line
         from deepgen.rewards.ensemble import RewardEnsembleConfig
         from deepgen.rl import guidance_search
         from deepgen.rl.judged_prompts import open_judged_prompts
@@ -231,7 +229,7 @@ class TuneGuidance:
         pipe.set_progress_bar_config(disable=True)
         prompts = guidance_search.fixed_prompts(mix, self.num_prompts)
         scales = self.scales or _usual_scales(pipe.defaults)
-        bar = tqdm(total=len(prompts) * len(scales), unit="picture", disable=not sys.stderr.isatty())
+        bar = progress_bar(len(prompts) * len(scales), "guidance", "pictures")
 
         def draw(texts: Sequence[str], **options: Any) -> Any:
             drawn = pipe(list(texts), **options)
@@ -249,10 +247,10 @@ class TuneGuidance:
         ):
             results.append(result)
             what = "edits" if result.is_edit else "pictures"
-            bar.write(
+            write_line(
                 f"guidance {result.scale:<6g} {what:9} reward {result.reward:.4f} (+- {result.error:.4f}, "
                 f"{result.num_judged} judged)",
-                file=sys.stderr if self.json else sys.stdout,
+                to_stderr=self.json,
             )
         bar.close()
         best = guidance_search.best_scales(results, pipe.defaults)

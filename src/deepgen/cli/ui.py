@@ -69,7 +69,7 @@ class Ui(Serve):
             print("deepgen: no browser was found; open that address in one", file=sys.stderr, flush=True)
 
     def _gradio(self, running: Client) -> int:
-        from deepgen.serving.gradio_app import make_ui
+        from deepgen.serving.gradio_app import launch, make_ui
 
         if not is_loopback(self.host) and not self.allow_anyone:
             raise ValueError(
@@ -78,14 +78,7 @@ class Ui(Serve):
             )
         with self._client(running) as client:
             ui = make_ui(client)
-            _, url, _ = ui.launch(
-                server_name=self.host,
-                prevent_thread_lock=True,
-                quiet=True,
-                footer_links=[],
-                app_kwargs={"middleware": self._access()},
-            )
-            self._show(url)
+            self._show(launch(ui, self.host, app_kwargs={"middleware": self._access()}))
             try:
                 while True:
                     time.sleep(1)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from deepgen.data.png import read_record, save_png
 from deepgen.evaluation.benchmark import Item
@@ -21,6 +20,7 @@ from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.store import Images, Lines, write_json
 from deepgen.moved import renamed
+from deepgen.progress import progress_bar, write_line
 
 _MOST_FAILURES = 8  # chunks in a row that cannot be drawn before the run stops
 Sample = tuple[Item, int]  # an item and the number of a sample
@@ -42,7 +42,7 @@ class _Drawing:
         self.job, self.model = job, model
         self.images = Images(job.folder, job.team.rank)
         for problem in self.images.problems:
-            tqdm.write(f"deepgen: {job.benchmark.label}: {problem}; drawn again")
+            write_line(f"deepgen: {job.benchmark.label}: {problem}; drawn again")
         self.chunks = job.team.share(chunked(job.chosen, job.config.batch_size if model.is_batched else 1))
         self.mine = [item for chunk in self.chunks for item in chunk]
         self.sequence = None
@@ -53,12 +53,12 @@ class _Drawing:
     def run(self) -> dict[str, str]:
         """Draw, and finish items whose pictures are all there."""
         there = sum((item.id, n) in self.images for item in self.mine for n in self.job.samples)
-        bar = tqdm(
-            total=len(self.mine) * len(self.job.samples),
+        bar = progress_bar(
+            len(self.mine) * len(self.job.samples),
+            f"{self.job.benchmark.label}: draw",
+            "pictures",
             initial=there,
-            desc=f"{self.job.benchmark.label}: draw",
-            unit="picture",
-            disable=self.job.hides_bars,
+            is_shown=self.job.shows_progress,
         )
         in_a_row = 0
         for index, chunk in enumerate(self.chunks):
@@ -135,7 +135,7 @@ class _Drawing:
                 finished.append({"item": item.id})
         if isinstance(self.model, ImageFolder) and self.failures:
             example = min(self.failures)
-            tqdm.write(
+            write_line(
                 f"deepgen: {job.benchmark.label}: {len(self.failures)} items have gaps, such as {example}"
             )
         for name, reason in self.failures.items():

@@ -101,9 +101,9 @@ class EvaluationJob:
         return range(self.settings.num_samples)
 
     @property
-    def hides_bars(self) -> bool | None:
-        """For `tqdm`: bars belong to the first process, and to a terminal."""
-        return None if self.team.rank == 0 else True
+    def shows_progress(self) -> bool:
+        """Progress is said by the first process."""
+        return self.team.rank == 0
 
 
 def chunked(items: Sequence[T], size: int) -> list[list[T]]:

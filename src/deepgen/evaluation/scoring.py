@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
 from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import Images, Scores, write_json
+from deepgen.progress import progress_bar
 from deepgen.rewards.reward import RewardUnavailable
 
 
@@ -47,7 +47,7 @@ def score(job: EvaluationJob, scorers: Scorers, failures: Mapping[str, str], ver
         return replace(made, num_expected=len(records), problems=(*gaps, *made.problems)), hashes
 
     width = scorers.judge.concurrency if "judge" in job.benchmark.needs and scorers.judge else 1
-    bar = tqdm(total=len(mine), desc=f"{job.benchmark.label}: score", unit="item", disable=job.hides_bars)
+    bar = progress_bar(len(mine), f"{job.benchmark.label}: score", "items", is_shown=job.shows_progress)
     with ThreadPoolExecutor(width) as pool:
         try:
             for made in pool.map(one, mine):

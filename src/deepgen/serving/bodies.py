@@ -31,6 +31,8 @@ from deepgen.suggestions import suggestion
 
 # Names under which clients send the images of an edit.
 IMAGE_PARTS = ("image", "image[]", "images", "images[]")
+_MAX_FIELDS = 64  # of a form, files not counted
+_MAX_FIELD_MIB = 1  # of a field that is no file
 
 _JSON_COPIES = 2  # of a body while it is read and its pictures are decoded: as text, and as bytes of files
 
@@ -93,15 +95,13 @@ async def read_form(request: Any, limits: Limits) -> tuple[dict[str, Any], Refer
         request.headers,
         _limited(request, limits),
         max_files=limits.max_references + 2,
-        max_fields=64,
-        max_part_size=1 << 20,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_MIB << 20,
     )
     try:
         parts = await _in_time(parser.parse(), limits)
     except (MultiPartException, FormParserError, ValueError, LookupError) as error:
-        raise invalid(
-            "the multipart body is damaged, or has too many or too large parts", code="invalid_form"
-        ) from error
+        raise _refused_form(parser, error) from error
     values: dict[str, Any] = {}
     files = ReferenceFiles()
     try:
@@ -125,6 +125,26 @@ async def read_form(request: Any, limits: Limits) -> tuple[dict[str, Any], Refer
         await parts.close()
         raise
     return values, files
+
+
+def _refused_form(parser: Any, error: Exception) -> ApiError:
+    """About a form that Starlette's parser gave up: which part exceeded which limit, or what is damaged."""
+    name = shown_text(getattr(parser._current_part, "field_name", ""))
+    if parser._current_files > parser.max_files:
+        message = (
+            f"file {name!r} is number {parser._current_files} of the form; the limit is {parser.max_files}"
+        )
+    elif parser._current_fields > parser.max_fields:
+        message = (
+            f"field {name!r} is number {parser._current_fields} of the form; the limit is {parser.max_fields}"
+        )
+    elif str(error).startswith("Part exceeded"):
+        message = (
+            f"field {name!r} is larger than {_MAX_FIELD_MIB} MiB; send a picture as a file, with a filename"
+        )
+    else:
+        return invalid(f"the multipart body is damaged: {str(error).rstrip('.')}", code="invalid_form")
+    return invalid(message, name or None, "invalid_form")
 
 
 async def _limited(request: Any, limits: Limits) -> AsyncIterator[bytes]:
@@ -164,12 +184,10 @@ def read_body(model: type[B], given: Mapping[str, Any], limits: Limits, *, is_fo
     """
     from pydantic import ValidationError
 
-    kinds = _kinds(model)
     if not is_form:
         given = with_extra_body(given)
     try:
-        values = {writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
-        body = model.model_validate(values)
+        body = model.model_validate(plain_values(model, given, is_form=is_form))
     except ValidationError as error:
         raise _refusal(model, error) from error
     if isinstance(body, DrawingFields):
@@ -195,6 +213,12 @@ def with_extra_body(given: Mapping[str, Any]) -> Mapping[str, Any]:
             raise invalid(f"{shown} is given twice, once in extra_body; leave out one of them", shown)
         merged[name] = value
     return merged
+
+
+def plain_values(model: type[B], given: Mapping[str, Any], *, is_form: bool) -> dict[str, Any]:
+    """The values as the types of their fields where that loses nothing; the others as they came."""
+    kinds = _kinds(model)
+    return {writable(name): _plain(value, kinds.get(name), is_form) for name, value in given.items()}
 
 
 def _check_size(body: DrawingFields, limits: Limits) -> None:
