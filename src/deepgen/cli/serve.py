@@ -57,6 +57,9 @@ class Serve(NamedModelOptions):
     """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
     max_running: int = 16
     """Pictures that each worker draws at once."""
+    encoding_memory: int = 256
+    """MiB of encoded prompts and references that each worker keeps, so that a picture which is edited again
+    is not read again; 0 keeps none."""
     max_waiting: int = 64
     """Pictures that may wait; what comes after is told when to come back."""
     max_waiting_per_key: int | None = None
@@ -100,6 +103,8 @@ class Serve(NamedModelOptions):
         for name in ("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.encoding_memory < 0:
+            raise ValueError(f"--encoding-memory must be 0 or more MiB, got {self.encoding_memory}")
         for name in ("timeout", "drain"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name} must be 0 or more seconds, got {getattr(self, name)}")
@@ -119,6 +124,7 @@ class Serve(NamedModelOptions):
             is_exact=self.exact,
             loras=read_loras(self.adapter),
             preset=self.preset,
+            max_encoding_bytes=self.encoding_memory * 2**20,
         )
         limits = Limits(
             max_images=min(self.max_images, self.max_waiting),

@@ -20,6 +20,7 @@ import torch
 
 from deepgen.arguments import make_generators
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serving.encoding_cache import MAX_BYTES
 from deepgen.serving.fair_queue import FairQueue
 from deepgen.serving.jobs import (
     Draining,
@@ -60,6 +61,8 @@ class EngineConfig:
             company each is bit for bit what it is alone here; few pictures then cost as much as a full batch.
         loras: name -> file or folder of adapters that requests may ask for.
         preset: of requests that name none.
+        max_encoding_bytes: what encoded prompts and references may take that are kept for further requests;
+            0 keeps none.
     """
 
     max_batch: int = 8
@@ -69,8 +72,11 @@ class EngineConfig:
     is_exact: bool = False
     loras: Mapping[str, str] = field(default_factory=dict)
     preset: str = "exact"
+    max_encoding_bytes: int = MAX_BYTES
 
     def __post_init__(self) -> None:
+        if self.max_encoding_bytes < 0:
+            raise ValueError(f"max_encoding_bytes must be 0 or more, got {self.max_encoding_bytes}")
         for name in ("max_batch", "max_running", "max_waiting", "max_waiting_per_key"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -109,16 +115,24 @@ class Engine:
         pipe: a pipeline that nothing else uses meanwhile.
         config: how much is taken on.
         on_measure: told ("step", seconds), ("batch", pictures), ("encode", seconds), ("decode", seconds),
-            ("job", seconds) from the engine's thread.
+            ("job", seconds) from the engine's thread, and for each kind of encoding (`encoding_cache.py`) 1
+            where it was kept and 0 where it was computed.
     """
 
     def __init__(
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe, self.config.loras, self.config.preset, self.config.max_running)
+        self.sampler = Sampler(
+            pipe,
+            self.config.loras,
+            self.config.preset,
+            self.config.max_running,
+            self.config.max_encoding_bytes,
+        )
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
+        self.sampler.encodings.on_lookup = lambda kind, is_hit: self._measure(kind, is_hit)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()
         self._running: list[_Running] = []
         self._jobs: dict[str, tuple[Job, float]] = {}  # not ended, with the time they were accepted
@@ -185,6 +199,7 @@ class Engine:
                 accepting,
                 alive,
                 self._is_draining or self._is_closing,
+                encoding_memory=self.sampler.encodings.nbytes,
             )
 
     @property
@@ -391,6 +406,8 @@ class Engine:
                 return work()
             except Exception as error:  # libraries raise what they like, and the job must end with an answer
                 if _is_out_of_memory(error):
+                    if self.sampler.encodings.clear() and not is_last:
+                        continue  # what was kept for later requests made room
                     # The same again would not fit either; the caller may try with less.
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()

@@ -211,12 +211,16 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker process: what it holds in memory, bytes, and how often it was started."""
+    """A worker process: what it holds in memory, bytes, and how often it was started.
+
+    `encoding_memory` is what kept encodings take of one or the other.
+    """
 
     is_ready: bool
     memory: int = 0
     accelerator_memory: int = 0
     num_starts: int = 1
+    encoding_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,7 @@ class EngineStatus:
     is_alive: bool
     is_draining: bool = False
     workers: tuple[WorkerStatus, ...] = ()
+    encoding_memory: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,7 +163,9 @@ class Pool:
             total = sum(pool_job.request.num_images for pool_job in self._pool_jobs)
             is_draining = self._is_draining or self._is_closing
             workers = tuple(
-                WorkerStatus(w.is_ready, w.memory.resident, w.memory.accelerator, w.num_starts)
+                WorkerStatus(
+                    w.is_ready, w.memory.resident, w.memory.accelerator, w.num_starts, w.memory.encodings
+                )
                 for w in self._workers
             )
             return EngineStatus(
@@ -173,6 +175,7 @@ class Pool:
                 is_alive=not all(worker.is_given_up for worker in self._workers),
                 is_draining=is_draining,
                 workers=workers,
+                encoding_memory=sum(worker.encoding_memory for worker in workers),
             )
 
     def drain(self, timeout: float | None = None) -> bool:

@@ -95,10 +95,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """From the worker, every other second: bytes it holds, in main memory and on the accelerator."""
+    """From the worker, every other second: bytes it holds, in main memory, on the accelerator, and of
+    encodings.
+    """
 
     resident: int
     accelerator: int
+    encodings: int = 0
 
 
 def work(
@@ -141,7 +144,7 @@ def work(
         logger.exception("the model could not be loaded")
         send(StartFailed(f"{type(error).__name__}: {error}", is_expected=False))
         return
-    threading.Thread(target=_report, args=(send,), daemon=True).start()
+    threading.Thread(target=_report, args=(send, engine), daemon=True).start()
     send(Ready(engine.model))
     _listen(connection, engine, send)
     os._exit(0)  # no client waits for what is being drawn
@@ -193,9 +196,9 @@ def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job |
     return job
 
 
-def _report(send: Callable[[Any], None]) -> None:
+def _report(send: Callable[[Any], None], engine: Engine) -> None:
     while True:
-        send(MemoryReport(*memory()))
+        send(MemoryReport(*memory(), engine.status().encoding_memory))
         time.sleep(_REPORT_S)
 
 
