@@ -1,4 +1,4 @@
-"""LoRA files of random weights, as PEFT names them, for tests that compare pictures drawn with and without."""
+"""LoRA files of random weights, as PEFT names them, for tests that compare drawings with and without."""
 
 from __future__ import annotations
 

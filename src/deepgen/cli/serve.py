@@ -55,6 +55,10 @@ class Serve(NamedModelOptions):
     """Fill every forward up to --max-batch rows, so that each picture is bit for bit what it is alone."""
     adapter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH|FOLDER")] = ()
     """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
+    admin_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Who may add and remove adapters while the server runs: one NAME:KEY a line, as in --api-key-file."""
+    adapter_folder: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where adapters that are added later lie; nothing outside it is opened."""
     max_running: int = 16
     """Pictures that each worker draws at once."""
     encoding_memory: int = 256
@@ -134,6 +138,7 @@ class Serve(NamedModelOptions):
         )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, got {self.workers}")
+        self._admin_keys()  # bad ones are told before the model is loaded
         self._serve(uvicorn, config, limits, keys, self._credentials())
         return 0
 
@@ -141,6 +146,17 @@ class Serve(NamedModelOptions):
     def public_name(self) -> str:
         """What the model is called by clients."""
         return self.name or short_name(self.model)
+
+    def _admin_keys(self) -> Any:
+        from deepgen.serving.config import ApiKeys
+
+        if (self.adapter_folder is None) != (self.admin_key_file is None):
+            raise ValueError(
+                "adding adapters needs both --admin-key-file and --adapter-folder; give the other"
+            )
+        if self.adapter_folder is not None and not self.adapter_folder.is_dir():
+            raise ValueError(f"--adapter-folder {self.adapter_folder} is no folder; make it, or give another")
+        return ApiKeys() if self.admin_key_file is None else ApiKeys.read(self.admin_key_file)
 
     def _credentials(self) -> Any:
         if (self.c2pa_certificate is None) != (self.c2pa_key is None):
@@ -191,6 +207,8 @@ class Serve(NamedModelOptions):
             hooks=hooks,
             credentials=credentials,
             tracer=tracer,
+            admin_keys=self._admin_keys(),
+            adapter_dir=self.adapter_folder,
         )
         app = make_app(engine, config, metrics)
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

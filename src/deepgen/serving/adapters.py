@@ -27,6 +27,14 @@ SUFFIX = ".safetensors"
 _numbers = itertools.count(1)
 
 
+class NameTaken(ValueError):
+    """An adapter has this name, or had it and is still drawn with."""
+
+    def __init__(self, name: str, is_leaving: bool = False) -> None:
+        state = "is being removed and still drawn with" if is_leaving else "exists"
+        super().__init__(f"an adapter {name!r} {state}; give another name, or remove it and try again")
+
+
 @dataclass(eq=False)
 class Adapter:
     """A LoRA of the server.
@@ -79,10 +87,7 @@ class LoraAdapters:
 
     def check(self, name: str | None) -> None:
         """ValueError where there is no adapter of that name; None is always fine."""
-        if name is not None and name not in self.names:
-            names = self.names
-            known = f"known: {', '.join(names)}" if names else "this server has none"
-            raise ValueError(f"lora {name!r} is not known; {known}")
+        check_known(name, self.names)
 
     # --- for forwards -------------------------------------------------------------------------------------
 
@@ -134,18 +139,19 @@ class LoraAdapters:
 
         Raises:
             LoraError: it cannot be used with this model, which stays as it was.
-            ValueError: the name is taken, or cannot be used.
+            NameTaken: another one has its name.
         """
-        check_name(name)
         if name in self._known:
-            state = (
-                "is being removed, and requests still use it" if self._known[name].is_leaving else "is used"
-            )
-            raise ValueError(f"the name {name!r} {state}; give another one, or try again later")
+            raise NameTaken(name, self._known[name].is_leaving)
         with named(name):
             adapter = Adapter(name, file, tuple(self._pipe.check_lora_weights(file).parts))
             self._load(adapter)
         self._known[name] = adapter
+
+    def load_all(self) -> None:
+        """Load those that were not asked for yet: layers that get adapters round otherwise than before."""
+        for name in self.names:
+            self._loaded(name)
 
     def leave(self, name: str) -> None:
         """Nothing new may ask for it. ValueError where there is none of that name."""
@@ -175,6 +181,13 @@ class LoraAdapters:
         self._pipe.load_lora_weights(adapter.source, adapter_name=adapter.name)
         adapter.is_loaded, adapter.source = True, ""
         adapter.can_share = not self._own["transformer"] and can_share(self._pipe.transformer, adapter.name)
+
+
+def check_known(name: str | None, names: Sequence[str]) -> None:
+    """ValueError where there is no adapter of that name; None is always fine."""
+    if name is not None and name not in names:
+        known = f"known: {', '.join(names)}" if names else "this server has none"
+        raise ValueError(f"lora {name!r} is not known; {known}")
 
 
 def check_name(name: str) -> None:

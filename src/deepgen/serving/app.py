@@ -13,6 +13,7 @@ from typing import Any
 
 from deepgen._version import __version__
 from deepgen.extras import missing_extra
+from deepgen.serving.adapter_routes import AdapterRoutes
 from deepgen.serving.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -87,7 +88,7 @@ def make_app(
     config, metrics = config or ServeConfig(), metrics or Metrics()
     handler = RequestHandler(engine, config)
     routes = _routes(handler, metrics)
-    described = document(routes, handler.models)
+    described = Document(routes, handler)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -97,7 +98,7 @@ def make_app(
             await run_in_threadpool(config.tracer.close)
 
     async def openapi(request: Any) -> JSONResponse:
-        return JSONResponse(described)
+        return JSONResponse(described.now())
 
     app = FastAPI(title="deepgen", version=__version__, openapi_url=None, lifespan=lifespan)
     for route in (*routes, Route("/openapi.json", "GET", openapi)):
@@ -123,6 +124,7 @@ def make_app(
 
 def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
     about, images, chat = AboutRoutes(handler, metrics), ImageRoutes(handler), ChatRoutes(handler)
+    adapters = AdapterRoutes(handler)
     return [
         Route("/", "GET", about.page),
         Route("/health", "GET", about.health, "Whether the process works", Health),
@@ -147,10 +149,28 @@ def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
             {_JSON: ChatCompletionRequest},
         ),
         Route("/v1/images/{name}/content", "GET", images.content),
+        Route("/v1/adapters", "GET", adapters.list),
+        Route("/v1/adapters", "POST", adapters.add),
+        Route("/v1/adapters/{name}", "DELETE", adapters.remove),
     ]
 
 
 # --- the OpenAPI document -----------------------------------------------------------------------------------
+
+
+class Document:
+    """The document as long as the models of requests are the same: adapters change them."""
+
+    def __init__(self, routes: Sequence[Route], handler: RequestHandler) -> None:
+        self._routes, self._handler = routes, handler
+        self._made = handler.models, document(routes, handler.models)
+
+    def now(self) -> dict[str, Any]:
+        """OpenAPI 3.1."""
+        models = self._handler.models
+        if self._made[0] is not models:
+            self._made = models, document(self._routes, models)
+        return self._made[1]
 
 
 def document(routes: Sequence[Route], models: Mapping[type, type]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class ServeConfig:
         hooks: what looks at requests and pictures.
         credentials: signs every picture; None leaves them unsigned.
         tracer: gets a span for each request.
+        admin_keys: who may add and remove adapters; without keys nobody may.
+        adapter_dir: where adapters that are added lie; None lets none be added.
     """
 
     model_name: str = "deepgen-1.0"
@@ -100,6 +102,8 @@ class ServeConfig:
     hooks: Hooks = field(default_factory=Hooks)
     credentials: ContentCredentials | None = None
     tracer: Tracer | None = None
+    admin_keys: ApiKeys = field(default_factory=ApiKeys)
+    adapter_dir: Path | None = None
 
 
 def _digest(key: str) -> bytes:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +22,7 @@ import torch
 
 from deepgen.arguments import make_generators
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serving.adapters import check_name, open_lora
 from deepgen.serving.encoding_cache import MAX_BYTES
 from deepgen.serving.fair_queue import FairQueue
 from deepgen.serving.jobs import (
@@ -130,6 +133,8 @@ class Engine:
             self.config.max_running,
             self.config.max_encoding_bytes,
         )
+        if self.config.is_exact:
+            self.sampler.loras.load_all()
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
         self.sampler.encodings.on_lookup = lambda kind, is_hit: self._measure(kind, is_hit)
@@ -141,6 +146,7 @@ class Engine:
         self._turn = 0
         self._changed = threading.Condition()
         self._is_draining = self._is_closing = False
+        self._chores: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._thread = threading.Thread(target=self._run, name="deepgen-engine", daemon=True)
         self._thread.start()
 
@@ -181,6 +187,7 @@ class Engine:
         task = _Task(job, plan, preview_steps=steps)
         with self._changed:
             self._check_room(request)
+            self.sampler.loras.check(request.lora)  # it may have been removed since the plan was made
             self._jobs[job.id] = (job, time.monotonic())
             for index in range(request.num_images):
                 self._waiting.push(request.key, (task, index))
@@ -206,6 +213,35 @@ class Engine:
     def model(self) -> ModelInfo:
         """Facts about the model."""
         return self.sampler.model_info
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Load another LoRA that requests may ask for from now on; drawing goes on meanwhile, but for the
+        moment in which it is put in.
+
+        Raises:
+            LoraError: it is no LoRA, damaged, or does not fit; the model is as it was.
+            FileNotFoundError: there is nothing.
+            ValueError: the name is taken, or cannot be used.
+            Draining: the engine is shutting down.
+        """
+        check_name(name)
+        file = open_lora(name, path)
+        self._in_thread(lambda: self.sampler.loras.add(name, file))
+
+    def remove_adapter(self, name: str) -> int:
+        """Let nothing new ask for a LoRA. Requests that were accepted are drawn with it to their end, and
+        then its weights are let go.
+
+        Returns:
+            How many requests still use it.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        with self._changed:
+            self.sampler.loras.leave(name)
+            self._changed.notify_all()
+            return sum(job.request.lora == name for job, _ in self._jobs.values())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -247,19 +283,60 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
+                self._changed.wait_for(self._has_work)
                 if self._is_closing:
                     break
             try:
                 self._drop_unwanted()
+                self._do_chores()
                 self._admit()
                 self._step_next_batch()
                 self._finish_done()
             except Exception:  # a fault of the engine itself: no client may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
                 self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
+        for _, done in self._chores:
+            done.set_exception(Draining("the server was stopped"))
         for job in [job for job, _ in self._jobs.values()]:
             self._end_job(job, Draining("the server was stopped before the picture was done"))
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting or self._running or self._chores or self._unused_adapters() or self._is_closing
+        )
+
+    def _in_thread(self, chore: Callable[[], None]) -> None:
+        """Have the engine's thread do this between two steps, and wait for it."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._is_draining or self._is_closing:
+                raise Draining("the server is shutting down and takes nothing new")
+            self._chores.append((chore, done))
+            self._changed.notify_all()
+        done.result()
+
+    def _do_chores(self) -> None:
+        """What was asked for by `_in_thread`, after adapters that nothing uses any more are taken out."""
+        for name in self._unused_adapters():
+            self.sampler.encodings.forget(self.sampler.loras.remove(name))
+            logger.info("adapter %s is removed", name)
+        while self._chores:
+            chore, done = self._chores.popleft()
+            try:
+                chore()
+            except Exception as error:  # whatever it is, it is told to the one who asked
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _unused_adapters(self) -> list[str]:
+        """Adapters that are to be removed and that no request uses."""
+        leaving = self.sampler.loras.leaving()
+        if not leaving:
+            return []
+        with self._changed:
+            used = {job.request.lora for job, _ in self._jobs.values()}
+        return [name for name in leaving if name not in used]
 
     def _drop_unwanted(self) -> None:
         """End jobs that were cancelled or are late."""

@@ -372,6 +372,14 @@ class EngineProtocol(Protocol):
         """How busy it is."""
         ...
 
+    def add_adapter(self, name: str, path: str) -> None:
+        """Take another LoRA; see `Engine.add_adapter`."""
+        ...
+
+    def remove_adapter(self, name: str) -> int:
+        """Let nothing new ask for a LoRA; how many requests still use it."""
+        ...
+
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done in `timeout` seconds."""
         ...
