@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,32 +52,37 @@ AROUND = {
     "connector": ["linear"],
 }
 PATCHES = {"transformer": ["pos_embed.proj"]}  # a convolution
+VLM = {"vlm": ["q_proj"]}
+
+
+@pytest.fixture(scope="module")
+def written(_components: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of adapters by what they change."""
+    folder, paths = tmp_path_factory.mktemp("adapters"), {}
+    kinds = {"attention": ATTENTION, "blocks": BLOCKS, "around": AROUND, "patches": PATCHES, "vlm": VLM}
+    pipe = DeepGenPipeline(**copy.deepcopy(_components))
+    for number, (name, layers) in enumerate(kinds.items()):
+        path = folder / f"{name}.safetensors"
+        present = {
+            part: found
+            for part, ends in layers.items()
+            if (found := [end for end in ends if any(n.endswith(end) for n in names(pipe, part))])
+        }
+        write_lora(pipe, path, number, present, rank=2 + number, alpha=8 * (2 + number))
+        pipe.unload_lora_weights()
+        paths[name] = str(path)
+    return paths
 
 
 @pytest.fixture
-def files(fresh_pipe: DeepGenPipeline, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Writes adapters of these layers, called a, b, ...; their paths by name."""
-
-    def write(*layers: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        paths = {}
-        for number, (name, own) in enumerate(zip("abcdef", layers, strict=False)):
-            path = tmp_path / f"{name}.safetensors"
-            present = {
-                part: found
-                for part, modules in own.items()
-                if (found := [m for m in modules if any(n.endswith(m) for n, _ in named(fresh_pipe, part))])
-            }
-            write_lora(fresh_pipe, path, number, present, rank=2 + number, alpha=8 * (2 + number))
-            paths[name] = str(path)
-        fresh_pipe.unload_lora_weights()
-        return paths
-
-    return write
+def files(written: dict[str, str]) -> Callable[..., dict[str, str]]:
+    """Adapters of these kinds as a, b, ..."""
+    return lambda *kinds: {name: written[kind] for name, kind in zip("abcdef", kinds, strict=False)}
 
 
-def named(pipe: DeepGenPipeline, part: str) -> list[tuple[str, Any]]:
+def names(pipe: DeepGenPipeline, part: str) -> list[str]:
     kinds = torch.nn.Linear | torch.nn.Conv2d
-    return [(n, m) for n, m in getattr(pipe, part).named_modules() if isinstance(m, kinds)]
+    return [name for name, module in getattr(pipe, part).named_modules() if isinstance(module, kinds)]
 
 
 def begin(sampler: Sampler, number: int, **asked: Any) -> Any:
@@ -97,17 +103,17 @@ def begin(sampler: Sampler, number: int, **asked: Any) -> Any:
 def test_rows_with_their_own_adapters_move_as_alone(
     pipe: DeepGenPipeline, files: Any, image: Image.Image, asked: dict[str, Any]
 ) -> None:
-    sampler = Sampler(pipe, files(ATTENTION, BLOCKS, AROUND))
-    names = ["a", None, "b", "c", "a"]
+    sampler = Sampler(pipe, files("attention", "blocks", "around"))
+    own = ["a", None, "b", "c", "a"]
     asked = {"prompt": "a red circle", "num_inference_steps": 4, "height": 64, "width": 64, **asked}
     for images in ((), (image,)):
         alone = []
-        for seed, name in enumerate(names):
+        for seed, name in enumerate(own):
             sample = begin(sampler, seed, **asked, lora=name, images=images)
             while not sample.is_done:
                 sampler.step([sample])
             alone.append(sample.latents)
-        samples = [begin(sampler, seed, **asked, lora=n, images=images) for seed, n in enumerate(names)]
+        samples = [begin(sampler, seed, **asked, lora=n, images=images) for seed, n in enumerate(own)]
         assert len({sample.batch_key for sample in samples}) == 1
         while not samples[0].is_done:
             groups: dict[Any, list[Any]] = {}
@@ -125,7 +131,7 @@ def test_rows_with_their_own_adapters_move_as_alone(
 
 def test_rows_at_other_steps_keep_the_vectors_of_their_own_adapter(pipe: DeepGenPipeline, files: Any) -> None:
     """A sample's vectors of many steps are made in one product, with its adapter and no other."""
-    sampler = Sampler(pipe, files(BLOCKS, AROUND))
+    sampler = Sampler(pipe, files("blocks", "around"))
     alone = [begin(sampler, 0, **ASKED, lora="a"), begin(sampler, 1, **ASKED, lora="b")]
     for sample in alone:
         while not sample.is_done:
@@ -140,14 +146,14 @@ def test_rows_at_other_steps_keep_the_vectors_of_their_own_adapter(pipe: DeepGen
 
 
 def test_what_cannot_be_added_row_by_row_goes_apart(pipe: DeepGenPipeline, files: Any) -> None:
-    sampler = Sampler(pipe, files(PATCHES, ATTENTION, {"vlm": ["q_proj"]}))
+    sampler = Sampler(pipe, files("patches", "attention", "vlm"))
     keys = {name: begin(sampler, 0, **ASKED, lora=name).batch_key for name in (None, "a", "b", "c")}
     assert keys["a"] not in (keys[None], keys["b"])
     assert keys[None] == keys["b"] == keys["c"], "an adapter of the VLM does not matter to the DiT"
 
 
 def test_an_adapter_the_model_came_with_stays_under_all_others(pipe: DeepGenPipeline, files: Any) -> None:
-    paths = files(ATTENTION, BLOCKS)
+    paths = files("attention", "blocks")
     pipe.load_lora_weights(paths["a"], adapter_name="own")
     sampler = Sampler(pipe, {"b": paths["b"]})
     one, other = begin(sampler, 0, **ASKED), begin(sampler, 0, **ASKED, lora="b")
@@ -158,7 +164,7 @@ def test_in_exact_batches_adapters_go_apart_and_nothing_depends_on_company(
     pipe: DeepGenPipeline, files: Any
 ) -> None:
     requests = [GenerationRequest(**ASKED, lora=name) for name in ("a", None, "b", "a")]
-    with Engine(pipe, EngineConfig(max_batch=4, is_exact=True, loras=files(ATTENTION, BLOCKS))) as engine:
+    with Engine(pipe, EngineConfig(max_batch=4, is_exact=True, loras=files("attention", "blocks"))) as engine:
         alone = [np.asarray(engine.submit(request).result(60)[0].image) for request in requests]
         jobs = [engine.submit(request) for request in requests]
         for job, expected in zip(jobs, alone, strict=True):
@@ -168,7 +174,7 @@ def test_in_exact_batches_adapters_go_apart_and_nothing_depends_on_company(
 def test_rows_that_do_not_fit_the_batch_are_an_error_and_leave_the_layers_as_they_were(
     pipe: DeepGenPipeline, files: Any
 ) -> None:
-    sampler = Sampler(pipe, files(ATTENTION))
+    sampler = Sampler(pipe, files("attention"))
     sample = begin(sampler, 0, **ASKED, lora="a")
     wrong = row_adapters(pipe.transformer, ["a", None, "a"])
     with pytest.raises(RuntimeError, match="has 2 rows in a forward of 3"), torch.no_grad(), wrong:
@@ -193,7 +199,7 @@ def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def test_an_adapter_comes_and_goes_and_leaves_the_model_as_it_was(pipe: DeepGenPipeline, files: Any) -> None:
-    paths = files(ATTENTION, {**BLOCKS, "vlm": ["q_proj"]})
+    paths = files("attention", "blocks")
     layers = [(n, type(m)) for part in (pipe.transformer, pipe.vlm) for n, m in part.named_modules()]
     with Engine(pipe, EngineConfig(max_batch=1)) as engine:
         before = drawn(engine)
@@ -216,8 +222,8 @@ def test_an_adapter_comes_and_goes_and_leaves_the_model_as_it_was(pipe: DeepGenP
         assert np.abs(drawn(engine).astype(int) - before).max() <= 1
 
 
-def test_a_loaded_adapter_needs_its_file_no_more(pipe: DeepGenPipeline, files: Any) -> None:
-    path = Path(files(ATTENTION)["a"])
+def test_a_loaded_adapter_needs_its_file_no_more(pipe: DeepGenPipeline, files: Any, tmp_path: Path) -> None:
+    path = Path(shutil.copy(files("attention")["a"], tmp_path))
     with Engine(pipe, EngineConfig(max_batch=1)) as engine:
         engine.add_adapter("a", str(path))
         path.unlink()
@@ -227,9 +233,9 @@ def test_a_loaded_adapter_needs_its_file_no_more(pipe: DeepGenPipeline, files: A
 def test_requests_that_were_accepted_are_drawn_with_an_adapter_that_is_removed(
     pipe: DeepGenPipeline, files: Any
 ) -> None:
-    paths = files(ATTENTION, BLOCKS)
+    paths = files("attention", "blocks")
     with Engine(pipe, EngineConfig(max_batch=1, max_running=2, loras=paths)) as engine:
-        expected = drawn(engine, lora="a", num_inference_steps=40)
+        expected = drawn(engine, lora="a", num_inference_steps=9)
         go = threading.Event()
         step = engine.sampler.step
 
@@ -238,7 +244,7 @@ def test_requests_that_were_accepted_are_drawn_with_an_adapter_that_is_removed(
             step(*arguments)
 
         engine.sampler.step = wait_and_step  # type: ignore[method-assign]
-        asked = GenerationRequest(**{**ASKED, "num_inference_steps": 40}, lora="a")
+        asked = GenerationRequest(**{**ASKED, "num_inference_steps": 9}, lora="a")
         jobs = [engine.submit(asked) for _ in range(3)]  # the last one waits to be begun
         assert engine.remove_adapter("a") == 3
         assert engine.model.loras == ("b",)
@@ -255,7 +261,7 @@ def test_requests_that_were_accepted_are_drawn_with_an_adapter_that_is_removed(
 def test_a_wrong_file_is_refused_by_name_and_changes_nothing(
     pipe: DeepGenPipeline, files: Any, tmp_path: Path
 ) -> None:
-    paths = files(ATTENTION)
+    paths = files("attention")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x02.")
     (tmp_path / "empty.safetensors").write_bytes(b"")
     misfit = {f"blocks.0.to_q.lora_{side}.weight": torch.ones(2, 2) + (side == "B") for side in "AB"}
@@ -278,28 +284,36 @@ def test_a_wrong_file_is_refused_by_name_and_changes_nothing(
 # --- over HTTP ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(files: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(written: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with adapters, and beside it what must not be read."""
-    paths = files(ATTENTION, BLOCKS)
-    folder = tmp_path / "adapters"
+    folder = tmp_path_factory.mktemp("outside") / "adapters"
     (folder / "more").mkdir(parents=True)
-    shutil.copy(paths["a"], folder / "a.safetensors")
-    shutil.copy(paths["b"], folder / "more/b.safetensors")
+    shutil.copy(written["attention"], folder.parent / "a.safetensors")
+    shutil.copy(written["attention"], folder / "a.safetensors")
+    shutil.copy(written["blocks"], folder / "more/b.safetensors")
     (folder / "bad.safetensors").write_bytes(b"no weights")
-    (folder / "link.safetensors").symlink_to(paths["a"])
+    (folder / "link.safetensors").symlink_to(written["attention"])
     (folder / "ring").symlink_to(folder / "ring")
     return folder
 
 
-@pytest.fixture
-def http(pipe: DeepGenPipeline, folder: Path) -> Iterator[TestClient]:
-    config = ServeConfig(
-        keys=ApiKeys({"user": USER}), admin_keys=ApiKeys({"admin": ADMIN}), adapter_dir=folder
-    )
-    with TestClient(make_app(Engine(pipe), config)) as client:
+@pytest.fixture(scope="module")
+def running(_components: dict[str, Any], folder: Path) -> Iterator[TestClient]:
+    keys = {"keys": ApiKeys({"user": USER}), "admin_keys": ApiKeys({"admin": ADMIN})}
+    pipe = DeepGenPipeline(**copy.deepcopy(_components), defaults={"height": 64, "width": 64})
+    pipe.set_progress_bar_config(disable=True)
+    with TestClient(make_app(Engine(pipe), ServeConfig(**keys, adapter_dir=folder))) as client:
         client.headers["authorization"] = f"Bearer {ADMIN}"
         yield client
+
+
+@pytest.fixture
+def http(running: TestClient) -> Iterator[TestClient]:
+    """A server without adapters."""
+    yield running
+    for card in running.get("/v1/adapters").json()["data"]:
+        running.delete(f"/v1/adapters/{card['id']}")
 
 
 def user(http: TestClient) -> dict[str, str]:
@@ -353,7 +367,7 @@ def test_no_path_leads_out_of_the_folder_and_a_wrong_file_is_named(
     assert http.get("/v1/adapters").json()["data"] == []
 
 
-def test_who_may_change_adapters(http: TestClient, pipe: DeepGenPipeline) -> None:
+def test_who_may_change_adapters(http: TestClient) -> None:
     asked = {"name": "a", "path": "a.safetensors"}
     for headers, status, code in (
         ({"authorization": ""}, 401, "missing_api_key"),
