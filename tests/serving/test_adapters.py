@@ -95,7 +95,7 @@ def begin(sampler: Sampler, number: int, **asked: Any) -> Any:
     [
         pytest.param({"guidance_scale": 1.0}, marks=pytest.mark.slow),
         pytest.param({"guidance_scale": 4.0}, marks=pytest.mark.slow),
-        {"preset": "fast", "num_inference_steps": 6},
+        {"preset": "fast", "num_inference_steps": 4},
         pytest.param({"solver": "heun", "num_inference_steps": 3}, marks=pytest.mark.slow),
     ],
     ids=["plain", "guided", "fast", "heun"],
