@@ -1,15 +1,13 @@
 """Bulk work on a Ray cluster: a file of prompts drawn, or a data cache filled, by many workers.
 
     pip install 'deepgen-image' 'ray[data]'
-    python examples/ray_data.py draw prompts.jsonl /shared/pictures --model deepgenteam/DeepGen-1.0-diffusers \
-        --workers 16 --gpus-per-worker 1
-    python examples/ray_data.py cache mixture.json /shared/cache --model deepgenteam/DeepGen-1.0-diffusers \
-        --workers 16 --gpus-per-worker 1
+    python examples/ray_data.py draw prompts.jsonl pictures --model MODEL --workers 16 --gpus-per-worker 1
+    python examples/ray_data.py cache mixture.yaml cache --model MODEL --workers 16 --gpus-per-worker 1
 
 Files are read and written under the same paths on every machine, so both lie on a file system that all of
 them share. The same command goes on where one was stopped: a picture that is there, whole and made as its
-row says, is not drawn again, and a shard of a cache that is there is kept. A picture depends on its row alone,
-not on the worker that draws it. The exit code is 1 where a row could not be drawn; its reason is printed.
+row says, is not drawn again, and a shard of a cache that is there is kept. A picture depends on its row, not
+on the worker that draws it. The exit code is 1 where a row could not be drawn; its reason is printed.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class Drawer:
         from deepgen.cli.options import ImageOptions
         from deepgen.cli.prompt_file import read_rows
 
-        options: dict[str, Any] = {"model": model, "device": device, "output": Path(folder)}
+        options: dict[str, Any] = {"model": model, "device": device}
         self.options, self.prompts, self.folder = ImageOptions(**options), Path(prompts), Path(folder)
         self.rows, _ = read_rows(self.prompts)
         self.pipe = load_pipeline(self.options)
