@@ -70,7 +70,7 @@ def test_a_data_cache_is_filled_by_all_workers(tmp_path: Path) -> None:
     rows = []
     for number in range(6):
         Image.new("RGB", (96, 96), (40 * number, 80, 160)).save(tmp_path / f"{number}.png")
-        rows.append({"image": f"{number}.png", "prompt": f"colour {number}"})
+        rows.append({"task": "generate", "target": f"{number}.png", "text": f"colour {number}"})
     write(tmp_path / "rows.jsonl", rows)
     made = bulk(tmp_path, "cache", "rows.jsonl", "cache")
     assert made.returncode == 0, made.stderr
