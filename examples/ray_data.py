@@ -62,9 +62,10 @@ def draw(given: argparse.Namespace) -> list[str]:
 class Encoder:
     """A worker: makes the missing ones among every so many-th shard of the cache."""
 
-    def __init__(self, data: str, folder: str, model: str, device: str, num_processes: int) -> None:
-        self.options = {"data": data, "output": Path(folder), "model": model, "device": device}
-        self.num_processes = num_processes
+    def __init__(self, given: dict[str, Any]) -> None:
+        names = ("model", "device", "shard_size")
+        self.options = {"data": given["source"], "output": given["folder"], **{n: given[n] for n in names}}
+        self.num_processes = given["workers"]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Nothing: an error ends the run."""
@@ -81,7 +82,7 @@ def fill(given: argparse.Namespace) -> list[str]:
     shares = ray.data.range(given.workers, override_num_blocks=given.workers)
     made = shares.map_batches(
         Encoder,
-        fn_constructor_args=(given.source, str(given.folder), given.model, given.device, given.workers),
+        fn_constructor_args=(vars(given),),
         batch_size=1,
         batch_format="numpy",
         **resources(given),
@@ -109,6 +110,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="models that are loaded")
     parser.add_argument("--gpus-per-worker", type=float, default=0)
     parser.add_argument("--rows-per-task", type=int, default=8, help="pictures a worker is handed at a time")
+    parser.add_argument("--shard-size", type=int, default=256, help="rows of a file of the cache")
     given = parser.parse_args()
     if given.workers < 1 or given.rows_per_task < 1:
         parser.error("--workers and --rows-per-task must be at least 1")

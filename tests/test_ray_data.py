@@ -72,7 +72,7 @@ def test_a_data_cache_is_filled_by_all_workers(tmp_path: Path) -> None:
         Image.new("RGB", (96, 96), (40 * number, 80, 160)).save(tmp_path / f"{number}.png")
         rows.append({"task": "generate", "target": f"{number}.png", "text": f"colour {number}"})
     write(tmp_path / "rows.jsonl", rows)
-    made = bulk(tmp_path, "cache", "rows.jsonl", "cache")
+    made = bulk(tmp_path, "cache", "rows.jsonl", "cache", "--shard-size", "2")
     assert made.returncode == 0, made.stderr
     alone = [
         "data",
@@ -85,6 +85,6 @@ def test_a_data_cache_is_filled_by_all_workers(tmp_path: Path) -> None:
     ]
     assert main(alone) == 0
     shards = sorted(path.name for path in (tmp_path / "alone").iterdir() if path.suffix == ".safetensors")
-    assert shards
+    assert len(shards) == 3
     for name in shards:
         assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
