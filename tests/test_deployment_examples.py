@@ -144,3 +144,23 @@ def copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         shutil.copy(source, target)
+
+
+@pytest.mark.parametrize("name", ["serve.sky.yaml", "bulk.sky.yaml"])
+def test_a_skypilot_example_is_what_skypilot_reads(name: str) -> None:
+    sky = pytest.importorskip("sky")
+    assert sky.Task.from_yaml(str(EXAMPLES / name)).name == manifests(name)[0]["name"]
+
+
+def test_the_skypilot_examples_start_commands_that_exist() -> None:
+    (server,), (bulk,) = manifests("serve.sky.yaml"), manifests("bulk.sky.yaml")
+    line = next(line for line in server["run"].splitlines() if "deepgen serve" in line)
+    arguments = shlex.split(line.replace("$MODEL", server["envs"]["MODEL"]))
+    command = served(arguments[arguments.index("serve") + 1 :])
+    assert (command.host, command.port) == ("0.0.0.0", server["resources"]["ports"])
+    assert command.api_key_file is not None
+    assert server["service"]["readiness_probe"]["path"] == "/ready"
+    words = shlex.split(bulk["run"].replace("\\\n", " "))
+    drawn = tyro.cli(Command, args=words[words.index("generate") :])
+    assert str(drawn.file) in bulk["file_mounts"]
+    assert str(drawn.output) in bulk["file_mounts"]

@@ -36,6 +36,7 @@ from deepgen.prompt_text import PromptCut, PromptCutWarning
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
+ReadImages = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 _LONG_PROMPT = 8192  # tokens, from which on it is asked whether reading them fits
 
@@ -79,6 +80,7 @@ class EncodingMixin:
         guided: bool = True,
         padding: Padding = "pair",
         lora_scale: float = 1.0,
+        read_images: ReadImages | None = None,
     ) -> tuple[Condition, Condition | None]:
         """Conditions of prompts and of their negatives.
 
@@ -97,6 +99,8 @@ class EncodingMixin:
             guided: also return the negatives' conditions.
             padding: `"pair"` or `"batch"`.
             lora_scale: strength of the LoRAs of VLM and connector, over what `set_adapters` said.
+            read_images: vision features (N, D) of the distinct references of one pass of the VLM, where they
+                may be known; default the VLM's own `image_features`.
 
         Returns:
             Positive and negative condition of n rows; the negative is None unless `guided`.
@@ -131,7 +135,8 @@ class EncodingMixin:
                         encoded.append(self._encode_negatives(tokens.select(opposites, length)))
                 else:  # both branches see the references, which are read once
                     shown = [pixels[row % count] for row in (*members, *opposites)]
-                    encoded.append(self._encode_tokens(tokens.select([*members, *opposites], length), shown))
+                    rows = tokens.select([*members, *opposites], length)
+                    encoded.append(self._encode_tokens(rows, shown, read_images))
                 order += [*members, *opposites]
         everything = Condition.cat(encoded).select([order.index(row) for row in range(len(order))])
         if not guided:
@@ -204,7 +209,12 @@ class EncodingMixin:
                 cuts.append(cut)
         return fitted, cuts
 
-    def _encode_tokens(self, tokens: Tokens, pixels: Sequence[Sequence[Tensor]] | None) -> Condition:
+    def _encode_tokens(
+        self,
+        tokens: Tokens,
+        pixels: Sequence[Sequence[Tensor]] | None,
+        read_images: ReadImages | None = None,
+    ) -> Condition:
         """One VLM pass and one connector pass over equally padded rows; images shared by rows are read
         once.
         """
@@ -214,13 +224,15 @@ class EncodingMixin:
         places = {key: index for index, key in enumerate(images)}
         think_tokens = self.connector.think_tokens().to(device)
         with self._kept_memory():
+            shown = [x.to(device) for x in images.values()]
             states = self.vlm(
                 input_ids=tokens.input_ids.to(device),
                 attention_mask=tokens.attention_mask.to(device),
                 think_tokens=think_tokens,
                 taps=self.connector.taps,
-                pixel_values=[x.to(device) for x in images.values()],
+                pixel_values=shown,
                 image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
+                image_features=read_images(shown) if read_images is not None and shown else None,
             )
             return Condition(*self.connector(states.to(think_tokens.dtype)))  # parts may differ
 

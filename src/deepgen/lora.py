@@ -96,6 +96,15 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
             )
         return fit(file, {part: getattr(self, part) for part in PARTS}, is_strict=strict)
 
+    def remove_lora(self, adapter_name: str) -> None:
+        """Take an adapter out of all parts, and the layers that were made for it alone: afterwards they are
+        as if it had not been loaded. diffusers' `delete_adapters` leaves the layers.
+        """
+        for part in PARTS:
+            module = getattr(self, part)
+            if adapter_name in (getattr(module, "peft_config", None) or {}):
+                _remove(module, adapter_name, [name for name in _active(module) if name != adapter_name])
+
     def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """As diffusers' method; by default every part that has an adapter, not the transformer alone."""
         super().fuse_lora(components=self._adapted() if components is None else components, **kwargs)

@@ -7,7 +7,9 @@ nothing of masks. The pipeline and the server's sampler, which changes its batch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,14 +71,22 @@ class KeptPixels:
         return KeptPixels(to_bytes(image, size), may_change)
 
     def latents(
-        self, vae: AutoencoderKL, size: Size, dtype: torch.dtype, device: torch.device
+        self,
+        vae: AutoencoderKL,
+        size: Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        encode: Callable[[Tensor], Any] | None = None,
     ) -> KeptLatents:
-        """The same for the steps, at the size (height, width) that is drawn."""
+        """The same for the steps, at the size (height, width) that is drawn.
+
+        `encode` gives the VAE's posterior of the source, (3, H, W), where it may be known.
+        """
         is_whole = self.source.shape[1:] == size
         channels = (bytes_to_pixels(channel[None]) for channel in self.source)  # one after the other
         source = torch.cat([channel if is_whole else resize_pixels(channel, size) for channel in channels])
-        posterior = latent_space.encode(vae, source[None].to(device))
-        clean = latent_space.draw(vae, posterior, "mode")[0].to(dtype)
+        encode = encode or (lambda pixels: latent_space.encode(vae, pixels[None].to(device)))
+        clean = latent_space.draw(vae, encode(source), "mode")[0].to(dtype)
         # A latent that covers one pixel which may change may change.
         mask = self.may_change[None, None].float()
         if mask.shape[-2:] != size:

@@ -274,25 +274,35 @@ class DeepGenPipeline(
         generators: Sequence[torch.Generator],
         dtype: torch.dtype,
         posterior: latent_space.Posterior = "sample",
+        encode: Callable[[Tensor], Any] | None = None,
     ) -> list[list[Tensor]]:
         """Clean latents (C, h, w) of every sample's references; the posterior is drawn with the sample's
         generator.
+
+        Args:
+            pixels: per sample, its references, (3, H, W) in [-1, 1].
+            generators: of every sample.
+            dtype: of the latents.
+            posterior: see `__call__`.
+            encode: the VAE's posterior of one reference, where it may be known; default `encode_reference`.
         """
+        encode = encode or self.encode_reference
         cache: dict[int, Any] = {}
         samples = []
         for row, generator in zip(pixels, generators, strict=True):
             latents = []
             for image in row:
                 if id(image) not in cache:
-                    with self._kept_memory():
-                        posterior_of_image = latent_space.encode(
-                            self.vae, image[None].to(self._execution_device)
-                        )
-                    cache[id(image)] = posterior_of_image
+                    cache[id(image)] = encode(image)
                 drawn = latent_space.draw(self.vae, cache[id(image)], posterior, generator)
                 latents.append(drawn[0].to(dtype))
             samples.append(latents)
         return samples
+
+    def encode_reference(self, pixels: Tensor) -> Any:
+        """The VAE's posterior of an image (3, H, W) in [-1, 1], over latents (1, C, H / 8, W / 8)."""
+        with self._kept_memory():
+            return latent_space.encode(self.vae, pixels[None].to(self._execution_device))
 
     # --- the call -------------------------------------------------------------------------------------------
 

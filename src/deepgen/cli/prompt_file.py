@@ -231,14 +231,24 @@ def draw_file(options: ImageOptions, path: Path, suffix: str = ".png") -> int:
     check_folder(folder)
     if state.is_main_process:
         _say(problems)
-    failures = _draw_rows(options, rows[state.process_index :: state.num_processes], folder, path)
+    failures = draw_rows(options, rows[state.process_index :: state.num_processes], folder, path)
     # A process that ends early with an error would make its launcher stop the others.
     state.wait_for_everyone()
     return int(bool(problems or failures))
 
 
-def _draw_rows(options: ImageOptions, rows: list[PromptFileRow], folder: Path, path: Path) -> list[str]:
-    """Draw one process's share; what could not be drawn is said and returned."""
+def draw_rows(
+    options: ImageOptions, rows: list[PromptFileRow], folder: Path, path: Path, pipe: Any = None
+) -> list[str]:
+    """Draw one process's share; what could not be drawn is said and returned.
+
+    Args:
+        options: of the command line.
+        rows: what is drawn, unless it is there.
+        folder: where to.
+        path: the prompt file, for messages.
+        pipe: draws; by default it is loaded as the options say.
+    """
     if not rows:
         return []
     from deepgen.cli.drawing import about, quiet_cuts, record_of
@@ -251,7 +261,8 @@ def _draw_rows(options: ImageOptions, rows: list[PromptFileRow], folder: Path, p
     _say(failures)
     if not rows:
         return failures
-    pipe: Any = load_pipeline(options)
+    if pipe is None:
+        pipe = load_pipeline(options)
     pipe.set_progress_bar_config(disable=True)
     for row in rows:
         target, own = folder / row.name, row.options(options)

@@ -60,8 +60,15 @@ class Serve(NamedModelOptions):
     """Fill every forward up to --max-batch rows, so that each picture is bit for bit what it is alone."""
     adapter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=PATH|FOLDER")] = ()
     """A LoRA that requests may ask for by name, or a folder of them; repeat for several."""
+    admin_key_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Who may add and remove adapters while the server runs: one NAME:KEY a line, as in --api-key-file."""
+    adapter_folder: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where adapters that are added later lie; nothing outside it is opened."""
     max_running: int = 16
     """Pictures that each worker draws at once."""
+    encoding_memory: int = 256
+    """MiB of encoded prompts and references that each worker keeps, so that a picture which is edited again
+    is not read again; 0 keeps none."""
     max_waiting: int = 64
     """Pictures that may wait; what comes after is told when to come back."""
     max_waiting_per_key: int | None = None
@@ -125,6 +132,8 @@ class Serve(NamedModelOptions):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.encoding_memory < 0:
+            raise ValueError(f"--encoding-memory must be 0 or more MiB, got {self.encoding_memory}")
         for name in ("timeout", "drain", "drain_notice"):
             if not getattr(self, name) >= 0:
                 raise ValueError(
@@ -143,6 +152,7 @@ class Serve(NamedModelOptions):
             is_exact=self.exact,
             loras=read_loras(self.adapter),
             preset=self.preset,
+            max_encoding_bytes=self.encoding_memory * 2**20,
         )
         limits = Limits(
             max_images=min(self.max_images, self.max_waiting),
@@ -155,6 +165,7 @@ class Serve(NamedModelOptions):
         )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, got {self.workers}")
+        self._admin_keys()  # bad ones are told before the model is loaded
         credentials = self._credentials()
         with logging_to_stderr(self.log_format):
             self._serve(config, limits, keys, credentials)
@@ -164,6 +175,17 @@ class Serve(NamedModelOptions):
     def public_name(self) -> str:
         """What the model is called by clients."""
         return self.name or short_name(self.model)
+
+    def _admin_keys(self) -> Any:
+        from deepgen.serving.config import ApiKeys
+
+        if (self.adapter_folder is None) != (self.admin_key_file is None):
+            raise ValueError(
+                "adding adapters needs both --admin-key-file and --adapter-folder; give the other"
+            )
+        if self.adapter_folder is not None and not self.adapter_folder.is_dir():
+            raise ValueError(f"--adapter-folder {self.adapter_folder} is no folder; make it, or give another")
+        return ApiKeys() if self.admin_key_file is None else ApiKeys.read(self.admin_key_file)
 
     def _credentials(self) -> Any:
         if (self.c2pa_certificate is None) != (self.c2pa_key is None):
@@ -223,6 +245,8 @@ class Serve(NamedModelOptions):
             tracer=tracer,
             fits_sizes=not self.refuse_sizes,
             chat_images=self.chat_images,
+            admin_keys=self._admin_keys(),
+            adapter_dir=self.adapter_folder,
         )
         app = make_app(engine, config, metrics)
         ending = Ending(

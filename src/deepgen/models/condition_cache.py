@@ -12,25 +12,24 @@ those through `.data`, as adapters are merged and parts are moved: those show in
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deepgen.models.bounded_cache import BoundedCache
 from deepgen.types import Condition
 
 MAX_BYTES = 64 * 2**20  # some 50 negative prompts of the 5B model, on the device it runs on
 _SAMPLES = 32  # values of each tensor that are looked at
 
 
-class ConditionCache:
+class ConditionCache(BoundedCache[Condition]):
     """The last used conditions of one row, up to a number of bytes."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self.max_bytes, self.hits, self.misses = max_bytes, 0, 0
-        self._kept: OrderedDict[Any, Condition] = OrderedDict()
+        super().__init__(max_bytes, condition_bytes)
 
     def get(self, key: Any, compute: Callable[[], Condition]) -> Condition:
         """What is kept under the key, or what `compute` returns. With gradient, or without a key, nothing is
@@ -38,27 +37,13 @@ class ConditionCache:
         """
         if key is None or torch.is_grad_enabled():
             return compute()
-        if key in self._kept:
-            self.hits += 1
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        self.misses += 1
-        condition = self._kept[key] = compute()
-        while self.nbytes > self.max_bytes:
-            self._kept.popitem(last=False)
-        return condition
+        return super().get(key, compute)
 
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._kept.clear()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is kept."""
-        return sum(c.prompt_embeds.nbytes + c.pooled_prompt_embeds.nbytes for c in self._kept.values())
-
-    def __len__(self) -> int:
-        return len(self._kept)
+def condition_bytes(condition: Condition) -> int:
+    """Bytes of a condition's tensors."""
+    mask = 0 if condition.mask is None else condition.mask.nbytes
+    return condition.prompt_embeds.nbytes + condition.pooled_prompt_embeds.nbytes + mask
 
 
 def fingerprint(modules: Sequence[nn.Module], device: torch.device) -> bytes | None:

@@ -73,17 +73,21 @@ class StepCache:
             self._is_plain = all(_is_plain(block) for block in transformer.transformer_blocks)
         if not self._is_plain:
             return None
-        rows, known = len(pooled), 0
-        if self._table is not None and _is_same(self._pooled, pooled):
-            known = len(self._table[0][0]) // rows
-        if not self._first <= self.step < self._first + known:
+        if not self.has_modulation(pooled):
             self._fill(transformer, pooled)
         assert self._table is not None
+        rows = len(pooled)
         start = (self.step - self._first) * rows
         return [
             (image[start : start + rows], context[start : start + rows])  # (B, M) each
             for image, context in self._table
         ]
+
+    def has_modulation(self, pooled: Tensor) -> bool:
+        """Whether the vectors of this step and condition (B, pooled width) are known."""
+        if self._table is None or not _is_same(self._pooled, pooled):
+            return False
+        return self._first <= self.step < self._first + len(self._table[0][0]) // len(pooled)
 
     def _fill(self, transformer: Any, pooled: Tensor) -> None:
         """The vectors of this step and of as many further ones as fit."""

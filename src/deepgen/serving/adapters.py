@@ -1,27 +1,66 @@
-"""LoRAs by name: loaded when they are first asked for, and switched between forwards.
+"""LoRAs by name: loaded when they are first asked for, added and removed while the server runs.
 
-Requests with different LoRAs never share a forward, so switching is choosing which adapter is active; the
-weights of all that were used stay in memory.
+Images with different LoRAs share forwards of the DiT where that is exact (`row_adapters.py`); elsewhere the
+one that is asked for is made active before a forward. The weights of all that were used stay in memory until
+they are removed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepgen.checkpoints.lora_files import read_lora
+from deepgen.checkpoints.lora_files import LoraFile, read_lora
 from deepgen.checkpoints.lora_keys import PARTS
 from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.checkpoints.tensors import CheckpointError
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serving.encoding_cache import Reader
+from deepgen.serving.row_adapters import can_share, row_adapters
 
 SUFFIX = ".safetensors"
 
+_numbers = itertools.count(1)
+
+
+class NameTaken(ValueError):
+    """An adapter has this name, or had it and is still drawn with."""
+
+    def __init__(self, name: str, is_leaving: bool = False) -> None:
+        state = "is being removed and still drawn with" if is_leaving else "exists"
+        super().__init__(f"an adapter {name!r} {state}; give another name, or remove it and try again")
+
+
+@dataclass(eq=False)
+class Adapter:
+    """A LoRA of the server.
+
+    Attributes:
+        name: what requests ask for.
+        source: file or folder, or what was read of it.
+        parts: of the pipeline that it changes.
+        number: of no other adapter, though its name may be used again.
+        is_loaded: its weights are in the model.
+        can_share: rows with it may share a forward of the DiT with others; known once it is loaded.
+        is_leaving: nothing new may ask for it; it goes when nothing that was accepted uses it.
+    """
+
+    name: str
+    source: str | LoraFile
+    parts: tuple[str, ...]
+    number: int = field(default_factory=lambda: next(_numbers))
+    is_loaded: bool = False
+    can_share: bool = False
+    is_leaving: bool = False
+
 
 class LoraAdapters:
-    """The adapters a server knows. `use` belongs to the thread that runs the model.
+    """The adapters a server knows. `names`, `check` and `leave` may be called from any thread, the rest
+    belongs to the one that runs the model.
 
     Args:
         pipe: gets the adapters.
@@ -32,53 +71,137 @@ class LoraAdapters:
     """
 
     def __init__(self, pipe: DeepGenPipeline, paths: Mapping[str, str]) -> None:
-        self._pipe, self._paths = pipe, dict(paths)
+        self._pipe = pipe
         # Adapters the pipeline came with are part of the model and stay active under every other.
         self._own = {part: list(_active(getattr(pipe, part))) for part in PARTS}
-        self._loaded: dict[str, list[str]] = {}  # name -> the parts it changes
-        self._in_use: str | None = None
-        for name, path in self._paths.items():
-            with _named(name):
-                pipe.check_lora_weights(path)
+        self._known: dict[str, Adapter] = {}
+        self._in_use: tuple[str | None] | None = (None,)  # None: not known
+        for name, path in paths.items():
+            with named(name):
+                self._known[name] = Adapter(name, path, tuple(pipe.check_lora_weights(path).parts))
 
     @property
     def names(self) -> list[str]:
-        """All of them, in order."""
-        return sorted(self._paths)
+        """All that may be asked for, in order."""
+        return sorted(adapter.name for adapter in list(self._known.values()) if not adapter.is_leaving)
 
     def check(self, name: str | None) -> None:
         """ValueError where there is no adapter of that name; None is always fine."""
-        if name is not None and name not in self._paths:
-            known = f"known: {', '.join(self.names)}" if self._paths else "this server has none"
-            raise ValueError(f"lora {name!r} is not known; {known}")
+        check_known(name, self.names)
+
+    # --- for forwards -------------------------------------------------------------------------------------
 
     def use(self, name: str | None) -> None:
-        """Make the next forwards run with this adapter, and no other of this shelf."""
-        if name == self._in_use:
+        """Make the next forwards run with this adapter, and no other of these."""
+        if self._in_use == (name,):
             return
-        self.check(name)
-        if name is not None and name not in self._loaded:
-            self._load(name)
-        used = {part for parts in self._loaded.values() for part in parts}
-        for part in used:
-            wanted = [*self._own[part], *([name] if name and part in self._loaded[name] else [])]
+        adapter = None if name is None else self._loaded(name)
+        for part in {part for one in self._known.values() if one.is_loaded for part in one.parts}:
+            has_it = adapter is not None and part in adapter.parts
+            wanted = [*self._own[part], *([adapter.name] if adapter is not None and has_it else [])]
             module = getattr(self._pipe, part)
             if wanted:
                 _enable(module, True)
                 module.set_adapters(wanted) if hasattr(module, "set_adapters") else module.set_adapter(wanted)
             else:
                 _enable(module, False)
-        self._in_use = name
+        self._in_use = (name,)
 
-    def _load(self, name: str) -> None:
-        before = {part: set(getattr(getattr(self._pipe, part), "peft_config", None) or {}) for part in PARTS}
-        self._in_use = None  # loading activates what it loads
-        self._pipe.load_lora_weights(self._paths[name], adapter_name=name)
-        self._loaded[name] = [
-            part
-            for part in PARTS
-            if set(getattr(getattr(self._pipe, part), "peft_config", None) or {}) - before[part]
+    def forward_group(self, name: str | None) -> str | None:
+        """What images must agree in to share a forward of the DiT: None for all whose adapter does not
+        matter there or can be added row by row, otherwise the adapter's name.
+        """
+        adapter = None if name is None else self._loaded(name)
+        if adapter is None or "transformer" not in adapter.parts:
+            return None
+        return None if adapter.can_share else name
+
+    def rows(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
+        """The DiT with an adapter for each row, all of one `forward_group` of None."""
+        in_transformer = [
+            name if name is not None and "transformer" in self._known[name].parts else None for name in names
         ]
+        return row_adapters(self._pipe.transformer, in_transformer)
+
+    def reader(self, name: str | None) -> Reader:
+        """The weights that read the prompts of this adapter's images."""
+        if name is None:
+            return Reader()
+        adapter = self._known[name]
+        is_of_vlm = "vlm" in adapter.parts
+        number = adapter.number if is_of_vlm or "connector" in adapter.parts else None
+        return Reader(number, number if is_of_vlm else None)
+
+    # --- coming and going ---------------------------------------------------------------------------------
+
+    def add(self, name: str, file: LoraFile) -> None:
+        """Take another adapter, and load it at once: its file may go.
+
+        Raises:
+            LoraError: it cannot be used with this model, which stays as it was.
+            NameTaken: another one has its name.
+        """
+        if name in self._known:
+            raise NameTaken(name, self._known[name].is_leaving)
+        with named(name):
+            adapter = Adapter(name, file, tuple(self._pipe.check_lora_weights(file).parts))
+            self._load(adapter)
+        self._known[name] = adapter
+
+    def load_all(self) -> None:
+        """Load those that were not asked for yet: layers that get adapters round otherwise than before."""
+        for name in self.names:
+            self._loaded(name)
+
+    def leave(self, name: str) -> None:
+        """Nothing new may ask for it. ValueError where there is none of that name."""
+        self.check(name)
+        self._known[name].is_leaving = True
+
+    def remove(self, name: str) -> int:
+        """Take it out of the model, which is then as before; its number."""
+        adapter = self._known.pop(name)
+        if adapter.is_loaded:
+            self._in_use = None
+            self._pipe.remove_lora(name)
+        return adapter.number
+
+    def leaving(self) -> list[str]:
+        """Those that are to be removed."""
+        return [adapter.name for adapter in list(self._known.values()) if adapter.is_leaving]
+
+    def _loaded(self, name: str) -> Adapter:
+        adapter = self._known[name]
+        if not adapter.is_loaded:
+            self._load(adapter)
+        return adapter
+
+    def _load(self, adapter: Adapter) -> None:
+        self._in_use = None  # loading activates what it loads
+        self._pipe.load_lora_weights(adapter.source, adapter_name=adapter.name)
+        adapter.is_loaded, adapter.source = True, ""
+        adapter.can_share = not self._own["transformer"] and can_share(self._pipe.transformer, adapter.name)
+
+
+def check_known(name: str | None, names: Sequence[str]) -> None:
+    """ValueError where there is no adapter of that name; None is always fine."""
+    if name is not None and name not in names:
+        known = f"known: {', '.join(names)}" if names else "this server has none"
+        raise ValueError(f"lora {name!r} is not known; {known}")
+
+
+def check_name(name: str) -> None:
+    """ValueError where an adapter cannot be called so."""
+    if not name or "." in name or "/" in name or not name.isprintable() or len(name) > 100:
+        raise ValueError(
+            f"LoRA {name[:100]!r}: give it a name of at most 100 printable characters without dots or slashes"
+        )
+
+
+def open_lora(name: str, path: str) -> LoraFile:
+    """What is in an adapter's file or folder; errors say which adapter they are about."""
+    with named(name):
+        return read_lora(path)
 
 
 def read_loras(given: Sequence[str]) -> dict[str, str]:
@@ -105,13 +228,12 @@ def read_loras(given: Sequence[str]) -> dict[str, str]:
                 raise ValueError(f"LoRA {key!r}: give it a name of its own, without dots (NAME=PATH)")
             found[key] = str(file)
     for name, path in found.items():
-        with _named(name):
-            read_lora(path)
+        open_lora(name, path)
     return found
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Which adapter an error is about."""
     try:
         yield

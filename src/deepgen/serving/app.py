@@ -16,6 +16,7 @@ from deepgen._version import __version__
 from deepgen.extras import missing_extra
 from deepgen.http_access import AccessMiddleware, AccessRules
 from deepgen.json_values import json_text
+from deepgen.serving.adapter_routes import AdapterRoutes
 from deepgen.serving.answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -98,7 +99,7 @@ def make_app(
     config, metrics = config or ServeConfig(), metrics or Metrics()
     handler = RequestHandler(engine, config)
     routes = _routes(handler, metrics)
-    described = document(routes, handler.models)
+    described = Document(routes, handler)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -108,7 +109,7 @@ def make_app(
             await run_in_threadpool(config.tracer.close)
 
     async def openapi(request: Any) -> JSONResponse:
-        return JSONResponse(described)
+        return JSONResponse(described.now())
 
     app = FastAPI(title="deepgen", version=__version__, openapi_url=None, lifespan=lifespan)
     for route in (*routes, Route("/openapi.json", "GET", openapi)):
@@ -148,6 +149,7 @@ def _json(error: ApiError, headers: Mapping[str, str]) -> Any:
 def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
     about, images, chat = AboutRoutes(handler, metrics), ImageRoutes(handler), ChatRoutes(handler)
     responses = ResponsesRoutes(handler)
+    adapters = AdapterRoutes(handler)
     return [
         Route("/", "GET", about.page),
         Route("/page/{name}", "GET", about.page_file),
@@ -177,10 +179,28 @@ def _routes(handler: RequestHandler, metrics: Metrics) -> list[Route]:
             {_JSON: ResponsesRequest},
         ),
         Route("/v1/images/{name}/content", "GET", images.content),
+        Route("/v1/adapters", "GET", adapters.list),
+        Route("/v1/adapters", "POST", adapters.add),
+        Route("/v1/adapters/{name}", "DELETE", adapters.remove),
     ]
 
 
 # --- the OpenAPI document -----------------------------------------------------------------------------------
+
+
+class Document:
+    """The document as long as the models of requests are the same: adapters change them."""
+
+    def __init__(self, routes: Sequence[Route], handler: RequestHandler) -> None:
+        self._routes, self._handler = routes, handler
+        self._made = handler.models, document(routes, handler.models)
+
+    def now(self) -> dict[str, Any]:
+        """OpenAPI 3.1."""
+        models = self._handler.models
+        if self._made[0] is not models:
+            self._made = models, document(self._routes, models)
+        return self._made[1]
 
 
 def document(routes: Sequence[Route], models: Mapping[type, type]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from deepgen.generation import nearest_name
@@ -238,7 +238,7 @@ def _check_size(body: DrawingFields, limits: Limits) -> None:
         raise invalid(f"size {body.size} has more than the {limits.max_pixels:,} pixels allowed", "size")
 
 
-@cache
+@lru_cache(maxsize=64)  # a server's models are made anew when adapters come and go
 def _kinds(model: type[B]) -> dict[str, type]:
     """Fields that hold a number or a truth."""
     found = {name: _types(field.annotation) for name, field in model.model_fields.items()}

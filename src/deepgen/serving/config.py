@@ -119,6 +119,8 @@ class ServeConfig:
             asked for; otherwise it is refused.
         chat_images: how the text of a chat's answer shows a picture whose request does not say: a Markdown
             image with an address that works for an hour, with a `data:` address, or not at all.
+        admin_keys: who may add and remove adapters; without keys nobody may.
+        adapter_dir: where adapters that are added lie; None lets none be added.
     """
 
     model_name: str = "deepgen-1.0"
@@ -134,6 +136,8 @@ class ServeConfig:
     tracer: Tracer | None = None
     fits_sizes: bool = True
     chat_images: Literal["url", "data", "none"] = "url"
+    admin_keys: ApiKeys = field(default_factory=ApiKeys)
+    adapter_dir: Path | None = None
 
 
 def _digest(key: str) -> bytes:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +22,8 @@ import torch
 
 from deepgen.arguments import make_generators
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.serving.adapters import check_name, open_lora
+from deepgen.serving.encoding_cache import MAX_BYTES
 from deepgen.serving.fair_queue import FairQueue
 from deepgen.serving.jobs import (
     Draining,
@@ -60,6 +64,8 @@ class EngineConfig:
             company each is bit for bit what it is alone here; few pictures then cost as much as a full batch.
         loras: name -> file or folder of adapters that requests may ask for.
         preset: of requests that name none.
+        max_encoding_bytes: what encoded prompts and references may take that are kept for further requests;
+            0 keeps none.
     """
 
     max_batch: int = 8
@@ -69,8 +75,11 @@ class EngineConfig:
     is_exact: bool = False
     loras: Mapping[str, str] = field(default_factory=dict)
     preset: str = "exact"
+    max_encoding_bytes: int = MAX_BYTES
 
     def __post_init__(self) -> None:
+        if self.max_encoding_bytes < 0:
+            raise ValueError(f"max_encoding_bytes must be 0 or more, got {self.max_encoding_bytes}")
         for name in ("max_batch", "max_running", "max_waiting", "max_waiting_per_key"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -110,16 +119,26 @@ class Engine:
         pipe: a pipeline that nothing else uses meanwhile.
         config: how much is taken on.
         on_measure: told ("step", seconds), ("batch", pictures), ("encode", seconds), ("decode", seconds),
-            ("job", seconds) from the engine's thread.
+            ("job", seconds) from the engine's thread, and for each kind of encoding (`encoding_cache.py`) 1
+            where it was kept and 0 where it was computed.
     """
 
     def __init__(
         self, pipe: DeepGenPipeline, config: EngineConfig | None = None, on_measure: Measure | None = None
     ) -> None:
         self.config = config or EngineConfig()
-        self.sampler = Sampler(pipe, self.config.loras, self.config.preset, self.config.max_running)
+        self.sampler = Sampler(
+            pipe,
+            self.config.loras,
+            self.config.preset,
+            self.config.max_running,
+            self.config.max_encoding_bytes,
+        )
+        if self.config.is_exact:
+            self.sampler.loras.load_all()
         self._preview = LatentPreview.fit(pipe.vae, pipe._execution_device)
         self._measure = on_measure or (lambda name, value: None)
+        self.sampler.encodings.on_lookup = lambda kind, is_hit: self._measure(kind, is_hit)
         self._waiting: FairQueue[tuple[_Task, int]] = FairQueue()
         self._running: list[_Running] = []
         self._jobs: dict[str, tuple[Job, float]] = {}  # not ended, with the time they were accepted
@@ -128,6 +147,7 @@ class Engine:
         self._turn = 0
         self._changed = threading.Condition()
         self._is_draining = self._is_closing = False
+        self._chores: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._thread = threading.Thread(target=self._run, name="deepgen-engine", daemon=True)
         self._thread.start()
 
@@ -168,6 +188,7 @@ class Engine:
         task = _Task(job, plan, preview_steps=steps)
         with self._changed:
             self._check_room(request)
+            self.sampler.loras.check(request.lora)  # it may have been removed since the plan was made
             self._jobs[job.id] = (job, time.monotonic())
             for index in range(request.num_images):
                 self._waiting.push(request.key, (task, index))
@@ -186,12 +207,42 @@ class Engine:
                 accepting,
                 alive,
                 self._is_draining or self._is_closing,
+                encoding_memory=self.sampler.encodings.nbytes,
             )
 
     @property
     def model(self) -> ModelInfo:
         """Facts about the model."""
         return self.sampler.model_info
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Load another LoRA that requests may ask for from now on; drawing goes on meanwhile, but for the
+        moment in which it is put in.
+
+        Raises:
+            LoraError: it is no LoRA, damaged, or does not fit; the model is as it was.
+            FileNotFoundError: there is nothing.
+            ValueError: the name is taken, or cannot be used.
+            Draining: the engine is shutting down.
+        """
+        check_name(name)
+        file = open_lora(name, path)
+        self._in_thread(lambda: self.sampler.loras.add(name, file))
+
+    def remove_adapter(self, name: str) -> int:
+        """Let nothing new ask for a LoRA. Requests that were accepted are drawn with it to their end, and
+        then its weights are let go.
+
+        Returns:
+            How many requests still use it.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        with self._changed:
+            self.sampler.loras.leave(name)
+            self._changed.notify_all()
+            return sum(job.request.lora == name for job, _ in self._jobs.values())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -233,19 +284,60 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
+                self._changed.wait_for(self._has_work)
                 if self._is_closing:
                     break
             try:
                 self._drop_unwanted()
+                self._do_chores()
                 self._admit()
                 self._step_next_batch()
                 self._finish_done()
             except Exception:  # a fault of the engine itself: no client may wait for ever because of it
                 logger.exception("the engine failed; what it was drawing is given up")
                 self._end([r.task for r in self._running], WorkerFailed(new_error_id()))
+        for _, done in self._chores:
+            done.set_exception(Draining("the server was stopped"))
         for job in [job for job, _ in self._jobs.values()]:
             self._end_job(job, Draining("the server was stopped before the picture was done"))
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting or self._running or self._chores or self._unused_adapters() or self._is_closing
+        )
+
+    def _in_thread(self, chore: Callable[[], None]) -> None:
+        """Have the engine's thread do this between two steps, and wait for it."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._is_draining or self._is_closing:
+                raise Draining("the server is shutting down and takes nothing new")
+            self._chores.append((chore, done))
+            self._changed.notify_all()
+        done.result()
+
+    def _do_chores(self) -> None:
+        """What was asked for by `_in_thread`, after adapters that nothing uses any more are taken out."""
+        for name in self._unused_adapters():
+            self.sampler.encodings.forget(self.sampler.loras.remove(name))
+            logger.info("adapter %s is removed", name)
+        while self._chores:
+            chore, done = self._chores.popleft()
+            try:
+                chore()
+            except Exception as error:  # whatever it is, it is told to the one who asked
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _unused_adapters(self) -> list[str]:
+        """Adapters that are to be removed and that no request uses."""
+        leaving = self.sampler.loras.leaving()
+        if not leaving:
+            return []
+        with self._changed:
+            used = {job.request.lora for job, _ in self._jobs.values()}
+        return [name for name in leaving if name not in used]
 
     def _drop_unwanted(self) -> None:
         """End jobs that were cancelled or are late."""
@@ -396,6 +488,8 @@ class Engine:
                 return work()
             except Exception as error:  # libraries raise what they like, and the job must end with an answer
                 if _is_out_of_memory(error):
+                    if self.sampler.encodings.clear() and not is_last:
+                        continue  # what was kept for later requests made room
                     # The same again would not fit either; the caller may try with less.
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()

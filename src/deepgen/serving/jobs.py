@@ -224,12 +224,16 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker process: what it holds in memory, bytes, and how often it was started."""
+    """A worker process: what it holds in memory, bytes, and how often it was started.
+
+    `encoding_memory` is what kept encodings take of one or the other.
+    """
 
     is_ready: bool
     memory: int = 0
     accelerator_memory: int = 0
     num_starts: int = 1
+    encoding_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class EngineStatus:
     is_alive: bool
     is_draining: bool = False
     workers: tuple[WorkerStatus, ...] = ()
+    encoding_memory: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +394,14 @@ class EngineProtocol(Protocol):
 
     def status(self) -> EngineStatus:
         """How busy it is."""
+        ...
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Take another LoRA; see `Engine.add_adapter`."""
+        ...
+
+    def remove_adapter(self, name: str) -> int:
+        """Let nothing new ask for a LoRA; how many requests still use it."""
         ...
 
     def drain(self, timeout: float | None = None) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepgen.extras import missing_extra
+from deepgen.serving.encoding_cache import KINDS
 from deepgen.serving.jobs import EngineStatus, ImageDone
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -42,6 +43,18 @@ class Metrics:
             "deepgen_request_seconds", "Seconds of an answer.", ["route"], buckets=_SECONDS, **where
         )
         self._memory = Gauge("deepgen_accelerator_memory_bytes", "Memory held on the accelerator.", **where)
+        self._encodings = Counter(
+            "deepgen_encodings",
+            "Encodings that were needed: conditions of prompts, features and posteriors of references.",
+            ["kind", "result"],
+            **where,
+        )
+        for kind in KINDS:  # so that a rate can be computed from the first request on
+            for result in ("kept", "computed"):
+                self._encodings.labels(kind, result)
+        self._encoding_memory = Gauge(
+            "deepgen_encoding_memory_bytes", "Memory of kept encodings, of all workers.", **where
+        )
         self._workers = Gauge("deepgen_workers_ready", "Worker processes that can draw.", **where)
         self._starts = Gauge("deepgen_worker_starts", "Times a worker was started.", ["worker"], **where)
         self._resident = Gauge("deepgen_worker_memory_bytes", "Main memory of a worker.", ["worker"], **where)
@@ -58,6 +71,8 @@ class Metrics:
         """For the engine's `on_measure`."""
         if name == "batch":
             self._batch.observe(value)
+        elif name in KINDS:
+            self._encodings.labels(name, "kept" if value else "computed").inc()
         else:
             self._stages.labels(name).observe(value)
 
@@ -83,6 +98,7 @@ class Metrics:
         self._waiting.set(now.waiting)
         self._running.set(now.running)
         self._accepting.set(now.is_accepting)
+        self._encoding_memory.set(now.encoding_memory)
         self._workers.set(sum(worker.is_ready for worker in now.workers))
         for place, worker in enumerate(now.workers):
             self._starts.labels(str(place)).set(worker.num_starts)

@@ -13,12 +13,14 @@ import logging
 import multiprocessing
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepgen.arguments import make_generators
 from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.serving.adapters import check_known
 from deepgen.serving.engine import EngineConfig, seconds_until
 from deepgen.serving.jobs import (
     Draining,
@@ -37,9 +39,11 @@ from deepgen.serving.jobs import (
     WorkerFailed,
     WorkerStatus,
 )
+from deepgen.serving.pool_adapters import PoolAdapters
 from deepgen.serving.pool_jobs import PoolJob, WorkerHandle, WorkerJob, ending, logged, runs
 from deepgen.serving.worker import (
     Accepted,
+    AdapterAnswer,
     Cancel,
     JobEvent,
     Measurement,
@@ -102,6 +106,10 @@ class Pool:
         self._sample_step_seconds: float | None = None  # a running mean
         self._changed = threading.Condition(threading.RLock())
         self._is_woken = self._is_draining = self._is_closing = False
+        self._workers: list[WorkerHandle] = []
+        self._adapters = PoolAdapters(
+            self.config.loras, self._changed, lambda: self._workers, self._count_lora_uses
+        )
         self._workers = [self._start(place, 1, 0) for place in range(num_workers)]
         with self._changed:
             self._changed.wait_for(lambda: all(w.is_ready or w.is_dead for w in self._workers))
@@ -127,7 +135,8 @@ class Pool:
     @property
     def model(self) -> ModelInfo:
         """Facts about the model."""
-        return next(worker.model for worker in self._workers if worker.model is not None)
+        known = next(worker.model for worker in self._workers if worker.model is not None)
+        return replace(known, loras=self._adapters.names)
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> Job:
         """Accept a request, as `Engine.submit` does.
@@ -145,6 +154,7 @@ class Pool:
         pool_job = PoolJob(replace(request, seed=seeds[0]), seeds, on_event)
         with self._changed:
             self._check_room(request)
+            check_known(request.lora, self._adapters.names)
             ready = [worker for worker in self._workers if worker.is_ready]
             if not ready:
                 raise NoWorker("the model is being loaded again; try again in a moment")
@@ -156,6 +166,7 @@ class Pool:
         except BaseException:
             with self._changed:
                 self._pool_jobs.pop(pool_job, None)
+                self._adapters.release()
             raise
 
     def status(self) -> EngineStatus:
@@ -166,7 +177,9 @@ class Pool:
             total = sum(pool_job.request.num_images for pool_job in self._pool_jobs)
             is_draining = self._is_draining or self._is_closing
             workers = tuple(
-                WorkerStatus(w.is_ready, w.memory.resident, w.memory.accelerator, w.num_starts)
+                WorkerStatus(
+                    w.is_ready, w.memory.resident, w.memory.accelerator, w.num_starts, w.memory.encodings
+                )
                 for w in self._workers
             )
             return EngineStatus(
@@ -176,7 +189,22 @@ class Pool:
                 is_alive=not all(worker.is_given_up for worker in self._workers),
                 is_draining=is_draining,
                 workers=workers,
+                encoding_memory=sum(worker.encoding_memory for worker in workers),
             )
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """As `Engine.add_adapter`, in all workers or in none; those that start later have it too.
+
+        Raises:
+            NoWorker: all workers are starting anew.
+        """
+        if self._is_draining or self._is_closing:
+            raise Draining("the server is shutting down and takes nothing new")
+        self._adapters.add(name, path)
+
+    def remove_adapter(self, name: str) -> int:
+        """As `Engine.remove_adapter`, in all workers."""
+        return self._adapters.remove(name)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing new and finish what was accepted; whether that was done within `timeout` seconds."""
@@ -196,6 +224,9 @@ class Pool:
             worker.process.join()
         for pool_job in pool_jobs:
             self._end(pool_job, Draining("the server was stopped before the picture was done"))
+
+    def _count_lora_uses(self) -> Counter[str]:
+        return Counter(o.request.lora for o in self._pool_jobs if o.request.lora is not None)
 
     def _check_room(self, request: GenerationRequest) -> None:
         if self._is_draining or self._is_closing:
@@ -267,6 +298,7 @@ class Pool:
     def _forget(self, pool_job: PoolJob) -> None:
         with self._changed:
             came = self._pool_jobs.pop(pool_job, None)
+            self._adapters.release()
             self._changed.notify_all()
         if came is not None:
             self._measure("job", time.monotonic() - came)
@@ -308,9 +340,10 @@ class Pool:
     def _start(self, place: int, num_starts: int, num_failures: int) -> WorkerHandle:
         ours, theirs = self._context.Pipe()
         device = str(place % self._num_devices) if self._num_devices else None
+        config = replace(self._worker_config, loras=self._adapters.at_start())
         process = self._context.Process(
             target=work,
-            args=(theirs, self._load, self._worker_config, device, self._log),
+            args=(theirs, self._load, config, device, self._log),
             name=f"deepgen-worker-{place}",
             daemon=True,
         )
@@ -353,7 +386,12 @@ class Pool:
             self._on_refused(worker, message)
         elif isinstance(message, Ready):
             with self._changed:
-                worker.model, worker.is_ready, worker.num_failures = message.model, True, 0
+                worker.model, worker.num_failures = message.model, 0
+                self._adapters.bring_up_to_date(worker)
+                self._wake()
+        elif isinstance(message, AdapterAnswer):
+            with self._changed:
+                self._adapters.on_answer(worker, message)
                 self._wake()
         elif isinstance(message, StartFailed):
             worker.error = message
@@ -426,6 +464,7 @@ class Pool:
             if not worker.is_ready:
                 worker.num_failures += 1
             worker.is_ready, worker.is_dead = False, True
+            self._adapters.on_exit(worker)
             worker.restart_at = time.monotonic() + (2.0**worker.num_failures - 1)
             worker_jobs, worker.worker_jobs = list(worker.worker_jobs.values()), {}
             given_up: list[PoolJob] = []

@@ -65,6 +65,8 @@ class WorkerHandle:
         )  # so that the pool does not wait for a slow worker
         self.worker_jobs: dict[int, WorkerJob] = {}
         self.model: ModelInfo | None = None
+        self.adapters: set[str] = set()  # those it has loaded, or can
+        self.adapter_answers: dict[int, Future[str | None]] = {}  # of those it was asked to load
         self.error: StartFailed | None = None
         self.is_ready = self.is_dead = False
         self.heard = time.monotonic()

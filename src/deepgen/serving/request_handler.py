@@ -60,7 +60,7 @@ class RequestHandler:
 
     Args:
         engine: draws.
-        config: who may ask, and for what. The models of its requests are made here once.
+        config: who may ask, and for what.
     """
 
     def __init__(self, engine: EngineProtocol, config: ServeConfig) -> None:
@@ -70,8 +70,18 @@ class RequestHandler:
         limits = config.limits
         self.budget = ServerBudget.of(limits.max_bodies_mib << 20, limits.max_held_pixels)
         self._references = ReferenceReader(limits, self._size_rules, self.budget.decoding)
-        loras = engine.model.loras
-        self.models: dict[type, type] = {model: limited(model, config.limits, loras) for model in REQUESTS}
+        self._models: tuple[tuple[str, ...], dict[type, type]] | None = None
+
+    @property
+    def models(self) -> dict[type, type]:
+        """Of each model of a request the one with this server's bounds and adapters; the same dictionary
+        until an adapter comes or goes.
+        """
+        loras, made = self.engine.model.loras, self._models
+        if made is None or made[0] != loras:
+            limits = self.config.limits
+            self._models = made = loras, {model: limited(model, limits, loras) for model in REQUESTS}
+        return made[1]
 
     def read(self, model: type[B], given: Mapping[str, Any], *, is_form: bool = False) -> B:
         """A body within this server's bounds; `ApiError` names what is wrong."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ from deepgen.sampling.solvers import choose_solver, num_model_calls
 from deepgen.sampling.step_cache import MODULATION_BYTES, StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serving.adapters import LoraAdapters
+from deepgen.serving.encoding_cache import MAX_BYTES, EncodingCache, digest
 from deepgen.serving.jobs import GenerationRequest, JobInfo, ModelInfo
 from deepgen.types import Condition
 
@@ -60,6 +61,7 @@ class Plan:
         size: (height, width) that is drawn.
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
+        image_digests: of the references, see `encoding_cache.digest`.
         lora: the name of the adapter it is drawn with; None: without.
         kept: with a mask, what the result keeps of the first reference.
         info: what was decided, for the client.
@@ -73,6 +75,7 @@ class Plan:
     settings: ResolvedSettings
     kept: KeptPixels | None
     info: JobInfo
+    image_digests: tuple[bytes, ...] = ()
     lora: str | None = None
 
     @property
@@ -119,19 +122,20 @@ class Sample(ode.SamplingState):
     plan: Plan
     references: list[Tensor]  # (C, h, w) each
     text_length: int  # what its context is padded to in an exact batch, tokens: longer than it is
+    forward_group: str | None = None  # see `LoraAdapters.forward_group`
 
     @property
     def batch_key(self) -> BatchKey:
         """Samples that agree in this can share a forward."""
         height, width = self.latents.shape[-2:]
         runs_both = not self.is_done and self.runs_both
-        return height, width, len(self.references), runs_both, self.plan.lora
+        return height, width, len(self.references), runs_both, self.forward_group
 
     @property
     def exact_key(self) -> BatchKey:
         """Samples that agree in this can share a forward whose shapes do not tell one from another."""
         shapes = tuple(tuple(reference.shape) for reference in self.references)
-        return *self.batch_key, shapes, self.text_length
+        return *self.batch_key, shapes, self.text_length, self.plan.lora
 
 
 class Sampler:
@@ -142,6 +146,7 @@ class Sampler:
         loras: name -> adapters that requests may ask for.
         preset: of requests that name none.
         max_running: images begun and not finished, which divide `CACHE_BYTES` among them.
+        max_encoding_bytes: what encoded prompts and references that are kept may take.
 
     Raises:
         ValueError: the preset is unknown, the solver is not Euler, or the DiT keeps a cache from step to
@@ -154,6 +159,7 @@ class Sampler:
         loras: Mapping[str, str] | None = None,
         preset: str = "exact",
         max_running: int = 1,
+        max_encoding_bytes: int = MAX_BYTES,
     ) -> None:
         scheduler = pipe.scheduler
         if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
@@ -165,6 +171,7 @@ class Sampler:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe, self._preset = pipe, get_preset(preset)
         self.loras = LoraAdapters(pipe, loras or {})
+        self.encodings = EncodingCache(max_encoding_bytes)
         self._scheduler = copy.deepcopy(scheduler)
         self._cache_bytes = min(CACHE_BYTES // max_running, MODULATION_BYTES)
         self._velocity = GuidedVelocity(pipe.transformer)
@@ -224,6 +231,7 @@ class Sampler:
             size=sizes[0],
             final_size=final_size,
             pixels=[] if pixels is None else pixels[0],
+            image_digests=tuple(digest(x) for x in pixels[0]) if pixels else (),
             settings=settings,
             kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
             info=info,
@@ -232,16 +240,31 @@ class Sampler:
 
     @torch.no_grad()
     def encode(self, plan: Plan) -> Conditions:
-        """Run the VLM and the connector on a request, and the VAE on what a mask keeps."""
-        self.loras.use(plan.lora)
-        pixels = [plan.pixels] if plan.pixels else None
-        positive, negative = self.pipe.encode_prompt(
-            plan.prompt, plan.negative_prompt, pixels, guided=plan.is_guided
-        )
+        """Run the VLM and the connector on a request, and the VAE on what a mask keeps, where that was not
+        done before.
+        """
+        reader, images = self.loras.reader(plan.lora), plan.image_digests
+
+        def read_images(pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+            return self.encodings.features(images, reader, lambda: self.pipe.vlm.image_features(pixels))
+
+        def read() -> tuple[Condition, Condition | None]:
+            self.loras.use(plan.lora)
+            pixels = [plan.pixels] if plan.pixels else None
+            return self.pipe.encode_prompt(*prompts, pixels, guided=plan.is_guided, read_images=read_images)
+
+        prompts = plan.prompt, plan.negative_prompt
+        positive, negative = self.encodings.conditions(prompts, plan.is_guided, images, reader, read)
         dtype, kept = self.pipe.transformer.dtype, None
         if plan.kept is not None:
-            kept = plan.kept.latents(self.pipe.vae, plan.size, dtype, self.pipe._execution_device)
+            where = plan.size, dtype, self.pipe._execution_device
+            kept = plan.kept.latents(self.pipe.vae, *where, self._posterior)
         return Conditions(positive, negative, kept)
+
+    def _posterior(self, pixels: Tensor, image: bytes | None = None) -> Any:
+        """The VAE's posterior of an image (3, H, W); `image` is its digest where it is known."""
+        key = digest(pixels) if image is None else image
+        return self.encodings.posterior(key, lambda: self.pipe.encode_reference(pixels))
 
     @torch.no_grad()
     def begin(self, plan: Plan, conditions: Conditions, seed: int) -> Sample:
@@ -254,7 +277,10 @@ class Sampler:
         noise = self.pipe.prepare_latents(*plan.size, [generator], dtype, device)  # (1, C, h, w)
         references = []
         if plan.pixels:
-            references = self.pipe.prepare_references([plan.pixels], [generator], dtype)[0]
+            digests = {id(x): key for x, key in zip(plan.pixels, plan.image_digests, strict=True)}
+            references = self.pipe.prepare_references(
+                [plan.pixels], [generator], dtype, encode=lambda x: self._posterior(x, digests[id(x)])
+            )[0]
         schedule = self._schedule(plan.settings, noise)
         condition = guided_condition(conditions.positive, conditions.negative, dtype)
         make_cache = None
@@ -272,6 +298,7 @@ class Sampler:
             plan=plan,
             references=references,
             text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
+            forward_group=self.loras.forward_group(plan.lora),
         )
 
     def _schedule(self, settings: ResolvedSettings, latents: Tensor) -> Schedule:
@@ -298,15 +325,31 @@ class Sampler:
                 of a row does not depend on the others, so a sample is bit for bit what it is alone; all must
                 be of one `exact_key`.
         """
-        self.loras.use(samples[0].plan.lora)
         text_length = None if exact_batch is None else samples[0].text_length
         velocity = partial(self._velocity, num_samples=exact_batch, text_length=text_length)
         moved = [sample.copy() for sample in samples]
-        ode.step(moved, velocity)
+        if len({sample.plan.lora for sample in samples}) == 1:
+            self.loras.use(samples[0].plan.lora)
+            ode.step(moved, velocity)
+        else:
+            for sample in moved:  # the vectors of a sample's own steps are made with its own adapter
+                self._prepare_modulation(sample)
+            branches = 2 if moved[0].runs_both else 1  # rows are all negatives, then all positives
+            with self.loras.rows([sample.plan.lora for sample in moved] * branches):
+                ode.step(moved, velocity)
         for sample, state in zip(samples, moved, strict=True):
             vars(sample).update(vars(state))
         if any(sample.is_done for sample in samples):
             self._velocity.forget()
+
+    def _prepare_modulation(self, sample: Sample) -> None:
+        """Have the sample's own step cache hold what this step needs, as far as it keeps such things."""
+        assert sample.inputs is not None
+        inputs = sample.inputs.positive if sample.skip_uncond else sample.inputs
+        given = inputs.arguments([sample.step])
+        if "step_cache" in given and not given["step_cache"].has_modulation(given["pooled_projections"]):
+            self.loras.use(sample.plan.lora)
+            given["step_cache"].modulations(self.pipe.transformer, given["pooled_projections"])
 
     @torch.no_grad()
     def finish(self, sample: Sample) -> Image.Image:

@@ -12,13 +12,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from deepgen.serving.jobs import EngineError, Event, GenerationRequest, Job, JobInfo, ModelInfo
+from deepgen.serving.jobs import (
+    EngineError,
+    Event,
+    GenerationRequest,
+    Job,
+    JobInfo,
+    ModelInfo,
+    new_error_id,
+)
 from deepgen.uploads.memory import give_back
 
 if TYPE_CHECKING:
@@ -44,6 +53,31 @@ class Cancel:
     """To the worker: stop drawing this."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class AddAdapter:
+    """To the worker: load this LoRA; an `AdapterAnswer` with the number follows."""
+
+    number: int
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class RemoveAdapter:
+    """To the worker: let go of this LoRA."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class AdapterAnswer:
+    """From the worker: the LoRA is loaded, or why it cannot be."""
+
+    number: int
+    name: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +131,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """From the worker, every other second: bytes it holds, in main memory and on the accelerator."""
+    """From the worker, every other second: bytes it holds, in main memory, on the accelerator, and of
+    encodings.
+    """
 
     resident: int
     accelerator: int
+    encodings: int = 0
 
 
 def work(
@@ -174,7 +211,26 @@ def _listen(connection: Connection, engine: Engine, send: Callable[[Any], None])
                 jobs[message.number] = job
         elif isinstance(message, Cancel) and message.number in jobs:
             jobs[message.number].cancel()
+        elif isinstance(message, AddAdapter):  # reading a file must not keep requests waiting
+            threading.Thread(target=_add_adapter, args=(message, engine, send), daemon=True).start()
+        elif isinstance(message, RemoveAdapter):
+            with suppress(ValueError):  # it is not there, or leaves already
+                engine.remove_adapter(message.name)
         message = job = None  # they hold pictures, and the next one may be long in coming
+
+
+def _add_adapter(message: AddAdapter, engine: Engine, send: Callable[[Any], None]) -> None:
+    """Load a LoRA, and say how it went."""
+    error = None
+    try:
+        engine.add_adapter(message.name, message.path)
+    except (ValueError, OSError, MemoryError, EngineError) as refused:
+        error = str(refused) or f"LoRA {message.name} does not fit into memory"
+    except Exception:  # a fault of ours: the administrator gets an answer all the same
+        error_id = new_error_id()
+        logger.exception("an adapter could not be loaded [%s]", error_id)
+        error = f"loading failed; the server's log tells more under {error_id}"
+    send(AdapterAnswer(message.number, message.name, error))
 
 
 def _take(message: Submit, engine: Engine, send: Callable[[Any], None]) -> Job | None:
@@ -214,7 +270,7 @@ def _report(send: Callable[[Any], None], engine: Engine) -> None:
         if is_idle and not is_trimmed:  # after what it has drawn; not between steps, which would slow them
             give_back()
         is_trimmed = is_idle
-        send(MemoryReport(*memory()))
+        send(MemoryReport(*memory(), status.encoding_memory))
         time.sleep(_REPORT_S)
 
 
