@@ -142,6 +142,7 @@ def test_uploads_that_stand_still_hold_what_came_and_give_it_back_when_they_end(
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_with_pixels_in_flight_leaves_the_budget_whole(server: Process) -> None:
     full = {"n": 3, "num_inference_steps": "60"}  # with the picture, all that may be held
     with ThreadPoolExecutor() as pool:
