@@ -206,5 +206,5 @@ class ServerBudget:
         return ServerBudget(
             Budget(max_body_bytes, "bytes", release),
             Budget(max_pixels, "pixels", release),
-            WorkSpace(MAX_WORK_BYTES),
+            WorkSpace(MAX_WORK_BYTES // 2),  # what takes more is decoded alone
         )
