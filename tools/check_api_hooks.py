@@ -49,17 +49,6 @@ def filter_body(context: Any, body: Any) -> bool:
 
 
 @schemathesis.hook
-def filter_case(context: Any, case: Any) -> bool:
-    """Leave out what schemathesis calls wrong and describes as valid: a form with 15 pictures where 16 are
-    allowed ("Object with valid 'image' value: Near-boundary items array"), which is rightly drawn.
-    """
-    meta = case.meta
-    if meta is None or not meta.generation.mode.is_negative:
-        return True
-    return not (getattr(meta.phase.data, "description", None) or "").startswith("Object with valid 'image'")
-
-
-@schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """So is what a document cannot say of two fields: sides follow the unit of size and exclude `size`, and a
     preset chooses its solver. They are taken out of requests that are meant to be right.
