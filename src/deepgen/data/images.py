@@ -1,20 +1,21 @@
 """Reading pictures: any accepted input becomes one RGB picture, or an error that says what to do.
 
 A file is judged by its header before a pixel is decoded, because a few kilobytes can claim gigabytes. What is
-accepted looks as it would in a viewer: turned as the camera meant it, and transparency laid on white.
+accepted looks as it would in a viewer, see `deepgen.image_colors`: turned as the camera meant it, in the
+colours of its profile, and transparency laid on white.
 """
 
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,19 +27,6 @@ MAX_BYTES = 256 * 2**20
 # Formats that Pillow decodes by itself; others (EPS, for one) start outside programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
-# What Pillow's readers raise on files that are cut short or made up.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
-
 
 class ImageError(ValueError):
     """A picture that cannot be used; the message names it and says why."""
@@ -47,7 +35,7 @@ class ImageError(ValueError):
 def open_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Image.Image:
-    """Any picture as an RGB picture of 8 bits a channel.
+    """Any picture as a viewer shows it, in sRGB of 8 bits a channel.
 
     `source` is a path, the bytes of a file, a Pillow picture, an array (height, width, 3) or a tensor
     (3, height, width). Arrays and tensors hold uint8 in [0, 255] or floats in [0, 1]. Of an animation the
@@ -106,38 +94,19 @@ def _open(content: bytes, name: str, max_bytes: int) -> Image.Image:
         raise ImageError(
             f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"{name} is damaged: {error}") from error
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, name, max_pixels)
     try:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), name)
-    except ImageError:
-        raise
-    except _BROKEN as error:
+        shown = to_srgb(image)
+        return shown.copy() if shown is image else shown  # what is returned is the caller's alone
+    except GreyscaleRangeError as error:
+        raise ImageError(f"{name} holds {error}") from error
+    except BROKEN as error:
         raise ImageError(f"{name} is damaged or cut short: {error}") from error
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(np.asarray(image), name)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_grey(values: np.ndarray, name: str) -> Image.Image:
-    """Greyscale of more than 8 bits, which `convert` clips: integers up to 65535, or floats in [0, 1]."""
-    top = 1.0 if values.dtype.kind == "f" else 65535.0
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
-        raise ImageError(
-            f"{name} holds greyscale values outside [0, {top:g}]; save it as an 8 or 16-bit picture"
-        )
-    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
 
 
 def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
+from deepgen.data.images import open_image
 from deepgen.evaluation.scorers import Scorers
 from deepgen.generation import GenerationSettings, refuse_unknown, standard_names
 
@@ -89,14 +90,13 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def open_references(self) -> list[Image.Image]:
-        """The references as RGB pictures in their own sizes."""
+        """The references as a viewer shows them, in their own sizes."""
         opened = []
         for reference in self.references:
             if isinstance(reference, Path):
-                with Image.open(reference) as image:
-                    opened.append(image.convert("RGB"))
+                opened.append(open_image(reference))
             else:
-                opened.append(reference().convert("RGB"))
+                opened.append(open_image(reference()))
         return opened
 
 

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
+from deepgen.data.images import open_image
 from deepgen.data.png import ImageRecord, attach_record
 from deepgen.evaluation.benchmark import Item, Settings
 from deepgen.rewards.http import Connection
@@ -280,8 +281,7 @@ class Endpoint:
             raise CannotDraw(str(error)) from error
         try:
             data = base64.b64decode(reply["data"][0]["b64_json"], validate=True)
-            with Image.open(BytesIO(data)) as image:
-                return image.convert("RGB")
+            return open_image(data)
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
             raise CannotDraw(f"{self.name} answered with no picture: {str(reply)[:120]!r}") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
 from deepgen.moved import renamed
 from deepgen.rewards.clip import ClipTower, TowerOptions
 from deepgen.rewards.interfaces import Box, ObjectDetector
@@ -85,7 +86,7 @@ class Mask2FormerDetector:
         """By class, every object found, the surest first; thresholds are applied by the caller."""
         import torch
 
-        image = image.convert("RGB")
+        image = to_srgb(image)
         with self._lock, torch.no_grad():
             output = self._model(pixel_values=torch.from_numpy(prepare(image))[None].to(self._model.device))
             found = instances(
@@ -104,7 +105,7 @@ class Mask2FormerDetector:
         box.
         """
         with self._lock:
-            image = image.convert("RGB")
+            image = to_srgb(image)
             if self._last[0] != hash(image.tobytes()):
                 self(image)
             masks = self._last[1][name]

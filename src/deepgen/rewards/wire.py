@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from deepgen.image_colors import BROKEN, to_srgb
 from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
 
@@ -34,14 +35,16 @@ def encode_image(image: Image.Image, image_format: ImageFormat) -> bytes:
     """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that see no difference."""
     buffer = BytesIO()
     if image_format == "png":
-        image.convert("RGB").save(buffer, "PNG", compress_level=1)
+        to_srgb(image).save(buffer, "PNG", compress_level=1)
     else:
-        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        to_srgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_image(text: Any) -> Image.Image:
-    """The RGB picture in a base64 text; CannotJudge for anything else, or for one too large to be decoded."""
+    """The picture in a base64 text, as a viewer shows it; CannotJudge for anything else, or for one too
+    large to be decoded.
+    """
     if not isinstance(text, str):
         raise CannotJudge(f"a picture is base64 text, got {type(text).__name__}")
     try:
@@ -56,8 +59,8 @@ def decode_image(text: Any) -> Image.Image:
             raise CannotJudge(
                 f"the picture has {image.width}x{image.height} pixels; {MAX_PIXELS} are the limit"
             )
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return to_srgb(image)
+    except (*BROKEN, Image.DecompressionBombError) as error:
         if isinstance(error, CannotJudge):
             raise
         raise CannotJudge(f"the picture cannot be read: {error}") from error

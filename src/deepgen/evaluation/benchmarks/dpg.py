@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.data.images import open_image
 from deepgen.evaluation.benchmark import (
     Benchmark,
     DataFile,
@@ -133,7 +134,7 @@ class DPG(JudgeBenchmark):
         """images/NAME.png: the four pictures two by two."""
         from deepgen.data.png import image_grid, read_records, save_png
 
-        opened = [Image.open(path).convert("RGB") for path in paths]
+        opened = [open_image(path) for path in paths]
         (folder / "images").mkdir(exist_ok=True)
         grid = image_grid(opened, gap=0)
         save_png(grid, folder / "images" / f"{item.id}.png", read_records(grid))
