@@ -22,6 +22,10 @@ Protocol = Literal["official", "fixed"]
 Reference = Path | Callable[[], Image.Image]
 
 
+class CannotDraw(ValueError):
+    """One item cannot be drawn, whatever is tried: refused, missing, broken."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(GenerationSettings):
     """How a benchmark draws: generation settings that are part of it, so its defaults are the published ones
@@ -144,6 +148,7 @@ class Benchmark:
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score
     headline: ClassVar[str] = "overall"  # the number that is quoted
+    sheet_path: ClassVar[str] = ""  # where official generators put all samples of item {id} on one sheet
     notes: ClassVar[Mapping[str, str]] = {}  # by protocol, what is done differently
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class DPG(JudgeBenchmark):
     variants = ("", "vqa")
     settings = Settings(num_samples=4, guidance_scale=7.5)
     rubrics = {"question": _RUBRIC}
+    sheet_path = "images/{id}.png"
     notes = {
         "official": "the first row of the table is not read, categories look at the last picture only",
         "fixed": "every row is read, categories look at every picture",
