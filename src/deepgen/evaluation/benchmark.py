@@ -148,6 +148,7 @@ class Benchmark:
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score
     headline: ClassVar[str] = "overall"  # the number that is quoted
+    source_file: ClassVar[Path | None] = None  # of a benchmark that was loaded by its path
     sheet_path: ClassVar[str] = ""  # where official generators put all samples of item {id} on one sheet
     notes: ClassVar[Mapping[str, str]] = {}  # by protocol, what is done differently
 

@@ -95,6 +95,9 @@ def run(
         if team.rank == 0:
             tqdm.write(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", file=sys.stderr)
     manifest = make_manifest(benchmark, model, settings, config, team, len(items))
+    if benchmark.source_file is not None:  # its prompts may change without a version of it
+        manifest["source"] = f"{benchmark.source_file}:{benchmark.variant}"
+        manifest["drawing"]["items"] = _items_hash(items)
     if team.rank == 0:
         _open_folder(folder, manifest)
     team.wait()
@@ -131,7 +134,14 @@ def _scorer_version(benchmark: Benchmark, scorers: Scorers, config: RunConfig) -
     version = benchmark.scorer_version(scorers)
     for path, digest in _hashes_of(benchmark, benchmark.scoring_files(), config.data_dir).items():
         version += f" {path} {digest[:12]}"
+    if benchmark.source_file is not None:
+        version += f" {benchmark.source_file.name} {hash_file(benchmark.source_file)[:12]}"
     return version
+
+
+def _items_hash(items: Sequence[Item]) -> str:
+    """SHA-256 of what is drawn, in hex."""
+    return hashlib.sha256(json.dumps([[item.id, item.prompt] for item in items]).encode()).hexdigest()
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
