@@ -212,7 +212,7 @@ def test_benchmarks_of_installed_packages_are_found(tmp_path: Path, monkeypatch,
     info = tmp_path / "site/light_bench-1.0.dist-info"
     write(info / "METADATA", "Metadata-Version: 2.1\nName: light-bench\nVersion: 1.0\n")
     points = "light = light_bench:Light\nbroken = light_bench:Nothing\nwise = light_bench:Light\n"
-    write(info / "entry_points.txt", f"[deepgen.benchmarks]\n{points}")
+    write(info / "entry_points.txt", f"[deepgen_benchmarks]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     benchmarks._of_packages.cache_clear()
     try:
@@ -223,7 +223,7 @@ def test_benchmarks_of_installed_packages_are_found(tmp_path: Path, monkeypatch,
         assert load_benchmark("wise").label == "wise-legacy"
         with pytest.raises(ValueError, match=r"benchmark broken of light_bench:Nothing cannot be loaded"):
             load_benchmark("broken")
-        (info / "entry_points.txt").write_text(f"[deepgen.benchmarks]\n{points.splitlines()[0]}\n")
+        (info / "entry_points.txt").write_text(f"[deepgen_benchmarks]\n{points.splitlines()[0]}\n")
         benchmarks._of_packages.cache_clear()
         assert main(["eval", "list", "--json"]) == 0
         assert "light" in {row["name"] for row in json.loads(capsys.readouterr().out)}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from deepgen.cli.app import main
-from evaluation.benchmark_files import write_all
+from evaluation.benchmark_files import write_all, write_gedit
 from evaluation.stub_scorers import stub_scorers
 from rewards.reward_server import serving
 
@@ -36,7 +37,8 @@ def adapted(line: str, server: str) -> list[str]:
     line = re.sub(r"--lora \S+", "", line)
     line = re.sub(r"--model (?!tiny|images:)\S+", "--model tiny", line)
     line = re.sub(r"http://\S+?/v1\b", f"{server}/v1", line)
-    line = re.sub(r"--(detector|ocr) \S+", "", line)
+    line = re.sub(r"--(detector|ocr|judge-prompts) \S+", "", line)
+    line = line.replace("@negative.txt", '""')
     words = shlex.split(line, comments=True)[1:]
     if words[1] in DRAWING:
         words += ["--limit", "1" if words[1] == "storybook" else "2", "--steps", "1"]
@@ -59,6 +61,10 @@ def test_the_eval_commands_of_a_page_run(page: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for folder in ("data", "benchdata"):
         write_all(tmp_path / folder)
+        rise = tmp_path / folder / "risebench"
+        shutil.copy(rise / "data_total.json", rise / "datav2_total_w_subtask.json")
+    if "gedit" in page.read_text() and page != FAST:
+        write_gedit(tmp_path / "data")
     for name, content in WRITTEN.findall(page.read_text()):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)

@@ -1,6 +1,6 @@
 """One file a benchmark: its prompts, its questions, how replies are read and how scores add up.
 
-The file's name is the benchmark's. Others come from packages, by the entry point group `deepgen.benchmarks`,
+The file's name is the benchmark's. Others come from packages, by the entry point group `deepgen_benchmarks`,
 and from files of one's own, by their path.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BENCHMARKS = Registry("benchmark", __name__, __path__, {"storybook": "deepgen.tiny.evaluation.benchmark"})
-ENTRY_POINTS = "deepgen.benchmarks"
+ENTRY_POINTS = "deepgen_benchmarks"
 
 
 def benchmark_names() -> list[str]:
