@@ -18,7 +18,16 @@ import house_figures  # noqa: E402  # in tools/, which is no package
 # From the bottom up. A unit imports itself and lower lines; those on its own line it does not know.
 # What plugs the embedded world into a registry lies in its folder and stands above what it plugs into.
 LEVELS = (
-    ("_version", "extras", "diffusers_registration", "moved", "addresses", "json_values", "progress"),
+    (
+        "_version",
+        "extras",
+        "diffusers_registration",
+        "moved",
+        "addresses",
+        "json_values",
+        "progress",
+        "image_colors",
+    ),
     ("old_paths",),
     (
         "types",

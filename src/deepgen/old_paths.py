@@ -260,7 +260,7 @@ NAMES = {
         "Share": "deepgen.serving.pool_jobs.WorkerJob",
     },
     "deepgen.serve.pictures": {
-        "read_picture": "deepgen.serving.images.read_image",
+        "read_picture": "deepgen.uploads.decoding.read_image",
         "write_picture": "deepgen.serving.images.write_image",
     },
     "deepgen.serve.shelf": {

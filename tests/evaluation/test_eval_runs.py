@@ -57,6 +57,41 @@ def go(name, data, output, model, scorers=SIGHT, team=None, config=None, **chang
     return run(benchmark, model, settings, RunConfig(**given), scorers, team)
 
 
+class RefusingModel(NoiseModel):
+    """Cannot draw such pictures at all, as a pipeline that refuses a size."""
+
+    name = "refusing"
+
+    def draw(self, items, seeds, settings, generator=None):
+        raise ValueError("height 16 is not a multiple of 32")
+
+
+def test_a_run_that_is_refused_leaves_no_manifest_and_its_folder_is_free(data, tmp_path):
+    with pytest.raises(ValueError, match="not a multiple"):
+        go("geneval", data, tmp_path / "out", RefusingModel())
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="needs a detector"):
+        go("geneval", data, tmp_path / "out", NoiseModel(), Scorers())
+    assert not (tmp_path / "out").exists(), "what scoring lacks is said before anything is drawn"
+    with pytest.raises(KeyboardInterrupt):
+        go("geneval", data, tmp_path / "out", NoiseModel(killed_after=0))
+    assert not (tmp_path / "out").exists()
+    go("geneval", data, tmp_path / "out", NoiseModel(), num_samples=1)
+    with pytest.raises(ValueError, match="not a multiple"):
+        go("cvtg2k", data, tmp_path / "out", RefusingModel())
+    assert (tmp_path / "out/geneval/result.json").is_file(), "others in the same output stay"
+
+
+def test_a_manifest_without_a_picture_blocks_nothing(data, tmp_path):
+    """What a kill leaves, which has no moment to tidy up."""
+    go("geneval", data, tmp_path / "out", NoiseModel(), num_samples=1)
+    for path in (tmp_path / "out/geneval").glob("pictures-*.jsonl"):
+        path.unlink()
+    assert go("geneval", data, tmp_path / "out", NoiseModel(), num_samples=2)["num_expected"] == 8
+    with pytest.raises(ValueError, match="holds pictures of another run"):
+        go("geneval", data, tmp_path / "out", NoiseModel(), num_samples=1)
+
+
 def test_a_run_killed_twice_draws_every_picture_once_and_equals_a_whole_one(data, tmp_path):
     whole = go("geneval", data, tmp_path / "whole", NoiseModel())
     drawn = []

@@ -142,7 +142,7 @@ class EvalRun:
     """Draw the prompts of benchmarks with any model and score the pictures; start again to go on."""
 
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
-    """Which benchmarks; a wrong name lists those there are."""
+    """Which benchmarks, see `deepgen eval list`; or the path of a .py or .yaml file of your own."""
     model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
     """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; or $DEEPGEN_MODEL."""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
@@ -223,7 +223,7 @@ class EvalRun:
         from deepgen.evaluation.runner import RunConfig, run, workers
 
         if not self.names:
-            raise ValueError("name at least one benchmark; `deepgen eval fetch` lists them")
+            raise ValueError("name at least one benchmark; `deepgen eval list` shows them")
         check_steps(self.num_inference_steps)
         check_guidance(self.guidance_scale)
         benchmarks = [load_benchmark(name, self.protocol) for name in self.names]
@@ -282,7 +282,7 @@ class EvalRun:
         from deepgen.sampling.presets import get_preset
 
         negative = self.negative_prompt
-        if negative is None and benchmark.is_edit and benchmark.name not in _OWN_WORLDS:
+        if negative is None and benchmark.is_edit and _is_published(benchmark):
             raise ValueError(
                 f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
                 'this package; give it with --negative-prompt @FILE, or --negative-prompt "" to draw '
@@ -386,6 +386,11 @@ def _json_object(option: str, text: str) -> dict[str, Any]:
     return value
 
 
+def _is_published(benchmark: Benchmark) -> bool:
+    """Whether its numbers were published with a negative prompt that is not ours to choose."""
+    return benchmark.name not in _OWN_WORLDS and benchmark.source_file is None
+
+
 def _bill(judge: BenchmarkJudge) -> str:
     """What the judge was asked in the end."""
     bill = judge.bill()
@@ -395,6 +400,50 @@ def _bill(judge: BenchmarkJudge) -> str:
         f"judge: {bill['asked']} questions asked, {bill['cached']} from the cache; {bill['tokens_in']:,} "
         f"tokens in and {bill['tokens_out']:,} out{cost}{refused}"
     )
+
+
+_SCORERS = {"reader": "OCR", "tower": "CLIP", "vqa": "a VQA model", "detector": "a detector"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalList:
+    """Show every benchmark: what it draws, what scores it, and its main number."""
+
+    json: bool = False
+    """Print JSON, for programs."""
+
+    def run(self) -> int:
+        """Exit code 0."""
+        import json
+
+        from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
+
+        rows = [_about(load_benchmark(name)) for name in benchmark_names()]
+        if self.json:
+            print(json.dumps(rows, indent=2))
+            return 0
+        print(f"{'name':13}  {'draws':8}  {'samples':7}  {'scored by':14}  {'number':14}  variants")
+        for row in rows:
+            print(
+                f"{row['name']:13}  {row['draws']:8}  {row['samples']:<7}  {row['scored_by']:14}  "
+                f"{row['number']:14}  {', '.join(row['variants']) or '-'}"
+            )
+        print("One of your own is named by its path, as signs.yaml or signs.py; see docs/evaluation.md.")
+        return 0
+
+
+def _about(benchmark: Benchmark) -> dict[str, Any]:
+    """What `deepgen eval list` says of a benchmark."""
+    module = sys.modules[type(benchmark).__module__]
+    return {
+        "name": benchmark.name,
+        "variants": [variant for variant in benchmark.variants if variant],
+        "draws": "edits" if benchmark.is_edit else "pictures",
+        "samples": benchmark.settings.num_samples,
+        "scored_by": " and ".join(_SCORERS.get(need, f"a {need}") for need in benchmark.needs) or "pixels",
+        "number": benchmark.headline,
+        "about": (module.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,8 +462,8 @@ class EvalFetch:
         is_complete = True
         for name in self.names or benchmark_names():
             first = load_benchmark(name)
-            variants = [first.variant] if ":" in name else first.variants
-            for benchmark in (load_benchmark(f"{first.name}:{variant}") for variant in variants):
+            variants = [first.variant] if name.endswith(f":{first.variant}") else first.variants
+            for benchmark in (replace(first, variant=variant) for variant in variants):
                 is_complete &= _check(benchmark, self.data)
         return 0 if is_complete else 1
 
@@ -486,6 +535,7 @@ class EvalCompare:
 
 Action = (
     Annotated[EvalRun, subcommand("run")]
+    | Annotated[EvalList, subcommand("list")]
     | Annotated[EvalFetch, subcommand("fetch")]
     | Annotated[EvalReport, subcommand("report")]
     | Annotated[EvalCompare, subcommand("compare")]

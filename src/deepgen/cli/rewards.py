@@ -75,8 +75,7 @@ class ScoreImage:
 
     def run(self) -> int:
         """Exit code 0 when every picture has a score, 1 otherwise."""
-        from PIL import Image
-
+        from deepgen.data.images import open_image
         from deepgen.rewards.reward import Candidate
 
         if not self.image:
@@ -84,10 +83,10 @@ class ScoreImage:
         metadata = json.loads(self.metadata)
         if not isinstance(metadata, dict):
             raise ValueError(f"--metadata must be a JSON object, got {self.metadata!r}")
-        references = tuple(Image.open(path).convert("RGB") for path in self.reference)
+        references = tuple(open_image(path) for path in self.reference)
         candidates = [
             Candidate(
-                image=Image.open(path).convert("RGB"),
+                image=open_image(path),
                 prompt=self.prompt,
                 references=references,
                 metadata=metadata,

@@ -1,7 +1,8 @@
 """Reading pictures: any accepted input becomes one RGB picture, or an error that says what to do.
 
 A file is judged by its header before a pixel is decoded, because a few kilobytes can claim gigabytes. What is
-accepted looks as it would in a viewer: turned as the camera meant it, and transparency laid on white.
+accepted looks as it would in a viewer, see `deepgen.image_colors`: turned as the camera meant it, in the
+colours of its profile, and transparency laid on white.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from deepgen.uploads.rgb import BROKEN, FORMATS, ImageError, to_rgb
+from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
+from deepgen.uploads.rgb import FORMATS, ImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +30,7 @@ MAX_BYTES = 256 * 2**20
 def open_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Image.Image:
-    """Any picture as an RGB picture of 8 bits a channel.
+    """Any picture as a viewer shows it, in sRGB of 8 bits a channel.
 
     `source` is a path, the bytes of a file, a Pillow picture, an array (height, width, 3) or a tensor
     (3, height, width). Arrays and tensors hold uint8 in [0, 255] or floats in [0, 1]. Of an animation the
@@ -94,10 +96,10 @@ def _open(content: bytes, name: str, max_bytes: int) -> Image.Image:
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, name, max_pixels)
     try:
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image), name)
-    except ImageError:
-        raise
+        shown = to_srgb(image)
+        return shown.copy() if shown is image else shown  # what is returned is the caller's alone
+    except GreyscaleRangeError as error:
+        raise ImageError(f"{name} holds {error}") from error
     except BROKEN as error:
         raise ImageError(f"{name} is damaged or cut short: {error}") from error
 

@@ -14,11 +14,16 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
+from deepgen.data.images import open_image
 from deepgen.evaluation.scorers import Scorers
 from deepgen.generation import GenerationSettings, refuse_unknown, standard_names
 
 Protocol = Literal["official", "fixed"]
 Reference = Path | Callable[[], Image.Image]
+
+
+class CannotDraw(ValueError):
+    """One item cannot be drawn, whatever is tried: refused, missing, broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +94,13 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def open_references(self) -> list[Image.Image]:
-        """The references as RGB pictures in their own sizes."""
+        """The references as a viewer shows them, in their own sizes."""
         opened = []
         for reference in self.references:
             if isinstance(reference, Path):
-                with Image.open(reference) as image:
-                    opened.append(image.convert("RGB"))
+                opened.append(open_image(reference))
             else:
-                opened.append(reference().convert("RGB"))
+                opened.append(open_image(reference()))
         return opened
 
 
@@ -148,6 +152,8 @@ class Benchmark:
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score
     headline: ClassVar[str] = "overall"  # the number that is quoted
+    source_file: ClassVar[Path | None] = None  # of a benchmark that was loaded by its path
+    sheet_path: ClassVar[str] = ""  # where official generators put all samples of item {id} on one sheet
     notes: ClassVar[Mapping[str, str]] = {}  # by protocol, what is done differently
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from deepgen.data.png import read_record, save_png
 from deepgen.evaluation.benchmark import Item
-from deepgen.evaluation.models import CannotDraw, ImageFolder, Model
+from deepgen.evaluation.image_folder import FolderMatch
+from deepgen.evaluation.models import CannotDraw, Model
 from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.seeds import seed_of
 from deepgen.evaluation.store import Images, Lines, write_json
@@ -68,7 +69,7 @@ class _Drawing:
             try:
                 self._draw(index, missing)
                 in_a_row = 0
-            except CannotDraw as error:
+            except CannotDraw as error:  # a folder's gaps are of single samples
                 in_a_row += 1
                 self._failed(missing, error, in_a_row)
             bar.update(len(missing))
@@ -91,22 +92,37 @@ class _Drawing:
 
     def _draw(self, index: int, missing: Sequence[Sample]) -> None:
         """Draw, write and record pictures of one chunk."""
+        if self.job.taken is not None:
+            self._take(self.job.taken, missing)
+            return
         job, benchmark = self.job, self.job.benchmark
         seeds = [seed_of(job.settings.seed, benchmark.label, item.id, n) for item, n in missing]
         images = self._images(missing, seeds)
         for (item, sample), image, seed in zip(missing, images, seeds, strict=True):
-            path = benchmark.image_path(item, sample)
-            (job.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            save_png(image, job.folder / path, read_record(image))
-            used = seed if self.sequence is None else None
-            self.images.add(item.id, sample, path, seed=used, size=image.size)
+            self._keep(item, sample, image, seed if self.sequence is None else None)
         if self.sequence is not None:
             self.sequence.advance(index + 1)
 
+    def _keep(self, item: Item, sample: int, image: Image.Image, seed: int | None) -> None:
+        """Write and record one picture."""
+        path = self.job.benchmark.image_path(item, sample)
+        (self.job.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        save_png(image, self.job.folder / path, read_record(image))
+        self.images.add(item.id, sample, path, seed=seed, size=image.size)
+
+    def _take(self, taken: FolderMatch, missing: Sequence[Sample]) -> None:
+        """Pictures of a folder, each by itself: a gap leaves the other samples of its item."""
+        reasons = []
+        for item, sample in missing:
+            try:
+                self._keep(item, sample, taken.take(item.id, sample), None)
+            except CannotDraw as error:
+                reasons.append(str(error))
+        if reasons:
+            raise CannotDraw("; ".join(reasons[:3]))
+
     def _images(self, missing: Sequence[Sample], seeds: Sequence[int]) -> list[Image.Image]:
-        benchmark, model = self.job.benchmark, self.model
-        if isinstance(model, ImageFolder):
-            return [model.take(benchmark.label, benchmark.image_path(item, n)) for item, n in missing]
+        model = self.model
         generator = None if self.sequence is None else self.sequence.generator
         images = model.draw([item for item, _ in missing], seeds, self.job.settings, generator)
         if len(images) != len(missing):
@@ -116,7 +132,7 @@ class _Drawing:
     def _failed(self, missing: Sequence[Sample], error: CannotDraw, in_a_row: int) -> None:
         """Note the reason; a model that cannot draw anything stops the run."""
         self.failures.update({item.id: str(error) for item, _ in missing})
-        if in_a_row == _MOST_FAILURES and not isinstance(self.model, ImageFolder):
+        if in_a_row == _MOST_FAILURES and self.job.taken is None:
             raise ValueError(
                 f"{_MOST_FAILURES} items in a row could not be drawn, the last because: {error}; start the "
                 "same command again to go on"
@@ -133,10 +149,11 @@ class _Drawing:
                 paths = [job.folder / record["path"] for record in records if record]
                 job.benchmark.finish(job.folder, item, paths)
                 finished.append({"item": item.id})
-        if isinstance(self.model, ImageFolder) and self.failures:
+        if job.taken is not None and self.failures:
             example = min(self.failures)
             write_line(
-                f"deepgen: {job.benchmark.label}: {len(self.failures)} items have gaps, such as {example}"
+                f"deepgen: {job.benchmark.label}: {len(self.failures)} items have gaps, such as {example}: "
+                f"{self.failures[example]}"
             )
         for name, reason in self.failures.items():
             Lines(job.folder, "failures", job.team.rank).append({"item": name, "reason": reason})

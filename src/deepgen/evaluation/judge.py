@@ -18,6 +18,7 @@ from PIL import Image
 
 from deepgen.evaluation.judge_prompts import JudgePrompt, JudgePrompts
 from deepgen.evaluation.scorers import JudgeRequest
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.http import Connection
 from deepgen.rewards.judge import ChatOptions, Judge, NoReply, Query, Usage
 from deepgen.rewards.reward import RewardUnavailable
@@ -200,11 +201,12 @@ def fill(prompt: str, fields: Mapping[str, str]) -> str:
 
 def encode_image(image: Image.Image, side: int) -> tuple[str, bytes]:
     """(format, file) of an image: PNG, or JPEG within `side` pixels where `side` is not 0."""
-    image = image.convert("RGB")
+    image = to_srgb(image)
     buffer = BytesIO()
     if not side:
         image.save(buffer, "PNG", compress_level=1)
         return "png", buffer.getvalue()
+    image = image.copy()
     image.thumbnail((side, side))
     image.save(buffer, "JPEG", quality=95)
     return "jpeg", buffer.getvalue()

@@ -4,7 +4,7 @@
     FOLDER, FILE or HUB ID   DeepGen in any of its forms
     diffusers:NAME           any text-to-image or image-to-image pipeline of diffusers
     openai:URL               an endpoint of the OpenAI Images API, with its version, as openai:http://host/v1#MODEL
-    images:FOLDER            pictures of another program, in the official layout
+    images:FOLDER            pictures of another program, see `deepgen.evaluation.image_folder`
 
 Each has one verb: draw.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import inspect
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +24,12 @@ from typing import Any, Protocol
 from PIL import Image
 
 from deepgen.checkpoints.file_hash import hash_file
+from deepgen.data.images import open_image
 from deepgen.data.png import ImageRecord, attach_record
-from deepgen.evaluation.benchmark import Item, Settings
+from deepgen.evaluation.benchmark import CannotDraw, Item, Settings
+from deepgen.evaluation.image_folder import ImageFolder
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import RewardUnavailable
-
-
-class CannotDraw(ValueError):
-    """One item cannot be drawn, whatever is tried: refused, missing, broken."""
 
 
 class Model(Protocol):
@@ -280,8 +277,7 @@ class Endpoint:
             raise CannotDraw(str(error)) from error
         try:
             data = base64.b64decode(reply["data"][0]["b64_json"], validate=True)
-            with Image.open(BytesIO(data)) as image:
-                return image.convert("RGB")
+            return open_image(data)
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
             raise CannotDraw(f"{self.name} answered with no picture: {str(reply)[:120]!r}") from error
 
@@ -317,40 +313,3 @@ def form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[bytes, 
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.png"\r\n'
         parts.append(f"{head}Content-Type: image/png\r\n\r\n".encode() + data + b"\r\n")
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
-
-
-class ImageFolder:
-    """Pictures of another program: FOLDER/LABEL/ or FOLDER itself holds the official layout."""
-
-    is_seeded = False
-    is_batched = False
-
-    def __init__(self, name: str, folder: Path) -> None:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder of pictures")
-        self.name, self.folder = name, folder
-        files = sorted(folder.rglob("*.png"))
-        if not files:
-            raise FileNotFoundError(f"{folder} holds no .png files")
-        content = [(str(path.relative_to(folder)), hash_file(path)) for path in files]
-        self.fingerprint = f"pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
-
-    def draw(
-        self, items: Sequence[Item], seeds: Sequence[int], settings: Settings, generator: Any = None
-    ) -> list[Image.Image]:
-        """Not asked: the runner takes pictures by their path, see `take`."""
-        raise CannotDraw(f"{self.name} draws nothing")
-
-    def take(self, label: str, path: str) -> Image.Image:
-        """A picture by its place in the official layout; CannotDraw names what is missing or broken."""
-        short = path.removeprefix("images/")
-        places = [self.folder / label / path, self.folder / label / short]
-        places += [self.folder / path, self.folder / short]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            raise CannotDraw(f"{places[-1]} is missing")
-        try:
-            with Image.open(found) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise CannotDraw(f"{found} is no whole picture: {error}") from error

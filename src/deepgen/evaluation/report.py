@@ -78,7 +78,8 @@ def _read(folder: Path, num_draws: int) -> Result:
     spans: dict[str, tuple[float, float]] = {}
     if document["table"] and num_draws:
         name, _, variant = document["benchmark"].partition("-")
-        benchmark = load_benchmark(f"{name}:{variant}", document["manifest"]["protocol"])
+        source = document["manifest"].get("source", f"{name}:{variant}")  # a path, for one of a file
+        benchmark = load_benchmark(source, document["manifest"]["protocol"])
         scores = [_score(item) for item in document["items"]]
         prompts = {item["item"]: item["prompt"] for item in document["items"]}
         spans = intervals(

@@ -13,8 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from deepgen.data.images import open_image
 from deepgen.evaluation.published import PUBLISHED, Reference
 from deepgen.evaluation.report import Result, caveats, groups_of, markdown, number
 
@@ -294,8 +293,7 @@ def _best_and_worst(result: Result) -> str:
 
 def _figure(result: Result, item: Mapping[str, Any], caption: str) -> str:
     """The item's first picture, its value, a caption in HTML, and what was said about it."""
-    with Image.open(result.folder / item["pictures"][0]) as opened:
-        image = opened.convert("RGB")
+    image = open_image(result.folder / item["pictures"][0])
     image.thumbnail((_THUMB, _THUMB))
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=88)

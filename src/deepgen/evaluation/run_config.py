@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deepgen.evaluation.benchmark import Benchmark, Item, Settings
+from deepgen.evaluation.image_folder import FolderMatch
 from deepgen.evaluation.seeds import Mode
 from deepgen.moved import renamed
 
@@ -86,6 +87,7 @@ class EvaluationJob:
         team: the processes.
         folder: where pictures, records and the result go.
         chosen: the items, in their order.
+        taken: where pictures are those of a folder, which file is which sample.
     """
 
     benchmark: Benchmark
@@ -94,6 +96,7 @@ class EvaluationJob:
     team: Workers
     folder: Path
     chosen: Sequence[Item] = field(repr=False)
+    taken: FolderMatch | None = field(default=None, repr=False)
 
     @property
     def samples(self) -> range:

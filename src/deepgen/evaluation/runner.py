@@ -8,21 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from deepgen._version import __version__
 from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings, with_standard_names
 from deepgen.evaluation.drawing import draw
+from deepgen.evaluation.image_folder import ImageFolder
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers, workers
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
-from deepgen.evaluation.store import write_json
+from deepgen.evaluation.store import Lines, write_json
 
 __all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
 
@@ -82,20 +87,38 @@ def run(
     if config.has_scoring and (lacking := benchmark.check_scoring(chosen)):
         raise ValueError("; ".join(lacking))
     folder = config.output_dir / benchmark.label
+    # Whatever can be refused is refused before the folder belongs to this run.
+    version = _scorer_version(benchmark, scorers, config) if config.has_scoring else ""
+    taken = None
+    if isinstance(model, ImageFolder):
+        taken = model.match(benchmark, items, settings.num_samples)
+        if team.rank == 0:
+            tqdm.write(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", file=sys.stderr)
     manifest = make_manifest(benchmark, model, settings, config, team, len(items))
+    if benchmark.source_file is not None:  # its prompts may change without a version of it
+        manifest["source"] = f"{benchmark.source_file}:{benchmark.variant}"
+        manifest["drawing"]["items"] = _items_hash(items)
     if team.rank == 0:
         _open_folder(folder, manifest)
     team.wait()
     job = EvaluationJob(
-        benchmark=benchmark, settings=settings, config=config, team=team, folder=folder, chosen=chosen
+        benchmark=benchmark,
+        settings=settings,
+        config=config,
+        team=team,
+        folder=folder,
+        chosen=chosen,
+        taken=taken,
     )
-    failures = draw(job, model)
+    try:
+        failures = draw(job, model)
+    except BaseException:  # Ctrl-C as well: a folder without pictures belongs to no run
+        if team.rank == 0 and not _has_pictures(folder):
+            _leave_folder(folder)
+        raise
     team.wait()
     if not config.has_scoring:
         return None
-    version = benchmark.scorer_version(scorers)
-    for path, digest in _hashes_of(benchmark, benchmark.scoring_files(), config.data_dir).items():
-        version += f" {path} {digest[:12]}"
     score(job, scorers, failures, version)
     team.wait()
     if team.rank != 0:
@@ -104,6 +127,21 @@ def run(
     if scorers.judge is not None and "judge" in benchmark.needs:
         manifest["prompts"] = scorers.judge.prompt_source(benchmark.name)
     return add_up(job, manifest, scorers)
+
+
+def _scorer_version(benchmark: Benchmark, scorers: Scorers, config: RunConfig) -> str:
+    """What verdicts are made with, and the files that only scoring reads."""
+    version = benchmark.scorer_version(scorers)
+    for path, digest in _hashes_of(benchmark, benchmark.scoring_files(), config.data_dir).items():
+        version += f" {path} {digest[:12]}"
+    if benchmark.source_file is not None:
+        version += f" {benchmark.source_file.name} {hash_file(benchmark.source_file)[:12]}"
+    return version
+
+
+def _items_hash(items: Sequence[Item]) -> str:
+    """SHA-256 of what is drawn, in hex."""
+    return hashlib.sha256(json.dumps([[item.id, item.prompt] for item in items]).encode()).hexdigest()
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -177,7 +215,7 @@ def _open_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "manifest.json"
     wanted = json.loads(json.dumps(manifest["drawing"]))
-    if path.is_file():
+    if path.is_file() and _has_pictures(folder):
         before = with_standard_names(json.loads(path.read_text(encoding="utf-8"))["drawing"])
         different = [key for key in {**before, **wanted} if before.get(key) != wanted.get(key)]
         if different:
@@ -189,3 +227,17 @@ def _open_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     for part in folder.rglob(".*.part"):
         part.unlink()  # what a kill left half-written
     write_json(path, manifest)
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether a picture is on record: only then does a folder belong to a run."""
+    return any(True for _ in Lines(folder, "pictures", 0))
+
+
+def _leave_folder(folder: Path) -> None:
+    """Take away what a run wrote that was refused before its first picture; folders only where empty."""
+    for path in [folder / "manifest.json", *folder.glob("failures-*.jsonl")]:
+        path.unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        with suppress(OSError):  # it holds something, or another run made it
+            empty.rmdir()

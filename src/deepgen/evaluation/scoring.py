@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.data.images import open_image
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
 from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.scorers import Scorers
@@ -165,5 +166,4 @@ def _writes_more(benchmark: Benchmark) -> bool:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return open_image(path)

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
+
 _FAMILIES = ("blip", "vilt")
 _LONGEST = 10  # tokens of an answer
 
@@ -57,7 +59,7 @@ class LocalVQA:
 
         tokens = self._tokenizer(question, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         given: dict[str, Any] = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-        images = self._processor(images=image.convert("RGB"), return_tensors="pt")
+        images = self._processor(images=to_srgb(image), return_tensors="pt")
         names = ("pixel_values",) if self._writes else ("pixel_values", "pixel_mask")
         given |= {name: images[name] for name in names}
         with self._lock, torch.no_grad(), torch.random.fork_rng(devices=[]):

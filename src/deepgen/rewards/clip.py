@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.reward import Candidate, Kind, RewardResult
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ class ClipTower:
 
 def prepare(image: Image.Image, size: int) -> np.ndarray:
     """A picture as CLIP sees it: float32 (3, size, size)."""
+    image = to_srgb(image)  # which may turn it
     width, height = image.size
     scale = size / min(width, height)
-    resized = image.convert("RGB").resize(
+    resized = image.resize(
         (max(size, int(width * scale)), max(size, int(height * scale))), Image.Resampling.BICUBIC
     )
     left, top = (resized.width - size) // 2, (resized.height - size) // 2

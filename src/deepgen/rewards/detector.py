@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
 from deepgen.moved import renamed
 from deepgen.rewards.clip import ClipTower, TowerOptions
 from deepgen.rewards.interfaces import Box, ObjectDetector
@@ -71,8 +72,7 @@ class Mask2FormerDetector:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = Mask2FormerForUniversalSegmentation.from_pretrained(model)
         self._model.requires_grad_(False).eval().to(device)
-        self._tower = tower
-        self._texts: dict[str, Any] = {}
+        self._name_colors = ColorNamer(tower)
         self._last: tuple[int, dict[str, list[np.ndarray]]] = (0, {})
         self._lock = threading.RLock()
         self.names = {
@@ -85,7 +85,7 @@ class Mask2FormerDetector:
         """By class, every object found, the surest first; thresholds are applied by the caller."""
         import torch
 
-        image = image.convert("RGB")
+        image = to_srgb(image)
         with self._lock, torch.no_grad():
             output = self._model(pixel_values=torch.from_numpy(prepare(image))[None].to(self._model.device))
             found = instances(
@@ -104,15 +104,29 @@ class Mask2FormerDetector:
         box.
         """
         with self._lock:
-            image = image.convert("RGB")
+            image = to_srgb(image)
             if self._last[0] != hash(image.tobytes()):
                 self(image)
             masks = self._last[1][name]
-            crops = [_alone(image, masks[index]) for index in indices]
-            if not crops:
-                return []
-            likeness = self._tower.embed_images(crops) @ self._color_texts(name).T  # (N, 10)
-            return [COLORS[int(index)] for index in likeness.argmax(-1)]
+            return self._name_colors(image, [masks[index] for index in indices], name)
+
+
+class ColorNamer:
+    """CLIP's choice among ten colors, as GenEval puts it; for any detector with masks."""
+
+    def __init__(self, tower: ClipTower) -> None:
+        self._tower = tower
+        self._texts: dict[str, Any] = {}
+
+    def __call__(self, image: Image.Image, masks: Sequence[np.ndarray], name: str) -> list[str]:
+        """The color of each object of a class, by its mask, bool (h, w), which may be coarser than the
+        picture: the object alone on grey, cropped to its box.
+        """
+        crops = [_alone(to_srgb(image), mask) for mask in masks]
+        if not crops:
+            return []
+        likeness = self._tower.embed_images(crops) @ self._color_texts(name).T  # (N, 10)
+        return [COLORS[int(index)] for index in likeness.argmax(-1)]
 
     def _color_texts(self, name: str) -> Any:
         """Unit vectors (10, D): the mean of three templates for each color."""

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from deepgen.extras import missing_extra
+from deepgen.image_colors import to_srgb
 from deepgen.moved import renamed
 from deepgen.rewards.reward import Candidate, CannotJudge, RewardResult
 from deepgen.rewards.text_match import MatchConfig, TextBox, match_text, quoted_spans, reading_order
@@ -73,7 +74,7 @@ class RapidReader:
 
     def __call__(self, image: Image.Image) -> list[str]:
         """The lines in reading order."""
-        pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]  # the engine expects BGR, as OpenCV has it
+        pixels = np.asarray(to_srgb(image))[:, :, ::-1]  # the engine expects BGR, as OpenCV has it
         with self._lock:
             found = self._engine(np.ascontiguousarray(pixels))
         return reading_order(boxes_of(found.boxes, found.txts, found.scores, self._min_confidence))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
 from deepgen.json_values import unicode_fault
 from deepgen.moved import renamed
 from deepgen.rewards.reading import decode_base64, header_of
@@ -37,14 +38,16 @@ def encode_image(image: Image.Image, image_format: ImageFormat) -> bytes:
     """A picture as a file: PNG without loss, or JPEG of quality 95 for judges that see no difference."""
     buffer = BytesIO()
     if image_format == "png":
-        image.convert("RGB").save(buffer, "PNG", compress_level=1)
+        to_srgb(image).save(buffer, "PNG", compress_level=1)
     else:
-        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        to_srgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_image(text: Any) -> Image.Image:
-    """The RGB picture in a base64 text; CannotJudge for anything else, or for one too large to be decoded."""
+    """The picture in a base64 text, as a viewer shows it; CannotJudge for anything else, or for one too
+    large to be decoded.
+    """
     file = BytesIO(decode_base64(text))
     header = header_of(file, UploadLimits(max_pixels=MAX_PIXELS))
     try:

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
+from deepgen.image_colors import BROKEN
 from deepgen.uploads.png_bands import is_interlaced, png_bands
-from deepgen.uploads.rgb import BROKEN, FORMATS, ImageError, ImageTooLarge, may_change, to_rgb
+from deepgen.uploads.rgb import FORMATS, ImageError, ImageTooLarge, may_change, to_rgb
 
 Size = tuple[int, int]  # (height, width), pixels
 

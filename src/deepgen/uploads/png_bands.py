@@ -23,8 +23,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _GREY, _PALETTE = 0, 3
 _PIECE = 1 << 16  # bytes read at once
-_PASSED_ON = (b"PLTE", b"tRNS")  # chunks that say what the values of pixels mean
+_PASSED_ON = (b"PLTE", b"tRNS", b"iCCP")  # chunks that say what the values of pixels mean
 _LONGEST = 1024  # bytes of such a chunk; a palette has 768
+_LONGEST_PROFILE = 1 << 18  # of a colour profile, which is left out where it is longer
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ def _start(file: BinaryIO) -> tuple[bytes, bytes, int]:
         length, kind = struct.unpack(">I4s", _read(file, 8))
         if kind == b"IDAT" and header:
             return header, meaning, length
-        if kind == b"IHDR" or kind in _PASSED_ON:
-            content = _read(file, min(length, _LONGEST))
+        if kind == b"iCCP" and length > _LONGEST_PROFILE:
+            file.seek(length + 4, 1)
+        elif kind == b"IHDR" or kind in _PASSED_ON:
+            longest = _LONGEST_PROFILE if kind == b"iCCP" else _LONGEST
+            content = _read(file, min(length, longest))
             if len(content) < length:
                 break
             file.seek(4, 1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from deepgen.data.images import open_image
 from deepgen.evaluation.benchmark import (
     Benchmark,
     DataFile,
@@ -47,6 +48,7 @@ class DPG(JudgeBenchmark):
     variants = ("", "vqa")
     settings = Settings(num_samples=4, guidance_scale=7.5)
     rubrics = {"question": _RUBRIC}
+    sheet_path = "images/{id}.png"
     notes = {
         "official": "the first row of the table is not read, categories look at the last picture only",
         "fixed": "every row is read, categories look at every picture",
@@ -133,7 +135,7 @@ class DPG(JudgeBenchmark):
         """images/NAME.png: the four pictures two by two."""
         from deepgen.data.png import image_grid, read_records, save_png
 
-        opened = [Image.open(path).convert("RGB") for path in paths]
+        opened = [open_image(path) for path in paths]
         (folder / "images").mkdir(exist_ok=True)
         grid = image_grid(opened, gap=0)
         save_png(grid, folder / "images" / f"{item.id}.png", read_records(grid))

@@ -11,16 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from deepgen.data.images import open_image
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, two_scores
 from deepgen.extras import missing_extra
+from deepgen.image_colors import to_srgb
 
 TASKS = (
     *("background_change", "color_alter", "material_alter", "motion_change", "ps_human", "style_change"),
@@ -101,7 +102,7 @@ class GEdit(JudgeBenchmark):
     def questions(self, item: Item, image: Image.Image, references: Sequence[Image.Image]) -> list[Question]:
         """About the edit, and about the result alone."""
         source = references[0]
-        result = image.convert("RGB").resize(source.size)
+        result = to_srgb(image).resize(source.size)
         return [
             Question(key="semantics", fields={"instruction": item.prompt}, images=(source, result)),
             Question(key="quality", images=(result,)),
@@ -154,7 +155,7 @@ def _rows(folder: Path) -> dict[str, Any]:
 
 
 def _opener(rows: Mapping[str, Any], index: int) -> Callable[[], Image.Image]:
-    return lambda: Image.open(BytesIO(rows["input_image"][index]["bytes"])).convert("RGB")
+    return lambda: open_image(rows["input_image"][index]["bytes"])
 
 
 def parse(reply: str) -> list[float] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
 
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
 
 
@@ -37,7 +38,7 @@ class JPEG(EachAlone):
     def judge(self, candidate: Candidate) -> RewardResult:
         """Writes the file into memory."""
         buffer = BytesIO()
-        candidate.image.convert("RGB").save(buffer, "JPEG", quality=self.options.quality)
+        to_srgb(candidate.image).save(buffer, "JPEG", quality=self.options.quality)
         size = len(buffer.getvalue()) / 1000
         return RewardResult(size if self.options.prefer == "large" else -size, f"{size:.1f} kB")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.rewards.wire import decode_image, encode_image
 
@@ -58,8 +59,8 @@ class Preservation(EachAlone):
 
         `mask` of the metadata is a base64 PNG, white where the edit was to happen.
         """
-        result = candidate.image.convert("RGB")
-        source = _fitted(candidate.references[0].convert("RGB"), result.size)
+        result = to_srgb(candidate.image)
+        source = _fitted(to_srgb(candidate.references[0]), result.size)
         first, second = np.asarray(source, np.float64), np.asarray(result, np.float64)  # (H, W, 3)
         mask = candidate.metadata.get("mask")
         region = self._found_region(first, second) if mask is None else given_region(mask, result.size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 
 
@@ -29,7 +30,7 @@ class PSNR(EachAlone):
 
     def judge(self, candidate: Candidate) -> RewardResult:
         """10 log10(255^2 / mean squared error); CannotJudge where the sizes differ."""
-        first, second = candidate.image.convert("RGB"), candidate.references[0].convert("RGB")
+        first, second = to_srgb(candidate.image), to_srgb(candidate.references[0])
         if first.size != second.size:
             raise CannotJudge(f"the picture is {first.size} and its reference {second.size}")
         error = np.mean((np.asarray(first, np.float64) - np.asarray(second, np.float64)) ** 2)

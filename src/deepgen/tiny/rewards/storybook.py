@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from deepgen.image_colors import to_srgb
 from deepgen.rewards.reward import Candidate, CannotJudge, EachAlone, RewardResult
 from deepgen.tiny.claims import Claim, EditClaim, from_json
 from deepgen.tiny.credit import credit, is_right
@@ -52,7 +53,7 @@ def asked_and_read(candidate: Candidate) -> tuple[Claim | EditClaim, Reading]:
     if not isinstance(claim, dict):
         raise CannotJudge("the claim under 'storybook' in the metadata is not as claims.to_json writes it")
     try:
-        return from_json(claim), _read(candidate.image.convert("RGB").tobytes())
+        return from_json(claim), _read(to_srgb(candidate.image).tobytes())
     except ValueError as error:
         raise CannotJudge(str(error)) from error
 
