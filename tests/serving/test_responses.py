@@ -239,7 +239,7 @@ def test_a_number_that_no_float_holds_is_refused_where_it_would_be_repeated(http
     answer = http.post(
         "/v1/responses", content=b'{"input": "a", "tools": [{"type": "f", "x": 1e999}]}', headers=headers
     )
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
 def test_a_hook_that_objects_ends_a_stream_with_its_reason(pipe: DeepGenPipeline) -> None:

@@ -133,7 +133,7 @@ def test_a_line_says_who_asked_for_what_and_what_came_of_it(
     for body, headers, code in (
         ({"prompt": 3}, HEADERS, "invalid_type"),
         ({"prompt": "a"}, {}, "missing_api_key"),
-        ({"prompt": "a", "size": "33x64"}, HEADERS, "invalid_value"),
+        ({"prompt": "a", "n": 0}, HEADERS, "invalid_value"),
     ):
         refused = served.ask(body, headers=headers)
         line = served.line()

@@ -118,7 +118,7 @@ def test_pixels_over_the_budget_are_refused_with_what_would_fit(server: Process)
 
 def test_uploads_that_stand_still_hold_what_came_and_give_it_back_when_they_end(server: Process) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = socket.create_connection((host, int(port)))
     slow.sendall(head + b"Content-Length: 1900000\r\n\r\n" + b" " * 1_600_000)
     body = {"prompt": "a red circle", "num_inference_steps": 1, "user": "x" * 500}

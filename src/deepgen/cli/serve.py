@@ -16,6 +16,7 @@ from deepgen.extras import missing_extra
 from deepgen.http_access import AllowedHosts
 
 if TYPE_CHECKING:
+    from deepgen.serving.config import ApiKeys
     from deepgen.serving.engine import EngineConfig
     from deepgen.serving.jobs import EngineProtocol
 
@@ -260,10 +261,16 @@ class Serve(NamedModelOptions):
                 app,
                 ending,
                 on_listen=say("deepgen: serving on {url} until SIGTERM or Ctrl-C"),
-                on_hangup=None if keys.is_open else keys.reread,
+                on_hangup=_rereading(keys, config.admin_keys),
                 host=self.host,
                 port=self.port,
                 limits=ConnectionLimits(max_connections=self.max_connections),
             )
         finally:
             engine.close()
+
+
+def _rereading(*lists: ApiKeys) -> Callable[[], object] | None:
+    """What reads again the files of those key lists that come from one; None where none does."""
+    read = [keys for keys in lists if not keys.is_open]
+    return (lambda: [keys.reread() for keys in read]) if read else None
