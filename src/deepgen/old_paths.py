@@ -260,6 +260,7 @@ NAMES = {
         "Share": "deepgen.serving.pool_jobs.WorkerJob",
     },
     "deepgen.serve.pictures": {
+        "read_mask": "deepgen.uploads.decoding.read_mask",
         "read_picture": "deepgen.uploads.decoding.read_image",
         "write_picture": "deepgen.serving.images.write_image",
     },
