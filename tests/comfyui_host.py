@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+PACK = Path(__file__).parents[1] / "integrations" / "comfyui"
+
+
+def load_nodes(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """`nodes.py` of our nodes, loaded as the host loads them: as a module of a package."""
+    spec = importlib.util.spec_from_file_location(
+        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, package)
+    for part in ("nodes", "input_names"):
+        monkeypatch.delitem(sys.modules, f"{name}.{part}", raising=False)
+    spec.loader.exec_module(package)
+    return sys.modules[f"{name}.nodes"]
 
 
 def add_host(monkeypatch: pytest.MonkeyPatch, *, disable_metadata: bool = False) -> None:

@@ -4,10 +4,8 @@ and the same suggestion for a field that does not exist.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_host import add_host
+from comfyui_host import add_host, load_nodes
 from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
 from deepgen.data.png import ImageRecord, read_record
@@ -222,13 +220,7 @@ def read(file: Any) -> tuple[Image.Image, ImageRecord | None]:
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    path = Path(__file__).parents[1] / "integrations" / "comfyui" / "nodes.py"
-    spec = importlib.util.spec_from_file_location("comfyui_nodes_of_a_test", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclass looks for its types
-    spec.loader.exec_module(module)
+    module = load_nodes(monkeypatch, "comfyui_nodes_of_a_test")
     monkeypatch.setattr(module, "_on_step", lambda num_steps: None)  # the host's progress bar
     add_host(monkeypatch)
     return module

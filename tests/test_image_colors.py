@@ -205,12 +205,13 @@ OWN_READERS = {
     "data/images.py": "open_image itself",
     "data/masks.py": "the transparency of a mask",
     "data/png.py": "records in a file, not its pixels",
-    "rewards/wire.py": "decode_image, which judges the size first",
     "tiny/added_drawing.py": "a drawing with transparency, laid on a scene",
     "tiny/evaluation/chains.py": "pictures of our own run",
     "tiny/evaluation/evaluate.py": "pictures of our own run",
     "tiny/sprites.py": "the sprites of the package",
     "training/log.py": "a picture of our own run",
+    "uploads/decoding.py": "uploads, judged by their headers and decoded in bands",
+    "uploads/png_bands.py": "a band of an upload",
 }
 
 

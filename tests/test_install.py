@@ -36,7 +36,10 @@ DISTRIBUTION_OF = {
     "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
 }
 PROVIDED_BY_THE_HOST = {"comfy", "folder_paths"}  # ComfyUI's own, in its nodes
-NOT_AN_EXTRA = {"ray": "examples/ray_serve.py names ray[serve] itself"}
+NOT_AN_EXTRA = {
+    "ray": "examples/ray_serve.py names ray[serve] itself",
+    "mmdet": "examples/serve_detector.py says which version, for those who have it",
+}
 
 
 def texts() -> Iterator[tuple[Path, str]]:

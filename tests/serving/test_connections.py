@@ -135,7 +135,7 @@ def test_at_the_cap_the_longest_idle_connection_makes_room_and_work_goes_on(
 
 def test_a_client_that_stops_reading_is_given_up_and_a_slow_one_is_not() -> None:
     request = GET.replace(b"/ ", b"/large ", 1)
-    with running(taking_s=0.4) as port, connect(port) as stuck, connect(port) as slow:
+    with running(taking_s=1.5) as port, connect(port) as stuck, connect(port) as slow:
         stuck.sendall(request)
         slow.sendall(request)
         taken = 0

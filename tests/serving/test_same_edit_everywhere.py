@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import sys
 import threading
@@ -18,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from comfyui_host import load_nodes
 from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
 from deepgen.data.masks import open_mask
@@ -175,7 +175,7 @@ def test_comfyui_s_mask_means_what_a_transparent_one_means(
     alone: Any = pipe(PROMPT, image=picture, mask=mask, seed=1, num_inference_steps=STEPS, output_type="np")
     torch.testing.assert_close(made, torch.from_numpy(alone.images), atol=1e-3, rtol=0)
     two = torch.cat([marks, 1 - marks])
-    with pytest.raises(ValueError, match="one mask for all pictures of a batch, got 2"):
+    with pytest.raises(ValueError, match="mask: one for all pictures of a batch, got 2"):
         edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=two)
 
 
@@ -186,13 +186,7 @@ def comfyui(monkeypatch: pytest.MonkeyPatch) -> Any:
     host = SimpleNamespace(model_management=management, utils=utils)
     for name, module in (("comfy", host), ("comfy.utils", utils), ("comfy.model_management", management)):
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("nodes_of_a_test", ROOT / "integrations/comfyui/nodes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+    return load_nodes(monkeypatch, "nodes_of_a_test")
 
 
 # --- masks ---

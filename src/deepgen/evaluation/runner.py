@@ -8,15 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from deepgen._version import __version__
 from deepgen.checkpoints.file_hash import hash_file
@@ -28,6 +25,7 @@ from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers, wor
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
 from deepgen.evaluation.store import Lines, write_json
+from deepgen.progress import write_line
 
 __all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
 
@@ -93,7 +91,7 @@ def run(
     if isinstance(model, ImageFolder):
         taken = model.match(benchmark, items, settings.num_samples)
         if team.rank == 0:
-            tqdm.write(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", file=sys.stderr)
+            write_line(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", to_stderr=True)
     manifest = make_manifest(benchmark, model, settings, config, team, len(items))
     if benchmark.source_file is not None:  # its prompts may change without a version of it
         manifest["source"] = f"{benchmark.source_file}:{benchmark.variant}"

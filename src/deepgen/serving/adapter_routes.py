@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
+from deepgen.extras import missing_extra
 from deepgen.serving.adapters import NameTaken
 from deepgen.serving.answers import json_response
 from deepgen.serving.bodies import read_body, read_json
@@ -18,6 +17,11 @@ from deepgen.serving.errors import ApiError, ResponseModel, from_engine, invalid
 from deepgen.serving.jobs import EngineError
 from deepgen.serving.request_handler import RequestHandler
 from deepgen.serving.schema import Body, Text
+
+try:
+    from pydantic import Field
+except ImportError as error:
+    raise missing_extra("serving needs pydantic", "serve", error) from error
 
 
 class AdapterRequest(Body):

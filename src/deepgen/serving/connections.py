@@ -168,7 +168,7 @@ class LimitedProtocol(_UvicornProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """As JSON, like every answer; uvicorn's is text, and fails where an answer has begun."""
-        import h11
+        from uvicorn.protocols.http.h11_impl import h11
 
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._answer(b"400 Bad Request", "this is no HTTP request", "invalid_http")
