@@ -1,9 +1,10 @@
-"""A real `deepgen serve` with the model inside the package, in a process of its own."""
+"""A real `deepgen serve` with the model inside the package in its own process, and servers in threads."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -101,3 +103,20 @@ def started(*arguments: str, pattern: str = r"serving on (http://\S+) ", port: i
             reader.join(30)
         finally:
             process.kill()
+
+
+@contextmanager
+def in_thread(config: uvicorn.Config, backlog: int = 128) -> Iterator[int]:
+    """The port of a server of this `uvicorn.Config` in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)

@@ -202,7 +202,6 @@ OWN_READERS = {
     "client.py": "what our server sent",
     "cli/prompt_file.py": "whether a picture of ours is whole",
     "data/example_images.py": "sizes, from headers",
-    "data/images.py": "open_image itself",
     "data/masks.py": "the transparency of a mask",
     "data/png.py": "records in a file, not its pixels",
     "tiny/added_drawing.py": "a drawing with transparency, laid on a scene",
@@ -210,7 +209,7 @@ OWN_READERS = {
     "tiny/evaluation/evaluate.py": "pictures of our own run",
     "tiny/sprites.py": "the sprites of the package",
     "training/log.py": "a picture of our own run",
-    "uploads/decoding.py": "uploads, judged by their headers and decoded in bands",
+    "uploads/rgb.py": "open_header, which all readers of pictures from outside begin with",
     "uploads/png_bands.py": "a band of an upload",
 }
 

@@ -7,14 +7,10 @@ import logging
 import random
 import re
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from broken_requests import REWARD, BrokenRequest, json_request, json_text, requests
 
 from deepgen.http_access import AccessRules
@@ -27,24 +23,7 @@ from deepgen.serving.engine import Engine, EngineConfig
 from deepgen.serving.guard import guarded
 from deepgen.serving.schema import Limits
 from rewards.reward_fakes import FakeReward
-from serve_process import listening
-
-
-@contextmanager
-def running(app: Any) -> Iterator[int]:
-    """The port of an application in a thread, behind the server that our commands start."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(server_config(app))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(30)
+from serve_process import in_thread, listening
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +32,7 @@ def port(_components: dict[str, Any]) -> Iterator[int]:
     pipe = DeepGenPipeline(**_components, defaults=defaults)
     pipe.set_progress_bar_config(disable=True)
     limits = Limits(max_images=2, max_steps=1, max_pixels=32 * 32, body_timeout_s=5)
-    with running(make_app(Engine(pipe, EngineConfig()), ServeConfig(limits=limits))) as port:
+    with in_thread(server_config(make_app(Engine(pipe, EngineConfig()), ServeConfig(limits=limits)))) as port:
         yield port
 
 
@@ -138,7 +117,9 @@ def test_a_reward_service_refuses_broken_requests_in_json(
     count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     chance = random.Random(count)
-    with running(guarded(make_reward_app({"grey": FakeReward()}), ApiKeys(), AccessRules())) as port:
+    with in_thread(
+        server_config(guarded(make_reward_app({"grey": FakeReward()}), ApiKeys(), AccessRules()))
+    ) as port:
         for _ in range(count):
             make = chance.choice([json_request, json_text])
             request = make(chance, "/score", REWARD)

@@ -7,7 +7,6 @@ import logging
 import re
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from deepgen.serving.connections import ConnectionLimits, RareLines, _share, server_config
-from serve_process import listening
+from serve_process import in_thread, listening
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 LARGE = 30_000_000  # bytes: more than the kernel keeps for a client that does not read
@@ -42,18 +40,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @contextmanager
 def running(**limits: Any) -> Iterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    server = uvicorn.Server(server_config(app, ConnectionLimits(**limits), lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(30)
+    with in_thread(server_config(app, ConnectionLimits(**limits), lifespan="off"), backlog=64) as port:
+        yield port
 
 
 def connect(port: int) -> socket.socket:

@@ -12,8 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from deepgen.data.example import Example, FileSlice, ImageContent, Size
-from deepgen.data.images import FORMATS, ImageError, open_image
+from deepgen.data.images import ImageError, open_image
 from deepgen.data.mixture_config import ImageRule
+from deepgen.uploads.rgb import FORMATS
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # values of that tag which swap the sides

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
-from deepgen.uploads.rgb import FORMATS, ImageError
+from deepgen.uploads.rgb import ImageError, open_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,18 +79,7 @@ def _open(content: bytes, name: str, max_bytes: int) -> Image.Image:
     """Reads the header only."""
     if len(content) > max_bytes:
         raise _too_many_bytes(name, len(content), max_bytes)
-    if not content:
-        raise ImageError(f"{name} is empty")
-    try:
-        return Image.open(BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large to decode safely: {error}") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
-        ) from error
-    except BROKEN as error:
-        raise ImageError(f"{name} is damaged: {error}") from error
+    return open_header(BytesIO(content), name)
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:

@@ -45,6 +45,7 @@ from deepgen.evaluation.response_schema import ResponseSchema, grades, yes_or_no
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.text_files import read_csv, read_jsonl
 from deepgen.extras import missing_extra
+from deepgen.rewards.replies import after_thinking
 from deepgen.suggestions import suggestion_or_all
 
 Rule = Literal["yes-no", "grade", "reward"]
@@ -316,7 +317,7 @@ class _JudgedFile(_PromptsOfFile, JudgeBenchmark):
 
     def read(self, item: Item, key: str, reply: str) -> float | None:
         """1 or 0 of yes and no, or a grade of the scale; None where a reply says neither, or both."""
-        reply = reply.rsplit("</think>", 1)[-1]
+        reply = after_thinking(reply) or ""
         if self.spec.rule == "yes-no":
             words = set(re.findall(r"\b(yes|no)\b", reply.lower()))
             return float(words == {"yes"}) if len(words) == 1 else None

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 from deepgen.image_colors import BROKEN
 from deepgen.uploads.png_bands import is_interlaced, png_bands
-from deepgen.uploads.rgb import FORMATS, ImageError, ImageTooLarge, may_change, to_rgb
+from deepgen.uploads.rgb import ImageError, ImageTooLarge, may_change, open_header, to_rgb
 
 Size = tuple[int, int]  # (height, width), pixels
 
@@ -117,7 +117,7 @@ def read_header(file: BinaryIO, name: str, limits: UploadLimits | None = None) -
         ImageError: it is no picture, or damaged.
     """
     limits = limits or UploadLimits()
-    image = _open(file, name)
+    image = open_header(file, name)
     try:
         width, height = image.size
         orientation = _orientation(image)
@@ -222,7 +222,7 @@ def _decoded_in_bands(file: BinaryIO, header: ImageHeader) -> Iterator[_Band]:
 
 
 def _decoded_whole(file: BinaryIO, header: ImageHeader, size: Size | None) -> Iterator[_Band]:
-    image = _open(file, header.name)
+    image = open_header(file, header.name)
     factor = header.reduction(size)
     if factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
@@ -277,24 +277,6 @@ def _seen_height(header: ImageHeader, size: Size) -> int:
 
 
 # --- headers ------------------------------------------------------------------------------------------------
-
-
-def _open(file: BinaryIO, name: str) -> Image.Image:
-    """Reads the header only."""
-    file.seek(0, 2)
-    if not file.tell():
-        raise ImageError(f"{name} is empty")
-    file.seek(0)
-    try:
-        return Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"{name} is too large to decode safely: {error}") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
-        ) from error
-    except BROKEN as error:
-        raise ImageError(f"{name} is damaged: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:

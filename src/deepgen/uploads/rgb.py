@@ -5,9 +5,11 @@ What is accepted looks as in a viewer: transparency lies on white, and deep grey
 
 from __future__ import annotations
 
+from typing import BinaryIO
+
 from PIL import Image
 
-from deepgen.image_colors import GreyscaleRangeError, to_srgb
+from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
 
 # Formats that Pillow decodes by itself; others (EPS, for one) start outside programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
@@ -19,6 +21,29 @@ class ImageError(ValueError):
 
 class ImageTooLarge(ImageError):
     """A picture with more pixels, or a longer side, than is read; the message says what would fit."""
+
+
+def open_header(file: BinaryIO, name: str) -> Image.Image:
+    """A picture of which the header was read and no pixel decoded.
+
+    Raises:
+        ImageTooLarge: Pillow holds it for a bomb.
+        ImageError: it is empty, no picture or damaged; the message names it.
+    """
+    file.seek(0, 2)
+    if not file.tell():
+        raise ImageError(f"{name} is empty")
+    file.seek(0)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{name} is too large to decode safely: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
+        ) from error
+    except BROKEN as error:
+        raise ImageError(f"{name} is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
