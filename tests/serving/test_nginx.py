@@ -35,6 +35,7 @@ pytestmark = [
 ]
 
 NAME = "images.example.org"
+PUBLIC = ("--allowed-hosts", NAME)  # as the head of the example says
 
 
 def free_port() -> int:
@@ -107,7 +108,7 @@ class Through:
 
 def test_what_nginx_passes_on(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
-    with started("serve", "tiny", port=ports[0]) as server, proxy(tmp_path, ports) as (port, trust):
+    with started("serve", "tiny", *PUBLIC, port=ports[0]) as server, proxy(tmp_path, ports) as (port, trust):
         client = Through(port, trust)
         ready = client.request("GET", "/ready")
         assert ready.status_code == 200  # the other server is not there, and nobody notices
@@ -155,8 +156,8 @@ def test_a_roll_out_costs_no_request(tmp_path: Path) -> None:
     stopped = threading.Event()
 
     with (
-        started("serve", "tiny", port=ports[0]) as first,
-        started("serve", "tiny", port=ports[1]) as second,
+        started("serve", "tiny", *PUBLIC, port=ports[0]) as first,
+        started("serve", "tiny", *PUBLIC, port=ports[1]) as second,
         proxy(tmp_path, ports) as (port, trust),
     ):
 
@@ -177,7 +178,7 @@ def test_a_roll_out_costs_no_request(tmp_path: Path) -> None:
         first.until(lambda: len(answers) > 6)
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(120) == 0
-        with started("serve", "tiny", port=ports[0]) as fresh:
+        with started("serve", "tiny", *PUBLIC, port=ports[0]) as fresh:
             before = len(answers)
             second.process.send_signal(signal.SIGTERM)
             assert second.process.wait(120) == 0
