@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import webbrowser
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from PIL import Image
 
 from deepgen.cli.app import main
 from deepgen.cli.serve import Serve
+from deepgen.cli.ui import Ui
 from deepgen.client import Client, RequestFailed
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.gradio_app import LABELS, draw, size_of
@@ -19,6 +21,11 @@ from deepgen.serving.local import serve_locally
 from deepgen.serving.schema import ImageGenerationRequest
 
 MODEL = {"id": "m", "defaults": {"width": 512, "height": 512}, "size_unit": 16, "max_side": 576}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -72,9 +79,27 @@ def test_options_that_cannot_work_are_refused(capsys: pytest.CaptureFixture[str]
     for arguments, message in (
         (["--port", "0"], "--port 0"),
         (["--gradio", "--host", "0.0.0.0"], "asks for no key"),
+        (["--gradio", "--api-key-file", "keys.txt"], "leave out --api-key-file"),
+        (["--gradio", "--workers", "2"], "--workers 2"),
     ):
         assert main(["ui", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_gradio_app_draws_by_the_servers_options() -> None:
+    """Options of `serve` hold in the app too, while its key and names are its own."""
+    ui = Ui(max_steps=3, preset="fast", name="mine", origin=("https://example.org",), port=free_port())
+    with ui._client(Client(f"http://127.0.0.1:{ui.port}")) as client:
+        model = client.model()
+        assert (model["id"], model["preset"]) == ("mine", "fast")
+        with pytest.raises(RequestFailed, match="3"):
+            client.generate("a red circle", num_inference_steps=4)
+    bad = Ui(max_steps=0, port=free_port())
+    with (
+        pytest.raises(ValueError, match="--max-steps must be at least 1"),
+        bad._client(Client(f"http://127.0.0.1:{bad.port}")),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

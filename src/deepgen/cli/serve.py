@@ -16,9 +16,10 @@ from deepgen.extras import missing_extra
 from deepgen.http_access import AllowedHosts
 
 if TYPE_CHECKING:
-    from deepgen.serving.config import ApiKeys
+    from deepgen.serving.config import ApiKeys, ServeConfig
     from deepgen.serving.engine import EngineConfig
     from deepgen.serving.jobs import EngineProtocol
+    from deepgen.serving.schema import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,34 +119,30 @@ class Serve(NamedModelOptions):
             import uvicorn  # noqa: F401
         except ImportError as error:
             raise missing_extra("serving needs more packages", "serve", error) from error
-        from deepgen.serving.adapters import read_loras
         from deepgen.serving.config import ApiKeys
-        from deepgen.serving.engine import EngineConfig
         from deepgen.serving.log import logging_to_stderr
-        from deepgen.serving.schema import Limits
+
+        keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
+        check_who_may_ask(self.host, keys, self.allow_anyone)
+        engine_config, config = self._engine_config(), self._config(keys)
+        with logging_to_stderr(self.log_format):
+            self._serve(engine_config, config)
+        return 0
+
+    def _engine_config(self) -> EngineConfig:
+        """How the model is used; wrong options are told before it is loaded."""
+        from deepgen.serving.adapters import read_loras
+        from deepgen.serving.engine import EngineConfig
 
         self.check_model()
         if self.solver != "euler":
             raise ValueError(f"--solver {self.solver}: serving starts with euler only; leave it out")
-        for name in (
-            *("max_batch", "max_running", "max_waiting", "max_images", "max_steps", "max_pixels"),
-            *("max_edit_pixels", "max_held_pixels", "max_bodies_mib", "max_connections"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.encoding_memory < 0:
             raise ValueError(f"--encoding-memory must be 0 or more MiB, got {self.encoding_memory}")
-        for name in ("timeout", "drain", "drain_notice"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be 0 or more seconds, got {getattr(self, name)}"
-                )
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
-        keys = ApiKeys() if self.api_key_file is None else ApiKeys.read(self.api_key_file)
-        check_who_may_ask(self.host, keys, self.allow_anyone)
-        AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open)  # bad names, before loading
-        config = EngineConfig(
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"--workers must be 0 or more, got {self.workers}")
+        self._check_at_least_one("max_batch", "max_running", "max_waiting")
+        return EngineConfig(
             max_batch=self.max_batch,
             max_running=self.max_running,
             max_waiting=self.max_waiting,
@@ -155,7 +152,50 @@ class Serve(NamedModelOptions):
             preset=self.preset,
             max_encoding_bytes=self.encoding_memory * 2**20,
         )
-        limits = Limits(
+
+    def _config(self, keys: ApiKeys) -> ServeConfig:
+        """What is answered to whom; wrong options are told before the model is loaded."""
+        from deepgen.serving.config import ServeConfig
+        from deepgen.serving.fetch import Fetcher
+        from deepgen.serving.hooks import Hooks
+        from deepgen.serving.middleware import Tracer
+
+        for name in ("timeout", "drain", "drain_notice"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be 0 or more seconds, got {getattr(self, name)}"
+                )
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be between 0 and 65535, got {self.port}")
+        self._check_at_least_one("max_connections")
+        Fetcher(self.image_host)  # tells a bad host
+        return ServeConfig(
+            model_name=self.public_name,
+            # a path stays unknown to clients
+            model_aliases=() if Path(self.model).expanduser().exists() else (self.model,),
+            keys=keys,
+            limits=self._limits(),
+            origins=self.origin,
+            allowed_hosts=AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open),
+            metadata=self.metadata,
+            image_hosts=self.image_host,
+            hooks=Hooks.load(self.check_request, self.check_image),
+            credentials=self._credentials(),
+            tracer=Tracer.from_environment() if self.trace else None,
+            fits_sizes=not self.refuse_sizes,
+            chat_images=self.chat_images,
+            admin_keys=self._admin_keys(),
+            adapter_dir=self.adapter_folder,
+        )
+
+    def _limits(self) -> Limits:
+        from deepgen.serving.schema import Limits
+
+        self._check_at_least_one(
+            *("max_images", "max_waiting", "max_steps", "max_pixels", "max_edit_pixels", "max_held_pixels"),
+            "max_bodies_mib",
+        )
+        return Limits(
             max_images=min(self.max_images, self.max_waiting),
             max_steps=self.max_steps,
             max_pixels=self.max_pixels,
@@ -164,13 +204,11 @@ class Serve(NamedModelOptions):
             max_bodies_mib=self.max_bodies_mib,
             timeout_s=self.timeout,
         )
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"--workers must be 0 or more, got {self.workers}")
-        self._admin_keys()  # bad ones are told before the model is loaded
-        credentials = self._credentials()
-        with logging_to_stderr(self.log_format):
-            self._serve(config, limits, keys, credentials)
-        return 0
+
+    def _check_at_least_one(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
 
     @property
     def public_name(self) -> str:
@@ -216,39 +254,14 @@ class Serve(NamedModelOptions):
         num_workers = self.workers or num_devices or 1
         return Pool(partial(load_pipeline, self), config, num_workers, num_devices, measure, self.log_format)
 
-    def _serve(self, engine_config: Any, limits: Any, keys: Any, credentials: Any) -> None:
+    def _serve(self, engine_config: EngineConfig, config: ServeConfig) -> None:
         from deepgen.serving.app import make_app
-        from deepgen.serving.config import ServeConfig
         from deepgen.serving.connections import ConnectionLimits
         from deepgen.serving.draining import Ending, run, say
-        from deepgen.serving.fetch import Fetcher
-        from deepgen.serving.hooks import Hooks
         from deepgen.serving.metrics import Metrics
-        from deepgen.serving.middleware import Tracer
 
-        hooks = Hooks.load(self.check_request, self.check_image)
-        tracer = Tracer.from_environment() if self.trace else None
-        Fetcher(self.image_host)  # a bad host is told before the model is loaded
         metrics = Metrics()
         engine = self._engine(engine_config, metrics.measure)
-        config = ServeConfig(
-            model_name=self.public_name,
-            # a path stays unknown to clients
-            model_aliases=() if Path(self.model).expanduser().exists() else (self.model,),
-            keys=keys,
-            limits=limits,
-            origins=self.origin,
-            allowed_hosts=AllowedHosts.of_server(self.host, self.allowed_hosts, not keys.is_open),
-            metadata=self.metadata,
-            image_hosts=self.image_host,
-            hooks=hooks,
-            credentials=credentials,
-            tracer=tracer,
-            fits_sizes=not self.refuse_sizes,
-            chat_images=self.chat_images,
-            admin_keys=self._admin_keys(),
-            adapter_dir=self.adapter_folder,
-        )
         app = make_app(engine, config, metrics)
         ending = Ending(
             drain=self.drain,
@@ -261,7 +274,7 @@ class Serve(NamedModelOptions):
                 app,
                 ending,
                 on_listen=say("deepgen: serving on {url} until SIGTERM or Ctrl-C"),
-                on_hangup=_rereading(keys, config.admin_keys),
+                on_hangup=_rereading(config.keys, config.admin_keys),
                 host=self.host,
                 port=self.port,
                 limits=ConnectionLimits(max_connections=self.max_connections),

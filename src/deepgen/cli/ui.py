@@ -24,7 +24,8 @@ class Ui(Serve):
     """Open the page in a browser; serves a model first, unless a server listens at that port already."""
 
     gradio: bool = False
-    """Show a Gradio app instead of the server's own page; needs the extra `ui`."""
+    """Show a Gradio app instead of the server's own page; needs the extra `ui`. It draws in this process, or
+    by a server that listens at --port, and is itself at the first free port from 7860 on."""
     browser: bool = True
     """Open a browser; without, the address is printed."""
     log_format: Literal["json", "text"] = "text"
@@ -71,6 +72,10 @@ class Ui(Serve):
     def _gradio(self, running: Client) -> int:
         from deepgen.serving.gradio_app import launch, make_ui
 
+        if self.api_key_file is not None:
+            raise ValueError("the Gradio app asks for no key; leave out --api-key-file, or --gradio")
+        if self.workers:
+            raise ValueError(f"the Gradio app draws in its own process: leave --workers {self.workers} out")
         if not is_loopback(self.host) and not self.allow_anyone:
             raise ValueError(
                 f"--host {self.host} can be reached from other machines, and the Gradio app asks for no key; "
@@ -100,7 +105,9 @@ class Ui(Serve):
             yield running
             return
         from deepgen.cli.loading import load_pipeline
+        from deepgen.serving.config import ApiKeys
         from deepgen.serving.local import serve_locally
 
-        with serve_locally(load_pipeline(self), model_name=self.public_name) as client:
+        config, serve_config = self._engine_config(), self._config(ApiKeys())
+        with serve_locally(load_pipeline(self), config, serve_config) as client:
             yield client

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deepgen.client import Client
@@ -28,9 +29,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def serve_locally(
-    pipe: DeepGenPipeline, config: EngineConfig | None = None, *, model_name: str = "deepgen-1.0"
+    pipe: DeepGenPipeline,
+    config: EngineConfig | None = None,
+    serve_config: ServeConfig | None = None,
+    *,
+    model_name: str = "deepgen-1.0",
 ) -> Iterator[Client]:
     """A client of a server that lives in a thread of this process until the block is left.
+
+    Args:
+        pipe: what draws; its progress bars are turned off.
+        config: how it is used; default `EngineConfig()`.
+        serve_config: of the server, whose keys and names are replaced by those of this program alone.
+        model_name: what the model is called, where no `serve_config` says it.
 
     Raises:
         ImportError: the `serve` extra is missing.
@@ -41,9 +52,10 @@ def serve_locally(
         raise missing_extra("serving needs uvicorn", "serve", error) from error
     pipe.set_progress_bar_config(disable=True)
     key = secrets.token_urlsafe(32)
-    serve_config = ServeConfig(
-        model_name=model_name,
+    serve_config = replace(
+        serve_config or ServeConfig(model_name=model_name),
         keys=ApiKeys({"local": key}),
+        origins=(),
         allowed_hosts=AllowedHosts((), "loopback"),
     )
     app = make_app(Engine(pipe, config), serve_config)
