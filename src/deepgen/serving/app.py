@@ -57,6 +57,7 @@ _REFUSALS = {
     "400": "a field is wrong",
     "401": "the API key is missing or unknown",
     "403": "a page of another origin asked",
+    "404": "the model, or an adapter or picture that is named, is not here",
     "408": "the request took too long to arrive",
     "413": "the request, or a picture of it, is too large",
     "415": "the content type is another",

@@ -73,7 +73,7 @@ class ResponsesRequest(DrawingFields):
     tool_choice: Any = None
     previous_response_id: Name | None = None
     store: bool = True
-    background: bool = False
+    background: bool = Field(False, json_schema_extra={"const": False})
     partial_images: PartialImages = 0
 
 

@@ -247,7 +247,7 @@ class ChatRoutes:
         limits = self._handler.config.limits
         body = self._handler.read(ChatCompletionRequest, await read_json(request, limits))
         given, images = await run_in_threadpool(read_chat, body, self._handler.fetch(request))
-        has_usage = body.stream_options is not None and body.stream_options.include_usage
+        has_usage = bool(body.stream_options and body.stream_options.include_usage)
         shown = body.content_images or self._handler.config.chat_images
         del body  # its pictures are texts as long as their files
         fields = self._handler.read(ImageGenerationRequest, given)

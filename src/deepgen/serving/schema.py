@@ -354,8 +354,8 @@ _TEXT_OF_THE_USER = {
 class StreamOptions(Body):
     """Options of a stream; `include_obfuscation` changes nothing, because an answer is no secret text."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = False
 
 
 class ChatCompletionRequest(DrawingFields):
