@@ -55,6 +55,9 @@ class Load:
     """Short requests (1 step) over which memory is looked at; 0 leaves that part out."""
     presets: tuple[str, ...] = ("exact", "balanced", "fast")
     """What servers draw with in the last part, half as long each; none leaves it out."""
+    against: Path | None = None
+    """Another checkout, such as a worktree of an older commit: instead of all parts, servers of both draw in
+    turns, four times each, and the ratio of their pictures per second is what is asked for."""
     output: Path | None = None
     """Where the figures go, as JSON; printed in any case."""
 
@@ -88,6 +91,11 @@ def main(options: Load) -> None:
     room = ("--max-waiting", str(2 * options.clients), "--max-running", str(2 * options.max_batch))
     batched = ("--max-batch", str(options.max_batch), "--exact")
     results: dict[str, Any] = {"options": {**asdict(options), "output": None}, "machine": machine()}
+    if options.against is not None:
+        results["options"]["against"] = options.against.name
+        results |= asyncio.run(in_turns(options, options.against, [*room, *batched]))
+        write(options, results)
+        return
     with server(options, *room, *batched) as (url, _):
         outcome = asyncio.run(load(url, options, options.seconds))
         results["batches"] = outcome.figures()
@@ -105,18 +113,44 @@ def main(options: Load) -> None:
         with server(options, *room, "--max-batch", str(options.max_batch), "--preset", preset) as (url, _):
             outcome = asyncio.run(load(url, replace(options, steps=None), options.seconds / 2))
             results["presets"][preset] = outcome.figures()
+    write(options, results)
+
+
+def write(options: Load, results: dict[str, Any]) -> None:
+    """The figures, on the terminal and into the file."""
     text = json.dumps(results, indent=2)
     print(text)
     if options.output is not None:
         options.output.write_text(text + "\n")
 
 
+async def in_turns(options: Load, other: Path, arguments: list[str]) -> dict[str, Any]:
+    """Figures of this server and of another checkout's, which take turns on the same machine."""
+    rounds: dict[str, list[dict[str, Any]]] = {"this": [], "other": []}
+    with (
+        server(options, *arguments, source=Path(__file__).parents[1] / "src") as (mine, _),
+        server(options, *arguments, source=other / "src") as (theirs, _),
+    ):
+        for _ in range(4):
+            for name, url in (("this", mine), ("other", theirs)):
+                outcome = await load(url, options, options.seconds / 8)
+                rounds[name].append(outcome.figures())
+    rates = {name: [one["pictures_per_s"] for one in found] for name, found in rounds.items()}
+    ratios = [this / that for this, that in zip(rates["this"], rates["other"], strict=True)]
+    return {
+        **rounds,
+        "ratios": [round(one, 3) for one in ratios],
+        "median_ratio": round(np.median(ratios), 3),
+    }
+
+
 @contextmanager
-def server(options: Load, *arguments: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of a fresh server."""
+def server(options: Load, *arguments: str, source: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Address and process id of a fresh server, of the package below `source` where that is given."""
+    environment = {**os.environ, "PYTHONPATH": str(source)} if source else None
     command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", "0"]
     command += ["--device", "cpu", "--workers", str(options.workers), *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stderr is not None
             found = (re.search(r"serving on (http://\S+)", line) for line in process.stderr)
