@@ -13,20 +13,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from deepgen.cli.app import main
-from deepgen.client import Client, Patience
+from deepgen.client import Client, DrawnImage, Patience
 from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.local import serve_locally
 from deepgen.serving.mcp_tools import MAX_IMAGES, Folders, Painter, make_tools
-from serve_process import ENVIRONMENT, listening, serving
+from serve_process import ENVIRONMENT, listening, serving, started
 
 pytest.importorskip("mcp.server.mcpserver", reason="tools for agents need mcp 2")
 
@@ -37,7 +40,15 @@ from mcp import StdioServerParameters  # pyright: ignore[reportMissingImports]  
 from mcp.client.stdio import stdio_client  # pyright: ignore[reportMissingImports]  # an extra
 from mcp.client.streamable_http import streamable_http_client  # pyright: ignore[reportMissingImports]
 
+from deepgen.uploads.png_bands import _chunk
+
 Talk = Callable[[Any], Any]
+CLAIM = (
+    b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", b"\0\0\0\1\x03\xd0\x90\0\x08\0\0\0\0")  # 1 x 64,000,000
+    + _chunk(b"IDAT", b"\x78\x9c" + b"\0" * 15)
+    + _chunk(b"IEND", b"")
+)
 
 
 def images_of(result: Any) -> list[Image.Image]:
@@ -174,6 +185,28 @@ def test_the_schemas_of_the_tools_allow_no_other_argument(client: Client) -> Non
             assert unknown.content[0].text.startswith("unknown field '")
 
     talk(Painter(lambda: client), work)
+
+
+def test_an_answer_is_no_longer_than_the_official_client_takes(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit is 1 MiB a message over HTTP; the whole picture is kept by name and as a file."""
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)).save(content, "PNG")
+    noise = [DrawnImage(content.getvalue(), seed, "900x700", index) for index, seed in enumerate((5, 6))]
+    monkeypatch.setattr(Client, "stream", lambda self, *args, **fields: iter(noise))
+
+    async def work(agent: Any) -> None:
+        drawn = await agent.call_tool("generate_image", {"prompt": "a", "n": 2})
+        assert not drawn.is_error
+        shown = [part for part in drawn.content if part.type == "image"]
+        assert [part.mime_type for part in shown] == ["image/jpeg"] * 2
+        assert sum(len(part.data) for part in shown) < 1_000_000
+        for said in names_of(drawn):
+            assert (tmp_path / f"{said}.png").read_bytes() == content.getvalue()
+        assert all("shown as a JPEG" in part.text for part in drawn.content[1::2])
+
+    talk(Painter(lambda: client, Folders(save_to=tmp_path)), work)
 
 
 def test_an_empty_prompt_draws(client: Client) -> None:
@@ -327,6 +360,59 @@ def test_over_http_with_a_key_a_running_server_draws(tmp_path: Path) -> None:
         ),
     ):
         anyio.run(run, url)
+
+
+def address(width: int, height: int) -> str:
+    """A plain PNG of that size as a `data:` address; its file is small however large it is."""
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+@pytest.mark.slow
+def test_over_http_pictures_and_bodies_keep_to_the_budget() -> None:
+    """The same limits as over HTTP's own routes: pixels before they are decoded, and bytes on their way."""
+    with started("mcp", "tiny", "--http", pattern=r"tools on (http://\S+)") as server:
+        process = psutil.Process(server.process.pid)
+        peak, is_on = [0], threading.Event()
+
+        def watch() -> None:
+            while not is_on.wait(0.02):
+                peak[0] = max(peak[0], process.memory_info().rss)
+
+        async def run() -> None:
+            async with Agent(streamable_http_client(server.url)) as agent:
+                await draw_once(agent)
+                threading.Thread(target=watch, daemon=True).start()
+                eight = {
+                    "prompt": "make it blue",
+                    "image": [address(8000, 8000)] * 8,
+                    "num_inference_steps": 1,
+                }
+                answer = await agent.call_tool("edit_image", eight)
+                assert (answer.is_error, answer.content[0].mime_type) == (False, "image/jpeg")
+                assert "shown as a JPEG" in answer.content[1].text
+                long = {"prompt": "a", "image": [f"data:image/png;base64,{base64.b64encode(CLAIM).decode()}"]}
+                refused = await agent.call_tool("edit_image", long)
+                assert refused.is_error
+                assert "64,000,000" in refused.content[0].text.replace("64000000", "64,000,000")
+
+        anyio.run(run)
+        is_on.set()
+        assert peak[0] < 1_500_000_000
+
+        def send(_: int) -> httpx.Response:
+            body = b'{"jsonrpc": "2.0", "id": 1, "method": "' + b"x" * (60 << 20) + b'"}'
+            headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+            return httpx.post(server.url, content=body, headers=headers, timeout=120, trust_env=False)
+
+        with ThreadPoolExecutor(6) as pool:  # 60 MiB each, three times for JSON's copies; 256 MiB are held
+            answers = list(pool.map(send, range(6)))
+        assert {answer.status_code for answer in answers} <= {400, 404, 413, 429}
+        assert 429 in {answer.status_code for answer in answers}
+        assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+        server.process.terminate()
+        assert server.process.wait(60) == 0
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 import secrets
 import threading
@@ -54,6 +55,24 @@ def write_image(
 ) -> bytes:
     """A file of the picture, with its record if one is given; `compression` is the quality, 0 to 100."""
     return encode_image(image, output_format, quality=compression, record=record, compress_level=3)
+
+
+def at_most(content: bytes, most: int) -> tuple[bytes, Kind]:
+    """A PNG as it is where it has at most `most` bytes, otherwise a JPEG that has, made smaller if need be.
+
+    Transparency is laid over white, as in every JPEG of ours.
+    """
+    if len(content) <= most:
+        return content, "png"
+    image = Image.open(io.BytesIO(content))
+    while True:
+        for quality in (92, 80):
+            shown = encode_image(image, "jpeg", quality=quality)
+            if len(shown) <= most:
+                return shown, "jpeg"
+        if max(image.size) == 1:
+            raise ValueError(f"no picture has at most {most} bytes")
+        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)))
 
 
 def to_base64(content: bytes) -> str:

@@ -30,7 +30,7 @@ from deepgen.generation import refuse_unknown, standard_names
 from deepgen.serving.bodies import read_body
 from deepgen.serving.draining import REASON
 from deepgen.serving.errors import ApiError
-from deepgen.serving.images import MAX_FILE_BYTES
+from deepgen.serving.images import MAX_FILE_BYTES, at_most
 from deepgen.serving.schema import MAX_GUIDANCE, ImageGenerationRequest, Limits, limited
 
 INSTRUCTIONS = (
@@ -38,6 +38,8 @@ INSTRUCTIONS = (
     "to edit_image to change that picture further. The same seed and words draw the same picture again."
 )
 MAX_IMAGES = 4  # in one answer: an agent reads each
+# Of all pictures in one answer: the official client takes messages of 1 MiB over HTTP, and base64 adds a third.
+_ANSWER_BYTES = 700_000
 _KEPT, _KEPT_BYTES = 64, 128 << 20  # pictures that can be named later
 _MANY = 2**53
 # A tool's own; others are those of the server it asks.
@@ -363,7 +365,14 @@ def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
             raise ToolError(_said(error)) from error
         finally:
             left.set()
-        return [part for image, said in found for part in (Image(data=image.content, format="png"), said)]
+        parts: list[Any] = []
+        for image, said in found:
+            shown, kind = at_most(image.content, _ANSWER_BYTES // len(found))
+            parts.append(Image(data=shown, format=kind))
+            parts.append(
+                said if kind == "png" else f"{said}, shown as a JPEG; the name is of the whole picture"
+            )
+        return parts
 
     return drawn
 
