@@ -30,7 +30,11 @@ def _masks() -> bytes:
 IMAGES = [*_images(), _masks()]
 SIZES = ["auto", "32x32", "64x32", "64x64"]  # of `tiny`, whose unit is 32
 
-SILENT = {"refusal", "input_audio"}  # not in the last message, which no document can say
+SILENT = {
+    "refusal",
+    "input_audio",
+    "file",
+}  # no last message of these alone: no document can say so
 
 schemathesis.openapi.format("picture-size", st.sampled_from(SIZES))
 schemathesis.openapi.format("binary", st.just(IMAGES[-1]))  # a form's picture and its mask alike
@@ -52,13 +56,15 @@ def filter_body(context: Any, body: Any) -> bool:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """So is what a document cannot say of two fields: sides follow the unit of size and exclude `size`, and a
-    preset chooses its solver. They are taken out of requests that are meant to be right.
+    """So is what a document cannot say of some fields: sides follow the unit of size and exclude `size`, a preset
+    chooses its solver, and an earlier response has to be one that was given. They are taken out of requests that are meant to be right.
     """
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
         excluded = {"height", "width"} | ({"solver"} if case.body.get("preset") is not None else set())
-        if excluded & case.body.keys():  # a body that is set is judged anew, and bytes are no strings
-            case.body = {n: value for n, value in case.body.items() if n not in excluded}
+        for name in excluded | {
+            "previous_response_id"
+        }:  # in place: a new body would be judged as another one
+            case.body.pop(name, None)
         for message in case.body.get("messages") or ():
             if isinstance(message, dict) and isinstance(message.get("content"), list):
                 message["content"] = [part for part in message["content"] if part.get("type") not in SILENT]
