@@ -56,8 +56,9 @@ def filter_body(context: Any, body: Any) -> bool:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """So is what a document cannot say of some fields: sides follow the unit of size and exclude `size`, a preset
-    chooses its solver, and an earlier response has to be one that was given. They are taken out of requests that are meant to be right.
+    """So is what a document cannot say of some fields: sides follow the unit of size and exclude `size`, a
+    preset chooses its solver, and an earlier response has to be one that was given. They are taken out of
+    requests that are meant to be right.
     """
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
         excluded = {"height", "width"} | ({"solver"} if case.body.get("preset") is not None else set())

@@ -38,7 +38,7 @@ INSTRUCTIONS = (
     "to edit_image to change that picture further. The same seed and words draw the same picture again."
 )
 MAX_IMAGES = 4  # in one answer: an agent reads each
-# Of all pictures in an answer: the official client takes messages of 1 MiB over HTTP, and base64 adds a third.
+# Of all pictures in an answer: the official client takes 1 MiB a message over HTTP, and base64 adds a third.
 _ANSWER_BYTES = 700_000
 _KEPT, _KEPT_BYTES = 64, 128 << 20  # pictures that can be named later
 _MANY = 2**53
