@@ -96,6 +96,7 @@ class EvalStorybook(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the table is printed."""
+        from deepgen.evaluation.runner import workers
         from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
         from deepgen.tiny.evaluation.table import brief
 
@@ -117,7 +118,15 @@ class EvalStorybook(NamedModelOptions):
             **chosen,
         )
         check_folder(self.output)
-        report = evaluate(self._model(), config, lambda text: print(f"deepgen: {text}", file=sys.stderr))
+        team = workers(self.device)
+
+        def say(text: str) -> None:
+            if team.rank == 0:
+                print(f"deepgen: {text}", file=sys.stderr)
+
+        report = evaluate(self._model(), config, say, team)
+        if report is None:  # the first process adds up
+            return 0
         print(brief(report))
         for ending in ("md", "json", "html", "png"):
             print(self.output / f"storybook.{ending}")
@@ -253,7 +262,7 @@ class EvalRun:
         scorers = self._scorers(benchmarks)
         if self.size is None:
             settings = self._with_sizes_of_the_model(settings)
-        team = workers()
+        team = workers(self.device)
         key = os.environ.get("DEEPGEN_MODEL_KEY", "")
         model = load_model(
             self.model,
