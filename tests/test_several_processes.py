@@ -63,6 +63,7 @@ class Work(NamedTuple):
 
     folder: Path
     of_processes: list[dict[str, dict[str, Any]]]
+    printed: str = ""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [done[kind] for done in self.of_processes]
@@ -139,9 +140,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Work:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Work:
     folder = tmp_path_factory.mktemp("two")
     (folder / "commands.json").write_text(json.dumps(commands(folder / "files", 2)))
-    together(2, str(HERE / "counted_worker.py"), str(folder / "commands.json"), str(folder))
+    started = together(2, str(HERE / "counted_worker.py"), str(folder / "commands.json"), str(folder))
     found = [json.loads((folder / f"counts-{rank}.json").read_text()) for rank in range(2)]
-    return Work(folder / "files", [dict(zip(KINDS, counts, strict=True)) for counts in found])
+    done = [dict(zip(KINDS, counts, strict=True)) for counts in found]
+    return Work(folder / "files", done, started.stdout)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,7 @@ def test_of_one_picture_each_process_computes_one_branch_of_guidance(alone: Work
         for work in (alone, two)
     ]
     assert (drawn[0] - drawn[1]).abs().max() <= 1
+    assert two.printed.count("one.png") == 1, "it is written once"
 
 
 def test_what_two_processes_make_is_what_one_makes(alone: Work, two: Work) -> None:
@@ -264,6 +267,25 @@ def test_processes_that_do_not_come_together_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(ValueError, match="process 1 of 2 was started, and accelerate takes it for process 0"):
+        join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_devices", "reason"),
+    [
+        ("cuda", 1, "2 processes were started on this machine, which has 1 cuda devices"),
+        ("mps", 1, "2 processes were started, and mps is one device for one process"),
+    ],
+)
+def test_processes_without_an_accelerator_each_are_refused(
+    kind: str, num_devices: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: num_devices)
+    with pytest.raises(ValueError, match=reason):
         join()
 
 
