@@ -19,7 +19,7 @@ from deepgen.evaluation.benchmark import Item, Settings
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.run_config import Workers, chunked
 from deepgen.evaluation.seeds import seed_of
-from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.statistics import share_interval
 from deepgen.evaluation.store import Images
 from deepgen.tiny.edit_chain import ChainStep, EditChain, sample_chain
 from deepgen.tiny.evaluation.scores import kept_share, psnr_within
@@ -38,7 +38,7 @@ class ChainReport:
         num_chains: chains that were drawn.
         num_edits: of each chain.
         held: share of edits after which the picture had what this edit asked for, and not before it.
-        held_interval: Wilson interval at 95 % over chains, whose edits are not independent.
+        held_interval: bootstrap interval at 95 % over chains, whose edits are not independent.
         whole: share of edits after which the whole picture was as all edits so far should have made it, by
             nouns, cells and word.
         kept: share of the cells left alone that still hold after the last edit what they held at first.
@@ -153,6 +153,10 @@ def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Ima
         for step, before, after in _read_steps(chain, images)
     ]
     held, whole = (float(np.mean([step[index] for step in steps])) for index in (0, 1))
+    length = len(chains[0].steps)
+    of_chains = {
+        n: [float(step[0]) for step in steps[n * length : (n + 1) * length]] for n in range(len(chains))
+    }
     kept = [
         kept_share(chain.start, chain.untouched, read(images[-1]))
         for chain, images in zip(chains, drawn, strict=True)
@@ -163,7 +167,7 @@ def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Ima
         num_chains=len(chains),
         num_edits=len(chains[0].steps),
         held=held,
-        held_interval=wilson(held, len(chains)),
+        held_interval=share_interval(of_chains),
         whole=whole,
         kept=float(np.mean([share for share in kept if share is not None])),
         psnr=float(np.mean(last)),
