@@ -117,7 +117,7 @@ def test_what_is_said_of_the_table_is_in_the_record() -> None:
     [("tiny_rl_strength_2026-11-28.json", "leaves at 0.6"), ("tiny_rl_2026-11-27.json", "By default")],
 )
 def test_what_three_seeds_leave_open_is_said(file: str, words: str) -> None:
-    """With Student's t over three seeds (4.303 standard errors); the page names what its interval holds 0 of."""
+    """Student's t over three seeds (4.303 standard errors); the page names what it leaves open."""
     result, found, is_open = recorded(file), {}, set()
     for kind in KINDS:
         values = of_seeds(result, "by default", kind)
