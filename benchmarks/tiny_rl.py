@@ -29,6 +29,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from deepgen.evaluation.benchmarks.shapes import EDIT_KINDS, GENERATION_KINDS, evaluate
+from deepgen.evaluation.statistics import LEAST_SEEDS, over_seeds
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rewards.ensemble import RewardEnsembleConfig
@@ -266,7 +267,10 @@ class TinyRL:
         }
 
     def table(self, results: dict[str, Any]) -> str:
-        """Markdown: accuracy of every kind before, and by how many points it changed, mean over the seeds."""
+        """Markdown: accuracy of every kind before, and by how many points it changed, mean over the seeds.
+
+        ± is half of the 95 % confidence interval, where there are seeds enough for one.
+        """
         names = [name for name in self.recipes if any(key.startswith(f"{name}-") for key in results)]
         lines = []
         for way, before in results["before"].items():
@@ -276,15 +280,16 @@ class TinyRL:
             ]
             for kind in (*GENERATION_KINDS, *(f"edit {kind}" for kind in EDIT_KINDS)):
                 cells = [
-                    f"{100 * statistics.mean(run['after'][way][kind] - before[kind] for run in runs):+.1f}"
+                    over_seeds([100 * (run["after"][way][kind] - before[kind]) for run in runs]).shown(1)
                     for runs in (_runs_of(name, results) for name in names)
                 ]
                 lines.append(f"| {kind} | {100 * before[kind]:.1f} | {' | '.join(cells)} |")
             lines.append("")
         for name in names:
             runs = _runs_of(name, results)
+            few = "" if len(runs) >= LEAST_SEEDS else f" (no claim: that takes {LEAST_SEEDS})"
             lines.append(
-                f"{name}: {len(runs)} seeds, {runs[0]['rollouts']} rollouts of "
+                f"{name}: {len(runs)} seeds{few}, {runs[0]['rollouts']} rollouts of "
                 f"{runs[0]['passes_per_rollout']:.0f} DiT passes\n"
             )
         return "\n".join(lines)

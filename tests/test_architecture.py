@@ -25,6 +25,7 @@ LEVELS = (
         "moved",
         "addresses",
         "json_values",
+        "processes",
         "progress",
         "image_colors",
     ),

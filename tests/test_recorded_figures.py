@@ -112,6 +112,38 @@ def test_what_is_said_of_the_table_is_in_the_record() -> None:
     assert "relations {}, moves {}, but counting {} and recoloring {}".format(*general) in PAGE_OF_RL
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("tiny_rl_strength_2026-11-28.json", "leaves at 0.6"), ("tiny_rl_2026-11-27.json", "By default")],
+)
+def test_what_three_seeds_leave_open_is_said(file: str, words: str) -> None:
+    """Student's t over three seeds (4.303 standard errors); the page names what it leaves open."""
+    result, found, is_open = recorded(file), {}, set()
+    for kind in KINDS:
+        values = of_seeds(result, "by default", kind)
+        half = 4.303 * statistics.stdev(values) / 3**0.5
+        found[kind] = (statistics.mean(values) - half, statistics.mean(values) + half)
+        is_open |= {kind} if found[kind][0] < 0 < found[kind][1] else set()
+    if words == "leaves at 0.6":
+        assert is_open == {
+            *("counting", "background", "size"),
+            *("edit remove", "edit add", "edit background", "edit resize"),
+        }
+        for kind, text in (
+            ("relation", "relations {:+.1f} to {:+.1f}"),
+            ("edit move", "moves {:+.1f} to {:+.1f}"),
+        ):
+            assert text.format(*found[kind]) in PAGE_OF_RL
+        assert "counting, at {:+.1f} to {:+.1f}, is not significant".format(*found["counting"]) in PAGE_OF_RL
+    else:
+        assert is_open == {
+            *("counting", "single"),
+            *("edit recolor", "edit background", "edit replace", "edit resize"),
+        }
+        said = "By default counting, at {:+.1f} to {:+.1f}, is not significant either"
+        assert said.format(*found["counting"]) in PAGE_OF_RL
+
+
 def test_what_did_not_spare_counting_is_told_as_recorded() -> None:
     result = recorded("tiny_rl_guards_2026-11-28.json")
     usual = recorded("tiny_rl_2026-11-27.json")

@@ -1,10 +1,11 @@
 """What makes the connector work: fresh connectors of other shapes, trained by stage 1 on the small model.
 
-    python tools/ablation.py OUTPUT [--steps 300] [--seeds 0 1 2] [--cache FOLDER --data MIXTURE]
+    python tools/ablation.py OUTPUT [--steps 300] [--seeds 0 1 ... 7] [--cache FOLDER --data MIXTURE]
 
 VLM, DiT and VAE are those of `tiny` and frozen; every row gets the same samples, noise and steps, and is
 measured on held-out rows at eight fixed noise levels. A row that is there already is not run again, so the
-command can be interrupted. Writes `ablation.json` and `ablation.md` into OUTPUT.
+command can be interrupted. Writes `ablation.json` and `ablation.md` into OUTPUT: the table, and which
+differences may be claimed. With fewer than eight seeds none may, and the table has no interval.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
+from deepgen.evaluation.statistics import LEAST_SEEDS, SeedMean, over_seeds
 from deepgen.recipes import recipe
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
@@ -35,6 +37,7 @@ ROWS = {
     "16 think tokens": ("num_think_tokens=16",),
     "32 think tokens": ("num_think_tokens=32",),
 }
+TASKS = {"generate": "captions", "edit": "edits"}
 HELD_OUT = """\
 seed: 1
 image: {rule: fix_pixels, image_size: 96, unit: 32}
@@ -61,7 +64,7 @@ class Ablation:
     steps: int = 300
     batch_size: int = 48
     lr: float = 1e-3
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = tuple(range(LEAST_SEEDS))
 
     def run(self) -> None:
         """One row after the other, all of a seed before the next seed."""
@@ -75,7 +78,7 @@ class Ablation:
                     continue
                 results.setdefault(name, {})[str(seed)] = self._run(options, seed)
                 file.write_text(json.dumps(results, indent=1) + "\n")
-                (self.output / "ablation.md").write_text(self.table(results) + "\n")
+                (self.output / "ablation.md").write_text(f"{table(results)}\n\n{claims(results)}\n")
                 print(name, seed, results[name][str(seed)], flush=True)
 
     def _run(self, options: tuple[str, ...], seed: int) -> dict[str, float]:
@@ -114,25 +117,46 @@ class Ablation:
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    def table(self, results: dict[str, Any]) -> str:
-        """Markdown: mean loss, and the difference to the first row in the same seed, mean and deviation.
 
-        Seeds differ in data, noise and what is held out, so they are compared row by row.
-        """
-        lines = [
-            "| connector | loss, captions | against the first | loss, edits | against the first | seeds |",
-            "|---|---:|---:|---:|---:|---:|",
-        ]
-        first = results[next(iter(ROWS))]
-        for name, runs in results.items():
-            cells = []
-            for task in ("generate", "edit"):
-                cells.append(f"{statistics.mean(run[task] for run in runs.values()):.4f}")
-                differences = [run[task] - first[seed][task] for seed, run in runs.items() if seed in first]
-                spread = f" ± {statistics.stdev(differences):.4f}" if len(differences) > 1 else ""
-                cells.append("" if runs is first else f"{statistics.mean(differences):+.4f}{spread}")
-            lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} |")
-        return "\n".join(lines)
+def difference(results: dict[str, Any], name: str, task: str) -> SeedMean:
+    """Of a row to the first one, over the seeds that both have.
+
+    Seeds differ in data, noise and what is held out, so rows are compared within a seed.
+    """
+    first, runs = results[next(iter(results))], results[name]
+    return over_seeds([runs[seed][task] - first[seed][task] for seed in runs if seed in first])
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: mean loss, and the difference to the first row in the same seed."""
+    lines = [
+        "| connector | loss, captions | against the first | loss, edits | against the first | seeds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for place, (name, runs) in enumerate(results.items()):
+        cells = []
+        for task in TASKS:
+            cells.append(f"{statistics.mean(run[task] for run in runs.values()):.4f}")
+            cells.append(difference(results, name, task).shown(4) if place else "")
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} |")
+    return "\n".join(lines)
+
+
+def claims(results: dict[str, Any]) -> str:
+    """What the table shows beyond chance, and what it does not, in words."""
+    pairs = [(name, task) for name in list(results)[1:] for task in TASKS]
+    found = {(name, TASKS[task]): difference(results, name, task) for name, task in pairs}
+    few = min((one.num_seeds for one in found.values()), default=0)
+    if few < LEAST_SEEDS:
+        return f"No claim: {few} seeds, and a difference is claimed from {LEAST_SEEDS} on."
+    lines = [
+        f"± is half of the 95 % confidence interval of the mean over seeds (Student's t). Of {len(found)} "
+        "differences one in twenty seems significant by chance alone."
+    ]
+    for heading, is_in in (("Differs from the first", True), ("Not significant", False)):
+        names = [f"{name} ({task})" for (name, task), one in found.items() if one.is_significant == is_in]
+        lines.append(f"{heading}: {', '.join(names) or 'none'}.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

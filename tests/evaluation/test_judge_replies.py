@@ -205,10 +205,10 @@ def test_items_with_one_prompt_are_one_piece_of_evidence():
 
     scores = [ItemScore(item=str(i), category="a", value=float(i % 2)) for i in range(40)]
     prompts = {str(i): f"prompt {i % 8}" for i in range(40)}
-    alone, together = intervals(scores, mean), intervals(scores, mean, prompts=prompts)
+    alone, together = intervals(scores, mean), intervals(scores, mean, claims=prompts)
     widths = [high - low for low, high in (alone["overall"], together["overall"])]
     assert widths[1] > 1.5 * widths[0]
-    assert intervals(scores, mean, prompts=dict.fromkeys(prompts, "one")) == {}
+    assert intervals(scores, mean, claims=dict.fromkeys(prompts, "one")) == {}
 
 
 # --- RISEBench: what is shown -------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from itertools import permutations
 from types import SimpleNamespace
 
-import pytest
 from PIL import Image
 
-from deepgen.evaluation.benchmarks.shapes import KindScore, evaluate, prompts, score
-from deepgen.shapes.caption import EDIT_KINDS
+from deepgen.evaluation.benchmarks.shapes import KindScore, ShapesPrompt, evaluate, prompts, score
+from deepgen.evaluation.statistics import wilson
+from deepgen.shapes.caption import EDIT_KINDS, ObjectClaim, ShapesClaim
 from deepgen.shapes.render import render
 from deepgen.shapes.scene import Object, ShapesScene
 
@@ -82,7 +82,36 @@ def test_prompts_are_held_out_and_repeatable():
     assert {item.kind for item in items} >= {f"edit {kind}" for kind in EDIT_KINDS}
 
 
-def test_the_interval_holds_the_accuracy():
-    low, high = KindScore(kind="single", num_right=9, num_total=10).interval
-    assert low < 0.9 < high <= 1
-    assert KindScore(kind="single", num_right=10, num_total=10).interval[1] == pytest.approx(1.0)
+def test_the_interval_holds_the_accuracy_and_is_over_distinct_claims():
+    """Ten claims of two pictures each, and the same pictures as if each were a claim of its own."""
+    right = [number // 2 != 3 for number in range(20)]  # of one claim both are wrong
+    together = KindScore.of("single", [(str(number // 2), right[number]) for number in range(20)])
+    apart = KindScore.of("single", [(str(number), right[number]) for number in range(20)])
+    assert (together.num_right, together.num_total, together.num_claims) == (18, 20, 10)
+    assert together.accuracy == apart.accuracy == 0.9
+    assert together.interval == (0.7, 1.0)  # of ten claims, 0 to 3 draws of the wrong one
+    assert together.interval[0] < apart.interval[0] < 0.9
+    assert KindScore.of("single", [(str(number), True) for number in range(10)]).interval == wilson(1.0, 10)
+
+
+def test_a_claim_is_the_same_in_other_words_and_the_other_way_round():
+    star, cross = (ObjectClaim(shape=shape) for shape in ("star", "cross"))
+
+    def key(first, second, relation=None):
+        claim = ShapesClaim(kind="relation", objects=(first, second), relation=relation)
+        return ShapesPrompt(kind="relation", text="any words", claim=claim).claim_key
+
+    assert key(star, cross) == key(cross, star)
+    assert key(star, cross, "above") == key(cross, star, "below")
+    assert key(star, cross, "left of") == key(cross, star, "right of")
+    assert key(star, cross, "above") != key(cross, star, "above")
+    assert len({prompt.claim_key for prompt in prompts(48) if prompt.kind == "single"}) == 6
+
+
+def test_several_seeds_are_several_pictures_of_each_item(tmp_path):
+    one = evaluate(Oracle(2), limit_per_kind=2, output_dir=tmp_path / "one")
+    several = evaluate(Oracle(2), limit_per_kind=2, num_seeds=3, output_dir=tmp_path / "three")
+    assert [kind.num_total for kind in several.kinds] == [3 * kind.num_total for kind in one.kinds]
+    assert [kind.num_claims for kind in several.kinds] == [kind.num_claims for kind in one.kinds]
+    assert several.generation_accuracy == several.edit_accuracy == 1
+    assert str(several).startswith("shapes 1, 3 seeds from 0")

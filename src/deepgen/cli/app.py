@@ -26,6 +26,7 @@ from deepgen.cli.mcp import Mcp
 from deepgen.cli.parsing import parse
 from deepgen.cli.rewards import Rewards
 from deepgen.cli.serve import Serve
+from deepgen.cli.several_processes import check_processes
 from deepgen.cli.train import Train
 from deepgen.cli.ui import Ui
 from deepgen.cli.verify import Verify
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hide_bars_of_libraries()
     command = parse(Command, arguments, DESCRIPTION)
     try:
+        check_processes(command)
         code = command.run()
         sys.stdout.flush()
         return code

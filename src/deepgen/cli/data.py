@@ -13,6 +13,7 @@ from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, 
 
 from deepgen.cli.options import Device
 from deepgen.cli.outputs import check_file_name, check_folder, print_report
+from deepgen.processes import join
 
 if TYPE_CHECKING:
     from deepgen.data.mixture import Mixture
@@ -191,10 +192,10 @@ class CacheData(DataChoice):
     """Pictures encoded at a time."""
     num_workers: int = 2
     """Processes that read pictures ahead; 0 reads in this one."""
-    process: int = 0
-    """Where several share the work: which one this is, from 0."""
-    num_processes: int = 1
-    """How many processes share the work; each writes its own files."""
+    process: int | None = None
+    """Where several share the work: which one this is, from 0; by default as torchrun says."""
+    num_processes: int | None = None
+    """How many processes share the work; each writes its own files. By default those of torchrun."""
 
     def run(self) -> int:
         """Exit code 0 once every row of this process is kept or known to be unusable."""
@@ -206,8 +207,7 @@ class CacheData(DataChoice):
             shard_size=self.shard_size,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            process=self.process,
-            num_processes=self.num_processes,
+            **self._share(),
         )
         mixture = self.open()
         check_folder(self.output)
@@ -226,6 +226,15 @@ class CacheData(DataChoice):
             f"{done.num_rows} rows encoded, {done.num_bad} of them cannot be used"
         )
         return 0
+
+    def _share(self) -> dict[str, int]:
+        """Which part of the work is this process's: as the options say, else as the launcher does."""
+        if (self.process, self.num_processes) == (None, None):
+            state = join(self.device)  # which also gives this process an accelerator of its own
+            return {"process": state.process_index, "num_processes": state.num_processes}
+        if self.process is None or self.num_processes is None:
+            raise ValueError("give --process and --num-processes together: --process 0 --num-processes 4")
+        return {"process": self.process, "num_processes": self.num_processes}
 
     def _with_model(self, mixture: Mixture) -> tuple[Mixture, DeepGenPipeline]:
         """The model as a stage would load it; a path is read at the size the model draws, as in training."""

@@ -6,7 +6,6 @@ as soon as it is done.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deepgen.cli.loading import load_pipeline, read_sizes
 from deepgen.cli.options import ImageOptions, check_text
 from deepgen.cli.outputs import check_output, grid_path
+from deepgen.processes import join, launched
 from deepgen.prompt_text import PromptCutWarning, check_prompt
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _processes(options: ImageOptions) -> Any:
     Raises:
         ValueError: several were started and it was not said what they share, or one, or there is no seed.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = launched().count
     if options.parallel == "none":
         if count > 1:
             raise ValueError(
@@ -124,9 +124,7 @@ def _processes(options: ImageOptions) -> Any:
         )
     if options.seed is None:
         raise ValueError("--parallel needs --seed, so that all processes draw the same picture")
-    from accelerate import PartialState
-
-    return PartialState(cpu=options.device == "cpu")
+    return join(options.device)
 
 
 def record_of(

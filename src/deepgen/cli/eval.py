@@ -45,6 +45,8 @@ class EvalShapes(NamedModelOptions):
     """Solver steps; default the preset's, or the model's own."""
     seed: int = 0
     """Of the items and of the noise."""
+    seeds: int = 1
+    """Pictures of each item, each from noise of its own; publish the means of 3."""
 
     def run(self) -> int:
         """Exit code 0 once the scores are printed."""
@@ -52,8 +54,9 @@ class EvalShapes(NamedModelOptions):
 
         self.check_model()
         check_steps(self.num_inference_steps)
-        if self.limit < 1:
-            raise ValueError(f"--limit must be at least 1, got {self.limit}")
+        for name in ("limit", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         check_folder(self.output)
         pipe = load_pipeline(self)
         pipe.set_progress_bar_config(disable=True)
@@ -62,6 +65,7 @@ class EvalShapes(NamedModelOptions):
             limit_per_kind=self.limit,
             num_steps=self.num_inference_steps,
             seed=self.seed,
+            num_seeds=self.seeds,
             output_dir=self.output,
             preset=self.preset,
         )
@@ -96,6 +100,7 @@ class EvalStorybook(NamedModelOptions):
 
     def run(self) -> int:
         """Exit code 0 once the table is printed."""
+        from deepgen.evaluation.runner import workers
         from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
         from deepgen.tiny.evaluation.table import brief
 
@@ -117,7 +122,15 @@ class EvalStorybook(NamedModelOptions):
             **chosen,
         )
         check_folder(self.output)
-        report = evaluate(self._model(), config, lambda text: print(f"deepgen: {text}", file=sys.stderr))
+        team = workers(self.device)
+
+        def say(text: str) -> None:
+            if team.rank == 0:
+                print(f"deepgen: {text}", file=sys.stderr)
+
+        report = evaluate(self._model(), config, say, team)
+        if report is None:  # the first process adds up
+            return 0
         print(brief(report))
         for ending in ("md", "json", "html", "png"):
             print(self.output / f"storybook.{ending}")
@@ -253,7 +266,7 @@ class EvalRun:
         scorers = self._scorers(benchmarks)
         if self.size is None:
             settings = self._with_sizes_of_the_model(settings)
-        team = workers()
+        team = workers(self.device)
         key = os.environ.get("DEEPGEN_MODEL_KEY", "")
         model = load_model(
             self.model,

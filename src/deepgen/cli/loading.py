@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.options import Device, Dtype, ModelOptions, Offload, Quantize, asked_memory
 from deepgen.extras import missing_extra
+from deepgen.processes import launched
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         from deepgen.pipeline import DeepGenPipeline
         from deepgen.sampling.solvers import make_scheduler
     if options.model == "tiny":
-        print(TINY_NOTICE, file=sys.stderr)
+        if launched().rank == 0:
+            print(TINY_NOTICE, file=sys.stderr)
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work
     if options.model == "tiny" or not sys.stderr.isatty():
         _hide_loading_bars()
@@ -76,7 +78,8 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
             f"deepgen: blocks are compiled as they first run; compiled code is in {folder}", file=sys.stderr
         )
     seconds = time.perf_counter() - started
-    print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
+    if launched().rank == 0:
+        print(f"deepgen: loaded {options.model} on {device} in {seconds:.1f} s ({dtype})", file=sys.stderr)
     return pipe
 
 

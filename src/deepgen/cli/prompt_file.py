@@ -220,12 +220,12 @@ def draw_file(options: ImageOptions, path: Path, suffix: str = ".png") -> int:
     """Draw every picture that is not drawn yet, `suffix` where its row gives no name; 1 if some could not be,
     else 0.
     """
-    from accelerate import PartialState
+    from deepgen.processes import join
 
     options.check()
     folder = DEFAULT_FOLDER if options.output == ImageOptions.output else options.output
     rows, problems = read_rows(path, options.seed or 0, options.num_images, suffix)
-    state = PartialState(timeout=timedelta(days=2))  # rows differ in length, so shares do too
+    state = join(options.device, timedelta(days=2))  # rows differ in length, so shares do too
     if not rows and not problems:
         raise ValueError(f"{path} holds no rows")
     check_folder(folder)

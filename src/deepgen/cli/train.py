@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.recipe_fields import given_fields, recipe_in, recipe_names, with_fields
+from deepgen.processes import launched
 from deepgen.suggestions import suggestion, suggestion_or_all
 
 
@@ -73,7 +74,8 @@ class TrainRun(_Recipe):
             output = output / "dry-run"
             overrides.update(num_steps="2", log_every="1", save_every="2")
         run(self.recipe, output_dir=output, resume=self.resume, overrides=overrides)
-        print(output)
+        if launched().rank == 0:
+            print(output)
         return 0
 
 

@@ -81,14 +81,24 @@ def _read(folder: Path, num_draws: int) -> Result:
         source = document["manifest"].get("source", f"{name}:{variant}")  # a path, for one of a file
         benchmark = load_benchmark(source, document["manifest"]["protocol"])
         scores = [_score(item) for item in document["items"]]
-        prompts = {item["item"]: item["prompt"] for item in document["items"]}
+        claims = {
+            item["item"]: claim for item in document["items"] if (claim := _claim(item, benchmark.is_edit))
+        }
         spans = intervals(
             scores,
             lambda chosen: benchmark.aggregate(chosen, benchmark.protocol),
-            prompts=None if benchmark.is_edit else prompts,
+            claims=claims,
             num_draws=num_draws,
         )
     return Result(folder=folder, document=document, spans=spans)
+
+
+def _claim(item: Mapping[str, Any], is_edit: bool) -> str | None:
+    """What has to hold in the item's pictures: as its verdicts say, else its prompt; None for an edit, which
+    is about a picture of its own.
+    """
+    named = next((row["claim"] for row in item["rows"] if isinstance(row, Mapping) and "claim" in row), None)
+    return named or (None if is_edit else item["prompt"])
 
 
 def _score(item: Mapping[str, Any]) -> ItemScore:

@@ -65,14 +65,16 @@ class Workers:
         return list(chunks[self.rank :: self.count])
 
 
-def workers() -> Workers:
-    """Those that `accelerate launch` or `torchrun` started; one otherwise."""
-    import torch
-    from accelerate import PartialState
+def workers(device: str | None = None) -> Workers:
+    """Those that `torchrun` started; one otherwise.
 
-    # Without cpu=True processes on a machine without cards would each take themselves for the only one. The
-    # time-out is long because scoring of one share may take much longer than of another.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=2))
+    Args:
+        device: "cpu" keeps to the CPU where there is an accelerator.
+    """
+    from deepgen.processes import join
+
+    # The time-out is long because scoring of one share may take much longer than of another.
+    state = join(device, timedelta(days=2))
     return Workers(rank=state.process_index, count=state.num_processes, wait=state.wait_for_everyone)
 
 

@@ -25,6 +25,7 @@ from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers, wor
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
 from deepgen.evaluation.store import Lines, write_json
+from deepgen.processes import require_one
 from deepgen.progress import write_line
 
 __all__ = ["RunConfig", "Workers", "make_manifest", "run", "select", "workers"]
@@ -79,7 +80,9 @@ def run(
         FileNotFoundError, ValueError: official files are missing or altered, the folder holds a run of other
             settings, or too few pictures have a verdict.
     """
-    team = team or Workers()
+    if team is None:
+        require_one("a benchmark run without a team", "pass team=workers(), which divides it")
+        team = Workers()
     items = benchmark.items(config.data_dir, allow_altered=config.allow_altered)
     chosen = select(items, config.limit)
     if config.has_scoring and (lacking := benchmark.check_scoring(chosen)):

@@ -1,10 +1,14 @@
-"""Statistics of scores: bootstrap intervals over items, and paired tests of two runs."""
+"""Statistics of scores: bootstrap intervals over distinct claims, and paired tests of two runs.
+
+A claim is what has to hold in a picture. Pictures of one claim, from several seeds or in several wordings,
+are right and wrong together, so the claim is what is drawn with replacement, with all of its pictures.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +16,45 @@ import numpy as np
 from deepgen.evaluation.benchmark import ItemScore
 
 FEWEST = 5  # items of a category, for an interval
+LEAST_SEEDS = 8  # runs of each side, for a claim that one is better
 _Z = 1.96  # of a normal distribution, 95 %
+# 97.5 % quantiles of Student's t with 1, 2, ... 30 degrees of freedom; beyond, the last one is a little wide.
+_T_QUANTILES = (
+    *(
+        12.706,
+        4.303,
+        3.182,
+        2.776,
+        2.571,
+        2.447,
+        2.365,
+        2.306,
+        2.262,
+        2.228,
+        2.201,
+        2.179,
+        2.160,
+        2.145,
+        2.131,
+    ),
+    *(
+        2.120,
+        2.110,
+        2.101,
+        2.093,
+        2.086,
+        2.080,
+        2.074,
+        2.069,
+        2.064,
+        2.060,
+        2.056,
+        2.052,
+        2.048,
+        2.045,
+        2.042,
+    ),
+)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -27,30 +69,60 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def share_interval(
+    *groups: Mapping[Hashable, Sequence[float]], num_draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval over distinct claims of a share of right pictures, in [0, 1].
+
+    Of several groups, such as kinds, it is that of the mean of their shares, and each group's claims are
+    drawn among themselves. Where a bootstrap sees too little - fewer than five claims, or none that differ
+    within a group - it is Wilson's interval, with as many trials as there are claims.
+
+    Args:
+        groups: the verdicts on each claim's pictures, 0 or 1 each.
+        num_draws: bootstrap samples.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    shares, drawn = [], np.zeros(num_draws)
+    num_claims, is_narrow = 0, True
+    for group in groups:
+        right = np.array([float(np.sum(verdicts)) for verdicts in group.values()])
+        count = np.array([len(verdicts) for verdicts in group.values()])
+        chosen = rng.integers(0, len(group), (num_draws, len(group)))
+        drawn += right[chosen].sum(1) / count[chosen].sum(1) / len(groups)
+        shares.append(right.sum() / count.sum())
+        num_claims += len(group)
+        is_narrow = is_narrow and np.ptp(right / count) == 0
+    if is_narrow or num_claims < FEWEST:
+        return wilson(float(np.mean(shares)), num_claims)
+    return float(np.percentile(drawn, 2.5)), float(np.percentile(drawn, 97.5))
+
+
 def intervals(
     scores: Sequence[ItemScore],
     aggregate: Callable[[Sequence[ItemScore]], Mapping[str, float]],
     *,
-    prompts: Mapping[str, str] | None = None,
+    claims: Mapping[str, str] | None = None,
     num_draws: int = 200,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals of every number of a table.
 
-    Prompts are drawn with replacement within their category, so that every category keeps its size; samples
-    of an item stay together, and so do items with the same prompt: a prompt that is there twice is not twice
-    as much evidence. There is no interval where a category has fewer than five prompts: drawn from one, a
-    number would seem certain.
+    Claims are drawn with replacement within their category, so that every category keeps its size; samples
+    of an item stay together, and so do items with the same claim: one that is there twice is not twice as
+    much evidence. There is no interval where a category has fewer than five claims: drawn from one, a number
+    would seem certain.
 
     Args:
         scores: of one run.
         aggregate: scores to table.
-        prompts: the prompt of each item; None where every item is its own. Edits are: their images differ.
+        claims: of each item, such as its prompt; items that are not named are claims of their own.
         num_draws: bootstrap samples.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    known = prompts or {}
+    known = claims or {}
     clusters: dict[str, dict[str, list[ItemScore]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         clusters[score.category][known.get(score.item, f"item {score.item}")].append(score)
@@ -75,6 +147,49 @@ def intervals(
         name: (float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5)))
         for name, values in drawn.items()
     }
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """What several runs, which differ by their seed alone, came to; `str` gives it as it may be published.
+
+    Attributes:
+        mean: of the runs.
+        num_seeds: how many there were.
+        half_width: of the 95 % confidence interval of the mean (Student's t, which supposes that runs
+            scatter about normally); None of fewer than `LEAST_SEEDS`, whose interval says more of its
+            assumptions than of the runs.
+    """
+
+    mean: float
+    num_seeds: int
+    half_width: float | None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether a difference may be claimed: the interval is there and does not hold 0."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+    def shown(self, digits: int) -> str:
+        """With its sign; ± is half of the 95 % confidence interval, and stands nowhere without one."""
+        text = f"{self.mean:+.{digits}f}"
+        return text if self.half_width is None else f"{text} ± {self.half_width:.{digits}f}"
+
+
+def over_seeds(values: Sequence[float]) -> SeedMean:
+    """The mean of paired differences, one a seed, and its 95 % confidence interval.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not values:
+        raise ValueError("a mean over seeds needs at least 1 run, got 0")
+    count = len(values)
+    half = None
+    if count >= LEAST_SEEDS:
+        quantile = _T_QUANTILES[min(count - 1, len(_T_QUANTILES)) - 1]
+        half = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return SeedMean(float(np.mean(values)), count, half)
 
 
 @dataclass(frozen=True, kw_only=True)

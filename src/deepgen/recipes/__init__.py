@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepgen.processes import launched
 from deepgen.suggestions import suggestion_or_all
 from deepgen.training.config import TrainConfig
 from deepgen.training.loop import train
@@ -43,9 +44,10 @@ def run(
 
     config = override(recipe(recipe_name), overrides or {})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(f"{recipe_name} -> {output_dir}\n{config}")
-    if isinstance(start := getattr(config, "start", None), Start):
-        print(f"starts from: {start}")
+    if launched().rank == 0:
+        print(f"{recipe_name} -> {output_dir}\n{config}")
+        if isinstance(start := getattr(config, "start", None), Start):
+            print(f"starts from: {start}")
     train(
         config,
         output_dir,

@@ -18,7 +18,7 @@ from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.judge import JudgeConfig
 from deepgen.evaluation.make_scorers import ScorerConfig, make_scorers
 from deepgen.evaluation.models import PipelineModel
-from deepgen.evaluation.runner import RunConfig, run
+from deepgen.evaluation.runner import RunConfig, Workers, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import TooFewVerdicts
 from deepgen.generation import GenerationSettings
@@ -79,7 +79,8 @@ class BenchmarkValidation:
             has_scoring=self.stage.processes.is_main,
         )
         try:
-            result = run(benchmark, model, self._settings(benchmark), config, self._scorers)
+            # a team of one: each process that is here draws all of them, see above
+            result = run(benchmark, model, self._settings(benchmark), config, self._scorers, Workers())
         except TooFewVerdicts as error:  # a judge that is away does not stop a training
             logger.warning("%s", error)
             return {f"benchmark/{benchmark.label} judged": (0.0, 1.0)}

@@ -22,13 +22,16 @@ class Processes:
     """This process's place among the others.
 
     Args:
-        device: "cpu" keeps to the CPU where there is an accelerator; None takes what accelerate finds.
+        device: "cpu" keeps to the CPU where there is an accelerator; None takes what is there.
+
+    Raises:
+        ValueError: more processes were started than come together, see `deepgen.processes`.
     """
 
     def __init__(self, device: str | None = None):
-        from accelerate import PartialState
+        from deepgen.processes import join
 
-        self._state = PartialState(cpu=device == "cpu")
+        self._state = join(device)
 
     @property
     def rank(self) -> int:

@@ -62,7 +62,10 @@ def add_to_record(output_dir: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _write(output_dir: Path, content: Mapping[str, Any]) -> None:
-    (output_dir / "config.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    # under another name first: the other processes of the run may be reading it
+    part = output_dir / ".config.json.part"
+    part.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    part.replace(output_dir / "config.json")
 
 
 @contextmanager

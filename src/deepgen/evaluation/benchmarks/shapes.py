@@ -8,12 +8,14 @@ the PSNR compares the cells an edit should leave alone with the source.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from PIL import Image, ImageDraw
 from deepgen.data.png import attach_records_of, read_records, save_png
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
-from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.statistics import share_interval
 from deepgen.moved import renamed
 from deepgen.shapes.caption import (
     EDIT_KINDS,
@@ -40,6 +42,7 @@ from deepgen.shapes.scene import CANVAS
 from deepgen.shapes.score import is_right, kept_share, psnr_outside
 
 version = "1"
+_OPPOSITES = {"below": "above", "right of": "left of"}
 
 GENERATION_KINDS = ("single", "two", "relation", "counting", "position", "background", "size", "all")
 
@@ -52,6 +55,18 @@ class ShapesPrompt:
     text: str
     claim: ShapesClaim
     edit: ShapesEdit | None = None
+
+    @property
+    def claim_key(self) -> str:
+        """Equal where the same has to hold, in whatever words; an edit is about a picture of its own."""
+        objects = list(map(str, self.claim.objects))
+        relation = self.claim.relation
+        if relation in _OPPOSITES:  # a above b is b below a
+            relation, objects = _OPPOSITES[relation], [objects[1], objects[0], *objects[2:]]
+        elif relation is None:
+            objects.sort()
+        source = None if self.edit is None else self.edit.source
+        return f"{objects} {relation} {self.claim.background} {source}"
 
     @property
     def reference(self) -> Image.Image | None:
@@ -70,21 +85,32 @@ class ShapesScore:
 
 @dataclass(frozen=True, kw_only=True)
 class KindScore:
-    """Right pictures of one kind, with the 95 % Wilson interval of the accuracy."""
+    """Right pictures of one kind; the interval is bootstrapped over its distinct claims."""
 
     kind: str
     num_right: int
     num_total: int
+    num_claims: int
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, kind: str, verdicts: Sequence[tuple[str, bool]]) -> KindScore:
+        """From each picture's claim, and whether it is right."""
+        claims: dict[str, list[bool]] = {}
+        for claim, is_right_ in verdicts:
+            claims.setdefault(claim, []).append(is_right_)
+        return cls(
+            kind=kind,
+            num_right=sum(map(sum, claims.values())),
+            num_total=len(verdicts),
+            num_claims=len(claims),
+            interval=share_interval(claims),
+        )
 
     @property
     def accuracy(self) -> float:
         """Share of right pictures."""
         return self.num_right / self.num_total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson score interval at 95 %."""
-        return wilson(self.accuracy, self.num_total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +123,7 @@ class ShapesReport:
     seconds_per_image: float
     seed: int
     num_steps: int | None
+    num_seeds: int = 1
 
     @property
     def edit_accuracy(self) -> float:
@@ -114,6 +141,7 @@ class ShapesReport:
             "benchmark": "shapes",
             "version": version,
             "seed": self.seed,
+            "num_seeds": self.num_seeds,
             "num_steps": self.num_steps,
             "generation_accuracy": round(self.generation_accuracy, 4),
             "edit_accuracy": round(self.edit_accuracy, 4),
@@ -126,6 +154,7 @@ class ShapesReport:
                     "interval": [round(x, 4) for x in k.interval],
                     "num_right": k.num_right,
                     "num_total": k.num_total,
+                    "num_claims": k.num_claims,
                 }
                 for k in self.kinds
             },
@@ -133,11 +162,13 @@ class ShapesReport:
 
     def __str__(self) -> str:
         """One line per kind, then the means."""
-        lines = [f"shapes {version}, seed {self.seed}, steps {self.num_steps or 'default'}"]
+        seeds = f"seed {self.seed}" if self.num_seeds == 1 else f"{self.num_seeds} seeds from {self.seed}"
+        lines = [f"shapes {version}, {seeds}, steps {self.num_steps or 'default'}"]
         for k in self.kinds:
             low, high = k.interval
             lines.append(
                 f"{k.kind:16} {k.accuracy:5.2f}  [{low:.2f}, {high:.2f}]  {k.num_right}/{k.num_total}"
+                f"  {k.num_claims} claims"
             )
         lines.append(f"{'generation':16} {self.generation_accuracy:5.2f}")
         lines.append(
@@ -187,6 +218,7 @@ def evaluate(
     batch_size: int = 16,
     num_steps: int | None = None,
     seed: int = 0,
+    num_seeds: int = 1,
     output_dir: Path | None = None,
     **options: Any,
 ) -> ShapesReport:
@@ -199,31 +231,40 @@ def evaluate(
         batch_size: pictures per call.
         num_steps: solver steps; the pipeline's own default when None.
         seed: of the items and of the noise.
+        num_seeds: pictures of each item, each from noise of its own; figures are means over all of them.
         output_dir: where shapes.json and the picture grid shapes.png go, if anywhere.
         **options: further arguments of every call, such as `guidance_scale`.
     """
     items = prompts(limit_per_kind, seed)
     generations = [item for item in items if item.edit is None]
     edits = [item for item in items if item.edit is not None]
-    images: dict[int, Image.Image] = {}
+    images: dict[int, list[Image.Image]] = {}
     start = time.perf_counter()
-    for group in (generations, edits):
+    for group, noise in product((generations, edits), range(seed, seed + num_seeds)):
         for first in range(0, len(group), batch_size):
             batch = group[first : first + batch_size]
             drawn = pipe(
                 [item.text for item in batch],
                 image=None if batch[0].edit is None else [[item.reference] for item in batch],
-                seed=[seed * 100_000 + first + k for k in range(len(batch))],
+                seed=[noise * 100_000 + first + k for k in range(len(batch))],
                 num_inference_steps=num_steps,
                 height=CANVAS,
                 width=CANVAS,
                 output_type="pil",
                 **options,
             ).images
-            images.update({id(item): image for item, image in zip(batch, drawn, strict=True)})
-    seconds = (time.perf_counter() - start) / len(items)
-    pictures = [images[id(item)] for item in items]
-    report = summarize(items, pictures, seconds_per_image=seconds, seed=seed, num_steps=num_steps)
+            for item, image in zip(batch, drawn, strict=True):
+                images.setdefault(id(item), []).append(image)
+    seconds = (time.perf_counter() - start) / len(items) / num_seeds
+    pictures = [images[id(item)][0] for item in items]
+    report = summarize(
+        [item for item in items for _ in range(num_seeds)],
+        [image for item in items for image in images[id(item)]],
+        seconds_per_image=seconds,
+        seed=seed,
+        num_steps=num_steps,
+        num_seeds=num_seeds,
+    )
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "shapes.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
@@ -239,13 +280,14 @@ def summarize(
     seconds_per_image: float = 0.0,
     seed: int = 0,
     num_steps: int | None = None,
+    num_seeds: int = 1,
 ) -> ShapesReport:
-    """Scores of the items' pictures, by kind in the items' order."""
+    """Scores of the items' pictures, by kind in the items' order; an item may stand there several times."""
     scores = [score(item, image) for item, image in zip(items, images, strict=True)]
     kinds = []
     for kind in dict.fromkeys(item.kind for item in items):
-        right = [s.is_right for item, s in zip(items, scores, strict=True) if item.kind == kind]
-        kinds.append(KindScore(kind=kind, num_right=sum(right), num_total=len(right)))
+        of_kind = [(item, s) for item, s in zip(items, scores, strict=True) if item.kind == kind]
+        kinds.append(KindScore.of(kind, [(item.claim_key, s.is_right) for item, s in of_kind]))
     return ShapesReport(
         kinds=tuple(kinds),
         kept=_mean([s.kept for s in scores]),
@@ -253,6 +295,7 @@ def summarize(
         seconds_per_image=seconds_per_image,
         seed=seed,
         num_steps=num_steps,
+        num_seeds=num_seeds,
     )
 
 
@@ -322,12 +365,15 @@ class ShapesBenchmark(Benchmark):
 
     def score(self, item: Item, images: Sequence[Image.Image], scorers: Scorers) -> ItemScore:
         """Exact, from pixels."""
-        verdicts = [score(item.metadata["shapes"], image) for image in images]
+        prompt = item.metadata["shapes"]
+        verdicts = [score(prompt, image) for image in images]
+        claim = hashlib.sha256(prompt.claim_key.encode()).hexdigest()[:16]
+        facts = {"kind": item.category, "claim": claim}
         return ItemScore(
             item=item.id,
             category=item.category,
             value=float(np.mean([verdict.is_right for verdict in verdicts])),
-            rows=tuple({"kind": item.category, "right": verdict.is_right} for verdict in verdicts),
+            rows=tuple({**facts, "right": verdict.is_right} for verdict in verdicts),
             words=", ".join("right" if verdict.is_right else "wrong" for verdict in verdicts),
             num_expected=len(verdicts),
             num_scored=len(verdicts),

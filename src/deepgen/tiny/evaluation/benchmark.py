@@ -7,6 +7,8 @@ is there. `deepgen eval storybook` runs all variants and writes the table by abi
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ import deepgen.tiny
 from deepgen.checkpoints.file_hash import hash_file
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
+from deepgen.tiny.claims import Claim, EditClaim, to_json
 from deepgen.tiny.evaluation.prompts import ABILITIES, prompts_of
 from deepgen.tiny.evaluation.scores import score_image
 from deepgen.tiny.render import CANVAS
@@ -63,6 +66,7 @@ class StorybookBenchmark(Benchmark):
             "level": prompt.level,
             "is_direct": prompt.is_direct,
             "prompt": prompt.key,
+            "claim": claim_key(prompt.example.claim),
         }
         return ItemScore(
             item=item.id,
@@ -97,6 +101,11 @@ class StorybookBenchmark(Benchmark):
         table |= {name: shares[name] for name in names}
         table |= {name: shares[name] for name in sorted(shares) if name not in table}
         return table | ({"cells kept": float(np.mean(kept))} if kept else {})
+
+
+def claim_key(claim: Claim | EditClaim) -> str:
+    """Equal where the same has to hold in a picture, in whatever words it is asked."""
+    return hashlib.sha256(json.dumps(to_json(claim), sort_keys=True).encode()).hexdigest()[:16]
 
 
 benchmark = StorybookBenchmark

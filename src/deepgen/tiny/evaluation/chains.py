@@ -17,9 +17,9 @@ from PIL import Image
 from deepgen.data.png import read_record, save_png
 from deepgen.evaluation.benchmark import Item, Settings
 from deepgen.evaluation.models import Model
-from deepgen.evaluation.run_config import chunked
+from deepgen.evaluation.run_config import Workers, chunked
 from deepgen.evaluation.seeds import seed_of
-from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.statistics import share_interval
 from deepgen.evaluation.store import Images
 from deepgen.tiny.edit_chain import ChainStep, EditChain, sample_chain
 from deepgen.tiny.evaluation.scores import kept_share, psnr_within
@@ -38,7 +38,7 @@ class ChainReport:
         num_chains: chains that were drawn.
         num_edits: of each chain.
         held: share of edits after which the picture had what this edit asked for, and not before it.
-        held_interval: Wilson interval at 95 % over chains, whose edits are not independent.
+        held_interval: bootstrap interval at 95 % over chains, whose edits are not independent.
         whole: share of edits after which the whole picture was as all edits so far should have made it, by
             nouns, cells and word.
         kept: share of the cells left alone that still hold after the last edit what they held at first.
@@ -91,17 +91,20 @@ def draw_chains(
     folder: Path,
     batch_size: int,
     say: Callable[[int], None] = lambda step: None,
+    team: Workers | None = None,
 ) -> list[list[Image.Image]]:
     """The pictures after each edit, chain by chain. Those that `folder` has of an earlier run are taken.
 
-    `say` is called with the number of edits done of every chain.
+    `say` is called with the number of edits done of every chain. Of a team each process draws the chains of
+    its batches, and returns when all have drawn theirs; then each has the pictures of all.
     """
+    team = team or Workers()
     folder.mkdir(parents=True, exist_ok=True)
-    stored = Images(folder, 0)
+    stored = Images(folder, team.rank)
     drawn: list[list[Image.Image]] = [[] for _ in chains]
+    mine = [n for batch in team.share(chunked(range(len(chains)), batch_size)) for n in batch]
     for step in range(len(chains[0].steps)):
-        items = [_item(chain, images, index, step) for index, (chain, images)
-                 in enumerate(zip(chains, drawn, strict=True))]  # fmt: skip
+        items = [_item(chains[n], drawn[n], n, step) for n in mine]
         missing = [item for item in items if (item.id, step) not in stored]
         for chunk in chunked(missing, batch_size):
             seeds = [seed_of(settings.seed, NAME, item.id, step) for item in chunk]
@@ -109,19 +112,33 @@ def draw_chains(
                 path = f"{item.id}-{step + 1:02d}.png"
                 save_png(image, folder / path, read_record(image))
                 stored.add(item.id, step, path, seed=seed)
-        for item, images in zip(items, drawn, strict=True):
-            record = stored.get(item.id, step)
-            assert record is not None
-            with Image.open(folder / record["path"]) as image:
-                images.append(image.convert("RGB"))
+        for number in mine:
+            drawn[number].append(_stored_image(stored, number, step))
         say(step + 1)
+    if team.count > 1:
+        team.wait()
+        stored.read()
+        for number in set(range(len(chains))) - set(mine):
+            steps = range(len(chains[number].steps))
+            drawn[number] = [_stored_image(stored, number, step) for step in steps]
     return drawn
+
+
+def _stored_image(stored: Images, number: int, step: int) -> Image.Image:
+    record = stored.get(_name(number), step)
+    assert record is not None
+    with Image.open(stored.folder / record["path"]) as image:
+        return image.convert("RGB")
+
+
+def _name(number: int) -> str:
+    return f"chain-{number:03d}"
 
 
 def _item(chain: EditChain, images: Sequence[Image.Image], index: int, step: int) -> Item:
     before = images[-1] if images else render(chain.start)
     return Item(
-        id=f"chain-{index:03d}",
+        id=_name(index),
         category=NAME,
         prompt=chain.steps[step].text,
         references=(lambda: before,),
@@ -136,6 +153,10 @@ def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Ima
         for step, before, after in _read_steps(chain, images)
     ]
     held, whole = (float(np.mean([step[index] for step in steps])) for index in (0, 1))
+    length = len(chains[0].steps)
+    of_chains = {
+        n: [float(step[0]) for step in steps[n * length : (n + 1) * length]] for n in range(len(chains))
+    }
     kept = [
         kept_share(chain.start, chain.untouched, read(images[-1]))
         for chain, images in zip(chains, drawn, strict=True)
@@ -146,7 +167,7 @@ def score_chains(chains: Sequence[EditChain], drawn: Sequence[Sequence[Image.Ima
         num_chains=len(chains),
         num_edits=len(chains[0].steps),
         held=held,
-        held_interval=wilson(held, len(chains)),
+        held_interval=share_interval(of_chains),
         whole=whole,
         kept=float(np.mean([share for share in kept if share is not None])),
         psnr=float(np.mean(last)),

@@ -19,7 +19,7 @@ from deepgen.evaluation.benchmark import Settings
 from deepgen.evaluation.models import Model
 from deepgen.evaluation.report import read_results
 from deepgen.evaluation.report_page import write_report
-from deepgen.evaluation.runner import RunConfig, run
+from deepgen.evaluation.runner import RunConfig, Workers, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import write_json
 from deepgen.tiny.evaluation.benchmark import StorybookBenchmark
@@ -96,9 +96,21 @@ class StorybookConfig:
 
 
 def evaluate(
-    model: Model, config: StorybookConfig, say: Callable[[str], None] = lambda text: None
-) -> StorybookReport:
+    model: Model,
+    config: StorybookConfig,
+    say: Callable[[str], None] = lambda text: None,
+    team: Workers | None = None,
+) -> StorybookReport | None:
     """Draw, score and write storybook.json, .md, .html and .png into the output folder.
+
+    Args:
+        model: draws.
+        config: what.
+        say: is called with what begins.
+        team: processes that divide the pictures; by default there is one.
+
+    Returns:
+        The report on the first process, None on the others.
 
     Raises:
         ValueError: the folder holds a run of another model or other settings.
@@ -114,12 +126,15 @@ def evaluate(
             config.settings,
             runs,
             Scorers(),
+            team,
         )
-        assert found is not None  # one process, and it scores
-        results[name] = found
+        if found is not None:  # the first process adds up
+            results[name] = found
     chains, rows = None, []
     if "editing" in config.abilities:
-        chains, rows = _chains(timed, config, say)
+        chains, rows = _chains(timed, config, say, team)
+    if team is not None and team.rank != 0:
+        return None
     report = _report(timed, config, results, chains)
     _write(report, config, results, rows)
     return report
@@ -149,12 +164,12 @@ class _Timed:
 
 
 def _chains(
-    model: Model, config: StorybookConfig, say: Callable[[str], None]
+    model: Model, config: StorybookConfig, say: Callable[[str], None], team: Workers | None
 ) -> tuple[ChainReport, list[tuple[str, list[Tile]]]]:
     chains = sample_chains(max(1, config.num_prompts // _CHAIN_SHARE))
     folder = config.output_dir / NAME.replace(" ", "-")
     say(f"storybook: {NAME}")
-    drawn = draw_chains(model, chains, config.settings, folder, config.batch_size)
+    drawn = draw_chains(model, chains, config.settings, folder, config.batch_size, team=team)
     rows = []
     for place, (chain, row) in enumerate(zip(chains, chain_sheet(chains, drawn), strict=False)):
         texts = ["", *(step.text for step in chain.steps)]

@@ -1,21 +1,21 @@
 """Summary of the storybook benchmark: by ability, by kind and by level, with controls and reasons.
 
-Shares are of pictures; intervals are over distinct prompts, because several pictures of a prompt are not
-independent. Numbers of kinds and abilities are over prompts that training never draws. Beside them stand
-trained prompts, the direct wording of what has to be thought about, and what a look-up of the nearest
-training prompt answers.
+Shares are of pictures; intervals are bootstrapped over distinct claims, because pictures of one claim, from
+several seeds or in several wordings, are not independent. Numbers of kinds and abilities are over prompts
+that training never draws. Beside them stand trained prompts, the direct wording of what has to be thought
+about, and what a look-up of the nearest training prompt answers.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from deepgen.evaluation.statistics import wilson
+from deepgen.evaluation.statistics import share_interval
 from deepgen.tiny.evaluation.chains import ChainReport
 from deepgen.tiny.evaluation.prompts import ABILITIES, StorybookPrompt, kinds_of
 from deepgen.tiny.splits import LEVELS, nearest_prompt_answers, sample
@@ -29,16 +29,13 @@ _LOOKED_UP = ("generation", "text", "reasoning")  # abilities whose answer does 
 
 @dataclass(frozen=True, kw_only=True)
 class RightShare:
-    """Right pictures, with the Wilson interval at 95 % over distinct prompts."""
+    """Right pictures, with the bootstrap interval at 95 % over distinct claims, in [0, 1]."""
 
     share: float
     num_prompts: int
+    num_claims: int
     num_images: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """In [0, 1]."""
-        return wilson(self.share, self.num_prompts)
+    interval: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -46,6 +43,7 @@ class RightShare:
             "share": round(self.share, 4),
             "interval": [round(bound, 4) for bound in self.interval],
             "num_prompts": self.num_prompts,
+            "num_claims": self.num_claims,
             "num_images": self.num_images,
         }
 
@@ -146,10 +144,10 @@ def summarize_ability(
     """An ability: the mean of its kinds, with everything else over all of its pictures."""
     part = _part(ability, ability, rows, lookups)
     mean = float(np.mean([kind.held_out.share for kind in kinds]))
-    held_out = RightShare(
-        share=mean, num_prompts=part.held_out.num_prompts, num_images=part.held_out.num_images
-    )
-    return StorybookPart(**{**vars(part), "held_out": held_out})
+    held_out = [row for row in rows if _is_held_out(row)]
+    groups = [_by_claim([row for row in held_out if row["kind"] == kind.name]) for kind in kinds]
+    share = replace(part.held_out, share=mean, interval=share_interval(*groups))
+    return replace(part, held_out=share)
 
 
 def _is_held_out(row: Row) -> bool:
@@ -184,11 +182,22 @@ def _part(name: str, ability: str, rows: Sequence[Row], lookups: Mapping[str, bo
 def _share(rows: Sequence[Row]) -> RightShare | None:
     if not rows:
         return None
+    claims = _by_claim(rows)
     return RightShare(
         share=float(np.mean([row["is_right"] for row in rows])),
         num_prompts=len({(row["kind"], row["prompt"]) for row in rows}),
+        num_claims=len(claims),
         num_images=len(rows),
+        interval=share_interval(claims),
     )
+
+
+def _by_claim(rows: Sequence[Row]) -> dict[Hashable, list[float]]:
+    """The verdicts on each distinct claim; of rows of before there were claims, on each prompt."""
+    claims: dict[Hashable, list[float]] = defaultdict(list)
+    for row in rows:
+        claims[row["kind"], row.get("claim", row["prompt"])].append(float(row["is_right"]))
+    return claims
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -23,7 +23,7 @@ def table(report: StorybookReport) -> str:
         f"{report.num_prompts} held-out prompts a kind where there are as many, "
         f"{report.num_seeds} picture{'s' * (report.num_seeds != 1)} of each, "
         f"seed {report.seed}, {report.num_steps or 'default'} steps. Shares of right pictures on "
-        "prompts that training never draws, with 95 % Wilson intervals over distinct prompts. Beside them: "
+        "prompts that training never draws, with 95 % bootstrap intervals over distinct claims. Beside them: "
         "the same by level, in brackets the look-up; prompts that training may draw; the direct wording; the "
         "look-up, which is what the picture of the nearest training prompt reaches.",
         "",
@@ -73,7 +73,7 @@ def _named(part: StorybookPart) -> StorybookPart:
 
 def _rows(parts: Sequence[StorybookPart], what: str) -> list[str]:
     levels = [level for level in HELD_OUT if any(level in part.levels for part in parts)]
-    columns = [what, "held out", "95 % interval", "prompts", *levels, "trained"]
+    columns = [what, "held out", "95 % interval", "prompts", "claims", *levels, "trained"]
     has_direct = any(part.direct is not None for part in parts)
     has_lookup = any(part.lookup is not None for part in parts)
     is_edit = any(part.kept is not None for part in parts)
@@ -83,7 +83,8 @@ def _rows(parts: Sequence[StorybookPart], what: str) -> list[str]:
     for part in parts:
         low, high = part.held_out.interval
         cells = [part.name, f"**{part.held_out.share:.2f}**", f"{low:.2f} to {high:.2f}"]
-        cells += [str(part.held_out.num_prompts), *(_level(part, level) for level in levels)]
+        counts = (part.held_out.num_prompts, part.held_out.num_claims)
+        cells += [*map(str, counts), *(_level(part, level) for level in levels)]
         cells.append(_shown(part.trained))
         cells += [_shown(part.direct)] * has_direct + [_number(part.lookup, 2)] * has_lookup
         cells += [_number(part.kept, 2), _number(part.psnr, 1)] if is_edit else []
