@@ -195,16 +195,21 @@ def _excerpt(text: str) -> str:
     return line if len(line) <= 240 else line[:237] + "..."
 
 
-_FINAL_SCORE = re.compile(r"\*{0,2}Final Scores?\*{0,2}:?([\d*,\s]*)", flags=re.IGNORECASE | re.ASCII)
+_FINAL_SCORE = [
+    re.compile(rf"{name}\*{{0,2}}:?([\d*,\s]*)", flags=re.IGNORECASE)
+    for name in ("Final Score", "Final Scores")
+]
 
 
 def parse_final_score(reply: str) -> list[int] | None:
     """Every whole number after the first "Final Score" that is followed by any; None where none is.
 
-    RISEBench and UniREditBench share this form of a reply: words, then a final score.
+    RISEBench and UniREditBench share this form of a reply: words, then a final score. "Final Scores" counts
+    where no "Final Score" has a number, as in the official scripts (PhoenixZ810/RISEBench, 5f22651).
     """
-    for match in _FINAL_SCORE.finditer(reply):
-        numbers = [int(number[:9]) for number in re.findall(r"\d+", match[1])]  # no grade has ten digits
-        if numbers:
-            return numbers
+    for pattern in _FINAL_SCORE:
+        for match in pattern.finditer(reply):
+            numbers = [int(number[:9]) for number in re.findall(r"\d+", match[1])]  # no grade has ten digits
+            if numbers:
+                return numbers
     return None

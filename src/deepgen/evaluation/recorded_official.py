@@ -2,7 +2,8 @@
 
 One function a benchmark reads its recording (`corebench.json`, `cvtg2k.json`, `risebench.json`,
 `unigenbench.json`, `wise.json`) and yields a comparison for every recorded value. Replies of judges go
-through the judge client and the benchmark's own rules. `DIFFERENCES` lists what is different on purpose.
+through the judge client and the benchmark's own rules. `deepgen.evaluation.official_differences` lists what
+is different on purpose.
 """
 
 from __future__ import annotations
@@ -22,19 +23,6 @@ from deepgen.evaluation.text_files import read_json
 
 _EXACT, _DIGITS_4 = 1e-9, 5.1e-5  # relative and absolute; the second for values recorded with four digits
 _BLANK = Image.new("RGB", (8, 8))
-DIFFERENCES = {  # rule: what is done instead, in either protocol unless one is named
-    "wise, grades above 2": "the official script counts a 7 on a scale from 0 to 2; it is read by the same "
-    "rule here, then refused and asked again",
-    "gedit, grades above 10": "the official script takes them as they are; here they are asked again",
-    "gedit, replies without numbers": "the official script throws dice; here they are asked again",
-    "risebench, unireditbench, grades above 5": "the official scripts take them; here they are asked again",
-    "imgedit, replies with less than three grades": "official: their mean, as in the official script; fixed: "
-    "asked again",
-    "corebench, failed questions": "the official script leaves them out of the mean after three attempts; "
-    "here the picture is not scored until they are answered",
-    "unigenbench, failed pictures": "left out, as officially; the evaluation while DeepGen's RL ran counted "
-    "them as no for every point (aggregate_as_deepgen_rl)",
-}
 
 
 class _Replies:

@@ -163,8 +163,8 @@ def parse(reply: str) -> list[float] | None:
 
     A reply is JSON with `score` (a list or a number), between two delimiters or from the first brace to the
     last, also with keys that lack their quotes; without braces, one list of two whole numbers among words or
-    in a fence, or a bare whole number. All are from 0 to 10: the official parser takes scores above 10 as
-    they are, and where it would throw dice, a reply has no score here.
+    in a fence, or a bare whole number. All are from 0 to 10. What is done otherwise than in the official
+    parser stands in `deepgen.evaluation.official_differences`.
     """
     parts = reply.split(_DELIMITER)
     if len(parts) == 3:
@@ -186,24 +186,29 @@ def parse(reply: str) -> list[float] | None:
     return numbers
 
 
-_PAIR = r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]"
+_NUMBER = r"(?:0|[1-9]\d{0,2})"
+_PAIR = rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]"
+_NAMED = rf"[{{,]\s*['\"]?score['\"]?\s*:\s*(?:{_PAIR}|(-?\d{{1,9}}(?:\.\d{{1,9}})?)\s*[,}}])"
 
 
-def _score_of_object(text: str) -> list[int] | None:
-    """The list named score of an object that is no JSON, such as one whose keys lack their quotes."""
-    match = re.search(rf"[{{,]\s*['\"]?score['\"]?\s*:\s*{_PAIR}", text, flags=re.ASCII)
-    return None if match is None else [int(match[1]), int(match[2])]
+def _score_of_object(text: str) -> list[float] | None:
+    """The list or number named score of an object that is no JSON, such as one whose keys lack their quotes;
+    the last where there are several, as in JSON.
+    """
+    found = re.findall(_NAMED, text.replace("\n", ""), flags=re.ASCII)
+    return [float(number) for number in found[-1] if number] if found else None
 
 
 def _bare(text: str) -> list[float] | None:
     pairs = re.findall(_PAIR, text, flags=re.ASCII)
     if len(pairs) == 1:
         numbers = [float(number) for number in pairs[0]]
-    elif (match := re.fullmatch(r"(\d{1,3})\.?", text, flags=re.ASCII)) is not None:
-        numbers = [float(match[1])]
     else:
-        return None
-    return numbers if all(number <= 10 for number in numbers) else None
+        try:
+            numbers = [float(int(text.removesuffix(".")))] if len(text) < 10 else [math.inf]
+        except ValueError:
+            return None
+    return numbers if all(0 <= number <= 10 for number in numbers) else None
 
 
 def overall(semantics: Sequence[float], quality: Sequence[float]) -> dict[str, float]:

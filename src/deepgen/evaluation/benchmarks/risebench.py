@@ -166,13 +166,19 @@ class RISEBench(JudgeBenchmark):
         return one_grade(0, 1) if item.category == "logical_reasoning" else one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """The first number, from 0 to 5; the 0 and 1 of logical edits become 1 and 5; 5 stays 5."""
+        """The first number, from 0 to 5.
+
+        The 0 and 1 of logical edits become 1 and 5. A judge that answers 5 there means full marks in either
+        protocol; the official script takes every number from 1 on for a 1, so "official" takes 2 to 4 too.
+        """
         numbers = parse_final_score(reply)
-        if numbers is None:
+        if numbers is None or not 0 <= numbers[0] <= 5:
             return None
-        if item.category == "logical_reasoning":
-            return {0: 1, 1: 5, 5: 5}.get(numbers[0])
-        return numbers[0] if 0 <= numbers[0] <= 5 else None
+        if item.category != "logical_reasoning":
+            return numbers[0]
+        if numbers[0] in (2, 3, 4) and self.protocol == "fixed":
+            return None  # between right and wrong, on a scale that was not asked for
+        return 1 + 4 * min(numbers[0], 1)
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """The score in [1, 5]."""

@@ -89,9 +89,9 @@ class UniREditBench(JudgeBenchmark):
         return one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """The first number, from 1 to 5."""
+        """The first number, from 0 to 5: a 0 counts in the official script, as in that of RISEBench."""
         numbers = parse_final_score(reply)
-        return numbers[0] if numbers is not None and 1 <= numbers[0] <= 5 else None
+        return numbers[0] if numbers is not None and 0 <= numbers[0] <= 5 else None
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """In [1, 5]."""
