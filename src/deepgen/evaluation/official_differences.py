@@ -47,8 +47,8 @@ DIFFERENCES: dict[str, Difference] = {
     "failed replies": Difference(
         benchmarks=_JUDGED,
         official="a question that fails in all attempts is left out of the mean, or stops the script",
-        ours="its picture has no score, which is said, and the next run asks it again (in risebench it counts "
-        "as wrong, as officially)",
+        ours="its picture has no score, which is said, and the next run asks it again (in risebench it "
+        "counts as wrong, as officially)",
         reason="the mean of what happened to be answered is another number",
     ),
     "wise: grades above 2": Difference(
