@@ -85,6 +85,7 @@ class Item:
         prompt: words for the model.
         references: pictures an edit starts from.
         metadata: what scoring needs.
+        fault: why the row of the data is no item; it is then neither drawn nor graded.
     """
 
     id: str
@@ -92,15 +93,17 @@ class Item:
     prompt: str
     references: tuple[Reference, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
 
     def open_references(self) -> list[Image.Image]:
-        """The references as a viewer shows them, in their own sizes."""
+        """The references as a viewer shows them, in their own sizes; CannotDraw where one is no picture."""
         opened = []
-        for reference in self.references:
-            if isinstance(reference, Path):
-                opened.append(open_image(reference))
-            else:
-                opened.append(open_image(reference()))
+        for number, reference in enumerate(self.references):
+            try:
+                opened.append(open_image(reference if isinstance(reference, Path) else reference()))
+            except (OSError, TypeError, ValueError) as error:
+                name = reference if isinstance(reference, Path) else f"picture {number} of {self.id}"
+                raise CannotDraw(f"{name} cannot be opened ({error})") from error
         return opened
 
 
@@ -259,9 +262,14 @@ class Benchmark:
         doubles = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
         fatal = [f"{self.label}: item {name} is there twice" for name in doubles]
         fatal += [f"{self.label}: item {name!r} is no file name" for name in ids if not is_safe(name)]
-        fatal += [f"{self.label}: item {item.id} has no prompt" for item in items if not item.prompt.strip()]
+        fatal += [
+            f"{self.label}: item {item.id} has no prompt"
+            for item in items
+            if not item.prompt.strip() and not item.fault
+        ]
         fatal += missing_references(self.label, items)
-        if not items:
+        if all(item.fault for item in items):
+            fatal += problems if items else []
             fatal.append(f"{self.label}: no items in {data_dir}")
         if not allow_altered:
             fatal = [*altered, *problems, *fatal]

@@ -38,6 +38,7 @@ class JudgeConfig(ChatOptions):
 
     max_tokens: int = 4096
     retries: int = 4
+    longest_pause: float = 600.0  # nothing waits for a benchmark, so a 429 may ask for minutes
     concurrency: int = 8
     api_key: str = ""
     per_minute: float = 0.0

@@ -210,9 +210,14 @@ def unigenbench_file(document: Mapping[str, Any], folder: Path) -> Iterator[Outc
         expected = case["expected_official"]
         bits = None if expected is None else [int(score == 1) for score in expected["score"]]
         yield _compare(f"{name} official", bits, unigenbench.parse(case["response"], count))
+        if expected is not None:  # what stands in the tags, besides what it counts as
+            said = {tag: unigenbench.tagged_list(case["response"], tag) for tag in ("analysis", "score")}
+            yield _compare(f"{name} tags", expected, said)
         while_rl = case["expected_deepgen_rl"]
-        bits = [int(score == 1) for score in while_rl["scores"]] if while_rl["success"] else None
-        yield _compare(f"{name} deepgen_rl", bits, unigenbench.parse_as_deepgen_rl(case["response"], count))
+        got = unigenbench.parse_as_deepgen_rl(case["response"], count)
+        yield _compare(f"{name} deepgen_rl success", while_rl["success"], got is not None)
+        raw = unigenbench.tagged_list(case["response"], "score") if got is not None else [0] * count
+        yield _compare(f"{name} deepgen_rl scores", while_rl["scores"], raw)
     for case in document["aggregate"]:
         name = f"unigenbench.json {case['id']}"
         read = [row for row in case["rows"] if row["scores"] is not None]
@@ -253,11 +258,17 @@ def wise_file(document: Mapping[str, Any], folder: Path) -> Iterator[Outcome]:
     """Replies, categories and the weighted sum of both generations."""
     for index, case in enumerate(document["parse_legacy"]):
         grades = wise.parse_legacy(case["text"])
-        expected = [int(grade) for grade in case["expected"].values()] if case["accepted"] else None
-        yield _compare(f"wise.json parse_legacy[{index}]", expected, grades)
+        name = f"wise.json parse_legacy[{index}]"
+        yield _compare(f"{name} accepted", case["accepted"], grades is not None)
+        found = wise.named_grades(case["text"])
+        if grades is not None:
+            found = dict(zip(wise.GRADES, grades, strict=True))
+        yield _compare(name, case["expected"], {key.replace(" ", "_"): value for key, value in found.items()})
     for index, case in enumerate(document["parse_verified"]):
-        expected = int(case["expected"]["score"]) if case["accepted"] else None
-        yield _compare(f"wise.json parse_verified[{index}]", expected, wise.parse_verified(case["text"]))
+        bit = wise.parse_verified(case["text"])
+        name = f"wise.json parse_verified[{index}]"
+        yield _compare(f"{name} accepted", case["accepted"], bit is not None)
+        yield _compare(name, case["expected"], {} if bit is None else {"score": bit})
     for case in document["legacy"]:
         grades = {i + 1: [int(digit) for digit in case["digits"][3 * i : 3 * i + 3]] for i in range(1000)}
         present = set(grades) - set(case["dropped_ids"])

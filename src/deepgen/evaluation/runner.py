@@ -89,7 +89,8 @@ def run(
     version = _scorer_version(benchmark, scorers, config) if config.has_scoring else ""
     taken = None
     if isinstance(model, ImageFolder):
-        taken = model.match(benchmark, items, settings.num_samples)
+        readable = [item for item in items if not item.fault]
+        taken = model.match(benchmark, readable, settings.num_samples)
         if team.rank == 0:
             write_line(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", to_stderr=True)
     manifest = make_manifest(benchmark, model, settings, config, team, len(items))

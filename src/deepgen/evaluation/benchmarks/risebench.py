@@ -16,9 +16,10 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, named, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question, parse_final_score
 from deepgen.evaluation.response_schema import ResponseSchema, one_grade
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_list
 
 CATEGORIES = ("temporal_reasoning", "causal_reasoning", "spatial_reasoning", "logical_reasoning")
 _COUNTS = {
@@ -106,20 +107,22 @@ class RISEBench(JudgeBenchmark):
         """In the file's order."""
         (file,) = self.files()
         path = self.locate(data_dir, file.path, *file.aliases)
-        items = []
-        for row in read_json(path):
-            paths = [row["image"], *([row["reference_img"]] if is_set(row, "reference_img") else [])]
-            items.append(
-                Item(
-                    id=str(row["index"]),
-                    category=row["category"],
-                    prompt=row["instruction"].strip(),
-                    references=tuple(path.parent / name for name in paths),
-                    metadata=row,
-                )
+
+        def item(name: str, row: Mapping[str, Any]) -> Item:
+            if row["category"] not in CATEGORIES:
+                raise ValueError(f"category is {row['category']!r}, none of {', '.join(CATEGORIES)}")
+            names = ["image", *(["reference_img"] if is_set(row, "reference_img") else [])]
+            return Item(
+                id=name_of(row, "index"),
+                category=row["category"],
+                prompt=text_of(row, "instruction").strip(),
+                references=tuple(path.parent / text_of(row, each) for each in names),
+                metadata=row,
             )
+
+        items, problems = items_of(self.label, named(read_list(path), "index"), item)
         found = Counter(item.category for item in items)
-        problems = [
+        problems += [
             problem
             for category, expected in _COUNTS[self.variant].items()
             for problem in count_problem(self.label, f"edits of {category}", expected, found[category])
