@@ -155,6 +155,7 @@ class Benchmark:
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score
     headline: ClassVar[str] = "overall"  # the number that is quoted
+    item_metric: ClassVar[str] = ""  # the number of the table that is compared by item; "" is the headline
     source_file: ClassVar[Path | None] = None  # of a benchmark that was loaded by its path
     sheet_path: ClassVar[str] = ""  # where official generators put all samples of item {id} on one sheet
     notes: ClassVar[Mapping[str, str]] = {}  # by protocol, what is done differently
@@ -203,7 +204,9 @@ class Benchmark:
         return ()
 
     def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
-        """The value of each item by the rule that `aggregate` follows, by which items are compared."""
+        """The value of each item by the rule that `aggregate` follows, by which items are compared: higher
+        where `item_metric` of a table of the item alone is higher, None where it has no part in that.
+        """
         return {score.item: score.value for score in scores}
 
     def check_scoring(self, items: Sequence[Item]) -> list[str]:

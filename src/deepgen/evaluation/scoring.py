@@ -102,6 +102,7 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
         "manifest": dict(manifest),
         "benchmark": benchmark.label,
         "headline": benchmark.headline,
+        "item_metric": benchmark.item_metric or benchmark.headline,
         "coverage": coverage,
         "num_expected": expected,
         "num_judged": judged,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepgen.evaluation.benchmark import ItemScore
+from deepgen.evaluation.data_rows import UNREADABLE
 
 FEWEST = 5  # items of a category, for an interval
 _Z = 1.96  # of a normal distribution, 95 %
@@ -55,7 +56,8 @@ def intervals(
     for score in scores:
         clusters[score.category][known.get(score.item, f"item {score.item}")].append(score)
     groups = [list(group.values()) for group in clusters.values()]
-    if min(map(len, groups), default=0) < FEWEST:
+    sizes = [len(group) for category, group in clusters.items() if category != UNREADABLE]
+    if min(sizes, default=0) < FEWEST:
         return {}
     drawn: dict[str, list[float]] = defaultdict(list)
     for _ in range(num_draws):

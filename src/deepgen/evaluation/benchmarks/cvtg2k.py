@@ -130,6 +130,14 @@ class CVTG2K(Benchmark):
             num_scored=len(rows),
         )
 
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """Word accuracy of each item, in [0, 1]."""
+        values: dict[str, float | None] = {}
+        for score in scores:
+            words = sum(row["words"] for row in score.rows)
+            values[score.item] = sum(row["right"] for row in score.rows) / words if words else None
+        return values
+
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """Over all words; both protocols are the same."""
         return aggregate([row for score in scores for row in score.rows])

@@ -60,6 +60,7 @@ class RISEBench(JudgeBenchmark):
     variants = ("full", "64")
     is_edit = True
     headline = "accuracy"
+    item_metric = "score"  # finer than right or wrong
     side = 768
     rubrics = {
         "consistency": _CONSISTENCY,

@@ -126,6 +126,15 @@ class UniGenBench(JudgeBenchmark):
             "is_repaired": item.metadata["is_repaired"],
         }
 
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """The mean of the primary dimensions of each item in [0, 1]; None for one that is left out."""
+        return {
+            score.item: self.aggregate([score], protocol)["overall"] / 100
+            if any(protocol == "fixed" or not row["is_repaired"] for row in score.rows)
+            else None
+            for score in scores
+        }
+
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """In percent."""
         rows = [row for score in scores for row in score.rows]
