@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from deepgen.evaluation.official_differences import DIFFERENCES
 from deepgen.evaluation.recorded_cases import run_folder
-from deepgen.evaluation.recorded_official import DIFFERENCES
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
@@ -25,8 +25,8 @@ if __name__ == "__main__":
             print(f"MISMATCH {outcome.case}: {outcome.mismatch}")
     for name, count in Counter(outcome.case.split(".json")[0] for outcome in outcomes).items():
         print(f"{name}: {count} comparisons")
-    for rule, instead in DIFFERENCES.items():
-        print(f"different on purpose: {rule}: {instead}")
+    for listed in DIFFERENCES.values():
+        print(f"different on purpose: {listed}")
     wrong = sum(bool(outcome.mismatch) for outcome in outcomes)
     print(f"{len(outcomes) - wrong} of {len(outcomes)} agree")
     sys.exit(1 if wrong else 0)

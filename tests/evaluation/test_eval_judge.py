@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from deepgen.cli.app import main
 from deepgen.evaluation import response_schema as schemas
 from deepgen.evaluation.benchmark import settings_with
 from deepgen.evaluation.benchmarks import corebench, dpg, gedit, imgedit, load_benchmark, unigenbench, wise
@@ -288,6 +289,27 @@ def test_the_users_prompts_are_used_and_a_missing_one_is_named(data, tmp_path):
             go("imgedit", data, tmp_path / "run", given)
         with pytest.raises(FileNotFoundError, match="not read from checkouts"):
             go("unigenbench", data, tmp_path / "run", given)
+
+
+def test_all_missing_prompts_are_named_with_what_to_write_into_them(tmp_path, data, capsys):
+    """Another revision of a repository may lack some: RISEBench's older ones have other names."""
+    names = {source.names[0] for source in OFFICIAL["risebench"].values()}
+    known = sorted(names - {"prompt_logical_cons", "prompt_logical_img_wo_q"})
+    write(tmp_path / "risebench/utils.py", "".join(f"{name} = '{{instruct}}'\n" for name in known))
+    options = ["--data", str(data), "--allow-altered-data", "--negative", "", "-o", str(tmp_path / "run")]
+    options += ["--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "m"]
+    command = ["eval", "run", "risebench:64", "--model", "tiny", *options]
+    assert main([*command, "--judge-prompts", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "utils.py does not hold the prompt (prompt_logical_cons)" in said
+    assert f"write the prompt into {tmp_path}/risebench/logical_consistency.txt, with {{instruction}}" in said
+    assert "so it is with logical_reasoning_picture_alone.txt" in said
+    assert "logical_reasoning_picture_alone.txt" in said.strip().splitlines()[-1], "all in one line"
+    for name in ("logical_consistency", "logical_reasoning_picture_alone"):
+        write(tmp_path / f"risebench/{name}.txt", "{instruction}")
+    JudgePrompts(tmp_path).check("risebench", load_benchmark("risebench").rubrics)
+    with pytest.raises(FileNotFoundError, match=r"dpg/question\.txt is missing.*with \{question\} for what"):
+        JudgePrompts(tmp_path).check("dpg", load_benchmark("dpg").rubrics)
 
 
 def repository(prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -10,14 +11,16 @@ import pytest
 
 from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import ItemScore, settings_with
-from deepgen.evaluation.benchmarks import load_benchmark
-from deepgen.evaluation.published import PUBLISHED
+from deepgen.evaluation.benchmarks import load_benchmark, unireditbench
+from deepgen.evaluation.judge import JudgeConfig, PromptedJudge
+from deepgen.evaluation.published import PUBLISHED, differences, reference_of
 from deepgen.evaluation.report import compare, groups_of, markdown, read_results
 from deepgen.evaluation.report_page import bars, page
 from deepgen.evaluation.runner import RunConfig, run
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.statistics import intervals, paired
-from evaluation.benchmark_files import NoiseModel, write_all
+from evaluation.benchmark_files import NoiseModel, judge_answer, write_all
+from rewards.reward_server import serving
 
 
 class Grey:
@@ -147,6 +150,148 @@ def test_a_paired_test_sees_a_steady_difference_and_no_other():
     assert paired(first, first).p_value == 1
     with pytest.raises(ValueError, match="no item"):
         paired({"a": 1.0}, {"b": 1.0})
+
+
+def judged(tmp_path, output, name, model="stub", prompts=None):
+    data = tmp_path / "data"
+    if not data.exists():
+        write_all(data)
+    benchmark = load_benchmark(name)
+    settings = settings_with(benchmark.settings, height=16, width=16)
+    config = RunConfig(output_dir=tmp_path / output, data_dir=data, allow_altered=True)
+    with serving(judge_answer(model)) as server:
+        options = JudgeConfig(url=f"{server.url}/v1", model=model, retries=0)
+        judge = PromptedJudge(options, prompts_dir=prompts)
+        return run(benchmark, NoiseModel(), settings, config, Scorers(judge=judge))
+
+
+def test_a_published_number_stands_beside_ours_with_judge_prompts_and_rewriting(tmp_path):
+    result = judged(tmp_path, "one", "wise:legacy")
+    results = read_results([tmp_path / "one"], num_draws=0)
+    for text in (markdown(results), page(results).replace("&#x27;", "'")):
+        assert "not stated (official: gpt-4o-2024-05-13)" in text
+        assert "the official ones, not the _rewrite files" in text
+        assert "the model reasons before it draws" in text, "BAGEL with its chain of thought"
+        assert "stub-t0, our own wording" in text
+        assert "NOT MADE LIKE THE PUBLISHED ROWS: judge: stub-t0 here, not stated" in text
+    recorded = result["manifest"]["published"]
+    assert recorded["judge"] == "not stated (official: gpt-4o-2024-05-13)"
+    assert recorded["rewriting"]["DeepGen 1.0 SFT"] == "none"
+    assert recorded["made_differently"][1].startswith("the judge was asked in our own wording")
+    assert recorded["made_differently"][2].startswith("prompts: files that are not the official ones")
+    assert result["manifest"]["scored_by"] == {"judge": "stub-t0"}
+
+
+def test_a_run_that_was_made_like_the_published_rows_is_said_to_differ_in_nothing():
+    manifest = {
+        "scorer": "x prompts given",
+        "scored_by": {"judge": "Qwen/Qwen3-VL-32B-Thinking-t0"},
+        "drawn_prompts": "official files",
+        "rewriting": "none: prompts are drawn as the benchmark has them",
+        "published_settings": True,
+    }
+    reference = PUBLISHED["corebench-reasoning"]
+    assert differences(manifest, reference) == []
+    other = manifest | {"scored_by": {"judge": "gpt-5-t0"}}
+    assert differences(other, reference) == ["judge: gpt-5-t0 here, Qwen3-VL-32B-Thinking there"]
+    unknown = manifest | {"rewriting": "not known: pictures of another program"}
+    assert "rewriting: not known" in differences(unknown, reference)[0]
+    old = {key: manifest[key] for key in ("scorer", "published_settings")}
+    assert any("not recorded here" in line for line in differences(old, reference))
+    assert "not stated" in differences(manifest, PUBLISHED["imgedit"])[0], "not stated is not the same"
+
+
+def test_variants_of_the_same_numbers_have_the_published_rows_too():
+    assert reference_of("cvtg2k-clip") == PUBLISHED["cvtg2k"]
+    assert reference_of("dpg-vqa") == PUBLISHED["dpg"]
+    assert reference_of("shapes-edit") is None
+    for label, reference in PUBLISHED.items():
+        assert reference.judge, label
+        assert reference.prompts, label
+        assert all(reference.rewriting(name) for name in reference.rows)
+
+
+# --- values by item -----------------------------------------------------------------------------------------
+
+GEDIT_ROW = {"task_type": "ps_human", "intersection": False}
+DPG_QUESTIONS = [
+    {"id": 1, "parents": [], "tuple": "entity - whole (a)", "is_first_row": True},
+    {"id": 2, "parents": [], "tuple": "entity - whole (b)"},
+    {"id": 3, "parents": [2], "tuple": "attribute - color (c)"},
+]
+POINTS = ["Style", "Grammar - Negation", "Grammar - Order"]
+ROWS = {  # benchmark: rows of single items, as its `row` makes them
+    "geneval": [{"tag": "colors", "prompt": "1", "correct": each} for each in (True, False)],
+    "dpg": [
+        {"questions": DPG_QUESTIONS, "answers": {"1": one, "2": two, "3": True}}
+        for one in (True, False)
+        for two in (True, False)
+    ],
+    "unigenbench:en": [
+        {"testpoints": POINTS, "scores": scores, "is_repaired": is_repaired}
+        for scores in ([1, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1])
+        for is_repaired in (False, True)
+    ],
+    "wise:legacy": [{"prompt_id": 1, "score": each} for each in (0.1, 0.5, 1.0)],
+    "wise:verified": [{"prompt_id": 1, "score": each} for each in (0, 1)],
+    "corebench:reasoning": [{"task": "R-LR", "score": each} for each in (0.0, 0.3, 1.0)],
+    "cvtg2k": [
+        {"set": "CVTG", "area": 2, "words": words, "right": right, "likeness": likeness}
+        for words, right, likeness in ((4, 1, 3.9), (4, 2, 2.1), (5, 2, 4.0), (3, 3, 3.0))
+    ],
+    "gedit:en": [
+        {**GEDIT_ROW, "SC": sc, "PQ": pq, "O": (sc * pq) ** 0.5} for sc, pq in ((4, 9), (9, 1), (5, 5))
+    ],
+    "imgedit": [{"edit_type": "add", "score": each} for each in (1.0, 2.33, 4.0)],
+    "risebench:full": [
+        {"category": "temporal_reasoning", "consistency": c, "reasoning": r, "quality": q}
+        for c, r, q in ((5, 5, 5), (1, 5, 5), (None, 5, 4), (5, 1, 5), (3, 4, 2))
+    ],
+    "unireditbench": [
+        {"name": "maze", "world": "game", "consistency": c, "reasoning": r, "quality": q}
+        for c, r, q in ((5, 5, 5), (1, 5, 5), (5, 1, 5), (3, 4, 2))
+    ],
+}
+
+
+def value_of(row):
+    """An item's value as `row` of its benchmark gives it, where that is what items are compared by."""
+    if row.get("name") == "maze":
+        return unireditbench.score(row["consistency"], row["reasoning"], row["quality"])
+    return next((row[key] for key in ("score", "O", "correct") if key in row), 0.0)
+
+
+def test_every_published_benchmark_is_compared_here():
+    assert {name.partition(":")[0] for name in ROWS} == {label.partition("-")[0] for label in PUBLISHED}
+
+
+@pytest.mark.parametrize("protocol", ["official", "fixed"])
+@pytest.mark.parametrize("name", ROWS)
+def test_items_are_compared_by_the_rule_of_the_aggregate(name, protocol):
+    """The table of an item alone, among items that give the same context, is higher where its value is."""
+    benchmark = load_benchmark(name, protocol)
+    metric = benchmark.item_metric or benchmark.headline
+    verdicts = [
+        ItemScore(item=str(index), category="a", value=float(value_of(row)), rows=(row,))
+        for index, row in enumerate(ROWS[name])
+    ]
+    values = benchmark.item_values(verdicts, protocol)
+    context = []  # what changes a rule for all items, such as a sample that is free of consistency
+    if name.startswith("risebench"):
+        context = [verdict for verdict in verdicts if verdict.rows[0]["consistency"] is None]
+    known = []
+    for verdict in verdicts:
+        value = values[verdict.item]
+        if value is None:
+            with pytest.raises(ValueError, match="no values"):
+                benchmark.aggregate([verdict], protocol)
+            continue
+        table = benchmark.aggregate([verdict, *context], protocol)
+        known.append((value, table.get(metric, next(iter(table.values())))))
+    assert len(known) >= 2
+    for (value, number), (other, second) in itertools.combinations(known, 2):
+        assert (value > other) == (number > second + 1e-9), (name, value, other, number, second)
+        assert (value < other) == (number + 1e-9 < second), (name, value, other, number, second)
 
 
 def test_published_rows_stand_for_numbers_there_are():

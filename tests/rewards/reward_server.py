@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[str, Any], tuple[int, Any]]  # (path, document) -> (status, document or raw text)
+# (path, document) -> (status, document or raw text), perhaps with headers behind them
+Answer = Callable[[str, Any], tuple[Any, ...]]
 
 
 class Server:
@@ -34,10 +35,12 @@ def serving(answer: Answer) -> Iterator[Server]:
             with lock:
                 server.requests.append((self.path, document))
                 server.headers.append(dict(self.headers))
-            status, content = answer(self.path, document)
+            status, content, *headers = answer(self.path, document)
             body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers[0].items() if headers else ():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 

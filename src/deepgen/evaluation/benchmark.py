@@ -85,6 +85,7 @@ class Item:
         prompt: words for the model.
         references: pictures an edit starts from.
         metadata: what scoring needs.
+        fault: why the row of the data is no item; it is then neither drawn nor graded.
     """
 
     id: str
@@ -92,15 +93,17 @@ class Item:
     prompt: str
     references: tuple[Reference, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
 
     def open_references(self) -> list[Image.Image]:
-        """The references as a viewer shows them, in their own sizes."""
+        """The references as a viewer shows them, in their own sizes; CannotDraw where one is no picture."""
         opened = []
-        for reference in self.references:
-            if isinstance(reference, Path):
-                opened.append(open_image(reference))
-            else:
-                opened.append(open_image(reference()))
+        for number, reference in enumerate(self.references):
+            try:
+                opened.append(open_image(reference if isinstance(reference, Path) else reference()))
+            except (OSError, TypeError, ValueError) as error:
+                name = reference if isinstance(reference, Path) else f"picture {number} of {self.id}"
+                raise CannotDraw(f"{name} cannot be opened ({error})") from error
         return opened
 
 
@@ -152,6 +155,7 @@ class Benchmark:
     settings: ClassVar[Settings] = Settings()
     min_coverage: ClassVar[float] = 0.99  # share of pictures with a verdict below which there is no score
     headline: ClassVar[str] = "overall"  # the number that is quoted
+    item_metric: ClassVar[str] = ""  # the number of the table that is compared by item; "" is the headline
     source_file: ClassVar[Path | None] = None  # of a benchmark that was loaded by its path
     sheet_path: ClassVar[str] = ""  # where official generators put all samples of item {id} on one sheet
     notes: ClassVar[Mapping[str, str]] = {}  # by protocol, what is done differently
@@ -200,7 +204,9 @@ class Benchmark:
         return ()
 
     def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
-        """The value of each item by the rule that `aggregate` follows, by which items are compared."""
+        """The value of each item by the rule that `aggregate` follows, by which items are compared: higher
+        where `item_metric` of a table of the item alone is higher, None where it has no part in that.
+        """
         return {score.item: score.value for score in scores}
 
     def check_scoring(self, items: Sequence[Item]) -> list[str]:
@@ -259,9 +265,14 @@ class Benchmark:
         doubles = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
         fatal = [f"{self.label}: item {name} is there twice" for name in doubles]
         fatal += [f"{self.label}: item {name!r} is no file name" for name in ids if not is_safe(name)]
-        fatal += [f"{self.label}: item {item.id} has no prompt" for item in items if not item.prompt.strip()]
+        fatal += [
+            f"{self.label}: item {item.id} has no prompt"
+            for item in items
+            if not item.prompt.strip() and not item.fault
+        ]
         fatal += missing_references(self.label, items)
-        if not items:
+        if all(item.fault for item in items):
+            fatal += problems if items else []
             fatal.append(f"{self.label}: no items in {data_dir}")
         if not allow_altered:
             fatal = [*altered, *problems, *fatal]

@@ -321,7 +321,7 @@ class _JudgedFile(_PromptsOfFile, JudgeBenchmark):
         if self.spec.rule == "yes-no":
             words = set(re.findall(r"\b(yes|no)\b", reply.lower()))
             return float(words == {"yes"}) if len(words) == 1 else None
-        found = re.findall(r"\bscore\b\W*(-?\d+(?:\.\d+)?)", reply, flags=re.IGNORECASE)
+        found = re.findall(r"\bscore\b\W*?(-?\d+(?:\.\d+)?)", reply, flags=re.IGNORECASE)
         grade = float(found[-1]) if found else None
         low, high = self.spec.scale
         return grade if grade is not None and low <= grade <= high else None

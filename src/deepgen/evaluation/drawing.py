@@ -49,7 +49,7 @@ class _Drawing:
         self.sequence = None
         if job.config.seeds == "sequential":
             self.sequence = _Sequence(job.folder, job.team.rank, job.settings.seed)
-        self.failures: dict[str, str] = {}
+        self.failures = {item.id: item.fault for item in self.mine if item.fault}
 
     def run(self) -> dict[str, str]:
         """Draw, and finish items whose pictures are all there."""
@@ -79,7 +79,7 @@ class _Drawing:
 
     def _missing(self, index: int, chunk: Sequence[Item]) -> list[Sample]:
         """What has to be drawn of a chunk."""
-        all_of_it = [(item, n) for n in self.job.samples for item in chunk]
+        all_of_it = [(item, n) for n in self.job.samples for item in chunk if not item.fault]
         missing = [(item, n) for item, n in all_of_it if (item.id, n) not in self.images]
         if self.sequence is None:
             return missing

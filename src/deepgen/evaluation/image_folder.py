@@ -130,6 +130,8 @@ class ImageFolder:
         content = [(str(path.relative_to(folder)), hash_file(path)) for path in self.files]
         self.fingerprint = f"pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
+    rewriting = "not known: pictures of another program"
+
     def draw(
         self, items: Sequence[Item], seeds: Sequence[int], settings: Settings, generator: Any = None
     ) -> list[Image.Image]:

@@ -38,6 +38,7 @@ class JudgeConfig(ChatOptions):
 
     max_tokens: int = 4096
     retries: int = 4
+    longest_pause: float = 600.0  # nothing waits for a benchmark, so a 429 may ask for minutes
     concurrency: int = 8
     api_key: str = ""
     per_minute: float = 0.0
@@ -105,7 +106,12 @@ class PromptedJudge:
         return self.config.replies == "json" and self.prompts.are_ours
 
     def describe(self, benchmark: str, rubrics: Mapping[str, str]) -> str:
-        """Model, sampling and prompts; replies to others are not reused."""
+        """Model, sampling and prompts; replies to others are not reused.
+
+        Raises:
+            FileNotFoundError, ValueError: prompts are missing; all of their files are named.
+        """
+        self.prompts.check(benchmark, rubrics)
         texts = [f"{name}={self._text_of(benchmark, name, rubric)}" for name, rubric in rubrics.items()]
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
         source = "ours" if self.prompts.are_ours else "given"

@@ -88,7 +88,7 @@ class JudgeBenchmark(Benchmark):
         """What scoring will take, before it begins; references count as large as pictures."""
         shown = Image.new("RGB", (settings.width, settings.height))
         shown.thumbnail((self.side or max(shown.size),) * 2)
-        asked = [q for item in items for q in self.questions(item, shown, [shown] * len(item.references))]
+        asked = [question for item in items for question in self._questions(item, shown)]
         tokens = 0.0
         for question in asked:
             letters = len(self.rubrics[question.prompt or question.key]) + sum(
@@ -106,8 +106,11 @@ class JudgeBenchmark(Benchmark):
     def num_questions(self, items: Sequence[Item]) -> int:
         """Questions of all pictures, counted with a blank one."""
         blank = Image.new("RGB", (1, 1))
-        each = [len(self.questions(item, blank, [blank] * len(item.references))) for item in items]
-        return sum(each) * self.settings.num_samples
+        return sum(len(self._questions(item, blank)) for item in items) * self.settings.num_samples
+
+    def _questions(self, item: Item, image: Image.Image) -> list[Question]:
+        """The questions about an item, with one picture in place of all; none where its row has a fault."""
+        return [] if item.fault else self.questions(item, image, [image] * len(item.references))
 
     def scorer_version(self, scorers: Scorers) -> str:
         """The judge and its prompts."""
@@ -195,16 +198,21 @@ def _excerpt(text: str) -> str:
     return line if len(line) <= 240 else line[:237] + "..."
 
 
-_FINAL_SCORE = re.compile(r"\*{0,2}Final Scores?\*{0,2}:?([\d*,\s]*)", flags=re.IGNORECASE | re.ASCII)
+_FINAL_SCORE = [
+    re.compile(rf"{name}\*{{0,2}}:?([\d*,\s]*)", flags=re.IGNORECASE)
+    for name in ("Final Score", "Final Scores")
+]
 
 
 def parse_final_score(reply: str) -> list[int] | None:
     """Every whole number after the first "Final Score" that is followed by any; None where none is.
 
-    RISEBench and UniREditBench share this form of a reply: words, then a final score.
+    RISEBench and UniREditBench share this form of a reply: words, then a final score. "Final Scores" counts
+    where no "Final Score" has a number, as in the official scripts (PhoenixZ810/RISEBench, 5f22651).
     """
-    for match in _FINAL_SCORE.finditer(reply):
-        numbers = [int(number[:9]) for number in re.findall(r"\d+", match[1])]  # no grade has ten digits
-        if numbers:
-            return numbers
+    for pattern in _FINAL_SCORE:
+        for match in pattern.finditer(reply):
+            numbers = [int(number[:9]) for number in re.findall(r"\d+", match[1])]  # no grade has ten digits
+            if numbers:
+                return numbers
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -75,10 +76,18 @@ OFFICIAL: dict[str, dict[str, Official]] = {
         {
             "consistency": "prompt_consist",
             "reasoning": "prompt_reasoning",
+            "reasoning_two": "prompt_reasoning_w_input",
             "quality": "prompt_generation",
             "spatial_consistency": "prompt_spatial_cons",
             "spatial_reasoning": "prompt_spatial_ref",
+            "spatial_reasoning_two": "prompt_spatial_ref_w_input",
+            "spatial_reasoning_picture": "prompt_spatial_ref_img",
             "spatial_quality": "prompt_spatial_qual",
+            "logical_consistency": "prompt_logical_cons",
+            "logical_consistency_answer": "prompt_logical_cons_ans",
+            "logical_reasoning": "prompt_logical_txt",
+            "logical_reasoning_picture": "prompt_logical_img",
+            "logical_reasoning_picture_alone": "prompt_logical_img_wo_q",
         },
     ),
     "unireditbench": _variables(
@@ -134,28 +143,52 @@ class JudgePrompts:
             return JudgePrompt(text=ours)
         key = (benchmark, question)
         if key not in self._known:
-            self._known[key] = self._find(self.folder / benchmark, benchmark, question)
+            self._known[key] = self._find(self.folder / benchmark, benchmark, question, ours)
         return self._known[key][0]
 
-    def _find(self, folder: Path, benchmark: str, question: str) -> tuple[JudgePrompt, Path]:
+    def check(self, benchmark: str, rubrics: Mapping[str, str]) -> None:
+        """Look for all prompts of a benchmark before the first is asked.
+
+        Raises:
+            FileNotFoundError, ValueError: as `get`; where several are missing, all files are named.
+        """
+        errors: dict[str, Exception] = {}
+        for question, ours in rubrics.items():
+            try:
+                self.get(benchmark, question, ours)
+            except (FileNotFoundError, ValueError) as error:
+                errors[question] = error
+        if not errors:
+            return
+        first, *others = errors
+        more = f"; so it is with {', '.join(f'{name}.txt' for name in others)}" if others else ""
+        raise type(errors[first])(f"{errors[first]}{more}")
+
+    def _find(self, folder: Path, benchmark: str, question: str, ours: str) -> tuple[JudgePrompt, Path]:
         path = folder / f"{question}.txt"
+        fields = " and ".join(f"{{{name}}}" for name in re.findall(r"\{([a-z]+)\}", ours)) or "no field"
         if path.is_file():
             return JudgePrompt(text=path.read_text(encoding="utf-8")), path
         official = OFFICIAL.get(benchmark, {}).get(question)
         if official is None:
             raise FileNotFoundError(
                 f"{path} is missing: the judge's prompt for {question!r} of {benchmark}, which is not read "
-                "from checkouts; write the file with {fields} as in docs/evaluation.md, or leave "
-                "--judge-prompts out to use our own wording"
+                f"from checkouts; write it into that file, with {fields} for what differs by item, or "
+                "leave --judge-prompts out to use our own wording"
             )
         found = next((folder / name for name in official.paths if (folder / name).is_file()), None)
         if found is None:
             raise FileNotFoundError(
                 f"{path} is missing, and so is {' or '.join(official.paths)} of the official repository in "
-                f"{folder}; put a checkout or the file there, or leave --judge-prompts out to use our own "
-                "prompts"
+                f"{folder}; put a checkout there, or write the prompt into {path.name} with {fields} for "
+                "what differs by item, or leave --judge-prompts out to use our own prompts"
             )
-        return read_official(found, official), found
+        try:
+            return read_official(found, official), found
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"{error}; or write the prompt into {path}, with {fields} for what differs by item"
+            ) from error
 
     def source(self, benchmark: str) -> dict[str, Any]:
         """What the manifest says of the prompts used so far: where they are from, and which revision."""
@@ -185,7 +218,7 @@ def read_official(path: Path, official: Official) -> JudgePrompt:
         wanted = ", ".join(official.names) or f"a text with {', '.join(official.fields)}"
         raise ValueError(
             f"{path} does not hold the prompt ({wanted}); this may be another revision of the repository: "
-            "check out the one in docs/evaluation.md or write the prompt into a file"
+            "check out the one in docs/evaluation.md"
         )
     text = "\n".join(str(part) for part in found)
     for theirs, ours in official.fields.items():

@@ -236,6 +236,7 @@ class Endpoint:
     """
 
     is_seeded = False
+    rewriting = "none here; the service may rewrite prompts itself"
     is_batched = False
 
     def __init__(self, name: str, address: str, config: ModelConfig) -> None:

@@ -2,7 +2,8 @@
 
 One function a benchmark reads its recording (`corebench.json`, `cvtg2k.json`, `risebench.json`,
 `unigenbench.json`, `wise.json`) and yields a comparison for every recorded value. Replies of judges go
-through the judge client and the benchmark's own rules. `DIFFERENCES` lists what is different on purpose.
+through the judge client and the benchmark's own rules. `deepgen.evaluation.official_differences` lists what
+is different on purpose.
 """
 
 from __future__ import annotations
@@ -22,19 +23,6 @@ from deepgen.evaluation.text_files import read_json
 
 _EXACT, _DIGITS_4 = 1e-9, 5.1e-5  # relative and absolute; the second for values recorded with four digits
 _BLANK = Image.new("RGB", (8, 8))
-DIFFERENCES = {  # rule: what is done instead, in either protocol unless one is named
-    "wise, grades above 2": "the official script counts a 7 on a scale from 0 to 2; it is read by the same "
-    "rule here, then refused and asked again",
-    "gedit, grades above 10": "the official script takes them as they are; here they are asked again",
-    "gedit, replies without numbers": "the official script throws dice; here they are asked again",
-    "risebench, unireditbench, grades above 5": "the official scripts take them; here they are asked again",
-    "imgedit, replies with less than three grades": "official: their mean, as in the official script; fixed: "
-    "asked again",
-    "corebench, failed questions": "the official script leaves them out of the mean after three attempts; "
-    "here the picture is not scored until they are answered",
-    "unigenbench, failed pictures": "left out, as officially; the evaluation while DeepGen's RL ran counted "
-    "them as no for every point (aggregate_as_deepgen_rl)",
-}
 
 
 class _Replies:
@@ -222,9 +210,14 @@ def unigenbench_file(document: Mapping[str, Any], folder: Path) -> Iterator[Outc
         expected = case["expected_official"]
         bits = None if expected is None else [int(score == 1) for score in expected["score"]]
         yield _compare(f"{name} official", bits, unigenbench.parse(case["response"], count))
+        if expected is not None:  # what stands in the tags, besides what it counts as
+            said = {tag: unigenbench.tagged_list(case["response"], tag) for tag in ("analysis", "score")}
+            yield _compare(f"{name} tags", expected, said)
         while_rl = case["expected_deepgen_rl"]
-        bits = [int(score == 1) for score in while_rl["scores"]] if while_rl["success"] else None
-        yield _compare(f"{name} deepgen_rl", bits, unigenbench.parse_as_deepgen_rl(case["response"], count))
+        got = unigenbench.parse_as_deepgen_rl(case["response"], count)
+        yield _compare(f"{name} deepgen_rl success", while_rl["success"], got is not None)
+        raw = unigenbench.tagged_list(case["response"], "score") if got is not None else [0] * count
+        yield _compare(f"{name} deepgen_rl scores", while_rl["scores"], raw)
     for case in document["aggregate"]:
         name = f"unigenbench.json {case['id']}"
         read = [row for row in case["rows"] if row["scores"] is not None]
@@ -265,11 +258,17 @@ def wise_file(document: Mapping[str, Any], folder: Path) -> Iterator[Outcome]:
     """Replies, categories and the weighted sum of both generations."""
     for index, case in enumerate(document["parse_legacy"]):
         grades = wise.parse_legacy(case["text"])
-        expected = [int(grade) for grade in case["expected"].values()] if case["accepted"] else None
-        yield _compare(f"wise.json parse_legacy[{index}]", expected, grades)
+        name = f"wise.json parse_legacy[{index}]"
+        yield _compare(f"{name} accepted", case["accepted"], grades is not None)
+        found = wise.named_grades(case["text"])
+        if grades is not None:
+            found = dict(zip(wise.GRADES, grades, strict=True))
+        yield _compare(name, case["expected"], {key.replace(" ", "_"): value for key, value in found.items()})
     for index, case in enumerate(document["parse_verified"]):
-        expected = int(case["expected"]["score"]) if case["accepted"] else None
-        yield _compare(f"wise.json parse_verified[{index}]", expected, wise.parse_verified(case["text"]))
+        bit = wise.parse_verified(case["text"])
+        name = f"wise.json parse_verified[{index}]"
+        yield _compare(f"{name} accepted", case["accepted"], bit is not None)
+        yield _compare(name, case["expected"], {} if bit is None else {"score": bit})
     for case in document["legacy"]:
         grades = {i + 1: [int(digit) for digit in case["digits"][3 * i : 3 * i + 3]] for i in range(1000)}
         present = set(grades) - set(case["dropped_ids"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from deepgen.evaluation.benchmark import ItemScore, with_standard_names
 from deepgen.evaluation.benchmarks import load_benchmark
-from deepgen.evaluation.published import PUBLISHED
+from deepgen.evaluation.published import differences, judge_of, reference_of
 from deepgen.evaluation.statistics import FEWEST, Paired, intervals, paired
 
 
@@ -110,6 +110,9 @@ def _score(item: Mapping[str, Any]) -> ItemScore:
 # --- words --------------------------------------------------------------------------------------------------
 
 
+NOT_COMPARABLE = "NOT MADE LIKE THE PUBLISHED ROWS"
+
+
 def caveats(result: Result) -> list[str]:
     """What a reader has to know before the number, one line each."""
     document, manifest = result.document, result.document["manifest"]
@@ -124,7 +127,10 @@ def caveats(result: Result) -> list[str]:
         lines.append(f"{answered} of {asked} questions answered; start the run again to ask the rest")
     if not document["table"]:
         lines.append("NO SCORE: too few pictures have a verdict")
-    if "prompts ours" in manifest["scorer"]:
+    reference = reference_of(result.label)
+    if reference is not None and (differ := differences(manifest, reference)):
+        lines.append(f"{NOT_COMPARABLE}: {'; '.join(differ)}")
+    elif "prompts ours" in manifest["scorer"]:
         lines.append("the judge was asked in our own words: not comparable with published scores")
     if manifest["published_settings"] is not True:
         lines.append(f"settings differ from the published ones: {', '.join(manifest['published_settings'])}")
@@ -147,6 +153,13 @@ def number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"
 
 
+def made_with(result: Result) -> tuple[str, str, str]:
+    """(judge, prompts, rewriting) of a run; the prompts are those that were drawn."""
+    manifest = result.document["manifest"]
+    prompts, rewriting = (str(manifest.get(key, "not recorded")) for key in ("drawn_prompts", "rewriting"))
+    return judge_of(manifest), prompts, rewriting.partition(":")[0]
+
+
 def groups_of(results: Sequence[Result]) -> list[list[Result]]:
     """Results that may stand in one table."""
     groups: dict[tuple[str, str], list[Result]] = {}
@@ -162,18 +175,23 @@ def markdown(results: Sequence[Result]) -> str:
         first = group[0]
         headline = first.document["headline"]
         lines += [f"## {first.label}", ""]
-        lines += [f"| model | {headline} | 95 % interval | judged |", "|---|---|---|---|"]
+        lines += [
+            f"| model | {headline} | 95 % interval | judged | judge | prompts | rewriting |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for result in group:
             value, span = result.document["table"].get(headline), result.spans.get(headline)
             mark = " (partial)" if result.document["is_partial"] else ""
             shown = "none" if value is None else number(value)
             between = "" if span is None else f"{number(span[0])} to {number(span[1])}"
-            lines.append(
-                f"| {result.model} | {shown}{mark} | {between} | {result.document['coverage']:.1%} |"
-            )
-        if (reference := PUBLISHED.get(first.label)) is not None:
+            judged = f"{result.document['coverage']:.1%}"
+            made = " | ".join(made_with(result))
+            lines.append(f"| {result.model} | {shown}{mark} | {between} | {judged} | {made} |")
+        if (reference := reference_of(first.label)) is not None:
             lines += [
-                f"| *{name}, published* | {number(value)} | | |" for name, value in reference.rows.items()
+                f"| *{name}, published* | {number(value)} | | | {reference.judge_in_words} | "
+                f"{reference.prompts} | {reference.rewriting(name)} |"
+                for name, value in reference.rows.items()
             ]
             note = f"; {reference.note}" if reference.note else ""
             lines += ["", f"Published rows: {reference.source}{note}."]
@@ -186,8 +204,13 @@ def markdown(results: Sequence[Result]) -> str:
 # --- two runs -----------------------------------------------------------------------------------------------
 
 
+def compared_metric(result: Result) -> str:
+    """The number of the table that `compare` looks at by item."""
+    return str(result.document.get("item_metric") or result.document["headline"])
+
+
 def compare(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[str, Paired, list[str]]]:
-    """(benchmark, paired test by item, what was done differently) of every benchmark in both.
+    """(benchmark and number, paired test by item, what was done differently) of every benchmark in both.
 
     Raises:
         ValueError: there is none, or scorers differ, since their values are on different scales.
@@ -205,5 +228,5 @@ def compare(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[str
             )
         drawings = [with_standard_names(result.document["manifest"]["drawing"]) for result in (one, other)]
         differ = [key for key in drawings[0] if drawings[0][key] != drawings[1].get(key)]
-        rows.append((one.label, paired(one.values, other.values), differ))
+        rows.append((f"{one.label} {compared_metric(one)}", paired(one.values, other.values), differ))
     return rows

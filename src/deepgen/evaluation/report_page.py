@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.data.images import open_image
-from deepgen.evaluation.published import PUBLISHED, Reference
-from deepgen.evaluation.report import Result, caveats, groups_of, markdown, number
+from deepgen.evaluation.published import Reference, reference_of
+from deepgen.evaluation.report import NOT_COMPARABLE, Result, caveats, groups_of, made_with, markdown, number
 
+_WARNINGS = ("PARTIAL", "NO SCORE", NOT_COMPARABLE)
 _NUM_SHOWN, _NUM_BESIDE, _THUMB = 6, 6, 224
 _COLORS = ("#4269d0", "#e8743b", "#3ca951", "#a463f2", "#c9a227", "#ff6f91")
 
@@ -110,7 +111,7 @@ def _section(group: Sequence[Result], colors: Mapping[str, str]) -> str:
     headline = first.document["headline"]
     others = [name for name in names if name != headline]
     notes = "".join(
-        f'<li class="{"warn" if line.startswith(("PARTIAL", "NO SCORE")) else "note"}">{_text(line)}</li>'
+        f'<li class="{"warn" if line.startswith(_WARNINGS) else "note"}">{_text(line)}</li>'
         for line in dict.fromkeys(line for result in group for line in caveats(result))
     )
     parts = [f"<section><h2>{_text(first.label)}</h2>", _headlines(group, colors)]
@@ -127,7 +128,7 @@ def _section(group: Sequence[Result], colors: Mapping[str, str]) -> str:
 def _headlines(group: Sequence[Result], colors: Mapping[str, str]) -> str:
     """The number that is quoted, of each model and of published ones, with a bar for the eye."""
     headline = group[0].document["headline"]
-    reference = PUBLISHED.get(group[0].label)
+    reference = reference_of(group[0].label)
     values = [result.document["table"].get(headline) or 0.0 for result in group]
     values += [] if reference is None else list(reference.rows.values())
     longest = max([*values, 0.0]) or 1.0
@@ -137,22 +138,31 @@ def _headlines(group: Sequence[Result], colors: Mapping[str, str]) -> str:
         f"<tr><td>{_dot(colors[result.model])}{_text(result.model)}</td>"
         f"<td>{_track(value / longest, colors[result.model])}</td>"
         f'<td class="n">{_cell(result, headline)}</td>'
-        f'<td class="n">{result.document["coverage"]:.1%}</td></tr>'
+        f'<td class="n">{result.document["coverage"]:.1%}</td>{_made(*made_with(result))}</tr>'
         for result, value in zip(group, values, strict=False)
     ]
-    head = f'<tr><th>model</th><th></th><th class="n">{_text(headline)}</th><th class="n">judged</th></tr>'
+    head = (
+        f'<tr><th>model</th><th></th><th class="n">{_text(headline)}</th><th class="n">judged</th>'
+        "<th>judge</th><th>prompts</th><th>rewriting</th></tr>"
+    )
     rows += [] if reference is None else _published(reference, longest)
     return _wide("Scores", f"<table>{head}{''.join(rows)}</table>")
+
+
+def _made(judge: str, prompts: str, rewriting: str) -> str:
+    """Three cells."""
+    return "".join(f"<td><small>{_text(part)}</small></td>" for part in (judge, prompts, rewriting))
 
 
 def _published(reference: Reference, longest: float) -> list[str]:
     rows = [
         f'<tr class="ref"><td>{_text(name)}, published</td><td>{_track(value / longest, "#9a9dab")}</td>'
-        f'<td class="n">{number(value)}</td><td></td></tr>'
+        f'<td class="n">{number(value)}</td><td></td>'
+        f"{_made(reference.judge_in_words, reference.prompts, reference.rewriting(name))}</tr>"
         for name, value in sorted(reference.rows.items(), key=lambda pair: -pair[1])
     ]
     source = "; ".join(part for part in (f"Published rows: {reference.source}", reference.note) if part)
-    return [*rows, f'<tr class="ref"><td colspan="4"><small>{_text(source)}.</small></td></tr>']
+    return [*rows, f'<tr class="ref"><td colspan="7"><small>{_text(source)}.</small></td></tr>']
 
 
 def _numbers(group: Sequence[Result], names: Sequence[str]) -> str:

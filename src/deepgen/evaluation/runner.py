@@ -21,6 +21,7 @@ from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, Settings, wi
 from deepgen.evaluation.drawing import draw
 from deepgen.evaluation.image_folder import ImageFolder
 from deepgen.evaluation.models import Model
+from deepgen.evaluation.published import differences, reference_of
 from deepgen.evaluation.run_config import EvaluationJob, RunConfig, Workers, workers
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.scoring import add_up, score
@@ -92,7 +93,8 @@ def run(
     version = _scorer_version(benchmark, scorers, config) if config.has_scoring else ""
     taken = None
     if isinstance(model, ImageFolder):
-        taken = model.match(benchmark, items, settings.num_samples)
+        readable = [item for item in items if not item.fault]
+        taken = model.match(benchmark, readable, settings.num_samples)
         if team.rank == 0:
             write_line(f"deepgen: {benchmark.label}: {taken.summary(chosen)}", to_stderr=True)
     manifest = make_manifest(benchmark, model, settings, config, team, len(items))
@@ -124,9 +126,18 @@ def run(
     team.wait()
     if team.rank != 0:
         return None
-    manifest = {**manifest, "scorer": version}
+    scored_by = {need: scorers.version(need) for need in benchmark.needs}
+    manifest = {**manifest, "scorer": version, "scored_by": scored_by}
     if scorers.judge is not None and "judge" in benchmark.needs:
         manifest["prompts"] = scorers.judge.prompt_source(benchmark.name)
+    if (reference := reference_of(benchmark.label)) is not None:
+        manifest["published"] = {
+            "source": reference.source,
+            "judge": reference.judge_in_words,
+            "prompts": reference.prompts,
+            "rewriting": {name: reference.rewriting(name) for name in reference.rows},
+            "made_differently": differences(manifest, reference),
+        }
     return add_up(job, manifest, scorers)
 
 
@@ -180,11 +191,23 @@ def make_manifest(
         "protocol": benchmark.protocol,
         "protocol_note": benchmark.notes.get(benchmark.protocol, "no difference between protocols is known"),
         "limit": config.limit,
-        "rewriting": "none: prompts are drawn as the benchmark has them",
+        "drawn_prompts": _drawn_prompts(benchmark, drawing["data"]),
+        "rewriting": getattr(model, "rewriting", "none: prompts are drawn as the benchmark has them"),
         "num_items": num_items,
         "processes": team.count,
         "versions": versions(),
     }
+
+
+def _drawn_prompts(benchmark: Benchmark, hashes: Mapping[str, str]) -> str:
+    """Whether the files that prompts are from are the official ones."""
+    files = [file for file in benchmark.files() if file.path in hashes]
+    altered = [file.path for file in files if file.sha256 not in (None, hashes[file.path])]
+    if altered:
+        return f"files that are not the official ones ({', '.join(altered)})"
+    if not files or any(file.sha256 is None for file in files):
+        return "files of which no official hash is known"
+    return "official files"
 
 
 def data_hashes(benchmark: Benchmark, data_dir: Path) -> dict[str, str]:

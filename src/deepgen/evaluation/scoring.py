@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.data.images import open_image
-from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore
+from deepgen.evaluation.benchmark import Benchmark, CannotDraw, Item, ItemScore
 from deepgen.evaluation.run_config import EvaluationJob, chunked
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.store import Images, Scores, write_json
@@ -74,8 +74,11 @@ def _verdict(benchmark: Benchmark, item: Item, images: Sequence[Image.Image], sc
         return empty
     try:
         return benchmark.score(item, images, scorers)
-    except RewardUnavailable as error:  # the connection has been patient already
+    except (RewardUnavailable, CannotDraw) as error:  # the connection has been patient already
         return replace(empty, problems=(str(error),))
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+        reason = f"its data do not fit the rule ({type(error).__name__}: {error})"  # rare data, not the run
+        return replace(empty, problems=(reason,))
 
 
 def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
         "manifest": dict(manifest),
         "benchmark": benchmark.label,
         "headline": benchmark.headline,
+        "item_metric": benchmark.item_metric or benchmark.headline,
         "coverage": coverage,
         "num_expected": expected,
         "num_judged": judged,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepgen.evaluation.benchmark import ItemScore
+from deepgen.evaluation.data_rows import UNREADABLE
 
 FEWEST = 5  # items of a category, for an interval
 LEAST_SEEDS = 8  # runs of each side, for a claim that one is better
@@ -127,7 +128,8 @@ def intervals(
     for score in scores:
         clusters[score.category][known.get(score.item, f"item {score.item}")].append(score)
     groups = [list(group.values()) for group in clusters.values()]
-    if min(map(len, groups), default=0) < FEWEST:
+    sizes = [len(group) for category, group in clusters.items() if category != UNREADABLE]
+    if min(sizes, default=0) < FEWEST:
         return {}
     drawn: dict[str, list[float]] = defaultdict(list)
     for _ in range(num_draws):

@@ -16,6 +16,23 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
+def read_list(path: Path, key: str = "") -> list[Any]:
+    """The list a document is, or has under a key; ValueError names the file."""
+    document = read_json(path)
+    found = document.get(key) if key and isinstance(document, dict) else document
+    if not isinstance(found, list):
+        raise ValueError(f"{path} holds no list{f' {key!r}' if key else ''}")
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object a document is; ValueError names the file."""
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds no object of named rows")
+    return document
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """One object a line; empty lines do not count. ValueError names file and line."""
     rows = []

@@ -41,6 +41,10 @@ class RequestRefused(RewardUnavailable):
         self.status = status
 
 
+class BrokenReply(RewardUnavailable):
+    """The server answered with success, and its body is empty or not what it should be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """A server and how much patience it gets.
@@ -102,7 +106,7 @@ class Connection:
             return json.loads(reply.content)
         except ValueError as error:
             start = reply.content[:120].decode(errors="replace")
-            raise RewardUnavailable(f"{url} did not answer with JSON but with {start!r}") from error
+            raise BrokenReply(f"{url} did not answer with JSON but with {start!r}") from error
 
     def _try(self, client: httpx.Client, url: str, body: bytes | None) -> _Reply:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}

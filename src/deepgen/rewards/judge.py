@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.moved import renamed
-from deepgen.rewards.http import Connection, RequestRefused
+from deepgen.rewards.http import BrokenReply, Connection, RequestRefused
 from deepgen.rewards.replies import after_thinking
 from deepgen.rewards.reward import RewardUnavailable
 from deepgen.rewards.wire import encode_image
@@ -58,6 +58,7 @@ class ChatOptions:
         model: the name the endpoint serves it under.
         temperature, max_tokens: of the answer.
         timeout, retries: seconds of silence in a try, and tries after the first.
+        longest_pause: seconds before such a try at most, also where the answer asks for more.
         concurrency: questions at once.
         extra: further fields of the request, such as {"chat_template_kwargs": {"enable_thinking": false}} for
             vLLM; those that are sent anyway cannot be given here.
@@ -69,6 +70,7 @@ class ChatOptions:
     max_tokens: int = 2048
     timeout: float = 120.0
     retries: int = 3
+    longest_pause: float = 10.0
     concurrency: int = 16
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -148,7 +150,11 @@ class Judge:
         self.schema_refused = ""  # why the server takes no schema
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connection = connection or Connection(
-            url=options.url, timeout=options.timeout, retries=options.retries, headers=headers
+            url=options.url,
+            timeout=options.timeout,
+            retries=options.retries,
+            longest_backoff=options.longest_pause,
+            headers=headers,
         )
         self._per_minute, self._cache_dir = per_minute, cache_dir
         self._slots = threading.Semaphore(options.concurrency)
@@ -167,15 +173,16 @@ class Judge:
     def replies(self, query: Query, *, attempts: int = ATTEMPTS) -> Iterator[str]:
         """What the judge says, without its thinking, once an attempt; take no more when one can be read.
 
-        An attempt in which it says nothing yields nothing; after one that was cut off, the next may take four
-        times as many tokens.
+        An attempt in which it says nothing, or whose reply has no message in it, yields nothing; after one
+        that was cut off, the next may take four times as many tokens.
 
         Raises:
-            RewardUnavailable: it cannot be reached.
+            RewardUnavailable: it cannot be reached, or (BrokenReply) sent no message in any of the attempts.
             NoReply: it said nothing in any of the attempts.
             JudgeChanged: another model answers than before.
         """
-        factor, has_said, error = 1, False, None
+        factor, has_said = 1, False
+        error: RewardUnavailable | None = None
         for attempt in range(attempts):
             try:
                 reply = after_thinking(self.ask(query, attempt=attempt, token_factor=factor))
@@ -184,7 +191,7 @@ class Judge:
             except CutOff as cut:
                 factor, error = factor * MORE_TOKENS, cut
                 continue
-            except NoReply as silence:
+            except (NoReply, BrokenReply) as silence:
                 error = silence
                 continue
             has_said = True
@@ -208,7 +215,7 @@ class Judge:
         parts = query.parts()
         key = self._key(query, parts, attempt)
         kept = self._read(key)
-        if kept is not None:
+        if kept is not None and after_thinking(kept) is not None:
             return kept
         if self._num_other_models >= _MOST_OTHER_MODELS:
             raise JudgeChanged(
@@ -219,7 +226,8 @@ class Judge:
             self._wait()
             reply = self._post(query, parts, token_factor)
         text, tokens = self._text_of(reply)
-        self._keep(key, text, tokens)
+        if after_thinking(text) is not None:  # cut off, it is no answer, and another run asks again
+            self._keep(key, text, tokens)
         return text
 
     def ask_all(self, queries: Sequence[Query]) -> list[str | None]:
@@ -382,13 +390,13 @@ class Judge:
 
 
 def message_of(reply: Any, url: str) -> Mapping[str, Any]:
-    """The message in a chat endpoint's reply; RewardUnavailable where there is none."""
+    """The message in a chat endpoint's reply; BrokenReply where there is none."""
     try:
         message = reply["choices"][0]["message"]
     except (KeyError, IndexError, TypeError) as error:
-        raise RewardUnavailable(f"{url} is no chat endpoint: {str(reply)[:120]!r}") from error
+        raise BrokenReply(f"{url} is no chat endpoint: {str(reply)[:120]!r}") from error
     if not isinstance(message, Mapping):
-        raise RewardUnavailable(f"{url} is no chat endpoint: {str(reply)[:120]!r}")
+        raise BrokenReply(f"{url} is no chat endpoint: {str(reply)[:120]!r}")
     return message
 
 

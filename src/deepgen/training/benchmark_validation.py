@@ -114,7 +114,12 @@ def _scorers(config: BenchmarksConfig, benchmarks: list[Benchmark]) -> Scorers:
     judge = None
     if config.judge_url is not None:
         key = "" if config.judge_key_path is None else Path(config.judge_key_path).expanduser().read_text()
-        judge = JudgeConfig(url=config.judge_url, model=config.judge_model, api_key=key.strip())
+        judge = JudgeConfig(
+            url=config.judge_url,
+            model=config.judge_model,
+            api_key=key.strip(),
+            longest_pause=10.0,  # training waits for it
+        )
     scorers = ScorerConfig(detector=config.detector, clip=config.clip, ocr=config.ocr, judge=judge)
     return make_scorers(scorers, [need for benchmark in benchmarks for need in benchmark.needs])
 

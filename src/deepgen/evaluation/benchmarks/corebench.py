@@ -15,9 +15,10 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, Settings, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, yes_or_no
-from deepgen.evaluation.text_files import read_json, read_jsonl
+from deepgen.evaluation.text_files import read_jsonl, read_object
 
 COMPOSITION = ("C-MI", "C-MA", "C-MR", "C-TR")
 REASONING = ("R-LR", "R-BR", "R-HR", "R-PR", "R-GR", "R-AR", "R-CR", "R-RR")
@@ -87,30 +88,32 @@ class CoReBench(JudgeBenchmark):
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """By dimension, then by number."""
         single = self.locate(data_dir, "corebench.jsonl")
-        rows: dict[str, Mapping[str, Any]] = {}
+        rows: dict[str, Any] = {}
         if single.is_file():
-            rows = {row["ID"]: row for row in read_jsonl(single)}
+            lines = enumerate(read_jsonl(single), start=1)
+            rows = {str(row.get("ID") or f"line{number}"): row for number, row in lines}
         else:
             for file in self.files():
-                rows.update(read_json(self.locate(data_dir, file.path, *file.aliases)))
-        items = [
-            Item(
-                id=name,
-                category=task_of(name),
-                prompt=row["Prompt"].strip(),
-                metadata={"checklist": [entry["question"] for entry in row["Checklist"]]},
-            )
-            for name, row in rows.items()
-            if task_of(name) in self._tasks
-        ]
-        items.sort(key=lambda item: (self._tasks.index(item.category), item.id))
+                rows.update(read_object(self.locate(data_dir, file.path, *file.aliases)))
+        known = [(name, row) for name, row in rows.items() if task_of(name) in (*self._tasks, name)]
+        items, problems = items_of(self.label, known, self._item)
+        items.sort(key=lambda item: (not item.fault and self._tasks.index(item.category), item.id))
         found = Counter(item.category for item in items)
-        problems = [
+        problems += [
             problem
             for task in self._tasks
             for problem in count_problem(self.label, f"prompts of {task}", 90, found[task])
         ]
         return items, problems
+
+    def _item(self, name: str, row: Mapping[str, Any]) -> Item:
+        if task_of(name) not in self._tasks:
+            raise ValueError(f"ID is {name!r} instead of a task and a number")
+        checklist = [text_of(entry, "question") for entry in row["Checklist"]]
+        if not checklist:
+            raise ValueError("Checklist has no question")
+        prompt = text_of(row, "Prompt").strip()
+        return Item(id=name, category=task_of(name), prompt=prompt, metadata={"checklist": checklist})
 
     def image_path(self, item: Item, sample: int) -> str:
         """images/C-MI/C-MI-001-0.png."""

@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import Benchmark, DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, text_of
 from deepgen.evaluation.scorers import Scorers
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_list
 from deepgen.rewards.text_match import edit_distance
 
 _FILES = {
@@ -58,22 +59,28 @@ class CVTG2K(Benchmark):
 
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """In the official order: by area, then by set."""
-        items = []
+        items, problems = [], []
         for folder, area in sorted(_FILES, key=lambda key: (key[1], key[0])):
             path = self.locate(
                 data_dir, f"{folder}/{area}.json", f"{folder.replace('Style', 'style')}/{area}.json"
             )
-            for row in read_json(path)["data_list"]:
-                items.append(
-                    Item(
-                        id=f"{folder}-{area}-{row['index']}",
-                        category=f"area {area}",
-                        prompt=row["prompt"].strip(),
-                        metadata={"folder": folder, "area": area, "index": row["index"]},
-                    )
+
+            def item(name: str, row: Any, folder: str = folder, area: int = area) -> Item:
+                return Item(
+                    id=f"{folder}-{area}-{name_of(row, 'index')}",
+                    category=f"area {area}",
+                    prompt=text_of(row, "prompt").strip(),
+                    metadata={"folder": folder, "area": area, "index": row["index"]},
                 )
-        found = Counter((item.metadata["folder"], item.metadata["area"]) for item in items)
-        problems = [
+
+            rows = enumerate(read_list(path, "data_list"))
+            made, unreadable = items_of(
+                self.label, ((f"{folder}-{area}-row{i}", row) for i, row in rows), item
+            )
+            items += made
+            problems += unreadable
+        found = Counter((one.metadata["folder"], one.metadata["area"]) for one in items if not one.fault)
+        problems += [
             problem
             for key, (expected, _) in _FILES.items()
             for problem in count_problem(self.label, f"prompts of {key[0]}/{key[1]}", expected, found[key])
@@ -122,6 +129,14 @@ class CVTG2K(Benchmark):
             num_expected=len(rows),
             num_scored=len(rows),
         )
+
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """Word accuracy of each item, in [0, 1]."""
+        values: dict[str, float | None] = {}
+        for score in scores:
+            words = sum(row["words"] for row in score.rows)
+            values[score.item] = sum(row["right"] for row in score.rows) / words if words else None
+        return values
 
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """Over all words; both protocols are the same."""

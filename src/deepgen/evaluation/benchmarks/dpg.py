@@ -28,6 +28,7 @@ from deepgen.evaluation.benchmark import (
     count_problem,
     mean,
 )
+from deepgen.evaluation.data_rows import items_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, yes_or_no
 from deepgen.evaluation.scorers import Scorers
@@ -89,38 +90,36 @@ class DPG(JudgeBenchmark):
             }
         else:
             path = self.locate(data_dir, "prompts.jsonl", "dpg_bench/prompts.jsonl")
-            texts = {row["name"]: row["text"] for row in read_jsonl(path)}
+            lines = enumerate(read_jsonl(path), start=1)
+            texts = {_name_in(row) or f"line{number}": row for number, row in lines}
         problems = count_problem(self.label, "prompts", 1065, len(texts))
-        questions: dict[str, list[dict[str, Any]]] = {}
         (file,) = self.scoring_files()
         table = self.locate(data_dir, file.path, *file.aliases)
+        questions = _read_questions(table) if table.is_file() else {}
         if table.is_file():
-            for index, row in enumerate(read_csv(table)):
-                questions.setdefault(row["item_id"], []).append(
-                    {
-                        "id": int(row["proposition_id"]),
-                        "parents": parents_of(row["dependency"]),
-                        "tuple": row["tuple"],
-                        "text": row["question_natural_language"],
-                        "is_first_row": index == 0,
-                    }
-                )
             missing = sorted(set(texts) - set(questions))
             problems += [f"{self.label}: {table} has no questions for {name}" for name in missing]
-        items = [
-            Item(
+
+        def item(name: str, row: Any) -> Item:
+            if isinstance(row, Mapping) and _name_in(row) != name:
+                raise ValueError(f"name is {row.get('name')!r} instead of a text")
+            asked = questions.get(name, [])
+            if isinstance(asked, str):
+                raise ValueError(asked)
+            return Item(
                 id=name,
                 category=name.rstrip("0123456789") or "number",
-                prompt=text.strip(),
-                metadata={"questions": questions.get(name, [])},
+                prompt=text_of({"text": row} if isinstance(row, str) else row, "text").strip(),
+                metadata={"questions": asked},
             )
-            for name, text in sorted(texts.items(), key=lambda pair: f"{pair[0]}.txt")
-        ]
-        return items, problems
+
+        rows = sorted(texts.items(), key=lambda pair: f"{pair[0]}.txt")
+        items, unreadable = items_of(self.label, rows, item)
+        return items, [*unreadable, *problems]
 
     def check_scoring(self, items: Sequence[Item]) -> list[str]:
         """The table of questions."""
-        lacking = sum(not item.metadata["questions"] for item in items)
+        lacking = sum(not item.fault and not item.metadata["questions"] for item in items)
         return (
             [f"dpg: {lacking} of {len(items)} items have no questions; put dpg_bench.csv there ({_ORIGIN})"]
             if lacking
@@ -224,6 +223,33 @@ class _WithVQA(DPG):
 def make(*, variant: str = "", protocol: Protocol = "official") -> Benchmark:
     """The benchmark, asking a judge or a local model."""
     return (_WithVQA if variant == "vqa" else DPG)(variant=variant, protocol=protocol)
+
+
+def _name_in(row: Any) -> str:
+    """The name of a row, empty where it has none."""
+    name = row.get("name") if isinstance(row, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _read_questions(table: Path) -> dict[str, list[dict[str, Any]] | str]:
+    """The questions of each item in the table's order, or in words why a row of it cannot be read."""
+    questions: dict[str, list[dict[str, Any]] | str] = {}
+    for index, row in enumerate(read_csv(table)):
+        asked = questions.setdefault(row["item_id"], [])
+        try:
+            question = {
+                "id": int(row["proposition_id"]),
+                "parents": parents_of(row["dependency"]),
+                "tuple": text_of(row, "tuple"),
+                "text": text_of(row, "question_natural_language"),
+                "is_first_row": index == 0,
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            questions[row["item_id"]] = f"row {index + 2} of {table.name}: {error}"
+            continue
+        if isinstance(asked, list):
+            asked.append(question)
+    return questions
 
 
 def is_yes(reply: str) -> bool:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from deepgen.data.images import open_image
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, two_scores
 from deepgen.extras import missing_extra
@@ -68,21 +69,22 @@ class GEdit(JudgeBenchmark):
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """Rows of one language."""
         rows = _rows(data_dir / self.name)
-        items = []
-        for index, language in enumerate(rows["instruction_language"]):
-            if language != self.variant:
-                continue
-            items.append(
-                Item(
-                    id=str(rows["key"][index]),
-                    category=rows["task_type"][index],
-                    prompt=rows["instruction"][index].strip(),
-                    references=(_opener(rows, index),),
-                    metadata={"intersection": bool(rows["Intersection_exist"][index])},
-                )
+
+        def item(name: str, index: Mapping[str, int]) -> Item:
+            row = {key: rows[key][index["row"]] for key in _NAMES if key != "input_image"}
+            return Item(
+                id=name_of(row, "key"),
+                category=text_of(row, "task_type"),
+                prompt=text_of(row, "instruction").strip(),
+                references=(_opener(rows, index["row"]),),
+                metadata={"intersection": bool(row["Intersection_exist"])},
             )
+
+        languages = enumerate(rows["instruction_language"])
+        named = [(f"row{index}", {"row": index}) for index, each in languages if each in (self.variant, None)]
+        items, problems = items_of(self.label, named, item)
         found = Counter(item.category for item in items)
-        problems = [
+        problems += [
             problem
             for task, expected in _COUNTS.items()
             for problem in count_problem(self.label, f"edits of {task}", expected, found[task])
@@ -130,6 +132,9 @@ class GEdit(JudgeBenchmark):
         return aggregate([row for score in scores for row in score.rows])
 
 
+_NAMES = ("key", "task_type", "instruction", "instruction_language", "input_image", "Intersection_exist")
+
+
 def _rows(folder: Path) -> dict[str, Any]:
     """Columns; pictures as bytes."""
     try:
@@ -145,13 +150,12 @@ def _rows(folder: Path) -> dict[str, Any]:
     for name in ("input_image", "input_image_raw"):
         if name in table.column_names:
             table = table.cast_column(name, datasets.Image(decode=False))
-    names = ("key", "task_type", "instruction", "instruction_language", "input_image", "Intersection_exist")
-    lacking = [name for name in names if name not in table.column_names]
+    lacking = [name for name in _NAMES if name not in table.column_names]
     if lacking:
         raise ValueError(
             f"{folder} has no column {', '.join(lacking)}; it has {', '.join(table.column_names)}"
         )
-    return {name: table[name] for name in names}
+    return {name: table[name] for name in _NAMES}
 
 
 def _opener(rows: Mapping[str, Any], index: int) -> Callable[[], Image.Image]:
@@ -163,8 +167,8 @@ def parse(reply: str) -> list[float] | None:
 
     A reply is JSON with `score` (a list or a number), between two delimiters or from the first brace to the
     last, also with keys that lack their quotes; without braces, one list of two whole numbers among words or
-    in a fence, or a bare whole number. All are from 0 to 10: the official parser takes scores above 10 as
-    they are, and where it would throw dice, a reply has no score here.
+    in a fence, or a bare whole number. All are from 0 to 10. What is done otherwise than in the official
+    parser stands in `deepgen.evaluation.official_differences`.
     """
     parts = reply.split(_DELIMITER)
     if len(parts) == 3:
@@ -186,24 +190,29 @@ def parse(reply: str) -> list[float] | None:
     return numbers
 
 
-_PAIR = r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]"
+_NUMBER = r"(?:0|[1-9]\d{0,2})"
+_PAIR = rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]"
+_NAMED = rf"[{{,]\s*['\"]?score['\"]?\s*:\s*(?:{_PAIR}|(-?\d{{1,9}}(?:\.\d{{1,9}})?)\s*[,}}])"
 
 
-def _score_of_object(text: str) -> list[int] | None:
-    """The list named score of an object that is no JSON, such as one whose keys lack their quotes."""
-    match = re.search(rf"[{{,]\s*['\"]?score['\"]?\s*:\s*{_PAIR}", text, flags=re.ASCII)
-    return None if match is None else [int(match[1]), int(match[2])]
+def _score_of_object(text: str) -> list[float] | None:
+    """The list or number named score of an object that is no JSON, such as one whose keys lack their quotes;
+    the last where there are several, as in JSON.
+    """
+    found = re.findall(_NAMED, text.replace("\n", ""), flags=re.ASCII)
+    return [float(number) for number in found[-1] if number] if found else None
 
 
 def _bare(text: str) -> list[float] | None:
     pairs = re.findall(_PAIR, text, flags=re.ASCII)
     if len(pairs) == 1:
         numbers = [float(number) for number in pairs[0]]
-    elif (match := re.fullmatch(r"(\d{1,3})\.?", text, flags=re.ASCII)) is not None:
-        numbers = [float(match[1])]
     else:
-        return None
-    return numbers if all(number <= 10 for number in numbers) else None
+        try:
+            numbers = [float(int(text.removesuffix(".")))] if len(text) < 10 else [math.inf]
+        except ValueError:
+            return None
+    return numbers if all(0 <= number <= 10 for number in numbers) else None
 
 
 def overall(semantics: Sequence[float], quality: Sequence[float]) -> dict[str, float]:

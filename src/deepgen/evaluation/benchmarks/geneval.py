@@ -27,6 +27,7 @@ from deepgen.evaluation.benchmark import (
     count_problem,
     mean,
 )
+from deepgen.evaluation.data_rows import items_of, text_of
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.text_files import read_jsonl
 
@@ -66,17 +67,15 @@ class GenEval(Benchmark):
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """Items are named by their line, from 00000."""
         rows = read_jsonl(self.locate(data_dir, "evaluation_metadata.jsonl"))
-        items = [
-            Item(id=f"{index:05d}", category=row["tag"], prompt=row["prompt"].strip(), metadata=row)
-            for index, row in enumerate(rows)
-        ]
+        named = [(f"{index:05d}", row) for index, row in enumerate(rows)]
+        items, unreadable = items_of(self.label, named, _item)
         found = Counter(item.category for item in items)
         problems = [
             problem
             for tag, expected in _COUNTS.items()
             for problem in count_problem(self.label, f"prompts of {tag}", expected, found[tag])
         ]
-        return items, problems
+        return items, [*unreadable, *problems]
 
     def image_path(self, item: Item, sample: int) -> str:
         """images/00000/samples/0000.png."""
@@ -119,6 +118,19 @@ class GenEval(Benchmark):
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """In [0, 1]; the mean of the six tasks, as both protocols have it."""
         return aggregate([row for score in scores for row in score.rows])
+
+
+def _item(name: str, row: Mapping[str, Any]) -> Item:
+    """A line of the file, whose objects are whole: a null would be a rule that nothing fulfils."""
+    for entry in [*row["include"], *row.get("exclude", ())]:
+        text_of(entry, "class")
+        int(entry["count"])
+        if "color" in entry:
+            text_of(entry, "color")
+        if "position" in entry:
+            _, index = entry["position"]
+            row["include"][index]
+    return Item(id=name, category=text_of(row, "tag"), prompt=text_of(row, "prompt").strip(), metadata=row)
 
 
 def keep(

@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, grades
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_object
 
 NUM_GRADES = 3
 KINDS = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
@@ -68,17 +69,20 @@ class ImgEdit(JudgeBenchmark):
         """In the file's order."""
         (file,) = self.files()
         path = self.locate(data_dir, file.path, *file.aliases)
-        items = [
-            Item(
-                id=key,
+
+        def item(name: str, row: Mapping[str, Any]) -> Item:
+            if row["edit_type"] not in KINDS:
+                raise ValueError(f"edit_type is {row['edit_type']!r}, none of {', '.join(KINDS)}")
+            return Item(
+                id=name,
                 category=row["edit_type"],
-                prompt=row["prompt"].strip(),
-                references=(path.parent / row["id"],),
+                prompt=text_of(row, "prompt").strip(),
+                references=(path.parent / text_of(row, "id"),),
             )
-            for key, row in read_json(path).items()
-        ]
+
+        items, problems = items_of(self.label, read_object(path).items(), item)
         found = Counter(item.category for item in items)
-        problems = [
+        problems += [
             problem
             for kind, expected in _COUNTS.items()
             for problem in count_problem(self.label, f"edits of kind {kind}", expected, found[kind])

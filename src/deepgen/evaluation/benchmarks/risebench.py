@@ -16,9 +16,10 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, named, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question, parse_final_score
 from deepgen.evaluation.response_schema import ResponseSchema, one_grade
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_list
 
 CATEGORIES = ("temporal_reasoning", "causal_reasoning", "spatial_reasoning", "logical_reasoning")
 _COUNTS = {
@@ -59,6 +60,7 @@ class RISEBench(JudgeBenchmark):
     variants = ("full", "64")
     is_edit = True
     headline = "accuracy"
+    item_metric = "score"  # finer than right or wrong
     side = 768
     rubrics = {
         "consistency": _CONSISTENCY,
@@ -106,20 +108,22 @@ class RISEBench(JudgeBenchmark):
         """In the file's order."""
         (file,) = self.files()
         path = self.locate(data_dir, file.path, *file.aliases)
-        items = []
-        for row in read_json(path):
-            paths = [row["image"], *([row["reference_img"]] if is_set(row, "reference_img") else [])]
-            items.append(
-                Item(
-                    id=str(row["index"]),
-                    category=row["category"],
-                    prompt=row["instruction"].strip(),
-                    references=tuple(path.parent / name for name in paths),
-                    metadata=row,
-                )
+
+        def item(name: str, row: Mapping[str, Any]) -> Item:
+            if row["category"] not in CATEGORIES:
+                raise ValueError(f"category is {row['category']!r}, none of {', '.join(CATEGORIES)}")
+            names = ["image", *(["reference_img"] if is_set(row, "reference_img") else [])]
+            return Item(
+                id=name_of(row, "index"),
+                category=row["category"],
+                prompt=text_of(row, "instruction").strip(),
+                references=tuple(path.parent / text_of(row, each) for each in names),
+                metadata=row,
             )
+
+        items, problems = items_of(self.label, named(read_list(path), "index"), item)
         found = Counter(item.category for item in items)
-        problems = [
+        problems += [
             problem
             for category, expected in _COUNTS[self.variant].items()
             for problem in count_problem(self.label, f"edits of {category}", expected, found[category])
@@ -166,13 +170,19 @@ class RISEBench(JudgeBenchmark):
         return one_grade(0, 1) if item.category == "logical_reasoning" else one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """The first number, from 0 to 5; the 0 and 1 of logical edits become 1 and 5; 5 stays 5."""
+        """The first number, from 0 to 5.
+
+        The 0 and 1 of logical edits become 1 and 5. A judge that answers 5 there means full marks in either
+        protocol; the official script takes every number from 1 on for a 1, so "official" takes 2 to 4 too.
+        """
         numbers = parse_final_score(reply)
-        if numbers is None:
+        if numbers is None or not 0 <= numbers[0] <= 5:
             return None
-        if item.category == "logical_reasoning":
-            return {0: 1, 1: 5, 5: 5}.get(numbers[0])
-        return numbers[0] if 0 <= numbers[0] <= 5 else None
+        if item.category != "logical_reasoning":
+            return numbers[0]
+        if numbers[0] in (2, 3, 4) and self.protocol == "fixed":
+            return None  # between right and wrong, on a scale that was not asked for
+        return 1 + 4 * min(numbers[0], 1)
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """The score in [1, 5]."""

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, Settings, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, bits
 from deepgen.evaluation.text_files import read_csv
@@ -73,27 +74,28 @@ class UniGenBench(JudgeBenchmark):
         (file,) = self.files()
         rows = read_csv(self.locate(data_dir, file.path, *file.aliases))
         points_key, descriptions_key, category_key = _KEYS[self._language]
-        items, problems = [], count_problem(self.label, "prompts", 600, len(rows))
-        for row in rows:
+        problems = count_problem(self.label, "prompts", 600, len(rows))
+
+        def item(name: str, row: Mapping[str, Any]) -> Item:
             prompt = row.get(f"prompt_{self._language}") or row.get("prompt") or ""
             text = row.get(f"sub_dims_{self._language}") or row.get("sub_dims") or ""
-            try:
-                dims, is_repaired = parse_dimensions(text)
-            except ValueError as error:
-                problems.append(f"{self.label}: row {row['index']} cannot be read: {error}")
-                continue
+            dims, is_repaired = parse_dimensions(text)
             points, descriptions = dims[points_key], dims[descriptions_key]
+            if not points or not all(isinstance(each, str) for each in [*points, *descriptions]):
+                raise ValueError(f"{points_key} or {descriptions_key} are no lists of texts")
             if len(points) != len(descriptions):
-                problems.append(f"{self.label}: row {row['index']} has points without description")
-            items.append(
-                Item(
-                    id=row["index"],
-                    category=dims[category_key],
-                    prompt=prompt.strip(),
-                    metadata={"points": points, "descriptions": descriptions, "is_repaired": is_repaired},
-                )
+                problems.append(f"{self.label}: row {name} has points without description")
+            return Item(
+                id=name_of(row, "index"),
+                category=text_of(dims, category_key),
+                prompt=prompt.strip(),
+                metadata={"points": points, "descriptions": descriptions, "is_repaired": is_repaired},
             )
-        found = sum(len(item.metadata["points"]) for item in items)
+
+        named = [(row.get("index") or f"row{number}", row) for number, row in enumerate(rows)]
+        items, unreadable = items_of(self.label, named, item)
+        problems += unreadable
+        found = sum(len(item.metadata["points"]) for item in items if not item.fault)
         problems += count_problem(self.label, "test points", _POINTS[self.variant], found)
         return items, problems
 
@@ -124,6 +126,15 @@ class UniGenBench(JudgeBenchmark):
             "is_repaired": item.metadata["is_repaired"],
         }
 
+    def item_values(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float | None]:
+        """The mean of the primary dimensions of each item in [0, 1]; None for one that is left out."""
+        return {
+            score.item: self.aggregate([score], protocol)["overall"] / 100
+            if any(protocol == "fixed" or not row["is_repaired"] for row in score.rows)
+            else None
+            for score in scores
+        }
+
     def aggregate(self, scores: Sequence[ItemScore], protocol: Protocol) -> dict[str, float]:
         """In percent."""
         rows = [row for score in scores for row in score.rows]
@@ -144,7 +155,7 @@ def parse(reply: str, num_points: int) -> list[int] | None:
     The first `analysis` and the first `score` tag count, each read as a Python list or tuple; any score but 1
     is 0.
     """
-    lists = [_literal(reply, tag) for tag in ("analysis", "score")]
+    lists = [tagged_list(reply, tag) for tag in ("analysis", "score")]
     if any(each is None or len(each) != num_points for each in lists):
         return None
     return [int(score == 1) for score in lists[1] or ()]
@@ -155,13 +166,13 @@ def parse_as_deepgen_rl(reply: str, num_points: int) -> list[int] | None:
 
     What it could not read counted there as no for every point.
     """
-    analysis, scores = _literal(reply, "analysis"), _literal(reply, "score")
+    analysis, scores = tagged_list(reply, "analysis"), tagged_list(reply, "score")
     if analysis is None or scores is None or len(scores) != num_points:
         return None
     return [int(score == 1) for score in scores]
 
 
-def _literal(reply: str, tag: str) -> Sequence[Any] | None:
+def tagged_list(reply: str, tag: str) -> Sequence[Any] | None:
     """The Python list or tuple in the first tag of a name; None where there is none."""
     match = re.search(rf"<{tag}>(.*?)</{tag}>", reply, flags=re.DOTALL)
     try:

@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, name_of, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question, parse_final_score
 from deepgen.evaluation.response_schema import ResponseSchema, one_grade
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_list
 
 _END = 'End with one line "Final Score: X".'
 _CONSISTENCY = f"""\
@@ -50,25 +51,26 @@ class UniREditBench(JudgeBenchmark):
     def read_items(self, data_dir: Path) -> tuple[list[Item], list[str]]:
         """In the file's order; rules of a game come before the instruction."""
         path = self.locate(data_dir, "data.json")
-        items = []
-        for row in read_json(path):
-            instruction, rules = row["instruction"].strip(), row.get("rules") or ""
-            paths = (row["original_image_path"], row["reference_image_path"])
-            items.append(
-                Item(
-                    id=f"{row['name']}-{row['idx']}",
-                    category=row["name"],
-                    prompt=f"{rules} {instruction}" if rules else instruction,
-                    references=tuple(path.parent / name for name in paths),
-                    metadata={
-                        "index": row["idx"],
-                        "judged": f"{rules}\n{instruction}",
-                        "reference": row["reference_effect"],
-                        "world": "game" if rules else "real",
-                    },
-                )
+
+        def item(name: str, row: Mapping[str, Any]) -> Item:
+            instruction, rules = text_of(row, "instruction").strip(), row.get("rules") or ""
+            paths = (text_of(row, "original_image_path"), text_of(row, "reference_image_path"))
+            return Item(
+                id=f"{text_of(row, 'name')}-{name_of(row, 'idx')}",
+                category=row["name"],
+                prompt=f"{rules} {instruction}" if rules else instruction,
+                references=tuple(path.parent / name for name in paths),
+                metadata={
+                    "index": row["idx"],
+                    "judged": f"{rules}\n{instruction}" if rules else instruction,
+                    "reference": str(row.get("reference_effect") or ""),
+                    "world": "game" if rules else "real",
+                },
             )
-        return items, count_problem(self.label, "edits", 2700, len(items))
+
+        named = [(f"row{index}", row) for index, row in enumerate(read_list(path))]
+        items, problems = items_of(self.label, named, item)
+        return items, [*problems, *count_problem(self.label, "edits", 2700, len(items))]
 
     def image_path(self, item: Item, sample: int) -> str:
         """images/NAME/IDX.png."""
@@ -89,9 +91,9 @@ class UniREditBench(JudgeBenchmark):
         return one_grade(1, 5)
 
     def read(self, item: Item, key: str, reply: str) -> Any:
-        """The first number, from 1 to 5."""
+        """The first number, from 0 to 5: a 0 counts in the official script, as in that of RISEBench."""
         numbers = parse_final_score(reply)
-        return numbers[0] if numbers is not None and 1 <= numbers[0] <= 5 else None
+        return numbers[0] if numbers is not None and 0 <= numbers[0] <= 5 else None
 
     def row(self, item: Item, answers: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """In [1, 5]."""

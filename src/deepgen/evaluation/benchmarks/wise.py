@@ -15,9 +15,10 @@ from typing import Any, Literal
 from PIL import Image
 
 from deepgen.evaluation.benchmark import DataFile, Item, ItemScore, Protocol, count_problem, mean
+from deepgen.evaluation.data_rows import items_of, named, text_of
 from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, final_bit, grades
-from deepgen.evaluation.text_files import read_json
+from deepgen.evaluation.text_files import read_list
 
 Generation = Literal["legacy", "verified"]
 GRADES = ("consistency", "realism", "aesthetic quality")
@@ -115,19 +116,22 @@ class Wise(JudgeBenchmark):
         """By number."""
         items, problems = [], []
         for file in self.files():
-            rows = read_json(self.locate(data_dir, file.path, *file.aliases))
+            rows = read_list(self.locate(data_dir, file.path, *file.aliases))
             problems += count_problem(self.label, f"prompts in {file.path}", file.num_rows or 0, len(rows))
-            for row in rows:
-                number = int(row["prompt_id"])
-                items.append(
-                    Item(
-                        id=str(number),
-                        category=category_of(number, self._generation),
-                        prompt=row["Prompt"].strip(),
-                        metadata={"explanation": row["Explanation"], "subcategory": row["Subcategory"]},
-                    )
-                )
+            names = named(rows, "prompt_id", f"{Path(file.path).stem}-")
+            made, unreadable = items_of(self.label, names, self._item)
+            items += made
+            problems += unreadable
         return items, problems
+
+    def _item(self, name: str, row: Mapping[str, Any]) -> Item:
+        number = int(row["prompt_id"])
+        return Item(
+            id=str(number),
+            category=category_of(number, self._generation),
+            prompt=text_of(row, "Prompt").strip(),
+            metadata={"explanation": text_of(row, "Explanation"), "subcategory": row.get("Subcategory")},
+        )
 
     @property
     def _generation(self) -> Generation:
@@ -175,17 +179,23 @@ def category_of(prompt_id: int, generation: Generation) -> str:
     return tuple(WEIGHTS[generation])[index]
 
 
+def named_grades(reply: str) -> dict[str, int]:
+    """The digit behind each of the names that has one."""
+    found: dict[str, int] = {}
+    for name in GRADES:
+        values = re.findall(rf"\*{{0,2}}{name}\*{{0,2}}\s*:?\s*(\d)", reply, flags=re.IGNORECASE)
+        if values:
+            found[name] = int(values[-1])
+    return found
+
+
 def parse_legacy(reply: str) -> list[int] | None:
     """[consistency, realism, aesthetic quality], or None unless all three are there.
 
     The name may be bold and its colon missing, the last value given to a name counts; where no name occurs,
     the first three of three or more lines that are bare grades are taken in their order.
     """
-    found: dict[str, int] = {}
-    for name in GRADES:
-        values = re.findall(rf"\*{{0,2}}{name}\*{{0,2}}\s*:?\s*(\d)", reply, flags=re.IGNORECASE)
-        if values:
-            found[name] = int(values[-1])
+    found = named_grades(reply)
     if not found:
         bare = [
             int(line)
