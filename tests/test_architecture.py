@@ -27,8 +27,9 @@ LEVELS = (
         "json_values",
         "progress",
         "image_colors",
+        "text_lines",
     ),
-    ("old_paths",),
+    ("old_paths", "image_formats", "yaml_files"),
     (
         "types",
         "config",

@@ -34,6 +34,7 @@ from deepgen.data.example import RowError
 from deepgen.data.example_images import load_image
 from deepgen.data.records import RecordFile
 from deepgen.extras import missing_extra
+from deepgen.yaml_files import read_yaml
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
 _TOP = ("root", "sampling_mode", "rewards", "held_out", "datasets")
@@ -155,12 +156,7 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
         if not rewards:
             raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
         return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("a mix of prompts needs PyYAML", "rl", error) from error
-
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path, "a mix of prompts needs PyYAML", "rl")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no mix of prompts: expected datasets, found {type(content).__name__}")
     return _PromptMixReader(path, content).mix()
