@@ -138,10 +138,8 @@ class ConvertData(DataChoice):
             f"{done.num_images_written} pictures written"
         )
         if done.num_outside:
-            print(
-                f"{done.num_outside} pictures lie outside of {done.path.parent.absolute()}; read the manifest "
-                "with outside=true"
-            )
+            home = done.path.parent.absolute()
+            print(f"{done.num_outside} pictures lie outside of {home}; read the manifest with outside=true")
         return 0
 
 

@@ -37,11 +37,11 @@ class CSVRecords(Sequence[dict[str, str]]):
     def __getitem__(self, row: int) -> dict[str, str]:  # type: ignore[override]
         line, values = self._rows[row]
         if any(unicode_fault(value) is not None for value in values):
-            raise RowError(f"{self.key(row)}, line {line}: not UTF-8; save it as UTF-8")
+            raise RowError(f"{self.key(row)}: not UTF-8; save it as UTF-8 (line {line} of the file)")
         if len(values) != len(self.columns):
             raise RowError(
-                f"{self.key(row)}, line {line}: {len(values)} fields, and the first line names "
-                f"{len(self.columns)}"
+                f"{self.key(row)}: {len(values)} fields, and the first line names {len(self.columns)} "
+                f"(line {line} of the file)"
             )
         return dict(zip(self.columns, values, strict=True))
 

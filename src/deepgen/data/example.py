@@ -30,18 +30,18 @@ class FileSlice:
         path: of the archive.
         offset, num_bytes: of the inner file.
         name: for errors.
-        stamp: of the archive when this was found in it.
+        stamp: of the archive when this was found in it; None where that is not checked.
     """
 
     path: Path
     offset: int
     num_bytes: int
     name: str
-    stamp: FileStamp
+    stamp: FileStamp | None = None
 
     def read(self) -> bytes:
         """The bytes of the inner file; DataChangedError where the archive is another by now."""
-        with self.stamp.open(self.path) as file:
+        with self.path.open("rb") if self.stamp is None else self.stamp.open(self.path) as file:
             file.seek(self.offset)
             return file.read(self.num_bytes)
 

@@ -24,9 +24,7 @@ from deepgen.image_formats import has_image_suffix
 
 SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 _FILES = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
-_SAY_IT = (
-    "say --source FORMAT (caption_pair, t2i_sft or edit for .json), or name it as a source of a mixture"
-)
+_SAY_IT = "say --source FORMAT (caption_pair, t2i_sft or edit for .json), or name it as a source of a mixture"
 _PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 

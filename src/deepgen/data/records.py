@@ -62,7 +62,7 @@ class RecordFile(Sequence[dict[str, Any]]):
         try:
             record = json_value(content)
         except ValueError as error:
-            raise RowError(f"{self.key(row)}{self._line(row)}: {error}") from error
+            raise RowError(f"{self.key(row)}: {error}{self._line(row)}") from error
         if not isinstance(record, dict):
             raise RowError(f"{self.key(row)}: expected an object, found {type(record).__name__}")
         return record
@@ -82,7 +82,7 @@ class RecordFile(Sequence[dict[str, Any]]):
             for gap in np.flatnonzero(begin != starts):
                 file.seek(int(starts[gap]))
                 line += file.read(int(begin[gap] - starts[gap])).count(b"\n")
-        return f", line {line}"
+        return f" (line {line} of the file)"
 
     def __getstate__(self) -> dict[str, Any]:
         """A mapped list is sent as its file's name."""

@@ -44,11 +44,13 @@ class TarIndex:
 
     def __init__(self, tar: Path, cache_dir: Path | None = None) -> None:
         self.tar, self.stamp = tar, FileStamp.of(tar)
-        path = kept_index(tar, ".samples.jsonl", cache_dir, lambda: _as_lines(tar))
+        path = kept_index(tar, ".members.jsonl", cache_dir, lambda: _as_lines(tar))
         self._records = RecordFile(path, cache_dir)
         summary = self._records[len(self._records) - 1]  # the last line
-        self.fault: str = summary["fault"]
-        self.notes: list[str] = summary["notes"]
+        self.fault: str = f"{shown(str(tar))} {summary['fault']}" if summary["fault"] else ""
+        self.notes: list[str] = [f"{shown(tar.name)}: {note}" for note in summary["notes"]]
+        if self.fault:
+            self.notes.append(f"{self.fault}; what stood behind is missing")
 
     def __len__(self) -> int:
         return len(self._records) - 1
@@ -107,14 +109,14 @@ class _Found:
                     f"{self.tar} cannot be read as a tar: {error}; a compressed one must be unpacked to a "
                     "plain .tar first"
                 ) from error
-            self.fault = f"{self.tar} ({self.size:,} bytes) is cut short or damaged: {error}"
+            self.fault = f"({self.size:,} bytes) is cut short or damaged: {error}"
             return self.size
         file.seek(end)
         block = file.read(_BLOCK)
         if block == bytes(_BLOCK):
             return end
         what = "has no end" if not block else "is cut in a header" if len(block) < _BLOCK else "is damaged"
-        self.fault = f"{self.tar} {what} at byte {end:,} of {self.size:,}"
+        self.fault = f"{what} at byte {end:,} of {self.size:,}"
         return self.size
 
 
@@ -130,18 +132,19 @@ def _next_content(file: Any, begin: int, size: int) -> int | None:
 
 
 def _as_lines(tar: Path) -> bytes:
-    """A sample a line, and a last line about the whole: {"fault": ..., "notes": [...]}."""
+    """A sample a line, and a last line about the whole: {"fault": ..., "notes": [...]}.
+
+    Names no place of the tar, which may lie elsewhere when this is read.
+    """
     found = _Found(tar)
     found.read()
     notes = []
     if found.num_hidden:
-        notes.append(f"{tar.name}: {found.num_hidden} members that a Mac left (._*) are passed over")
+        notes.append(f"{found.num_hidden} members that a Mac left (._*) are passed over")
     if found.num_twice:
-        notes.append(f"{tar.name}: {found.num_twice} members stand there twice; the later ones count")
-    if found.fault:
-        notes.append(f"{found.fault}; what stood behind is missing")
+        notes.append(f"{found.num_twice} members stand there twice; the later ones count")
     lines = [json.dumps(record) for record in _records(found)]
-    lines.append(json.dumps({"fault": found.fault, "notes": [shown(note) for note in notes]}))
+    lines.append(json.dumps({"fault": found.fault, "notes": notes}))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
