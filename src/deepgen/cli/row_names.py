@@ -1,7 +1,7 @@
 """Names of files that rows of a prompt file ask for, checked before anything is drawn.
 
-A file of prompts comes from anywhere. A name that leaves the folder, or that no disk takes, is an error of its
-row; found after an hour of drawing it would end the others.
+A file of prompts comes from anywhere. A name that leaves the folder, or that no disk takes, is an error of
+its row; found after an hour of drawing it would end the others.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from deepgen.cli.outputs import check_file_name
 
 MOST_BYTES = 200  # of one name: file systems have 255, and a picture is written under a longer name first
 MOST_BYTES_OF_PATH = 1000
-_TURNING = {
-    chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}  # of what follows, backwards
+# Of Unicode's direction of writing: with them a name is shown as another than it is.
+_TURNING = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def check_name(given: str) -> PurePosixPath:

@@ -83,10 +83,7 @@ def test_t2i_sft_takes_inline_text(tmp_path) -> None:
 
 def test_without_a_folder_paths_are_taken_as_they_are(tmp_path) -> None:
     beside = str(tmp_path / "b.jpg")
-    rows = [
-        {"txt": text, "image_path": path}
-        for text, path in zip("abc", ("a.jpg", beside, "/c.jpg"), strict=True)
-    ]
+    rows = [{"txt": "a", "image_path": place} for place in ("a.jpg", beside, "/c.jpg")]
     path = write_json(tmp_path / "a.json", rows)
     source = make_source("t2i_sft", path=path)
     assert [source[0].target, source[1].target] == [Path("a.jpg"), Path(beside)]
