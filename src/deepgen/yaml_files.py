@@ -12,7 +12,7 @@ from typing import Any
 from deepgen.extras import Extra, missing_extra
 from deepgen.text_lines import read_text
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 4 * 2**20
 DEEPEST = 64  # levels of lists and mappings
 MOST_REPEATED = 100_000  # nodes that aliases may stand for, together
 

@@ -35,15 +35,13 @@ class FileStamp(NamedTuple):
         try:
             file = path.open("rb")
         except FileNotFoundError as error:
-            raise DataChangedError(
-                f"{path} is gone, and it was there when the data was opened; {_REMEDY}"
-            ) from error
+            raise DataChangedError(f"{path} was removed while it was in use; {_REMEDY}") from error
         if (now := self._from(os.fstat(file.fileno()))) != self:
             file.close()
-            change = (
-                f"{now.size:,} instead of {self.size:,} bytes" if now.size != self.size else "a newer file"
+            sizes = (
+                f"{now.size:,} bytes, before {self.size:,}" if now.size != self.size else "of the same size"
             )
-            raise DataChangedError(f"{path} was replaced while it was in use ({change}); {_REMEDY}")
+            raise DataChangedError(f"{path} was replaced while it was in use ({sizes}); {_REMEDY}")
         return file
 
 

@@ -238,7 +238,11 @@ def _line_spans(path: Path) -> np.ndarray:
     end = np.concatenate([*ends, np.array([base], dtype=np.int64)])  # the last line may lack its newline
     begin = np.concatenate([np.zeros(1, dtype=np.int64), end[:-1] + 1])
     spans = np.stack([begin, end], axis=1)
-    return spans[end - begin > 1]  # empty lines hold no record, not even "{}"
+    length = end - begin
+    is_record = length > 1
+    if (short := np.flatnonzero(length == 1)).size:  # the "\r" of an empty line, or a row that is damaged
+        is_record[short] = np.memmap(path, np.uint8, "r")[begin[short]] != ord("\r")
+    return spans[is_record]
 
 
 def _array_spans(path: Path) -> Iterator[tuple[int, int]]:
