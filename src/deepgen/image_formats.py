@@ -67,12 +67,12 @@ def readable_formats() -> tuple[str, ...]:
     """Pillow's names of all formats that can be opened here, those of installed packages included."""
     found = list(FORMATS)
     if find_spec("pillow_heif") is not None:
-        import pillow_heif
+        import pillow_heif  # pyright: ignore[reportMissingImports]
 
         pillow_heif.register_heif_opener()
         found.append("HEIF")
     if find_spec("pillow_jxl") is not None:
-        import pillow_jxl  # noqa: F401  # its import registers the format
+        import pillow_jxl  # noqa: F401  # pyright: ignore[reportMissingImports]  # registers its format
 
         found.append("JXL")
     return tuple(found)

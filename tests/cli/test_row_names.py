@@ -55,9 +55,10 @@ def test_a_name_that_cannot_be_is_its_lines_error_and_the_others_are_drawn(name,
     assert len(problems[0]) < 400  # of a long name only the beginning is repeated
 
 
-@pytest.mark.parametrize(
-    "name", ["猫/é ü.png", "~/x.png", "CON.png", "a?*.png", "./b.png", "deep/" * 60 + "x.png"]
-)
+UNUSUAL = ["猫/é ü.png", "~/x.png", "CON.png", "a?*.png", "./b.png", "deep/" * 60 + "x.png"]
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_names_that_a_disk_takes_are_kept(name) -> None:
     assert read({"name": name}) == ([name.removeprefix("./")], [])
 
@@ -77,7 +78,7 @@ def test_a_name_is_no_folder_of_another() -> None:
         {"name": "a.png"}, {"name": "a.png/b.png"}, {"name": "c.png/d.png"}, {"name": "c.png"}
     )
     assert names == ["a.png", "c.png/d.png"]
-    assert "name 'a.png/b.png' lies in a folder, but 'a.png' is a picture of an earlier line" in problems[0]
+    assert "name 'a.png/b.png' lies in a folder, but 'a.png' is a picture of an earlier" in problems[0]
     assert "name 'c.png' is the folder of an earlier line's picture" in problems[1]
 
 

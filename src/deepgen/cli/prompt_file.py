@@ -193,7 +193,8 @@ def _images(given: Mapping[str, Any], number: int, folder: Path) -> list[PromptF
         raise ValueError("mask marks what may change in a picture; name the picture under image")
     names = [str(name)] if count == 1 else [str(name.with_stem(f"{name.stem}-{k}")) for k in range(count)]
     own = {key: value for key, value in given.items() if key != "n"}
-    own = {**own, "line": number, "image": references, "mask": mask and _found(folder, mask)}
+    found_mask = None if mask is None else _found(folder, mask)
+    own = {**own, "line": number, "image": references, "mask": found_mask}
     return [PromptFileRow(**{**own, "seed": given["seed"] + k, "name": names[k]}) for k in range(count)]
 
 

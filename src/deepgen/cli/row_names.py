@@ -51,9 +51,7 @@ class TakenNames:
         if name in self._folders:
             raise ValueError(f"name {name!r} is the folder of an earlier line's picture")
         if taken := next((parent for parent in _parents(name) if parent in self._files), None):
-            raise ValueError(
-                f"name {name!r} lies in a folder that is the picture {taken!r} of an earlier line"
-            )
+            raise ValueError(f"name {name!r} lies in a folder, but {taken!r} is a picture of an earlier line")
 
     def add(self, name: str) -> None:
         """Note a name that was checked."""
