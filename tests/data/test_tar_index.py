@@ -140,6 +140,7 @@ def test_shards_of_the_webdataset_package_are_read_as_it_reads_them(tmp_path) ->
         for sample in webdataset.WebDataset(str(tmp_path / f"{shard:03d}.tar"), shardshuffle=False)
     ]
     assert usable(source)[0] == theirs == [f"café {row}" for row in range(5)]
+    assert source.notes == ("passed over: 1 file(s) whose names begin with a dot (._000.tar)",)
 
 
 def test_where_no_index_can_be_kept_it_is_made_elsewhere_and_said(tmp_path, caplog, monkeypatch) -> None:

@@ -99,9 +99,19 @@ def look_into(folder: Path) -> FolderLayout:
 
 
 def has_images(folder: Path) -> bool:
-    """Whether pictures lie in a folder, or in kohya's folders in it."""
-    found = _Listing(folder)
-    return bool(found.images or found.unreadable or _kohya_folders(found.folders))
+    """Whether pictures lie in a folder, or in kohya's folders in it; ends at the first."""
+    if _holds_an_image(folder):
+        return True
+    places = [place for place in folder.iterdir() if _REPEATS.fullmatch(place.name) and place.is_dir()]
+    return any(_holds_an_image(place) for place in places)
+
+
+def _holds_an_image(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(
+            has_image_suffix(entry.name) and not _is_of_system(entry.name) and entry.is_file()
+            for entry in entries
+        )
 
 
 class _Listing:
@@ -122,7 +132,7 @@ class _Listing:
     def _sort_in(self, entry: os.DirEntry[str]) -> None:
         path = self.folder / entry.name
         suffix = path.suffix.lower()
-        if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
+        if _is_of_system(entry.name):
             self.hidden.append(path)
         elif entry.is_dir():
             self.folders.append(path)
@@ -229,12 +239,13 @@ def _count_images(folder: Path) -> int:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OF_SYSTEMS)
-        yield from (
-            Path(place) / name
-            for name in sorted(names)
-            if has_image_suffix(name) and not name.startswith(".")
-        )
+        folders[:] = sorted(name for name in folders if not _is_of_system(name))
+        images = (name for name in sorted(names) if has_image_suffix(name) and not _is_of_system(name))
+        yield from (Path(place) / name for name in images)
+
+
+def _is_of_system(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def _pictures(count: int) -> str:

@@ -30,7 +30,7 @@ import numpy as np
 
 from deepgen.data.example import RowError
 from deepgen.data.file_stamp import FileStamp
-from deepgen.text_lines import json_value
+from deepgen.text_lines import json_value, shown
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Records(Sequence[dict[str, Any]]):
         self, path: str | Path, suffixes: Sequence[str] = (".json",), cache_dir: Path | None = None
     ) -> None:
         self.files = [RecordFile(file, cache_dir) for file in find_files(path, suffixes)]
+        self.notes = hidden_files(path, suffixes)
         self._ends = list(accumulate(len(file) for file in self.files))
         if not self._ends[-1]:
             raise ValueError(f"{path} holds no records; expected at least one")
@@ -145,6 +146,20 @@ def find_files(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"the folder {place.absolute()} holds no {kinds} file")
     return files
+
+
+def hidden_files(path: str | Path, suffixes: Sequence[str]) -> tuple[str, ...]:
+    """A note about files of these kinds that `find_files` passes over in a folder, where there are any."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return ()
+    names = sorted(
+        file.name for file in place.iterdir() if file.suffix.lower() in suffixes and file.name.startswith(".")
+    )
+    if not names:
+        return ()
+    more = ", ..." if len(names) > 1 else ""
+    return (f"passed over: {len(names)} file(s) whose names begin with a dot ({shown(names[0])}{more})",)
 
 
 def cache_path(source: Path, suffix: str, cache_dir: Path | None = None) -> Path:

@@ -46,6 +46,7 @@ class CaptionPairs:
 
     def __init__(self, options: CaptionPairOptions) -> None:
         self.records = Records(options.path)
+        self.notes = self.records.notes
         self.images = ImageFolders(Path(options.image_dir).expanduser(), anywhere=options.outside)
         self.captions = ImageFolders(Path(options.caption_dir).expanduser(), anywhere=options.outside)
         self.caption_key = options.caption_key

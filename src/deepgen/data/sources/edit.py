@@ -33,6 +33,7 @@ class EditSource:
 
     def __init__(self, options: EditOptions) -> None:
         self.records = Records(options.path)
+        self.notes = self.records.notes
         self.place = original_place(options.path, options.image_dir, options.outside)
         check_first_rows(self, options.path)
 

@@ -83,7 +83,13 @@ def _load(options: HuggingFaceOptions) -> Any:
     path = Path(options.path or "").expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path.absolute()}; expected one written by save_to_disk")
-    loaded = datasets.load_from_disk(str(path))
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # pyarrow's on files that are cut short are of these kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no whole data set of save_to_disk: {reason}") from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if options.split not in loaded:

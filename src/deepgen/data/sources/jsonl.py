@@ -46,6 +46,7 @@ class JSONLines:
 
     def __init__(self, options: JSONLinesOptions) -> None:
         self.records = Records(options.path, suffixes=(".jsonl",))
+        self.notes = self.records.notes
         self.image_dir = Path(options.image_dir).expanduser() if options.image_dir else None
         self.outside = options.outside
         self.task = options.task or self._first_task()

@@ -17,7 +17,7 @@ from typing import Any
 from deepgen.data.example import Example, RowError, Task
 from deepgen.data.fields import ImageFolders, check_first_rows, image_value, images_value, text_field
 from deepgen.data.file_stamp import DataChangedError, FileStamp
-from deepgen.data.records import find_files
+from deepgen.data.records import find_files, hidden_files
 from deepgen.extras import missing_extra
 
 KEPT_ROW_GROUPS = 4
@@ -49,6 +49,7 @@ class Parquet:
         self.options = options
         self.task: Task = "edit" if options.references else "generate"
         self.files = find_files(options.path, (".parquet",))
+        self.notes = hidden_files(options.path, (".parquet",))
         self._groups: list[tuple[int, int]] = []  # (file, row group) of each
         sizes: list[int] = []
         wanted = [options.text, options.target, *options.references]

@@ -28,6 +28,7 @@ class T2ISFT:
 
     def __init__(self, options: T2ISFTOptions) -> None:
         self.records = Records(options.path)
+        self.notes = self.records.notes
         self.place = original_place(options.path, options.image_dir, options.outside)
         check_first_rows(self, options.path)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deepgen.data.example import Example, FileSlice, RowError, Task
 from deepgen.data.fields import check_first_rows, text_field
-from deepgen.data.records import find_files
+from deepgen.data.records import find_files, hidden_files
 from deepgen.data.tar_index import TarIndex, TarSample
 from deepgen.image_formats import SUFFIXES
 from deepgen.text_lines import decoded, json_value
@@ -58,7 +58,8 @@ class WebDataset:
         self.tars = find_files(options.path, (".tar",))
         cache_dir = Path(options.cache_dir).expanduser() if options.cache_dir else None
         self.indices = [TarIndex(tar, cache_dir) for tar in self.tars]
-        self.notes = tuple(note for index in self.indices for note in index.notes)
+        notes = (note for index in self.indices for note in index.notes)
+        self.notes = (*hidden_files(options.path, (".tar",)), *notes)
         self._ends = list(accumulate(len(index) for index in self.indices))
         check_first_rows(self, options.path)
 
