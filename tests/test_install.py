@@ -29,6 +29,7 @@ OURS = re.compile(r"\bdeepgen(?:-image)?\[([^\]]*)\]")
 DISTRIBUTION_OF = {
     "PIL": "pillow",
     "yaml": "pyyaml",
+    "pillow_jxl": "pillow-jxl-plugin",
     "c2pa": "c2pa-python",
     "python_multipart": "python-multipart",
     "prometheus_client": "prometheus-client",

@@ -15,7 +15,19 @@ from typing import Literal
 DISTRIBUTION = "deepgen-image"
 
 Extra = Literal[
-    "train", "rl", "eval", "serve", "trace", "ui", "mcp", "c2pa", "quant", "tensorboard", "trackio", "wandb"
+    "train",
+    "images",
+    "rl",
+    "eval",
+    "serve",
+    "trace",
+    "ui",
+    "mcp",
+    "c2pa",
+    "quant",
+    "tensorboard",
+    "trackio",
+    "wandb",
 ]
 
 _CLONE = Path(__file__).parents[2]

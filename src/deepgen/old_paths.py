@@ -164,7 +164,7 @@ NAMES = {
     "deepgen.serve.bodies": {"PICTURE_PARTS": "deepgen.serving.bodies.IMAGE_PARTS"},
     "deepgen.serve.mcp_tools": {"MAX_PICTURES": "deepgen.serving.mcp_tools.MAX_IMAGES"},
     "deepgen.commands.data": {
-        "PICTURES": "deepgen.cli.data.IMAGES",
+        "PICTURES": "deepgen.image_formats.SUFFIXES",
         "Place": "deepgen.cli.data.DataChoice",
     },
     "deepgen.commands.planned": {

@@ -79,8 +79,12 @@ def test_convert_takes_one_source_and_its_result_is_one(folder, capsys) -> None:
     target = folder / "new" / "edits.jsonl"
     arguments = ["data", "convert", str(folder / "edit.json"), str(target)]
     assert main([*arguments, "--source", "edit", "--set", f"image_dir={folder}"]) == 0
-    assert "3 rows, 0 left out, 0 pictures written" in capsys.readouterr().out
-    assert main(["data", "stats", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert "3 rows, 0 left out, 0 pictures written" in out
+    assert f"6 pictures lie outside of {folder / 'new'}; read the manifest with outside=true" in out
+    assert main(["data", "stats", str(target)]) == 2
+    assert "set the option outside=true" in capsys.readouterr().err
+    assert main(["data", "stats", str(target), "--set", "outside=true"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_row_that_is_no_utf_8_is_refused_with_file_and_line_and_the_others_dra
 
 
 def test_only_ends_of_lines_divide_rows() -> None:
-    content = '{"prompt": "a\u2028b"}\r{"prompt": "c\u0085d"}\r\n\r\n{"prompt": "e\x0cf"}'
+    content = '{"prompt": "a\u2028b"}\n{"prompt": "c\u0085d"}\r\n\r\n{"prompt": "e\x0cf"}'
     path = Path("p.jsonl")
     path.write_bytes(content.replace("\x0c", "\\f").encode())
     rows, problems = read_rows(path)
@@ -137,6 +137,9 @@ def test_only_ends_of_lines_divide_rows() -> None:
     path = Path("p.txt")
     path.write_bytes("a\u2028b\nc\x0cd\n".encode())
     assert [row.prompt for row in read_rows(path)[0]] == ["a\u2028b", "c\x0cd"]
+    path.write_bytes(b"a star\ra circle\r")
+    with pytest.raises(ValueError, match="end with carriage returns alone; save it with line feeds"):
+        read_rows(path)
 
 
 def test_a_text_file_is_a_prompt_a_line(drawn: list[str]) -> None:

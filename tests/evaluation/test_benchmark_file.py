@@ -174,7 +174,7 @@ def test_a_yaml_scores_with_a_reward_and_the_fields_of_its_rows(pictures: str, t
         ("prompts: [a]\nrule: yes-no\nquestions: [x]\nname: ../up", "no plain name"),
         ("prompts: [a]\nrule: yes-no\nquestions: [x]\nsettings: {hight: 3}", "settings: "),
         ("prompts: [{text: a}]\nrule: yes-no\nquestions: [x]", "row 0 has no prompt"),
-        ("prompts: [a\nrule", "is no YAML"),
+        ("prompts: [a\nrule", "is not valid YAML"),
         ("just words", "is no benchmark"),
     ],
 )

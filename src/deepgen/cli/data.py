@@ -14,20 +14,13 @@ from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, 
 from deepgen.cli.options import Device
 from deepgen.cli.outputs import check_file_name, check_folder, print_report
 from deepgen.processes import join
+from deepgen.text_lines import shown
 
 if TYPE_CHECKING:
     from deepgen.data.mixture import Mixture
     from deepgen.pipeline import DeepGenPipeline
 
-SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 LAST_LATIN = "\u2fff"  # beyond it, Pillow's own font has nothing at all
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".parquet": "parquet",
-    ".tar": "webdataset",
-    **dict.fromkeys(IMAGES, "folder"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +40,15 @@ class DataChoice:
 
     def open(self) -> Mixture:
         """The mixture; a path is a mixture of one source."""
-        from deepgen.data.mixture import Mixture, single_source
-        from deepgen.data.mixture_file import read_mixture
-        from deepgen.data.sources import options_from_text, source_names
+        from deepgen.data.opening import open_data
 
-        path = _mixture_path(self.data)
-        if path is not None:
-            if self.source is not None or self.set:
-                raise ValueError(
-                    f"--source and --set are for the path of one source, and {self.data} is a mixture"
-                )
-            config = read_mixture(path, self.root)
-            if self.only is not None:
-                kept = tuple(entry for entry in config.sources if entry.name == self.only)
-                if not kept:
-                    names = ", ".join(entry.name for entry in config.sources)
-                    raise ValueError(f"--only {self.only}: there is no such source; known: {names}")
-                config = replace(config, sources=kept, ratios={kept[0].task: 1})
-            return Mixture(config)
-        if self.root is not None or self.only is not None:
-            raise ValueError(f"--root and --only are for mixtures, and {self.data} is one source")
-        source = self.source or _guess(self.data)
-        if source not in source_names():
-            raise ValueError(f"--source {source}: unknown; known: {', '.join(source_names())}")
-        options = options_from_text(source, _assignments(self.set))
-        is_on_hub = source == "huggingface" and not Path(self.data).exists()
-        place = {"dataset" if is_on_hub else "path": self.data}
-        return single_source(Path(self.data).stem or "data", source, {**place, **options})
+        return open_data(
+            self.data,
+            source=self.source,
+            options=_assignments(self.set),
+            root=self.root,
+            only=self.only,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +79,10 @@ class Inspect(DataChoice):
         count = min(self.num_samples, sum(len(source) for source in mixture.sources.values()))
         tiles = [make_tile(mixture, mixture.draw(sample, block_size=1)) for sample in range(count)]
         for tile in tiles:
-            what = tile.error or f"{', '.join(tile.sizes)}  {tile.text!r}"
+            what = shown(tile.error or "") or f"{', '.join(tile.sizes)}  {tile.text!r}"
             print(f"{tile.draw.task:8}  {tile.draw.source}:{tile.draw.index}  {what}")
         save_image(contact_sheet(tiles, self.font), self.output)
+        _say_notes(given)
         if self.font is None and any(letter > LAST_LATIN for tile in tiles for letter in tile.text):
             print(
                 "some texts are not in Latin letters and may show as boxes; give a font with --font FILE.ttf"
@@ -156,11 +132,15 @@ class ConvertData(DataChoice):
             names = ", ".join(mixture.sources)
             raise ValueError(f"one manifest holds one source; choose it with --only, from: {names}")
         ((name, source),) = mixture.sources.items()
+        _say_notes(mixture)
         done = convert_source(source, self.output, name=name, bad_share_limit=self.bad_share_limit)
         print(
             f"{done.path}  {done.num_rows} rows, {done.num_bad} left out, "
             f"{done.num_images_written} pictures written"
         )
+        if done.num_outside:
+            home = done.path.parent.absolute()
+            print(f"{done.num_outside} pictures lie outside of {home}; read the manifest with outside=true")
         return 0
 
 
@@ -210,6 +190,7 @@ class CacheData(DataChoice):
             **self._share(),
         )
         mixture = self.open()
+        _say_notes(mixture)
         check_folder(self.output)
         mixture, pipe = self._with_model(mixture)
         started = time.perf_counter()
@@ -241,7 +222,7 @@ class CacheData(DataChoice):
         import torch
 
         from deepgen.cli.loading import choose_device
-        from deepgen.data.mixture import Mixture
+        from deepgen.data.opening import recognise, with_rule
         from deepgen.training.start import Start
         from deepgen.training.supervised import SupervisedConfig, own_image_rule
 
@@ -258,8 +239,8 @@ class CacheData(DataChoice):
         pipe = start.load(dtype)
         pipe.vae.eval().to(device)
         pipe.vlm.visual.eval().to(device)
-        if _mixture_path(self.data) is None:
-            mixture = Mixture(replace(mixture.config, image=own_image_rule(pipe)), mixture.sources)
+        if recognise(self.data, self.source).kind == "source":
+            mixture = with_rule(mixture, own_image_rule(pipe))
         return mixture, pipe
 
 
@@ -282,28 +263,9 @@ class Data:
         return self.action.run()
 
 
-def _mixture_path(name: str) -> Path | None:
-    """The file of a mixture, ours or the user's; None for the path of a source."""
-    shipped = SHIPPED_DIR / f"{name}.yaml"
-    if shipped.parent == SHIPPED_DIR and shipped.exists() and not Path(name).exists():
-        return shipped
-    return Path(name) if name.endswith((".yaml", ".yml")) else None
-
-
-def _guess(name: str) -> str:
-    """The format of a path from its suffix, or from those of its files."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"there is nothing at {path.absolute()}")
-    suffixes = {path.suffix.lower()} if path.is_file() else {file.suffix.lower() for file in path.iterdir()}
-    if path.is_dir() and suffixes & set(IMAGES):
-        return "folder"
-    found = {FORMATS[suffix] for suffix in suffixes if suffix in FORMATS}
-    if len(found) == 1:
-        return found.pop()
-    raise ValueError(
-        f"the format of {path} does not show; say --source FORMAT: caption_pair, t2i_sft or edit for .json"
-    )
+def _say_notes(mixture: Mixture) -> None:
+    for note in mixture.notes:
+        print(f"deepgen: {note}", file=sys.stderr)
 
 
 def _assignments(texts: tuple[str, ...]) -> Mapping[str, str]:

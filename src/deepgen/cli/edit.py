@@ -12,9 +12,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from deepgen.cli.drawing import draw
 from deepgen.cli.options import ImageOptions
 from deepgen.cli.planned import show_plan
-
-# Of files that people mean as pictures, whether or not they can be read here.
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+from deepgen.image_formats import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def _flags() -> set[str]:
 
 def _is_image(word: str) -> bool:
     """Whether a word is, or looks like, the name of a picture's file."""
-    has_suffix = word.lower().endswith(_SUFFIXES)
+    has_suffix = word.lower().endswith(SUFFIXES)
     return (has_suffix and " " not in word) or (len(word) < 1000 and Path(word).is_file())
 
 

@@ -9,20 +9,21 @@ where it was. A row that cannot be read or drawn is named with its line, and the
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from deepgen.cli.loading import load_pipeline, read_sizes
 from deepgen.cli.options import ImageOptions, Preset, Solver, check_text, parse_size
-from deepgen.cli.outputs import check_file_name, check_folder
+from deepgen.cli.outputs import check_folder
+from deepgen.cli.row_names import TakenNames, check_name, check_place
 from deepgen.generation import check_seed, refuse_unknown, standard_names
 from deepgen.prompt_text import check_prompt
 from deepgen.suggestions import suggestion_or_all
+from deepgen.text_lines import text_lines
 
 if TYPE_CHECKING:
     from deepgen.data.png import ImageRecord
@@ -95,8 +96,8 @@ def read_rows(
     """Pictures that a file asks for, and what is wrong with the lines that cannot be drawn.
 
     A `.txt` file holds a prompt a line; empty lines and those that begin with # say nothing. Any other holds
-    a JSON object a line. Both are UTF-8, with or without a byte order mark; lines end with a line feed or a
-    carriage return, and with no other character.
+    a JSON object a line. Both are UTF-8, with or without a byte order mark; lines end with a line feed, and
+    with no other character.
 
     Args:
         path: the file.
@@ -106,23 +107,20 @@ def read_rows(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is text in UTF-16.
+        ValueError: it is text in UTF-16, or its lines end with carriage returns alone.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no prompt file {path}; expected a .txt file with a prompt a line, or one JSON object "
             'a line, such as {"prompt": "two blue stars"}'
         )
-    content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path} is text in UTF-16; save it as UTF-8")
     read = _read_text if path.suffix.lower() == ".txt" else _read_json
     rows: list[PromptFileRow] = []
-    problems, names = [], set()
-    lines = re.split(b"\r\n|\n|\r", content.removeprefix(b"\xef\xbb\xbf"))
-    for number, line in enumerate(lines, start=1):
+    problems, names = [], TakenNames()
+    for line in text_lines(path):
+        number = line.number
         try:
-            given = read(_decoded(line))
+            given = read(line.text())
             if given is None:
                 continue
             given = {
@@ -132,23 +130,15 @@ def read_rows(
                 **given,
             }
             images = _images(given, number, path.parent)
-            if taken := [image.name for image in images if image.name in names]:
-                raise ValueError(f"name {taken[0]!r} was given to an earlier line")
+            for image in images:
+                names.check(image.name)
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
             continue
-        names.update(image.name for image in images)
+        for image in images:
+            names.add(image.name)
         rows += images
     return rows, problems
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 at byte {error.start} ({line[error.start : error.start + 1]!r}); save it as UTF-8"
-        ) from error
 
 
 def _read_text(line: str) -> dict[str, Any] | None:
@@ -196,24 +186,25 @@ def _images(given: Mapping[str, Any], number: int, folder: Path) -> list[PromptF
     if not 1 <= count <= MOST_IMAGES:
         raise ValueError(f"n must be between 1 and {MOST_IMAGES}, got {count}")
     check_seed(given["seed"], count)
-    name = PurePosixPath(given["name"])
-    if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"name {given['name']!r} must lie below the output folder")
-    check_file_name(Path(name), "name")
+    name = check_name(given["name"])
     references = tuple(_found(folder, reference) for reference in given.get("image", ()))
     mask = given.get("mask")
     if mask is not None and not references:
         raise ValueError("mask marks what may change in a picture; name the picture under image")
     names = [str(name)] if count == 1 else [str(name.with_stem(f"{name.stem}-{k}")) for k in range(count)]
     own = {key: value for key, value in given.items() if key != "n"}
-    own = {**own, "line": number, "image": references, "mask": mask and _found(folder, mask)}
+    found_mask = None if mask is None else _found(folder, mask)
+    own = {**own, "line": number, "image": references, "mask": found_mask}
     return [PromptFileRow(**{**own, "seed": given["seed"] + k, "name": names[k]}) for k in range(count)]
 
 
 def _found(folder: Path, name: Any) -> str:
-    if not isinstance(name, str) or not (folder / name).is_file():
-        raise ValueError(f"no such picture: {folder / str(name)}")
-    return str(folder / name)
+    try:
+        if isinstance(name, str) and (folder / name).is_file():
+            return str(folder / name)
+    except OSError as error:  # a name longer than the system has
+        raise ValueError(f"no such picture: {str(name)[:60]!r}...: {error.strerror}") from error
+    raise ValueError(f"no such picture: {folder / str(name)}")
 
 
 def draw_file(options: ImageOptions, path: Path, suffix: str = ".png") -> int:
@@ -267,6 +258,7 @@ def draw_rows(
     for row in rows:
         target, own = folder / row.name, row.options(options)
         try:
+            check_place(target, folder)
             settings = own.settings().resolve(pipe.defaults, is_edit=bool(row.image))
             asked = (own, settings, row.prompt, row.seed, row.image, row.mask)
             if _is_drawn(target, record_of(*asked) if options.metadata else None):

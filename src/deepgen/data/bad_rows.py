@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from deepgen.text_lines import shown
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class BadRowTracker:
         )
 
     def _write_down(self, row: BadRow) -> None:
+        row = replace(row, key=shown(row.key), reason=shown(row.reason))
         logger.warning("bad row, skipped: [%s] %s: %s", row.source, row.key, row.reason)
         if len(self.first) < NAMED:
             self.first.append(row)

@@ -20,6 +20,8 @@ from deepgen.data.example import Example, FileSlice, ImageContent, RowError
 from deepgen.data.example_images import example_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.sources import Source
+from deepgen.json_values import unicode_fault
+from deepgen.text_lines import shown
 
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
@@ -32,6 +34,7 @@ class Converted:
     num_rows: int
     num_bad: int
     num_images_written: int
+    num_outside: int = 0  # pictures that lie elsewhere than beside the manifest or below
 
 
 def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: float = 0.01) -> Converted:
@@ -67,7 +70,7 @@ def convert_source(source: Source, path: Path, *, name: str, bad_share_limit: fl
     finally:
         part.unlink(missing_ok=True)
         shutil.rmtree(images_part, ignore_errors=True)
-    return Converted(path, num_rows, bad_rows.num_bad, writer.count)
+    return Converted(path, num_rows, bad_rows.num_bad, writer.count, writer.num_outside)
 
 
 class _ImageWriter:
@@ -75,12 +78,17 @@ class _ImageWriter:
 
     def __init__(self, home: Path, final_dir: Path, part_dir: Path) -> None:
         self.home, self.final_dir, self.part_dir = home.resolve(), final_dir, part_dir
-        self.count = 0
+        self.count = self.num_outside = 0
 
     def place(self, image: ImageContent) -> str:
         if isinstance(image, Path):
             absolute = image.resolve()
+            if unicode_fault(str(absolute)) is not None:
+                raise RowError(
+                    f"{shown(str(image))}: its name is not UTF-8, so JSON cannot hold it; rename it"
+                )
             is_below = absolute.is_relative_to(self.home)
+            self.num_outside += not is_below
             return str(absolute.relative_to(self.home) if is_below else absolute)
         content = image.read() if isinstance(image, FileSlice) else image
         suffix = next((s for start, s in _SUFFIXES.items() if content.startswith(start)), ".img")

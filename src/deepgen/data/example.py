@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from deepgen.data.file_stamp import FileStamp
 from deepgen.moved import renamed
 
 Task = Literal["generate", "edit"]
@@ -23,16 +24,24 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class FileSlice:
-    """A file inside an uncompressed archive: where its bytes begin and how many there are."""
+    """A file inside an uncompressed archive: where its bytes begin and how many there are.
+
+    Attributes:
+        path: of the archive.
+        offset, num_bytes: of the inner file.
+        name: for errors.
+        stamp: of the archive when this was found in it; None where that is not checked.
+    """
 
     path: Path
     offset: int
     num_bytes: int
     name: str
+    stamp: FileStamp | None = None
 
     def read(self) -> bytes:
-        """The bytes of the inner file."""
-        with self.path.open("rb") as file:
+        """The bytes of the inner file; DataChangedError where the archive is another by now."""
+        with self.path.open("rb") if self.stamp is None else self.stamp.open(self.path) as file:
             file.seek(self.offset)
             return file.read(self.num_bytes)
 

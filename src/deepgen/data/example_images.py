@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from deepgen.data.example import Example, FileSlice, ImageContent, Size
-from deepgen.data.images import ImageError, open_image
+from deepgen.data.images import ImageError, open_image, open_own_header
 from deepgen.data.mixture_config import ImageRule
-from deepgen.uploads.rgb import FORMATS
+from deepgen.image_colors import BROKEN
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # values of that tag which swap the sides
@@ -25,14 +25,17 @@ def image_size(picture: ImageContent) -> Size:
     content = _content(picture)
     name = "the given content" if isinstance(content, bytes) else str(content)
     try:
-        with Image.open(
-            BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS
-        ) as image:
+        with (
+            BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file,
+            open_own_header(file, name) as image,
+        ):
             width, height = image.size
             is_turned = _orientation(image) in _TURNED
     except FileNotFoundError as error:
         raise ImageError(f"there is no picture at {name}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageError:
+        raise
+    except BROKEN as error:
         raise ImageError(f"{name} cannot be read as a picture: {error}") from error
     return (width, height) if is_turned else (height, width)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
 from PIL import Image
 
 from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
+from deepgen.image_formats import missing_reader_of, readable_formats
 from deepgen.uploads.rgb import ImageError, open_header
 
 if TYPE_CHECKING:
@@ -75,11 +76,26 @@ def read_bytes(name: str, max_bytes: int = MAX_BYTES) -> bytes:
         raise ImageError(f"cannot read {name[:200]}: {error.strerror or error}") from error
 
 
+def open_own_header(file: BinaryIO, name: str) -> Image.Image:
+    """A picture of the user's own, of which no pixel is decoded: formats of the extra `images` are read, too.
+
+    Raises:
+        ImageError: it is no picture, or one whose reader is not installed; the message says which.
+    """
+    try:
+        return open_header(file, name, readable_formats())
+    except ImageError as error:
+        file.seek(0)
+        if needed := missing_reader_of(file.read(32)):
+            raise ImageError(f"{name} is a picture whose reader is missing; it needs {needed}") from error
+        raise
+
+
 def _open(content: bytes, name: str, max_bytes: int) -> Image.Image:
     """Reads the header only."""
     if len(content) > max_bytes:
         raise _too_many_bytes(name, len(content), max_bytes)
-    return open_header(BytesIO(content), name)
+    return open_own_header(BytesIO(content), name)
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:

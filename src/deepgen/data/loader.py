@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepgen.data.bad_rows import BadRow, BadRowTracker
 from deepgen.data.batches import Batches, BatchPlan, MicroBatch
+from deepgen.data.cache import CacheError
+from deepgen.data.file_stamp import DataChangedError
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -53,6 +55,8 @@ def micro_batches(
 
     Raises:
         TooManyBadRows: the share of rows this process could not use has passed the limit.
+        DataChangedError: a data file was replaced meanwhile.
+        CacheError: a cache lacks a row, or holds another.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"expected rank in [0, {world_size}), got {rank}")
@@ -67,6 +71,8 @@ def micro_batches(
         generator=torch.Generator(),  # PyTorch's loader would draw a seed from everybody's generator
     )
     for loaded in loader:
+        if loaded.error is not None:
+            raise loaded.error
         bad_rows.record(loaded.num_samples, loaded.bad)
         yield loaded.batches
     bad_rows.judge()
@@ -92,6 +98,7 @@ class _Loaded(NamedTuple):
     batches: list[MicroBatch]
     num_samples: int
     bad: list[BadRow]
+    error: ValueError | None = None  # raised here, since a worker would wrap it into pages of its own
 
 
 class _Steps(Dataset[_Loaded]):
@@ -105,6 +112,12 @@ class _Steps(Dataset[_Loaded]):
         return self.num_steps
 
     def __getitem__(self, index: int) -> _Loaded:
+        try:
+            return self._load(index)
+        except (DataChangedError, CacheError) as error:
+            return _Loaded([], 0, [], error)
+
+    def _load(self, index: int) -> _Loaded:
         unplanned: list[BadRow] = []
         plans = deal(self.batches.plan(self.first_step + index, unplanned), self.world_size)[self.rank]
         # Every process finds these; each is counted by one.

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from deepgen.data.images import MAX_BYTES, MAX_PIXELS, ImageError, open_image, read_bytes
-from deepgen.uploads.rgb import FORMATS, may_change
+from deepgen.image_formats import FORMATS
+from deepgen.uploads.rgb import may_change
 
 
 def open_mask(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:

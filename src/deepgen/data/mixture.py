@@ -86,6 +86,15 @@ class Mixture:
         own = len(self.sources[name]) if entry.weight is None else entry.weight
         return own / sum(weights) * self.config.ratios[entry.task] / sum(self.config.ratios.values())
 
+    @property
+    def notes(self) -> list[str]:
+        """What sources repeat, and what they left out, each beginning with the source's name."""
+        return [
+            f"{name}: {note}"
+            for name, source in self.sources.items()
+            for note in getattr(source, "notes", ())
+        ]
+
     def _of_task(self, task: Task, position: int) -> tuple[str, int]:
         """(source, row) at a position among the samples of a task."""
         entries = self.config.of_task(task)

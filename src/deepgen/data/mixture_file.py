@@ -21,7 +21,7 @@ from typing import Any
 from deepgen.data.example import TASKS
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, MixtureError, SourceEntry
 from deepgen.data.sources import option_fields, option_problems, source_names
-from deepgen.extras import missing_extra
+from deepgen.yaml_files import read_yaml
 
 _TOP = ("root", "seed", "image", "tasks", "bad_share_limit")
 _GROUP = ("ratio", "sources")
@@ -178,26 +178,9 @@ class _MixtureReader:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("mixture files need PyYAML", "train", error) from error
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a name that is given twice, of which YAML would silently keep the last."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [key.value for key, _ in node.value]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{path}:{node.start_mark.line + 1}: the name {twice!r} is given twice")
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        content = read_yaml(path, "mixture files need PyYAML", "train")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no mixture file {path.absolute()}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected fields such as `tasks:`, found {type(content).__name__}")
     return content

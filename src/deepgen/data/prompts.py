@@ -32,8 +32,13 @@ from PIL import Image
 
 from deepgen.data.example import RowError
 from deepgen.data.example_images import load_image
+from deepgen.data.fields import ImageFolders, text_field
+from deepgen.data.images import ImageError
 from deepgen.data.records import RecordFile
+from deepgen.data.sources.parquet import read_metadata
 from deepgen.extras import missing_extra
+from deepgen.text_lines import text_lines
+from deepgen.yaml_files import read_yaml
 
 SamplingMode = Literal["sample_proportional", "weight_only"]
 _TOP = ("root", "sampling_mode", "rewards", "held_out", "datasets")
@@ -45,6 +50,7 @@ _ENTRY = (
 _OPTIONS = {"path": (), "shapes": ("kinds", "rows", "seed")}
 _OPTIONS["storybook"] = (*_OPTIONS["shapes"], "weights", "each_kind")
 _FORMATS = (".txt", ".jsonl", ".parquet")
+NAMED = 3  # rows of a file that is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +161,7 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
         if not rewards:
             raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
         return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("a mix of prompts needs PyYAML", "rl", error) from error
-
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path, "a mix of prompts needs PyYAML", "rl")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no mix of prompts: expected datasets, found {type(content).__name__}")
     return _PromptMixReader(path, content).mix()
@@ -255,7 +256,7 @@ class _PromptMixReader:
                     return {name: (ShapesRows(entry["shapes"], **options), 1.0)}
                 return storybook_rows(name, entry["storybook"], **options)
             root = self.path.parent / Path(str(self.content.get("root") or ".")).expanduser()
-            return {name: (_open(root / Path(str(entry["path"])).expanduser()), 1.0)}
+            return {name: (_open(root / Path(str(entry["path"])).expanduser(), root), 1.0)}
         except (OSError, ValueError, TypeError) as error:
             self.problems.append(f"{name}: {error}")
             return None
@@ -266,57 +267,98 @@ class TextRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        self.numbers = [number for number, line in enumerate(self.lines) if line]
+        self.lines = [line for line in text_lines(path) if line.content.strip()]
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.lines)
 
     def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
-        number = self.numbers[index]
-        return self.lines[number], f"{self.path}:{number}", (), {}
+        line = self.lines[index]
+        key = f"{self.path}:{line.number - 1}"
+        try:
+            return line.text().strip(), key, (), {}
+        except ValueError as error:
+            raise RowError(f"{key}: {error} (line {line.number} of the file)") from error
+
+    def check(self, index: int) -> None:
+        """RowError where a row cannot be used; opens no picture."""
+        self[index]
 
 
 class RecordRows:
-    """Records with a `prompt`, else a `caption`, and pictures under `references`."""
+    """Records with a `prompt`, else a `caption`, and pictures under `references`, by paths from the file's
+    folder that stay in it, or in the mix's root.
+    """
 
-    def __init__(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, path: Path, records: Sequence[Mapping[str, Any]], root: Path | None = None) -> None:
         self.path, self.records = path, records
+        self.place = ImageFolders(path.parent, *([] if root is None else [root]))
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]:
+        text, key, places, record = self._fields(index)
+        try:
+            return text, key, tuple(load_image(place) for place in places), record
+        except (OSError, ImageError) as error:
+            raise RowError(f"{key}: {error}") from error
+
+    def check(self, index: int) -> None:
+        """RowError where a row cannot be used; opens no picture."""
+        _, key, places, _ = self._fields(index)
+        for place in places:
+            try:
+                is_there = place.is_file()
+            except OSError as error:  # a name longer than the system has
+                raise RowError(f"{key}: {str(place)[:200]}: {error.strerror}") from error
+            if not is_there:
+                raise RowError(f"{key}: there is no picture at {place}")
+
+    def _fields(self, index: int) -> tuple[str, str, list[Path], dict[str, Any]]:
+        """Text, key, places of the references, and the rest of a row."""
         record, key = dict(self.records[index]), f"{self.path}:{index}"
         names = [name for name in ("prompt", "caption") if isinstance(record.get(name), str)]
         if not names:
             raise RowError(f"{key}: expected text under prompt or caption, found: {', '.join(record)}")
-        text = record.pop(names[0])
+        text = text_field(record, names[0], key)
+        del record[names[0]]
         shown = record.pop("references", None) or []
         places = shown if isinstance(shown, list) else [shown]
-        try:
-            references = tuple(load_image(self.path.parent / str(place)) for place in places)
-        except OSError as error:
-            raise RowError(f"{key}: {error}") from error
-        return text, key, references, record
+        return text, key, [self.place.path(place, "references", key) for place in places], record
 
 
-def _open(path: Path) -> _PromptRows:
+def _open(path: Path, root: Path | None = None) -> _PromptRows:
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        rows: _PromptRows = TextRows(path)
+        rows: TextRows | RecordRows = TextRows(path)
     elif suffix == ".jsonl":
-        rows = RecordRows(path, RecordFile(path))
+        rows = RecordRows(path, RecordFile(path), root)
     elif suffix == ".parquet":
-        rows = RecordRows(path, _parquet_rows(path))
+        rows = RecordRows(path, _parquet_rows(path), root)
     else:
         raise ValueError(f"{path}: prompts are {', '.join(_FORMATS)} files")
     if not len(rows):
         raise ValueError(f"{path} holds no prompts")
-    rows[0]  # a file of another format has no prompt in its first row
+    _check_all(rows)
     return rows
+
+
+def _check_all(rows: TextRows | RecordRows) -> None:
+    """RowError that names the first rows that cannot be used: a run should not meet them after hours."""
+    problems: list[str] = []
+    for index in range(len(rows)):
+        try:
+            rows.check(index)
+        except RowError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise RowError(
+            f"{len(problems)} of {len(rows)} prompts cannot be used: {'; '.join(problems[:NAMED])}{more}"
+        )
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
@@ -324,6 +366,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra("reading parquet needs pyarrow", "rl", error) from error
+    read_metadata(path)  # names a file that is cut short
     return pyarrow.parquet.read_table(path).to_pylist()
 
 

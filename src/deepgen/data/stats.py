@@ -16,8 +16,10 @@ from deepgen.data.example_images import example_sizes
 from deepgen.data.images import ImageError
 from deepgen.data.mixture import Mixture
 from deepgen.data.order import index_at
+from deepgen.text_lines import shown
 
 SHOWN_BUCKETS = 4
+SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class SourceStats:
         text_lengths: quartiles of the number of characters: 25 %, 50 %, 75 %.
         references: how many rows have so many references.
         mean_pixels: of the target after the rule.
+        notes: what the source repeats and what it left out.
     """
 
     name: str
@@ -43,6 +46,7 @@ class SourceStats:
     text_lengths: tuple[int, int, int]
     references: dict[int, int]
     mean_pixels: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A paragraph."""
@@ -61,7 +65,10 @@ class SourceStats:
             lines.append(f"  references  {counts}")
         num_bad = sum(self.bad.values())
         lines.append(f"  bad rows    {num_bad} of {self.looked_at} looked at")
-        lines += [f"    {count} x {reason}" for reason, count in list(self.bad.items())[:5]]
+        lines += [f"    {count} x {reason}" for reason, count in list(self.bad.items())[:SHOWN_REASONS]]
+        if len(self.bad) > SHOWN_REASONS:
+            lines.append(f"    and {len(self.bad) - SHOWN_REASONS} more reasons")
+        lines += [f"  note        {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -123,6 +130,7 @@ def _source_stats(mixture: Mixture, name: str, sample: int, seed: int) -> Source
         text_lengths=(low, middle, high),
         references=dict(sorted(references.items())),
         mean_pixels=round(sum(areas) / len(areas)) if areas else 0,
+        notes=tuple(getattr(source, "notes", ())),
     )
 
 
@@ -139,4 +147,4 @@ def _as_text(size: Size) -> str:
 
 def _without_names(reason: str) -> str:
     """One line for all missing files, with the first as the example."""
-    return "a picture is missing" if reason.startswith("there is no picture at") else reason
+    return "a picture is missing" if reason.startswith("there is no picture at") else shown(reason)

@@ -44,9 +44,10 @@ from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, grades, yes_or_no
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.text_files import read_csv, read_jsonl
-from deepgen.extras import missing_extra
 from deepgen.rewards.replies import after_thinking
 from deepgen.suggestions import suggestion_or_all
+from deepgen.text_lines import read_text
+from deepgen.yaml_files import read_yaml
 
 Rule = Literal["yes-no", "grade", "reward"]
 RULES = ("yes-no", "grade", "reward")
@@ -183,15 +184,7 @@ def _from_yaml(path: Path) -> type[Benchmark]:
 
 
 def _read_spec(path: Path) -> BenchmarkSpec:
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("benchmarks in YAML need PyYAML", "eval", error) from error
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "benchmarks in YAML need PyYAML", "eval")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no benchmark: it needs at least prompts and rule")
     known = [one.name for one in fields(BenchmarkSpec)]
@@ -221,7 +214,7 @@ def _rows(spec: BenchmarkSpec, folder: Path) -> list[dict[str, Any]]:
         return read_jsonl(path)
     if path.suffix == ".csv":
         return [dict(row) for row in read_csv(path)]
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).split("\n")
     return [{"prompt": line.strip()} for line in lines if line.strip()]
 
 

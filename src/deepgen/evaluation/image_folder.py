@@ -27,8 +27,9 @@ from PIL import Image
 from deepgen.checkpoints.file_hash import hash_file
 from deepgen.data.images import ImageError, open_image
 from deepgen.evaluation.benchmark import Benchmark, CannotDraw, Item, Settings
+from deepgen.image_formats import SUFFIXES
+from deepgen.text_lines import read_text
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".gif")
 _DEPTH = 3  # folders below the given one in which a layout is looked for
 _SHOWN = 5  # names in a message
 _EXTRAS = re.compile(r"(^|/)grid\.\w+$|_SRCIMG\.\w+$")  # what official generators write beside samples
@@ -216,7 +217,7 @@ class ImageFolder:
 
     def _prompts(self, file: Path) -> list[tuple[Path, str]]:
         """(file, prompt) of each row; lines of a text belong to the pictures sorted by name and number."""
-        lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in read_text(file).split("\n") if line.strip()]
         if file.suffix == ".txt":
             if len(lines) != len(self.files):
                 raise ValueError(

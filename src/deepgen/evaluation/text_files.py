@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepgen.text_lines import text_lines
+
 
 def read_json(path: Path) -> Any:
     """The document; ValueError names the file."""
@@ -36,13 +38,13 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """One object a line; empty lines do not count. ValueError names file and line."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
+    for line in text_lines(path):
+        if not line.content.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+            rows.append(json.loads(line.text()))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {line.number} is not JSON: {error}") from error
     return rows
 
 

@@ -147,6 +147,7 @@ def plan_run(
         ValueError: the recipe trains a part of the tiny model, or the card is unknown.
     """
     from deepgen.data.mixture_file import read_outline
+    from deepgen.data.opening import recognise
     from deepgen.rl.config import RLSettings
     from deepgen.rl.plan import plan_rl
     from deepgen.training.plan import accelerator, plan, plan_of_recipe
@@ -159,11 +160,12 @@ def plan_run(
     if isinstance(config, RLSettings):
         return plan_rl(config, architecture, accelerator(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
-    if config.data is None or config.data.is_dir():
+    found = None if config.data is None else recognise(config.data)
+    if found is None or found.kind == "source":
         changes["edit_share"] = float(config.data_task == "edit")
         changes["image_size"] = architecture.defaults["height"]
     else:
-        ratios, image = read_outline(config.data)
+        ratios, image = read_outline(found.path)
         changes["edit_share"] = ratios.get("edit", 0) / sum(ratios.values())
         changes["image_size"] = image.image_size
     return plan(

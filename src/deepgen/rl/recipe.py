@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepgen.data.mixture import open_mixture
+from deepgen.data.opening import recognise, with_rule
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
-from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised import SupervisedConfig, own_image_rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class RLConfig(RLSettings, SupervisedConfig):
         if self.sft_coef:
             if self.data is None:
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
-            mixture = open_mixture(self.data, self.data_root)
+            mixture = self.open_data(processes)
         pipe = self.start.load(self.dtype(processes.device))
+        if mixture is not None and self.data is not None and recognise(self.data).kind == "source":
+            mixture = with_rule(mixture, own_image_rule(pipe))
         return RLStage(self, processes, pipe, mix, ensemble, mixture)

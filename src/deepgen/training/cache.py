@@ -34,6 +34,7 @@ from deepgen.data.cache import (
 )
 from deepgen.data.example import RowError, Size
 from deepgen.data.example_images import ruled_sizes
+from deepgen.data.file_stamp import DataChangedError
 from deepgen.data.images import ImageError
 from deepgen.data.mixture import Draw, Mixture
 from deepgen.data.pixels import bytes_to_pixels
@@ -166,6 +167,7 @@ def latent_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 class _Read(NamedTuple):
     note: RowNote
     pixels: list[Tensor]
+    error: ValueError | None = None  # ends the work; raised outside of the workers
 
 
 class _RowDataset(Dataset[_Read]):
@@ -189,6 +191,8 @@ class _RowDataset(Dataset[_Read]):
             pixels = [image_pixels(image, size, rule, key) for image, size in zip(images, sizes, strict=True)]
         except (RowError, ImageError) as error:
             return _Read(note(key, (), str(error)), [])
+        except DataChangedError as error:
+            return _Read(note(key), [], error)
         return _Read(note(key, sizes), pixels)
 
 
@@ -211,7 +215,10 @@ def _read_rows(
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),
     )
-    return iter(loader)
+    for read in loader:
+        if read.error is not None:
+            raise read.error
+        yield read
 
 
 def _ignore_interrupts(_: int) -> None:

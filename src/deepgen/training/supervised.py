@@ -5,20 +5,21 @@ The stage itself (supervised_stage.py) is given its model and data, and knows no
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepgen.data.cache import read_manifest
-from deepgen.data.mixture import Mixture, open_mixture, single_source
-from deepgen.data.mixture_config import ImageRule
-from deepgen.pipeline import DeepGenPipeline
+from deepgen.data.mixture import Mixture
+from deepgen.data.opening import open_data, recognise, with_rule
 from deepgen.training.parallel import Processes
 from deepgen.training.start import Start, check_resume
 from deepgen.training.supervised_settings import SupervisedSettings
-from deepgen.training.supervised_stage import SupervisedStage
+from deepgen.training.supervised_stage import SupervisedStage, open_validation_data, own_image_rule
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,30 @@ class SupervisedConfig(SupervisedSettings):
             raise ValueError(
                 "data is not set; give --data a folder of pictures with captions, or a mixture file"
             )
-        data = self.data.expanduser()
         if self.cache is not None:
             read_manifest(self.cache)  # before minutes of loading
-        mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
+        if self.validation.data is not None:
+            open_validation_data(self)  # the stage opens it again
+        mixture = self.open_data(processes)
         pipe = self.start.load(self.dtype(processes.device))
-        return SupervisedStage(self, processes, pipe, mixture or _folder(self, data, pipe))
+        if recognise(self.data).kind == "source":
+            mixture = with_rule(mixture, own_image_rule(pipe))
+        return SupervisedStage(self, processes, pipe, mixture)
+
+    def open_data(self, processes: Processes) -> Mixture:
+        """What `data` is, opened; the main process says what was repeated or left out."""
+        assert self.data is not None
+        options = dict(option.split("=", 1) for option in self.data_options)
+        found = recognise(self.data)
+        if (
+            found.source == "folder" and self.data_task != "generate"
+        ):  # `data cache` notes what was given, too
+            options.setdefault("task", self.data_task)
+        settings = {"seed": self.seed} if found.kind == "source" else {}
+        mixture = open_data(self.data, options=options, root=self.data_root, **settings)
+        for note in mixture.notes if processes.is_main else ():
+            logger.info("%s", note)
+        return mixture
 
     @property
     def start(self) -> Start:
@@ -58,14 +77,3 @@ class SupervisedConfig(SupervisedSettings):
     def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
         """Refuse to go on from other weights than those the run began with."""
         check_resume(self.start, written, output_dir)
-
-
-def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mixture:
-    """A folder of pictures as the only source, at the size the model draws."""
-    options = {"path": str(folder), "task": config.data_task}
-    return single_source(folder.name, "folder", options, own_image_rule(pipe), seed=config.seed)
-
-
-def own_image_rule(pipe: DeepGenPipeline) -> ImageRule:
-    """The size rule where no mixture gives one: pictures as large as the model draws."""
-    return ImageRule(image_size=round(math.sqrt(pipe.defaults["height"] * pipe.defaults["width"])))

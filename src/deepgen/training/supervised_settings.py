@@ -56,8 +56,9 @@ class SupervisedSettings(TrainConfig):
     vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
     connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
-    data: Path | None = None  # a mixture file, or a folder of pictures with captions
+    data: Path | None = None  # a mixture file, a folder of pictures with captions, or another source of them
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
+    data_options: tuple[str, ...] = ()  # of a source that is no mixture, such as text=caption
     data_root: Path | None = None  # replaces the root folder of the mixture file
     cache: Path | None = None  # a folder of `deepgen data cache`, read instead of encoding pictures
     global_batch_size: int = 64
@@ -93,6 +94,8 @@ class SupervisedSettings(TrainConfig):
             )
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be at least 1, or none, got {self.max_prompt_tokens}")
+        if wrong := [option for option in self.data_options if "=" not in option]:
+            raise ValueError(f"data option {wrong[0]!r} is not name=value; try text=caption")
         if self.connector_options and not self.new_connector:
             raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
         wrong = [option for option in self.connector_options if "=" not in option]

@@ -18,7 +18,8 @@ from deepgen.data.bad_rows import BadRowTracker
 from deepgen.data.batches import Batches, MicroBatch
 from deepgen.data.cache import Cache
 from deepgen.data.loader import micro_batches
-from deepgen.data.mixture import Mixture, open_mixture
+from deepgen.data.mixture import Mixture
+from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
 from deepgen.models.precision import compute_in_float32
@@ -292,7 +293,22 @@ def _observers(config: SupervisedSettings, stage: SupervisedStage) -> list[Valid
     # A sharded model takes all processes to look at.
     if config.validation.data is None or not (stage.processes.is_main or is_sharded(stage.objective)):
         return []
-    return [Validation(config.validation, stage, open_mixture(config.validation.data, config.data_root))]
+    return [Validation(config.validation, stage, open_validation_data(config, own_image_rule(stage.pipe)))]
+
+
+def open_validation_data(config: SupervisedSettings, image: ImageRule | None = None) -> Mixture:
+    """The examples that are kept for looking; `image` is the size rule where they are no mixture."""
+    from deepgen.data.opening import open_data, recognise  # here: a stage is given its other data opened
+
+    assert config.validation.data is not None
+    if recognise(config.validation.data).kind == "mixture":
+        return open_data(config.validation.data, root=config.data_root)
+    return open_data(config.validation.data, image=image)
+
+
+def own_image_rule(pipe: TrainedPipeline) -> ImageRule:
+    """The size rule where no mixture gives one: pictures as large as the model draws."""
+    return ImageRule(image_size=round(math.sqrt(pipe.defaults["height"] * pipe.defaults["width"])))
 
 
 def _batches(config: SupervisedSettings, mixture: Mixture, cache: Cache | None) -> Batches:

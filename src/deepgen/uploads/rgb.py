@@ -5,14 +5,13 @@ What is accepted looks as in a viewer: transparency lies on white, and deep grey
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from PIL import Image
 
 from deepgen.image_colors import BROKEN, GreyscaleRangeError, to_srgb
-
-# Formats that Pillow decodes by itself; others (EPS, for one) start outside programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+from deepgen.image_formats import FORMATS
 
 
 class ImageError(ValueError):
@@ -23,8 +22,8 @@ class ImageTooLarge(ImageError):
     """A picture with more pixels, or a longer side, than is read; the message says what would fit."""
 
 
-def open_header(file: BinaryIO, name: str) -> Image.Image:
-    """A picture of which the header was read and no pixel decoded.
+def open_header(file: BinaryIO, name: str, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """A picture of which the header was read and no pixel decoded; `formats` by Pillow's names.
 
     Raises:
         ImageTooLarge: Pillow holds it for a bomb.
@@ -35,12 +34,12 @@ def open_header(file: BinaryIO, name: str) -> Image.Image:
         raise ImageError(f"{name} is empty")
     file.seek(0)
     try:
-        return Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"{name} is too large to decode safely: {error}") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} is not a picture we can read; known formats: {', '.join(FORMATS)}"
+            f"{name} is not a picture we can read; known formats: {', '.join(formats)}"
         ) from error
     except BROKEN as error:
         raise ImageError(f"{name} is damaged: {error}") from error

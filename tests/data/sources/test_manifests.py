@@ -82,9 +82,14 @@ def test_t2i_sft_takes_inline_text(tmp_path) -> None:
 
 
 def test_without_a_folder_paths_are_taken_as_they_are(tmp_path) -> None:
-    rows = [{"txt": "a", "image_path": "/pictures/a.jpg"}, {"txt": "b", "image_path": "b.jpg"}]
-    source = make_source("t2i_sft", path=write_json(tmp_path / "a.json", rows))
-    assert [source[0].target, source[1].target] == [Path("/pictures/a.jpg"), Path("b.jpg")]
+    beside = str(tmp_path / "b.jpg")
+    rows = [{"txt": "a", "image_path": place} for place in ("a.jpg", beside, "/c.jpg")]
+    path = write_json(tmp_path / "a.json", rows)
+    source = make_source("t2i_sft", path=path)
+    assert [source[0].target, source[1].target] == [Path("a.jpg"), Path(beside)]
+    with pytest.raises(RowError, match=f"names '/c.jpg', which lies outside of .* and {tmp_path};"):
+        source[2]
+    assert make_source("t2i_sft", path=path, outside=True)[2].target == Path("/c.jpg")
 
 
 def test_an_edit_keeps_every_input_picture(tmp_path) -> None:
@@ -140,7 +145,7 @@ def test_a_record_round_trips(tmp_path) -> None:
         },
         {"id": "2", "task": "edit", "text": "t", "refs": ["a.png"], "target": "c.png"},
     ]  # fmt: skip
-    source = make_source("jsonl", path=write_lines(tmp_path / "a.jsonl", rows))
+    source = make_source("jsonl", path=write_lines(tmp_path / "a.jsonl", rows), outside=True)
     example = source[0]
     assert example.references == (tmp_path / "a.png", Path("/b.png"))
     assert (example.size, example.reference_sizes, example.language) == ((10, 20), ((1, 2), (3, 4)), "en")

@@ -18,7 +18,11 @@ SOURCES = Registry("source", __name__, __path__, {"storybook": "deepgen.tiny.sou
 
 
 class Source(Protocol):
-    """Examples by number. Reading one is cheap: no pixel is decoded."""
+    """Examples by number. Reading one is cheap: no pixel is decoded.
+
+    It may have `notes`, a tuple of sentences: what it repeats or left out, with counts. They are shown
+    wherever data is opened.
+    """
 
     @property
     def task(self) -> Task:

@@ -7,20 +7,23 @@ second picture" wrong.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from deepgen.data.example import Example, Task
-from deepgen.data.fields import check_first_rows, path_field, paths_field, text_field
+from deepgen.data.fields import check_first_rows, original_place, path_field, paths_field, text_field
 from deepgen.data.records import Records
 from deepgen.moved import renamed
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditOptions:
-    """`image_dir` is joined to the records' paths; without it they are absolute or relative to here."""
+    """`image_dir` is joined to the records' paths; without it they are relative to here, or absolute.
+
+    They stay in that folder, without `image_dir` in this one or the manifest's, unless `outside` is true.
+    """
 
     path: str
     image_dir: str | None = None
+    outside: bool = False
 
 
 class EditSource:
@@ -30,7 +33,8 @@ class EditSource:
 
     def __init__(self, options: EditOptions) -> None:
         self.records = Records(options.path)
-        self.image_dir = Path(options.image_dir or "").expanduser()
+        self.notes = self.records.notes
+        self.place = original_place(options.path, options.image_dir, options.outside)
         check_first_rows(self, options.path)
 
     def __len__(self) -> int:
@@ -41,8 +45,8 @@ class EditSource:
         return Example(
             task=self.task,
             text=text_field(record, "instruction", key),
-            target=path_field(record, "output_image", key, self.image_dir),
-            references=paths_field(record, "input_image", key, self.image_dir),
+            target=path_field(record, "output_image", key, self.place),
+            references=paths_field(record, "input_image", key, self.place),
             key=key,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgen.data.example import Example, Task
-from deepgen.data.fields import check_first_rows, image_value, images_value, text_field
+from deepgen.data.fields import ImageFolders, check_first_rows, image_value, images_value, text_field
 from deepgen.extras import missing_extra
 
 
@@ -38,6 +38,9 @@ class HuggingFaceOptions:
             raise ValueError("give either path (a folder of save_to_disk) or dataset (a name on the hub)")
 
 
+_ANYWHERE = ImageFolders(Path(), anywhere=True)  # the library's own cache holds the files it names
+
+
 class HuggingFace:
     """Rows of a data set."""
 
@@ -60,7 +63,7 @@ class HuggingFace:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        row, key, folder = self.rows[index], f"{self.name}:{index}", Path()
+        row, key, folder = self.rows[index], f"{self.name}:{index}", _ANYWHERE
         return Example(
             task=self.task,
             text=text_field(row, self.options.text, key),
@@ -80,7 +83,13 @@ def _load(options: HuggingFaceOptions) -> Any:
     path = Path(options.path or "").expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path.absolute()}; expected one written by save_to_disk")
-    loaded = datasets.load_from_disk(str(path))
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # pyarrow's on files that are cut short are of these kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no whole data set of save_to_disk: {reason}") from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if options.split not in loaded:

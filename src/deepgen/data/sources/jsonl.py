@@ -17,6 +17,7 @@ from typing import Any, cast
 from deepgen.data.example import Example, RowError, Task
 from deepgen.data.fields import (
     CHECKED_ROWS,
+    ImageFolders,
     check_first_rows,
     path_field,
     paths_field,
@@ -28,7 +29,8 @@ from deepgen.data.records import Records
 
 @dataclass(frozen=True, kw_only=True)
 class JSONLinesOptions:
-    """Paths are relative to `image_dir`, which is the manifest's own folder unless given.
+    """Paths are relative to `image_dir`, which is the manifest's own folder unless given, and stay in it
+    unless `outside` is true.
 
     All rows of a source have one task: the given one, or else the first row's.
     """
@@ -36,6 +38,7 @@ class JSONLinesOptions:
     path: str
     image_dir: str | None = None
     task: Task | None = None
+    outside: bool = False
 
 
 class JSONLines:
@@ -43,7 +46,9 @@ class JSONLines:
 
     def __init__(self, options: JSONLinesOptions) -> None:
         self.records = Records(options.path, suffixes=(".jsonl",))
+        self.notes = self.records.notes
         self.image_dir = Path(options.image_dir).expanduser() if options.image_dir else None
+        self.outside = options.outside
         self.task = options.task or self._first_task()
         check_first_rows(self, options.path)
 
@@ -59,7 +64,7 @@ class JSONLines:
     def __getitem__(self, index: int) -> Example:
         file, row = self.records.locate(index)
         record, key = file[row], file.key(row)
-        folder = self.image_dir or file.path.parent
+        folder = ImageFolders(self.image_dir or file.path.parent, anywhere=self.outside)
         task = text_field(record, "task", key)
         if task != self.task:
             raise RowError(f"{key}: expected task {self.task}, found {task!r}; one manifest holds one task")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from deepgen.data.example import Example, Task
-from deepgen.data.fields import check_first_rows, path_field, text_field
+from deepgen.data.fields import check_first_rows, original_place, path_field, text_field
 from deepgen.data.records import Records
 
 
 @dataclass(frozen=True, kw_only=True)
 class T2ISFTOptions:
-    """`image_dir` is joined to the records' paths; without it they are absolute or relative to here."""
+    """`image_dir` is joined to the records' paths; without it they are relative to here, or absolute.
+
+    They stay in that folder, without `image_dir` in this one or the manifest's, unless `outside` is true.
+    """
 
     path: str
     image_dir: str | None = None
+    outside: bool = False
 
 
 class T2ISFT:
@@ -25,7 +28,8 @@ class T2ISFT:
 
     def __init__(self, options: T2ISFTOptions) -> None:
         self.records = Records(options.path)
-        self.image_dir = Path(options.image_dir or "").expanduser()
+        self.notes = self.records.notes
+        self.place = original_place(options.path, options.image_dir, options.outside)
         check_first_rows(self, options.path)
 
     def __len__(self) -> int:
@@ -36,7 +40,7 @@ class T2ISFT:
         return Example(
             task=self.task,
             text=text_field(record, "txt", key),
-            target=path_field(record, "image_path", key, self.image_dir),
+            target=path_field(record, "image_path", key, self.place),
             key=key,
         )
 

@@ -7,18 +7,20 @@ work as for every other source. A tar's headers are therefore read once, and whe
 
 from __future__ import annotations
 
-import json
-import tarfile
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from deepgen.data.example import Example, FileSlice, RowError, Task
 from deepgen.data.fields import check_first_rows, text_field
-from deepgen.data.records import RecordFile, cache_path, find_files, write_whole
+from deepgen.data.records import find_files, hidden_files
+from deepgen.data.tar_index import TarIndex, TarSample
+from deepgen.image_formats import SUFFIXES
+from deepgen.text_lines import decoded, json_value
+
+_FIRST = ("jpg", "jpeg", "png", "webp")  # of a sample with several pictures
+IMAGE_MEMBERS = ";".join(dict.fromkeys((*_FIRST, *(suffix.removeprefix(".") for suffix in SUFFIXES))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class WebDatasetOptions:
 
     Attributes:
         path: a .tar file or a folder of them.
+        target: the member with the picture; any that is one, unless given.
         text: the member with the text.
         text_key: the text's key where that member is JSON.
         references: the members given to an edit, in their order. None: to generate.
@@ -34,7 +37,7 @@ class WebDatasetOptions:
     """
 
     path: str
-    target: str = "jpg;jpeg;png;webp"
+    target: str = IMAGE_MEMBERS
     text: str = "txt"
     text_key: str | None = None
     references: tuple[str, ...] = ()
@@ -54,7 +57,9 @@ class WebDataset:
         self.task: Task = "edit" if options.references else "generate"
         self.tars = find_files(options.path, (".tar",))
         cache_dir = Path(options.cache_dir).expanduser() if options.cache_dir else None
-        self.indices = [RecordFile(_index(tar, cache_dir), cache_dir) for tar in self.tars]
+        self.indices = [TarIndex(tar, cache_dir) for tar in self.tars]
+        notes = (note for index in self.indices for note in index.notes)
+        self.notes = (*hidden_files(options.path, (".tar",)), *notes)
         self._ends = list(accumulate(len(index) for index in self.indices))
         check_first_rows(self, options.path)
 
@@ -65,23 +70,25 @@ class WebDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"expected a row in [0, {len(self)}), got {index}")
         number = bisect_right(self._ends, index)
-        tar = self.tars[number]
-        sample = self.indices[number][index - (self._ends[number - 1] if number else 0)]
-        key, members = f"{tar}!{sample['key']}", sample["members"]
+        tar = self.indices[number]
+        sample = tar[index - (self._ends[number - 1] if number else 0)]
+        key = f"{tar.tar}!{sample.key}"
+        if sample.problem:
+            raise RowError(f"{key}: {sample.problem}; {tar.fault}")
         return Example(
             task=self.task,
-            text=self._text(tar, key, members),
-            target=_member(tar, key, members, self.options.target),
-            references=tuple(_member(tar, key, members, name) for name in self.options.references),
+            text=self._text(tar, key, sample),
+            target=_member(tar, key, sample, self.options.target),
+            references=tuple(_member(tar, key, sample, name) for name in self.options.references),
             key=key,
         )
 
-    def _text(self, tar: Path, key: str, members: dict[str, list[int]]) -> str:
-        content = _member(tar, key, members, self.options.text).read()
+    def _text(self, tar: TarIndex, key: str, sample: TarSample) -> str:
+        content = _member(tar, key, sample, self.options.text).read()
         try:
             if self.options.text_key is None:
-                return content.decode("utf-8-sig").strip()
-            record = json.loads(content)
+                return decoded(content).strip()
+            record = json_value(content)
         except ValueError as error:
             raise RowError(f"{key}: cannot read its text from {self.options.text}: {error}") from error
         if not isinstance(record, dict):
@@ -89,46 +96,14 @@ class WebDataset:
         return text_field(record, self.options.text_key, key)
 
 
-def _member(tar: Path, key: str, members: dict[str, list[int]], wanted: str) -> FileSlice:
+def _member(tar: TarIndex, key: str, sample: TarSample, wanted: str) -> FileSlice:
     for name in wanted.split(";"):
-        if name in members:
-            offset, num_bytes = members[name]
-            return FileSlice(tar, offset, num_bytes, f"{key}.{name}")
-    raise RowError(f"{key}: expected a member {' or '.join(wanted.split(';'))}, found: {', '.join(members)}")
-
-
-def _index(tar: Path, cache_dir: Path | None) -> Path:
-    """The tar's samples, one a line: {"key": ..., "members": {extension: [offset, bytes]}}."""
-    path = cache_path(tar, ".index.jsonl", cache_dir)
-    if not path.exists():
-        lines = [json.dumps(sample, ensure_ascii=False) for sample in _samples(tar)]
-        write_whole(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-    return path
-
-
-def _samples(tar: Path) -> Iterator[dict[str, Any]]:
-    """Members of one sample follow each other, as the format asks."""
-    key, members = "", {}
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            for info in opened:
-                opened.members = []  # type: ignore[assignment]  # tarfile keeps them all otherwise
-                if not info.isfile():
-                    continue
-                folder, _, name = info.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                this = f"{folder}/{stem}" if folder else stem
-                if this != key and members:
-                    yield {"key": key, "members": members}
-                    members = {}
-                key = this
-                members[extension.lower()] = [info.offset_data, info.size]
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"{tar} cannot be read as a tar: {error}; a compressed one must be unpacked to a plain .tar first"
-        ) from error
-    if members:
-        yield {"key": key, "members": members}
+        if name in sample.members:
+            offset, num_bytes = sample.members[name]
+            return FileSlice(tar.tar, offset, num_bytes, f"{key}.{name}", tar.stamp)
+    expected = "that is a picture" if wanted == IMAGE_MEMBERS else " or ".join(wanted.split(";"))
+    cut = f"; {tar.fault}" if tar.fault else ""
+    raise RowError(f"{key}: expected a member {expected}, found: {', '.join(sample.members) or 'none'}{cut}")
 
 
 options, source = WebDatasetOptions, WebDataset

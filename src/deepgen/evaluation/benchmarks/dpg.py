@@ -33,6 +33,7 @@ from deepgen.evaluation.judge_benchmark import JudgeBenchmark, Question
 from deepgen.evaluation.response_schema import ResponseSchema, yes_or_no
 from deepgen.evaluation.scorers import Scorers
 from deepgen.evaluation.text_files import read_csv, read_jsonl
+from deepgen.text_lines import read_text
 
 LEVELS = ("global", "entity", "attribute", "relation", "other")
 _ORIGIN = "https://github.com/TencentQQGYLab/ELLA, dpg_bench/ (revision 3c228f1)"
@@ -84,10 +85,7 @@ class DPG(JudgeBenchmark):
         """Sorted by name as texts, with their questions where the table is there."""
         folder = self._prompt_folder(data_dir)
         if folder.is_dir():
-            texts = {
-                file.stem: next(iter(file.read_text(encoding="utf-8").splitlines()), "")
-                for file in folder.glob("*.txt")
-            }
+            texts = {file.stem: read_text(file).split("\n", 1)[0] for file in folder.glob("*.txt")}
         else:
             path = self.locate(data_dir, "prompts.jsonl", "dpg_bench/prompts.jsonl")
             lines = enumerate(read_jsonl(path), start=1)
