@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
-from deepgen.cli.options import Device
+from deepgen.cli.options import Device, PluginOptions
 from deepgen.cli.outputs import check_file_name, check_folder, print_report
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ FORMATS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataChoice:
+class DataChoice(PluginOptions):
     """Which data is meant."""
 
     data: Positional[Annotated[str, arg(metavar="MIXTURE|PATH")]]
     """A mixture (a .yaml file, or `stage1` and `stage2` of the original), or the path of one source."""
     source: Annotated[str | None, arg(metavar="FORMAT")] = None
-    """The format of a path, where it does not show: caption_pair, t2i_sft or edit for .json."""
+    """The format of a path, where it does not show: caption_pair, t2i_sft or edit for .json; or your
+    own, PATH.py:NAME."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="OPTION=VALUE")] = ()
     """An option of the format, such as image_dir=pictures; repeat for several."""
     root: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -48,7 +49,7 @@ class DataChoice:
         """The mixture; a path is a mixture of one source."""
         from deepgen.data.mixture import Mixture, single_source
         from deepgen.data.mixture_file import read_mixture
-        from deepgen.data.sources import options_from_text, source_names
+        from deepgen.data.sources import SOURCES, options_from_text
 
         path = _mixture_path(self.data)
         if path is not None:
@@ -67,8 +68,8 @@ class DataChoice:
         if self.root is not None or self.only is not None:
             raise ValueError(f"--root and --only are for mixtures, and {self.data} is one source")
         source = self.source or _guess(self.data)
-        if source not in source_names():
-            raise ValueError(f"--source {source}: unknown; known: {', '.join(source_names())}")
+        if problem := SOURCES.problem(source):
+            raise ValueError(f"--source {source}: {problem}")
         options = options_from_text(source, _assignments(self.set))
         is_on_hub = source == "huggingface" and not Path(self.data).exists()
         place = {"dataset" if is_on_hub else "path": self.data}

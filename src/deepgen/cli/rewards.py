@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.listening import check_who_may_ask
-from deepgen.cli.options import Device, Dtype, ModelOptions, check_steps, needed_model
+from deepgen.cli.options import Device, Dtype, ModelOptions, PluginOptions, check_steps, needed_model
 from deepgen.extras import missing_extra
 from deepgen.http_access import AccessRules, AllowedHosts
 
@@ -177,7 +177,7 @@ class ServeRewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneGuidance:
+class TuneGuidance(PluginOptions):
     """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
 
     path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None

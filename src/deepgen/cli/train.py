@@ -12,19 +12,20 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
+from deepgen.cli.options import PluginOptions
 from deepgen.cli.recipe_fields import given_fields, recipe_in, recipe_names, with_fields
 from deepgen.suggestions import suggestion, suggestion_or_all
 from deepgen.user_files import split_place
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
+class _Recipe(PluginOptions):
     """What names a recipe and changes it."""
 
     recipe: Positional[Annotated[str, arg(metavar="RECIPE")]]
     """Its name; a wrong one lists those there are. With it, --help shows its fields. Or PATH.py:NAME."""
     data: Annotated[Path | None, arg(metavar="FOLDER|FILE")] = None
-    """What to train on: a folder of pictures with captions, or a mixture file."""
+    """What to train on: a folder of pictures with captions, a mixture file, or PATH.py:NAME, a source."""
     prompts: Annotated[Path | None, arg(metavar="FILE")] = None
     """For reinforcement learning: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file."""
     rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
@@ -104,7 +105,7 @@ _OWN = tuple({field.name for command in (TrainRun, TrainPlan) for field in field
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainExport:
+class TrainExport(PluginOptions):
     """Write what a run made: a whole model, a LoRA file, or the original's layout."""
 
     run_dir: Positional[Annotated[Path, arg(metavar="RUN")]]

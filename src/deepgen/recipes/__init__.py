@@ -173,7 +173,7 @@ def plan_run(
     if isinstance(config, RLSettings):
         return plan_rl(config, architecture, accelerator(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
-    if config.data is None or config.data.is_dir():
+    if config.data is None or config.data.is_dir() or split_place(str(config.data)):
         changes["edit_share"] = float(config.data_task == "edit")
         changes["image_size"] = architecture.defaults["height"]
     else:

@@ -55,8 +55,10 @@ class SupervisedSettings(TrainConfig):
     transformer: str | None = None
     vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
-    connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
-    data: Path | None = None  # a mixture file, or a folder of pictures with captions
+    connector_options: tuple[
+        str, ...
+    ] = ()  # in what it differs from that, such as num_think_tokens=64 or taps=6,12,18
+    data: Path | None = None  # a mixture file, a folder of pictures with captions, or PATH.py:SOURCE
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
     cache: Path | None = None  # a folder of `deepgen data cache`, read instead of encoding pictures
@@ -95,7 +97,11 @@ class SupervisedSettings(TrainConfig):
             raise ValueError(f"max_prompt_tokens must be at least 1, or none, got {self.max_prompt_tokens}")
         if self.connector_options and not self.new_connector:
             raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
-        wrong = [option for option in self.connector_options if "=" not in option]
+        wrong = [
+            option
+            for number, option in enumerate(self.connector_options)
+            if "=" not in option and (number == 0 or not option.isdigit())  # of taps=6,12,18
+        ]
         if wrong:
             raise ValueError(f"connector option {wrong[0]!r} is not name=value; try num_think_tokens=64")
         if not any((self.trains_connector, self.trains_transformer, self.vlm_lora, self.transformer_lora)):
