@@ -142,8 +142,9 @@ class Registry:
     def _complete(self, name: str, module: ModuleType) -> Any:
         """A file that is written as one of the folder; what it leaves out is made."""
         digest = digest_of(Path(module.__file__)) if module.__file__ else ""
-        made = self._adapt(name, getattr(module, self.kind), digest)
-        if hasattr(module, "options"):
+        found = getattr(module, self.kind)
+        made = self._adapt(name, found, digest)
+        if hasattr(module, "options") and isinstance(found, type):  # a function says its options itself
             made.options = module.options
         return made
 

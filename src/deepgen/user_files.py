@@ -220,9 +220,10 @@ def changed(before: Sequence[Mapping[str, str]]) -> list[str]:
     now: dict[str, set[str]] = {}
     for row in record():
         now.setdefault(Path(row["path"]).name, set()).add(row["sha256"])
-    rows = [(row, now[name]) for row in before if (name := Path(row["path"]).name) in now]
-    return [
-        f"{row['path']} (sha256 {row['sha256'][:12]} then, {min(digests)[:12]} now)"
-        for row, digests in rows
-        if row["sha256"] not in digests
-    ]
+    lines = []
+    for row in before:
+        path = Path(row["path"])
+        digests = {_run[path]} if path in _run else now.get(path.name, {row["sha256"]})
+        if row["sha256"] not in digests:
+            lines.append(f"{path} (sha256 {row['sha256'][:12]} then, {min(digests)[:12]} now)")
+    return lines

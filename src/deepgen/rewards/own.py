@@ -21,6 +21,7 @@ from typing import Any
 
 from deepgen.registry import NoOptions, options_of
 from deepgen.rewards.reward import Candidate, EachAlone, RewardResult
+from deepgen.user_files import UserFileError
 
 _DECLARED = ("kind", "needs", "low", "high", "concurrency", "version")
 
@@ -89,7 +90,9 @@ def _of_function(place: str, function: Callable[..., Any]) -> tuple[type, type]:
             if isinstance(score, RewardResult):
                 return score
             if isinstance(score, bool) or not isinstance(score, Real):
-                raise TypeError(f"{place} returned {score!r}; a reward returns a number, or a RewardResult")
+                raise UserFileError(
+                    f"{place} returned {score!r}; a reward returns a number, or a RewardResult"
+                )
             return RewardResult(float(score))
 
     OwnReward.__doc__ = inspect.getdoc(function) or place
