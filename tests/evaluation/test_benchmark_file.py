@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from deepgen import registry
 from deepgen.cli.app import main
-from deepgen.evaluation import benchmarks
 from deepgen.evaluation.benchmark_file import split_name
 from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
 from deepgen.evaluation.report import read_results
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_a_yaml_is_said_in_one_line(
     ("content", "message"),
     [
         ("x = 1", "defines no benchmark"),
-        ("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"),
+        ("\nimport nothing_of_that_name", r"mine\.py:2: ModuleNotFoundError: No module named"),
         ("benchmark = 3", "defines no benchmark"),
         (PYTHON.replace('name = "light"', ""), "says no plain name"),
     ],
@@ -212,9 +212,9 @@ def test_benchmarks_of_installed_packages_are_found(tmp_path: Path, monkeypatch,
     info = tmp_path / "site/light_bench-1.0.dist-info"
     write(info / "METADATA", "Metadata-Version: 2.1\nName: light-bench\nVersion: 1.0\n")
     points = "light = light_bench:Light\nbroken = light_bench:Nothing\nwise = light_bench:Light\n"
-    write(info / "entry_points.txt", f"[deepgen_benchmarks]\n{points}")
+    write(info / "entry_points.txt", f"[deepgen.benchmarks]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    benchmarks._of_packages.cache_clear()
+    registry._entry_points.cache_clear()
     try:
         assert {"light", "wise", "broken"} <= set(benchmark_names())
         assert benchmark_names().count("wise") == 1
@@ -223,12 +223,12 @@ def test_benchmarks_of_installed_packages_are_found(tmp_path: Path, monkeypatch,
         assert load_benchmark("wise").label == "wise-legacy"
         with pytest.raises(ValueError, match=r"benchmark broken of light_bench:Nothing cannot be loaded"):
             load_benchmark("broken")
-        (info / "entry_points.txt").write_text(f"[deepgen_benchmarks]\n{points.splitlines()[0]}\n")
-        benchmarks._of_packages.cache_clear()
+        (info / "entry_points.txt").write_text(f"[deepgen.benchmarks]\n{points.splitlines()[0]}\n")
+        registry._entry_points.cache_clear()
         assert main(["eval", "list", "--json"]) == 0
         assert "light" in {row["name"] for row in json.loads(capsys.readouterr().out)}
     finally:
-        benchmarks._of_packages.cache_clear()
+        registry._entry_points.cache_clear()
         sys.modules.pop("light_bench", None)
 
 

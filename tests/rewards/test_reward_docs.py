@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pytest
 from PIL import Image
 
-from deepgen.rewards import scorers
 from deepgen.rewards.reward import Candidate
 from deepgen.rewards.scorers import make_reward, reward_class, reward_names
 
@@ -33,13 +29,11 @@ def test_the_catalogue_has_every_reward_with_its_kind_and_needs() -> None:
             assert bounds == (f"{made.low:g} to {made.high:g}" if is_bounded else "unbounded"), name
 
 
-def test_the_example_works_as_a_file_in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = (c for c in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if "Brightness" in c)
-    module = ModuleType("brightness")
-    monkeypatch.setitem(sys.modules, "brightness", module)  # where dataclasses look their class up
-    monkeypatch.setitem(sys.modules, "deepgen.rewards.scorers.brightness", module)
-    exec(compile(code, "brightness.py", "exec"), module.__dict__)
-    known = scorers.reward_names()
-    monkeypatch.setattr(scorers.REWARDS, "names", lambda: [*known, "brightness"])
-    (verdict,) = make_reward("brightness", target=255)([Candidate(image=Image.new("RGB", (4, 4)), prompt="")])
-    assert verdict.score == 0
+def test_the_class_of_the_page_is_a_reward_by_its_path(tmp_path: Path) -> None:
+    (code,) = (c for c in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if "class Brightness" in c)
+    path = tmp_path / "brightness.py"
+    path.write_text(code)
+    black = Candidate(image=Image.new("RGB", (4, 4)), prompt="")
+    for target, score in ((255, 0), (0, 1)):
+        (verdict,) = make_reward(str(path), target=float(target))([black])
+        assert verdict.score == score

@@ -287,7 +287,7 @@ def test_on_a_cpu_16_bits_are_for_frozen_weights_only(name, mixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("num_think_tokens=0",), ("variant=last_hidden",), ("tap_stride=6",)]
+    "options", [(), ("num_think_tokens=0",), ("variant=last_hidden",), ("tap_stride=6",), ("taps=1,4",)]
 )
 def test_a_fresh_connector_of_another_shape_is_trained_and_exported(options, mixture, tmp_path) -> None:
     changes = small(mixture, new_connector="true", connector_options=",".join(options))
@@ -296,6 +296,9 @@ def test_a_fresh_connector_of_another_shape_is_trained_and_exported(options, mix
     pipe = DeepGenPipeline.from_pretrained(tmp_path / "out")
     for option in options:
         name, _, value = option.partition("=")
+        if name == "taps":
+            assert pipe.connector.taps == (4, 1)
+            continue
         assert str(pipe.connector.config[name]) == value
 
 
@@ -310,6 +313,9 @@ def connector_of(config: SupervisedConfig, options: tuple[str, ...]) -> StackedC
         (("think_tokens=4",), "has no 'think_tokens'"),
         (("num_think_tokens=many",), "of type int"),
         (("num_think_tokens",), "not name=value"),
+        (("taps=1", "5"), "from 1 to 4, got 5"),
+        (("taps=2", "2"), "layer 2 is among the taps twice"),
+        (("taps=two",), "taps are numbers of VLM layers"),
     ],
 )
 def test_a_connector_option_that_cannot_be_is_refused(options, words) -> None:

@@ -19,7 +19,7 @@ from deepgen.checkpoints.checkpoint import LoadReport, compare, open_part
 from deepgen.checkpoints.layouts import HubOptions, read_json, resolve
 from deepgen.checkpoints.parts import Part, is_quantized, materialize, named_config, read_config
 from deepgen.checkpoints.tensors import CheckpointError
-from deepgen.models.config import DEEPGEN_1_0, Architecture
+from deepgen.models.config import DEEPGEN_1_0, Architecture, chosen_taps
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import IMAGE_TOKEN
 
@@ -176,11 +176,17 @@ def changed_connector(config: Mapping[str, Any], options: Sequence[str]) -> dict
         ValueError: no such field, a value of another kind, one that its neighbours decide, or sizes no
             connector can have.
     """
-    changed = {key: value for key, value in config.items() if not key.startswith("_")}
-    for option in options:
+    changed = {key: value for key, value in config.items() if not key.startswith("_") and key != "taps"}
+    taps = config.get("taps")
+    for option in joined_options(options):
         name, _, text = option.partition("=")
+        if name == "taps":
+            taps = _tap_numbers(text)
+            continue
+        if name == "tap_stride":
+            taps = None  # of what it is changed from
         if name not in changed:
-            raise ValueError(f"a connector has no {name!r}; known: {', '.join(changed)}")
+            raise ValueError(f"a connector has no {name!r}; known: {', '.join(changed)}, taps")
         try:
             value = type(changed[name])(text)
         except ValueError as error:
@@ -200,7 +206,27 @@ def changed_connector(config: Mapping[str, Any], options: Sequence[str]) -> dict
             f"hidden_size {changed['hidden_size']} is no multiple of num_attention_heads "
             f"{changed['num_attention_heads']}; give another number of heads among the connector_options"
         )
+    if taps is not None and changed["variant"] == "scb":
+        changed["taps"] = list(chosen_taps(taps, changed["vlm_num_layers"]))
     return changed
+
+
+def joined_options(options: Sequence[str]) -> list[str]:
+    """Options as `name=value`, where values with commas were taken apart: `taps=6`, `12` is `taps=6,12`."""
+    joined: list[str] = []
+    for option in options:
+        if "=" in option or not joined:
+            joined.append(option)
+        else:
+            joined[-1] += f",{option}"
+    return joined
+
+
+def _tap_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"taps are numbers of VLM layers with commas between them, got {text!r}") from error
 
 
 def fresh_connector(

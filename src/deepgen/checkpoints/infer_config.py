@@ -63,13 +63,18 @@ def connector_config(
     stride = hints.get("tap_stride") or named.get("tap_stride", _TAP_STRIDE)
     if depth is None:
         depth = stride * num_taps + (stride == 1)  # the least depth with that many taps
-    if variant == "scb" and len(tap_indices(depth, stride)) != num_taps:
+    taps = hints.get("taps")
+    if taps is not None and len(taps) != num_taps:
+        raise CheckpointError(
+            f"projector_1 reads {num_taps} VLM layers, and the config names {len(taps)} taps: {taps}"
+        )
+    if variant == "scb" and taps is None and len(tap_indices(depth, stride)) != num_taps:
         fitting = [s for s in range(1, depth) if len(tap_indices(depth, s)) == num_taps]
         if len(fitting) != 1:
             raise CheckpointError(
                 f"projector_1 reads {num_taps} VLM layers, but every {stride}th of {depth} layers is "
                 f"{len(tap_indices(depth, stride))}; the base VLM is another one, or pass connector_config="
-                f"{{'tap_stride': N}} (fitting: {fitting or 'none'})"
+                f"{{'tap_stride': N}} (fitting: {fitting or 'none'}) or {{'taps': [LAYER, ...]}}"
             )
         stride = fitting[0]
     heads = hints.get("num_attention_heads") or named.get("num_attention_heads") or spare_heads
@@ -86,6 +91,7 @@ def connector_config(
         "vlm_num_layers": depth,
         "tap_stride": stride,
         "variant": variant,
+        **({} if taps is None else {"taps": list(taps)}),
     }
 
 

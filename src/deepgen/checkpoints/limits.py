@@ -38,7 +38,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("sample_size", "window_size", "norm_num_groups"), (1, 2**16)),
     "num_think_tokens": (0, 2**16),
     **dict.fromkeys(("height", "width"), (1, 2**16)),
-    **dict.fromkeys(("dual_attention_layers", "fullatt_block_indexes"), (0, MOST_LAYERS - 1)),
+    **dict.fromkeys(("dual_attention_layers", "fullatt_block_indexes", "taps"), (0, MOST_LAYERS - 1)),
     "pos_embed_max_size": (1, 4096),
     "vocab_size": (1, 2**24),
     "max_position_embeddings": (1, 2**31),
@@ -50,7 +50,7 @@ FLOATS = (
     *("scaling_factor", "shift_factor", "rms_norm_eps", "layer_norm_eps", "shift", "rope_theta"),
     *("guidance_scale", "edit_guidance_scale", "initializer_range"),
 )
-_LISTS = ("block_out_channels", "dual_attention_layers", "fullatt_block_indexes")
+_LISTS = ("block_out_channels", "dual_attention_layers", "fullatt_block_indexes", "taps")
 _LENGTHS = {"block_out_channels": MOST_STAGES, "down_block_types": MOST_STAGES, "up_block_types": MOST_STAGES}
 # Part -> (where its config says how many, what in its tensors' names counts them).
 _SHOWN: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {

@@ -2,7 +2,8 @@
 
 An error one can expect (a missing file, a bad size, a full disk) is one line on stderr and exit code 2, or 1
 where a checkpoint or a LoRA cannot be used; DEEPGEN_DEBUG=1 shows where it came from. Ctrl-C ends with 130,
-as shells expect. Anything else is a bug and keeps its traceback.
+as shells expect. An error in a Python file of the user's own is one line that begins with file and line.
+Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from deepgen.cli.train import Train
 from deepgen.cli.ui import Ui
 from deepgen.cli.verify import Verify
 from deepgen.progress import hide_bars_of_libraries
+from deepgen.user_files import allow, described, line_of
 
 Command = (
     Annotated[Generate, subcommand("generate")]
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deepgen {__version__}")
         return 0
     hide_bars_of_libraries()
+    allow(arguments)
     command = parse(Command, arguments, DESCRIPTION)
     try:
         check_processes(command)
@@ -69,12 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the program that read the output ended, as in `deepgen info tiny | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         return 0
-    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        is_bug = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
-        if is_bug or os.environ.get("DEEPGEN_DEBUG") == "1":
+    except Exception as error:  # whatever a file of the user's own raises; every other kind is told apart
+        if os.environ.get("DEEPGEN_DEBUG") == "1" or _is_bug(error):
             raise
         print(f"deepgen: error: {_one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
+
+
+def _is_bug(error: Exception) -> bool:
+    if line_of(error) is not None or _is_out_of_memory(error):
+        return False
+    return not isinstance(error, ValueError | OSError | ImportError | MemoryError)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -84,6 +92,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if line_of(error) is not None:
+        text = described(error)
     if _is_out_of_memory(error):
         return f"too little memory; try --offload model, --quantize nf4 or a smaller --size ({text})"
     return text

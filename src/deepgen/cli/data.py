@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
-from deepgen.cli.options import Device
+from deepgen.cli.options import Device, PluginOptions
 from deepgen.cli.outputs import check_file_name, check_folder, print_report
 from deepgen.processes import join
 from deepgen.text_lines import shown
@@ -24,13 +24,14 @@ LAST_LATIN = "\u2fff"  # beyond it, Pillow's own font has nothing at all
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataChoice:
+class DataChoice(PluginOptions):
     """Which data is meant."""
 
     data: Positional[Annotated[str, arg(metavar="MIXTURE|PATH")]]
     """A mixture (a .yaml file, or `stage1` and `stage2` of the original), or the path of one source."""
     source: Annotated[str | None, arg(metavar="FORMAT")] = None
-    """The format of a path, where it does not show: caption_pair, t2i_sft or edit for .json."""
+    """The format of a path, where it does not show: caption_pair, t2i_sft or edit for .json; or your
+    own, PATH.py:NAME."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="OPTION=VALUE")] = ()
     """An option of the format, such as image_dir=pictures; repeat for several."""
     root: Annotated[Path | None, arg(metavar="FOLDER")] = None

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from deepgen.cli.loading import load_pipeline, read_sizes
-from deepgen.cli.options import Device, Dtype, NamedModelOptions, Preset, check_guidance, check_steps
+from deepgen.cli.options import (
+    Device,
+    Dtype,
+    NamedModelOptions,
+    PluginOptions,
+    Preset,
+    check_guidance,
+    check_steps,
+)
 from deepgen.cli.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -151,7 +159,7 @@ class EvalStorybook(NamedModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRun:
+class EvalRun(PluginOptions):
     """Draw the prompts of benchmarks with any model and score the pictures; start again to go on."""
 
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
@@ -501,7 +509,7 @@ def _check(benchmark: Benchmark, data_dir: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalReport:
+class EvalReport(PluginOptions):
     """Make one page of runs: tables, bars, pictures and how everything was made."""
 
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN")]]
@@ -524,7 +532,7 @@ class EvalReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalCompare:
+class EvalCompare(PluginOptions):
     """Compare two runs item by item."""
 
     first: Positional[Annotated[Path, arg(metavar="RUN")]]

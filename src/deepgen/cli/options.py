@@ -36,6 +36,14 @@ def default_model() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PluginOptions:
+    """Which files of the user's own may be run beside those that other options name."""
+
+    plugins: Annotated[tuple[Path, ...], arg(metavar="FILE.py")] = ()
+    """Python files of your own that a mixture, a mix of prompts, a run or a result names; no other is run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model, and how it is placed in memory."""
 

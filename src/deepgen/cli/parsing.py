@@ -46,8 +46,8 @@ def parse(commands: Any, arguments: Sequence[str], description: str) -> Any:
         arguments = ["train", *with_command(arguments[1:])]
         try:
             commands = _with(commands, "train", for_recipe(arguments[1:]))
-        except ValueError as error:
-            print(f"deepgen: error: {error}", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            print(f"deepgen: error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from error
     said = StringIO()
     try:

@@ -1,7 +1,8 @@
 """The fields of a recipe as options of `deepgen train run` and `train plan`: `--optim.lr 2e-5`.
 
 Made for the recipe that was typed, from recipe_fields.json, because the configs themselves import torch
-(`tools/recipe_fields.py` writes it). Values stay text here; the config that is changed checks them.
+(`tools/recipe_fields.py` writes it); a recipe of one's own (`mine.py:mine`) is run to see its fields. Values
+stay text here; the config that is changed checks them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
+
+from deepgen.user_files import split_place
 
 _FILE = Path(__file__).with_name("recipe_fields.json")
 
@@ -29,8 +33,15 @@ def recipe_names() -> list[str]:
 
 
 def recipe_in(words: Sequence[str]) -> str | None:
-    """The recipe that is named among arguments."""
-    return next((word for word in words if word in _document()["recipes"]), None)
+    """The recipe that is named among arguments; the first word may also be the place of one's own."""
+    known = next((word for word in words if word in _document()["recipes"]), None)
+    own = words[0] if words and split_place(words[0]) is not None else None
+    return own or known or next((word for word in words[:1] if is_packaged(word)), None)
+
+
+def is_packaged(name: str) -> bool:
+    """Whether an installed package offers a recipe of that name."""
+    return any(point.name == name for point in entry_points(group="deepgen.recipes"))
 
 
 def with_fields(command: type, recipe: str) -> type:
@@ -40,9 +51,10 @@ def with_fields(command: type, recipe: str) -> type:
         command: a frozen dataclass.
         recipe: one of those in the file.
     """
-    about = _document()["recipes"][recipe]
+    document = _document_of(recipe)
+    about = document["recipes"][recipe]
     own = {own.name for own in fields(command)}
-    rows = _rows(about["config"], about["values"], "", own)
+    rows = _rows(document["parts"], about["config"], about["values"], "", own)
     made = make_dataclass(command.__name__, rows, bases=(command,), frozen=True, kw_only=True)
     made.__doc__ = f"{command.__doc__}\n\n{recipe}: {about['about']}"
     return made
@@ -68,18 +80,32 @@ def given_fields(command: Any, prefix: str = "", own: Sequence[str] = ()) -> dic
     return found
 
 
-def _rows(part: str, values: Mapping[str, str], prefix: str, own: set[str]) -> list[tuple]:
+def _document_of(recipe: str) -> dict[str, Any]:
+    if recipe in _document()["recipes"]:
+        return _document()
+    from deepgen import recipes  # here: configs import torch
+    from deepgen.recipes.describe import document
+
+    return document({recipe: recipes.recipe(recipe)})
+
+
+def _rows(
+    parts: Mapping[str, Any], part: str, values: Mapping[str, str], prefix: str, own: set[str]
+) -> list[tuple]:
     """Fields for `make_dataclass`, those of its parts as a dataclass of their own."""
     rows: list[tuple] = []
-    for name, about in _document()["parts"][part]["fields"].items():
+    for name, about in parts[part]["fields"].items():
         if name in own:
             continue
         full = prefix + name
         if "part" in about:
             nested = make_dataclass(
-                about["part"], _rows(about["part"], values, f"{full}.", set()), frozen=True, kw_only=True
+                about["part"],
+                _rows(parts, about["part"], values, f"{full}.", set()),
+                frozen=True,
+                kw_only=True,
             )
-            nested.__doc__ = _part_title(about, values.get(full) == "none")
+            nested.__doc__ = _part_title(parts, about, values.get(full) == "none")
             rows.append((name, nested, field(default_factory=nested)))
             continue
         default = values.get(full, about.get("default"))
@@ -89,6 +115,6 @@ def _rows(part: str, values: Mapping[str, str], prefix: str, own: set[str]) -> l
     return rows
 
 
-def _part_title(about: Mapping[str, str], is_off: bool) -> str:
-    said = about["about"] or _document()["parts"][about["part"]]["about"]
+def _part_title(parts: Mapping[str, Any], about: Mapping[str, str], is_off: bool) -> str:
+    said = about["about"] or parts[about["part"]]["about"]
     return f"{said} Off in this recipe; one of these options switches it on.".strip() if is_off else said

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.listening import check_who_may_ask
-from deepgen.cli.options import Device, Dtype, ModelOptions, check_steps, needed_model
+from deepgen.cli.options import Device, Dtype, ModelOptions, PluginOptions, check_steps, needed_model
 from deepgen.extras import missing_extra
 from deepgen.http_access import AccessRules, AllowedHosts
 
@@ -177,7 +177,7 @@ class ServeRewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneGuidance:
+class TuneGuidance(PluginOptions):
     """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
 
     path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
@@ -293,7 +293,7 @@ def _usual_scales(defaults: Mapping[str, Any]) -> tuple[float, ...]:
 
 def _make(names: Sequence[str], settings: Sequence[str]) -> Mapping[str, Reward]:
     """The rewards with their options; everything wrong with any of them is said before one is made."""
-    from deepgen.rewards.scorers import make_reward, option_problems, options_from_text, reward_names
+    from deepgen.rewards.scorers import REWARDS, make_reward, option_problems, options_from_text
 
     texts: dict[str, dict[str, str]] = {name: {} for name in names}
     for setting in settings:
@@ -306,9 +306,9 @@ def _make(names: Sequence[str], settings: Sequence[str]) -> Mapping[str, Reward]
                 f"--set {setting!r} is not NAME.OPTION=VALUE with a NAME among {', '.join(names)}"
             )
         texts[name][option] = value
-    unknown = [name for name in texts if name not in reward_names()]
-    if unknown:
-        raise ValueError(f"unknown reward {unknown[0]!r}; known: {', '.join(reward_names())}")
+    for name in texts:
+        if problem := REWARDS.problem(name):
+            raise ValueError(problem)
     options: dict[str, dict[str, Any]] = {n: options_from_text(n, given) for n, given in texts.items()}
     problems = [f"{name}: {text}" for name, given in options.items() for text in option_problems(name, given)]
     if problems:

@@ -12,23 +12,26 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
+from deepgen.cli.options import PluginOptions
 from deepgen.cli.recipe_fields import given_fields, recipe_in, recipe_names, with_fields
 from deepgen.processes import launched
 from deepgen.suggestions import suggestion, suggestion_or_all
+from deepgen.user_files import split_place
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
+class _Recipe(PluginOptions):
     """What names a recipe and changes it."""
 
     recipe: Positional[Annotated[str, arg(metavar="RECIPE")]]
-    """The recipe's name; a wrong one lists those there are. With it, --help shows the recipe's fields."""
+    """Its name; a wrong one lists those there are. With it, --help shows its fields. Or PATH.py:NAME."""
     data: Annotated[Path | None, arg(metavar="FOLDER|FILE")] = None
-    """What to train on: a folder of pictures with captions, or a mixture file."""
+    """What to train on: a folder of pictures with captions, a mixture file, or PATH.py:NAME, a source."""
     prompts: Annotated[Path | None, arg(metavar="FILE")] = None
     """For reinforcement learning: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file."""
     rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
-    """For reinforcement learning on a file that is no mix: what its pictures are worth."""
+    """For reinforcement learning on a file that is no mix: what its pictures are worth. NAME may be the
+    place of your own, as mine.py:redness."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """What to start from; default the recipe's. `none`: base models, --vlm ... --transformer ... --vae ..."""
     set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="FIELD=VALUE")] = ()
@@ -69,7 +72,7 @@ class TrainRun(_Recipe):
         overrides = self.overrides()
         from deepgen.recipes import run
 
-        output = self.output or Path("runs") / self.recipe
+        output = self.output or Path("runs") / _short(self.recipe)
         if self.dry_run:
             output = output / "dry-run"
             overrides.update(num_steps="2", log_every="1", save_every="2")
@@ -104,7 +107,7 @@ _OWN = tuple({field.name for command in (TrainRun, TrainPlan) for field in field
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainExport:
+class TrainExport(PluginOptions):
     """Write what a run made: a whole model, a LoRA file, or the original's layout."""
 
     run_dir: Positional[Annotated[Path, arg(metavar="RUN")]]
@@ -234,6 +237,12 @@ def for_recipe(words: Sequence[str]) -> type:
     made = make_dataclass("Train", [("command", OmitSubcommandPrefixes[union])], bases=(Train,), frozen=True)
     made.__doc__ = Train.__doc__
     return made
+
+
+def _short(recipe: str) -> str:
+    """The name of a recipe, of one's own that of its function."""
+    place = split_place(recipe)
+    return recipe if place is None else place.short
 
 
 def _overrides(groups: tuple[tuple[str, ...], ...]) -> dict[str, str]:

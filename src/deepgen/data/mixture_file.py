@@ -21,6 +21,7 @@ from typing import Any
 from deepgen.data.example import TASKS
 from deepgen.data.mixture_config import ImageRule, MixtureConfig, MixtureError, SourceEntry
 from deepgen.data.sources import option_fields, option_problems, source_names
+from deepgen.user_files import named_by
 from deepgen.yaml_files import read_yaml
 
 _TOP = ("root", "seed", "image", "tasks", "bad_share_limit")
@@ -134,10 +135,14 @@ class _MixtureReader:
         if source is None:
             self.problems.append(f"{name}: `source` is missing; known: {', '.join(source_names())}")
         else:
-            found = option_problems(source, values)
+            try:
+                source = named_by(self.path, str(source), self.path.parent)
+                found = option_problems(source, values)
+                if not found or source in source_names():
+                    values = self._resolved(name, source, values)
+            except (ValueError, OSError) as error:  # of a file of the user's own
+                found = [str(error)]
             self.problems += [f"{name}: {problem}" for problem in found]
-            if source in source_names():
-                values = self._resolved(name, source, values)
         return SourceEntry(name=name, source=str(source), task=task, options=values, weight=weight)
 
     def _resolved(self, name: str, source: str, values: dict[str, Any]) -> dict[str, Any]:

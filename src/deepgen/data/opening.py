@@ -19,8 +19,9 @@ from deepgen.data.mixture import Mixture, single_source
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.mixture_file import read_mixture
 from deepgen.data.records import RecordFile
-from deepgen.data.sources import options_from_text, source_names
+from deepgen.data.sources import SOURCES, options_from_text
 from deepgen.image_formats import has_image_suffix
+from deepgen.user_files import split_place
 
 SHIPPED_DIR = Path(__file__).parents[1] / "recipes" / "mixtures"
 _FILES = {".jsonl": "jsonl", ".parquet": "parquet", ".tar": "webdataset"}
@@ -35,20 +36,22 @@ class DataPath:
     Attributes:
         kind: a mixture file, or one source.
         path: of the file or folder; what was given, where it is a name on the Hub.
-        source: the format of a source.
+        source: the format of a source, or `PATH.py:NAME` of the user's own.
+        is_own: the path is that of the user's own source, which takes no other.
     """
 
     kind: Literal["mixture", "source"]
     path: Path
     source: str = ""
+    is_own: bool = False
 
 
 def recognise(given: str | Path, source: str | None = None) -> DataPath:
     """What a path is; looks at names and at the first row of a manifest.
 
     Args:
-        given: a path, or the name of a mixture that comes with the package.
-        source: the format, where it is known.
+        given: a path, the name of a mixture of the package, or `PATH.py:NAME` of one's own source.
+        source: the format, where it is known, or one's own.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -61,9 +64,11 @@ def recognise(given: str | Path, source: str | None = None) -> DataPath:
             raise ValueError(f"a source has a format, {source}, and {given} is a mixture")
         return DataPath("mixture", shipped if is_shipped else path)
     if source is not None:
-        if source not in source_names():
-            raise ValueError(f"unknown source {source!r}; known: {', '.join(source_names())}")
+        if problem := SOURCES.problem(source):
+            raise ValueError(problem)
         return DataPath("source", path, source)
+    if (own := split_place(str(given))) is not None:
+        return DataPath("source", own.path, str(own), is_own=True)
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path.absolute()}")
     return _file(path) if path.is_file() else _folder(path)
@@ -99,9 +104,10 @@ def open_data(
     if root is not None or only is not None:
         raise ValueError(f"a root folder and `only` are for mixtures, and {given} is one source")
     is_on_hub = found.source == "huggingface" and not found.path.exists()
-    place = {"dataset": str(given)} if is_on_hub else {"path": str(found.path)}
+    place = {"dataset": str(given)} if is_on_hub else {} if found.is_own else {"path": str(found.path)}
     values = {**place, **options_from_text(found.source, options or {})}
-    return single_source(found.path.stem or "data", found.source, values, **settings)
+    name = SOURCES.short(found.source) if found.is_own else found.path.stem or "data"
+    return single_source(name, found.source, values, **settings)
 
 
 def with_rule(mixture: Mixture, image: ImageRule) -> Mixture:

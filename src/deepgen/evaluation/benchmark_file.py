@@ -16,16 +16,13 @@ an edit starts from) and `questions`; the others are what a reward needs.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
@@ -47,6 +44,7 @@ from deepgen.evaluation.text_files import read_csv, read_jsonl
 from deepgen.rewards.replies import after_thinking
 from deepgen.suggestions import suggestion_or_all
 from deepgen.text_lines import read_text
+from deepgen.user_files import load_file, named_by
 from deepgen.yaml_files import read_yaml
 
 Rule = Literal["yes-no", "grade", "reward"]
@@ -131,7 +129,7 @@ def load_benchmark_file(path: Path, variant: str = "", protocol: Protocol = "off
 
 
 def _from_python(path: Path) -> type[Benchmark]:
-    made = getattr(_module(path, hashlib.sha256(path.read_bytes()).hexdigest()), "benchmark", None)
+    made = getattr(load_file(path), "benchmark", None)
     if not (isinstance(made, type) and issubclass(made, Benchmark)):
         raise ValueError(
             f"{path} defines no benchmark: it ends with `benchmark = CLASS`, a subclass of "
@@ -140,23 +138,6 @@ def _from_python(path: Path) -> type[Benchmark]:
     if not _NAME.fullmatch(made.name):
         raise ValueError(f"{path}: the class says no plain name, as name = {path.stem!r}; got {made.name!r}")
     return made
-
-
-@lru_cache(maxsize=64)
-def _module(path: Path, digest: str) -> ModuleType:
-    """The file's module, run once for each content."""
-    name = f"deepgen_benchmark_{path.stem}_{digest[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises is a fault of that file
-        del sys.modules[name]
-        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    return module
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------
@@ -193,6 +174,8 @@ def _read_spec(path: Path) -> BenchmarkSpec:
     if lacking := [name for name in ("prompts", "rule") if name not in content]:
         raise ValueError(f"{path} lacks {' and '.join(lacking)}")
     content = {"name": path.stem, **content}
+    if isinstance(content.get("reward"), str):
+        content["reward"] = named_by(path, content["reward"], path.parent)
     if "version" in content:
         content["version"] = str(content["version"])
     if isinstance(content.get("scale"), list):

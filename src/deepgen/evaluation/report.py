@@ -16,6 +16,7 @@ from deepgen.evaluation.benchmark import ItemScore, with_standard_names
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.published import differences, judge_of, reference_of
 from deepgen.evaluation.statistics import FEWEST, Paired, intervals, paired
+from deepgen.user_files import named_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,8 @@ def _read(folder: Path, num_draws: int) -> Result:
     spans: dict[str, tuple[float, float]] = {}
     if document["table"] and num_draws:
         name, _, variant = document["benchmark"].partition("-")
-        source = document["manifest"].get("source", f"{name}:{variant}")  # a path, for one of a file
+        # a path, for one of a file
+        source = named_by(folder, document["manifest"].get("source", f"{name}:{variant}"), Path())
         benchmark = load_benchmark(source, document["manifest"]["protocol"])
         scores = [_score(item) for item in document["items"]]
         claims = {

@@ -7,6 +7,7 @@ condition from six (or fewer) layers of the VLM, `last_hidden` from the last one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,26 @@ def tap_indices(num_layers: int, stride: int = 6) -> tuple[int, ...]:
     Index j is the residual stream after decoder layer j; 0 would be the embeddings and is never tapped.
     """
     return tuple(range(num_layers - 1, 0, -stride))
+
+
+def chosen_taps(taps: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Hidden states that were named one by one, deepest first; ValueError where one is none, or is twice.
+
+    Args:
+        taps: from 1 to `num_layers` - 1, in any order. The last layer's state is read with
+            variant="last_hidden" alone, after the norm.
+        num_layers: of the VLM.
+    """
+    wrong = [
+        tap for tap in taps if isinstance(tap, bool) or not isinstance(tap, int) or not 0 < tap < num_layers
+    ]
+    if wrong or not taps:
+        raise ValueError(
+            f"taps are numbers of VLM layers from 1 to {num_layers - 1}, got {wrong[0] if wrong else 'none'}"
+        )
+    if twice := [tap for tap in taps if list(taps).count(tap) > 1]:
+        raise ValueError(f"layer {twice[0]} is among the taps twice")
+    return tuple(sorted(taps, reverse=True))
 
 
 @dataclass(frozen=True, kw_only=True)

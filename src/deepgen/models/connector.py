@@ -12,6 +12,7 @@ out as it would alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from deepgen.models.attention import BridgeAttention
-from deepgen.models.config import Variant, tap_indices
+from deepgen.models.config import Variant, chosen_taps, tap_indices
 from deepgen.models.containment import OwnFolderMixin
 
 # B batch, L positions (prompt and think tokens), Q think tokens, T taps, V VLM width, D connector width
@@ -83,8 +84,8 @@ class BridgeMLP(nn.Module):
 class StackedChannelBridge(OwnFolderMixin, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Think tokens, taps, projectors and encoder of DeepGen.
 
-    `variant="scb"` reads the hidden states `tap_indices(vlm_num_layers, tap_stride)`; `"last_hidden"` reads
-    the VLM's final normed state alone and is otherwise the same network.
+    `variant="scb"` reads the hidden states `tap_indices(vlm_num_layers, tap_stride)`, or those that `taps`
+    names; `"last_hidden"` reads the VLM's final normed state alone and is otherwise the same network.
     """
 
     _supports_gradient_checkpointing = True
@@ -106,11 +107,16 @@ class StackedChannelBridge(OwnFolderMixin, ModelMixin, ConfigMixin, PeftAdapterM
         pooled_projection_dim: int = 2048,
         joint_attention_dim: int = 4096,
         variant: Variant = "scb",
+        taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if variant not in ("scb", "last_hidden"):
             raise ValueError(f"unknown connector variant {variant!r}; known: scb, last_hidden")
-        num_taps = len(tap_indices(vlm_num_layers, tap_stride)) if variant == "scb" else 1
+        if taps is not None and variant != "scb":
+            raise ValueError(
+                f"variant {variant} reads the last state alone; leave out taps, got {list(taps)}"
+            )
+        num_taps = len(self.taps or (0,))
         self.think_tokens = ThinkTokens(num_think_tokens, vlm_hidden_size)
         self.tap_projector = nn.Linear(num_taps * vlm_hidden_size, hidden_size)
         self.layers = nn.ModuleList(
@@ -138,6 +144,8 @@ class StackedChannelBridge(OwnFolderMixin, ModelMixin, ConfigMixin, PeftAdapterM
         """VLM layers this connector reads, deepest first; None for the final normed state."""
         if self.config.variant == "last_hidden":
             return None
+        if self.config.taps is not None:
+            return chosen_taps(self.config.taps, self.config.vlm_num_layers)
         return tap_indices(self.config.vlm_num_layers, self.config.tap_stride)
 
     def forward(

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepgen.processes import launched
+from deepgen.recipes.describe import changed_fields
+from deepgen.recipes.own import own_recipes
 from deepgen.suggestions import suggestion_or_all
 from deepgen.training.config import TrainConfig
 from deepgen.training.loop import train
 from deepgen.training.overrides import override
 from deepgen.training.run_folder import read_run
+from deepgen.user_files import absolute, named_by, split_place
 
 # A new file of recipes has a table RECIPES and a line here.
 _MODULES = (
     *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
     *("deepgen.recipes.supervised", "deepgen.recipes.rl"),
 )
+# Of no use to a finished run, and perhaps a file of the user's own.
+_OF_THE_LOSS = ("objective", "objective_options")
 # What a run began with: read from its folder, whatever its recipe says today.
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
@@ -34,7 +39,7 @@ def run(
     """Run a named recipe.
 
     Args:
-        recipe_name: such as `tiny-dit`.
+        recipe_name: such as `tiny-dit`, or the place of one's own, `mine.py:mine`.
         output_dir: gets the resolved config, the log and checkpoints.
         resume: continue from the newest checkpoint there.
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
@@ -42,23 +47,33 @@ def run(
     output_dir = Path(output_dir)
     from deepgen.training.start import Start
 
-    config = override(recipe(recipe_name), overrides or {})
+    as_written = recipe(recipe_name)
+    changes = {name: absolute(value) for name, value in (overrides or {}).items()}
+    config = override(as_written, changes)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if launched().rank == 0:
-        print(f"{recipe_name} -> {output_dir}\n{config}")
+        print(f"{recipe_name} -> {output_dir}")
+        print("\n".join(changed_fields(as_written, config)) or "every field as in the recipe")
         if isinstance(start := getattr(config, "start", None), Start):
             print(f"starts from: {start}")
     train(
         config,
         output_dir,
         resume=resume,
-        about={"recipe": recipe_name, "overrides": dict(overrides or {})},
+        about={"recipe": absolute(recipe_name), "overrides": changes},
     )
 
 
 def recipe(name: str) -> TrainConfig:
-    """The recipe of that name, or a ValueError that names the nearest or lists those there are."""
+    """The recipe of that name, or of a place such as `mine.py:mine`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, with the nearest or those there are; or what is wrong in
+            the user's file.
+    """
     recipes = _recipes()
+    if split_place(name) is not None or (name not in recipes and name in own_recipes(recipes).names()):
+        return own_recipes(recipes).load(name).recipe()
     if name not in recipes:
         raise ValueError(f"unknown recipe {name!r}{suggestion_or_all(name, list(recipes))}")
     return recipes[name]()
@@ -89,9 +104,10 @@ def recipe_of(run_dir: Path) -> TrainConfig:
     about = written.get("about") or {}
     if "recipe" not in about:
         raise ValueError(f"{file} does not say which recipe it is of; it was started from Python")
-    config = recipe(about["recipe"])
+    config = recipe(named_by(file, about["recipe"], Path()))
+    changes = {name: text for name, text in about["overrides"].items() if name not in _OF_THE_LOSS}
     known = [name for name in _ORIGIN if name in written and hasattr(config, name)]
-    return override(config, {**about["overrides"], **{name: _as_text(written[name]) for name in known}})
+    return override(config, {**changes, **{name: _as_text(written[name]) for name in known}})
 
 
 def _as_text(value: Any) -> str:

@@ -24,6 +24,7 @@ from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import RewardCache, content_key
 from deepgen.rewards.reward import Candidate, Reward, RewardResult, RewardUnavailable, missing_fields
 from deepgen.rewards.reward_batch import RewardBatch
+from deepgen.user_files import described, line_of
 
 Candidates = tuple[Candidate, ...]
 
@@ -291,9 +292,11 @@ class RewardWorker:
             verdicts, was_called = self._verdicts(candidates, started)
             outcome = self._breaker.succeeded if was_called else None
         except Exception as error:  # any error of one reward: it must not stop the others
-            is_known = isinstance(error, RewardUnavailable)
-            logger.warning("reward %s failed: %s", self._name, error, exc_info=None if is_known else error)
-            self._call_failure = f"{type(error).__name__}: {error}"
+            is_known = isinstance(error, RewardUnavailable) or line_of(error) is not None
+            logger.warning(
+                "reward %s failed: %s", self._name, described(error), exc_info=None if is_known else error
+            )
+            self._call_failure = described(error)
             verdicts = _without_score(candidates, self._call_failure)
             outcome = self._breaker.failed
         timer.cancel()

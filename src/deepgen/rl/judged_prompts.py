@@ -7,7 +7,8 @@ from pathlib import Path
 
 from deepgen.data.prompts import PromptMix, open_prompts
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig
-from deepgen.rewards.scorers import make_reward
+from deepgen.rewards.scorers import REWARDS, make_reward
+from deepgen.user_files import named_by
 
 
 def open_judged_prompts(
@@ -17,22 +18,42 @@ def open_judged_prompts(
 
     Args:
         path: a mix (.yaml), which names its rewards, or a file of prompts.
-        assignments: weights of the rewards of a file that names none, each `name=weight`.
+        assignments: weights of the rewards of a file that names none, each `name=weight` or
+            `PATH.py:NAME=weight`, which is called NAME from here on.
         config: of the ensemble.
 
     Raises:
         ValueError: an assignment is not `name=weight`, the file is wrong, or a reward is unknown.
     """
-    wrong = [text for text in assignments if "=" not in text]
-    if wrong:
-        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
-    pairs = (text.split("=", 1) for text in assignments)
-    mix = open_prompts(path, {name: float(weight) for name, weight in pairs})
+    scorers, weights = _assigned(assignments)
+    mix = open_prompts(path, weights)
     rewards = {}
     for name in dict.fromkeys((*mix.reward_names, *mix.held_out)):
         options = dict(mix.rewards.get(name, {}))
-        rewards[name] = make_reward(str(options.pop("scorer", name)), **options)
+        scorer = str(options.pop("scorer", name))
+        rewards[name] = make_reward(scorers.get(scorer) or named_by(path, scorer, path.parent), **options)
     ensemble = RewardEnsemble(rewards, held_out=mix.held_out, config=config)
     for one in mix.sets:
         ensemble.check_weights(one.rewards)
     return mix, ensemble
+
+
+def _assigned(assignments: Sequence[str]) -> tuple[dict[str, str], dict[str, float]]:
+    """What makes each reward, and its weight, by the name it has in the log."""
+    scorers: dict[str, str] = {}
+    weights: dict[str, float] = {}
+    for text in assignments:
+        scorer, equals, weight = text.rpartition("=")
+        try:
+            value = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"reward {text!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
+        name = REWARDS.short(scorer)
+        if name in scorers:
+            raise ValueError(
+                f"two rewards are called {name}: {scorers[name]} and {scorer}; give one another name"
+            )
+        scorers[name], weights[name] = scorer, value
+    return scorers, weights

@@ -21,7 +21,7 @@ from deepgen.training.checkpoints import (
 from deepgen.training.config import Stage, TrainConfig
 from deepgen.training.log import RunLog
 from deepgen.training.parallel import Processes
-from deepgen.training.run_folder import add_to_record, open_run
+from deepgen.training.run_folder import add_to_record, open_run, record_user_files
 from deepgen.training.sharding import MicroBatchSync, is_sharded
 from deepgen.training.state import TrainState
 
@@ -50,6 +50,7 @@ def train(
         torch.manual_seed(config.seed)
         stage = config.build(processes)
         if processes.is_main:
+            record_user_files(output_dir)
             add_to_record(output_dir, config.record())
         state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay, processes)
         if resume:

@@ -9,7 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deepgen import user_files
 from deepgen.training.checkpoints import checkpoints
+
+USER_FILES = "user_files"  # in a config.json: path and sha256 of the user's own files that the run executed
 
 
 @contextmanager
@@ -45,7 +48,9 @@ def open_run(
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     with _locked(output_dir / ".lock"):
-        _write(output_dir, {"about": dict(about or {}), **asdict(config)})
+        earlier = read_run(output_dir) if resume else {}
+        kept = {USER_FILES: earlier[USER_FILES]} if USER_FILES in earlier else {}
+        _write(output_dir, {"about": dict(about or {}), **asdict(config), **kept})
         yield
 
 
@@ -59,6 +64,17 @@ def add_to_record(output_dir: Path, facts: Mapping[str, Any]) -> None:
     """Write more into a run's config.json, such as what is known only once its model is there."""
     if facts:
         _write(output_dir, {**read_run(output_dir), **facts})
+
+
+def record_user_files(output_dir: Path) -> None:
+    """Write which files of the user's own were run; ValueError where one is not as the run began with it."""
+    if changed := user_files.changed(read_run(output_dir).get(USER_FILES, ())):
+        raise ValueError(
+            f"{output_dir} began with another content of {', '.join(changed)}; go on with the file as it "
+            "was, or begin another run with another --output"
+        )
+    if rows := user_files.record():
+        add_to_record(output_dir, {USER_FILES: rows})
 
 
 def _write(output_dir: Path, content: Mapping[str, Any]) -> None:

@@ -30,7 +30,8 @@ class SupervisedConfig(SupervisedSettings):
         """The stage, with its model and data opened."""
         if self.data is None:
             raise ValueError(
-                "data is not set; give --data a folder of pictures with captions, or a mixture file"
+                "data is not set; give --data a folder of pictures with captions, or a mixture file, or a "
+                "source of your own, PATH.py:NAME"
             )
         if self.cache is not None:
             read_manifest(self.cache)  # before minutes of loading

@@ -55,8 +55,10 @@ class SupervisedSettings(TrainConfig):
     transformer: str | None = None
     vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
-    connector_options: tuple[str, ...] = ()  # in what it differs from that, such as num_think_tokens=64
-    data: Path | None = None  # a mixture file, a folder of pictures with captions, or another source of them
+    # in what it differs from that, such as num_think_tokens=64 or taps=6,12,18
+    connector_options: tuple[str, ...] = ()
+    # a mixture file, a folder of pictures with captions, another source of them, or PATH.py:SOURCE
+    data: Path | None = None
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_options: tuple[str, ...] = ()  # of a source that is no mixture, such as text=caption
     data_root: Path | None = None  # replaces the root folder of the mixture file
@@ -98,7 +100,11 @@ class SupervisedSettings(TrainConfig):
             raise ValueError(f"data option {wrong[0]!r} is not name=value; try text=caption")
         if self.connector_options and not self.new_connector:
             raise ValueError("connector_options are those of a fresh connector; set new_connector=true too")
-        wrong = [option for option in self.connector_options if "=" not in option]
+        wrong = [
+            option
+            for number, option in enumerate(self.connector_options)
+            if "=" not in option and (number == 0 or not option.isdigit())  # of taps=6,12,18
+        ]
         if wrong:
             raise ValueError(f"connector option {wrong[0]!r} is not name=value; try num_think_tokens=64")
         if not any((self.trains_connector, self.trains_transformer, self.vlm_lora, self.transformer_lora)):

@@ -2,6 +2,7 @@
 
 Such a file defines `options`, a frozen dataclass of what may be set, and `source`, a class that is made from
 those options. Fields called `path` or `..._dir` are places on disk, which a mixture joins to its root folder.
+A name may also be the place of a class of the user's own, `mine.py:Rows` (data/own_source.py).
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from typing import Any, Protocol
 from deepgen import config
 from deepgen.data.example import Example, Task
 from deepgen.registry import Registry
+from deepgen.user_files import split_place
 
-SOURCES = Registry("source", __name__, __path__, {"storybook": "deepgen.tiny.source"})
+
+def _adapted(place: str, found: Any, digest: str) -> Any:
+    from deepgen.data.own_source import adapted  # here: of use to sources from elsewhere only
+
+    return adapted(place, found, digest)
+
+
+SOURCES = Registry("source", __name__, __path__, {"storybook": "deepgen.tiny.source"}, adapt=_adapted)
 
 
 class Source(Protocol):
@@ -45,11 +54,12 @@ def source_names() -> list[str]:
 
 def make_source(name: str, **options: Any) -> Source:
     """A source by its name; ValueError lists unknown names and everything wrong with the options."""
-    problems = option_problems(name, options)
-    if problems:
-        raise ValueError(f"source {name}: {'; '.join(problems)}")
-    module = SOURCES.load(name)
-    return module.source(config.build(module.options, options))
+    made = SOURCES.make(name, options)
+    if (place := split_place(name)) is None:
+        return made
+    from deepgen.data.own_source import OwnSource  # here: of use to sources from elsewhere only
+
+    return OwnSource(make_source, str(place.path.resolve()), place.name, options, made)
 
 
 def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:
@@ -59,11 +69,9 @@ def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:
 
 def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
     """What is wrong with a source's options, all at once; looks at no file."""
-    if problem := SOURCES.problem(name):
-        return [problem]
-    return config.problems_with(SOURCES.load(name).options, options, name)
+    return SOURCES.option_problems(name, options)
 
 
 def options_from_text(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Options as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
-    return config.from_texts(SOURCES.load(name).options, texts)
+    return SOURCES.options_from_text(name, texts)

@@ -1,14 +1,12 @@
 """One file a benchmark: its prompts, its questions, how replies are read and how scores add up.
 
-The file's name is the benchmark's. Others come from packages, by the entry point group `deepgen_benchmarks`,
+The file's name is the benchmark's. Others come from packages, by the entry point group `deepgen.benchmarks`,
 and from files of one's own, by their path.
 """
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
-from importlib import metadata
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from deepgen.registry import Registry
@@ -17,14 +15,24 @@ from deepgen.suggestions import suggestion_or_all
 if TYPE_CHECKING:
     from deepgen.evaluation.benchmark import Benchmark, Protocol
 
-logger = logging.getLogger(__name__)
-BENCHMARKS = Registry("benchmark", __name__, __path__, {"storybook": "deepgen.tiny.evaluation.benchmark"})
-ENTRY_POINTS = "deepgen_benchmarks"
+
+def _adapted(name: str, found: Any, digest: str) -> SimpleNamespace:
+    """The class an entry point names; ValueError for anything else."""
+    from deepgen.evaluation.benchmark import Benchmark
+
+    if not (isinstance(found, type) and issubclass(found, Benchmark)):
+        raise ValueError(f"benchmark {name} is no subclass of deepgen.evaluation.benchmark.Benchmark")
+    return SimpleNamespace(benchmark=found)
+
+
+BENCHMARKS = Registry(
+    "benchmark", __name__, __path__, {"storybook": "deepgen.tiny.evaluation.benchmark"}, adapt=_adapted
+)
 
 
 def benchmark_names() -> list[str]:
     """The benchmarks there are: of this package, and of others that are installed."""
-    return sorted([*BENCHMARKS.names(), *_of_packages()])
+    return BENCHMARKS.names()
 
 
 def load_benchmark(name: str, protocol: Protocol = "official") -> Benchmark:
@@ -36,39 +44,14 @@ def load_benchmark(name: str, protocol: Protocol = "official") -> Benchmark:
     from deepgen.evaluation.benchmark_file import load_benchmark_file, split_name
 
     if (place := split_name(name)) is not None:
-        return load_benchmark_file(*place, protocol)
+        made = load_benchmark_file(*place, protocol)
+        if problem := BENCHMARKS.clash(made.name, place[0]):
+            raise ValueError(problem)
+        return made
     name, _, variant = name.partition(":")
-    if name in BENCHMARKS.names():
-        return BENCHMARKS.load(name).benchmark(variant=variant, protocol=protocol)
-    packaged = _of_packages()
-    if name not in packaged:
+    if BENCHMARKS.problem(name):
         raise ValueError(
             f"unknown benchmark {name!r}{suggestion_or_all(name, benchmark_names())}; one of your own is "
             "named by its path, as my/signs.yaml"
         )
-    return _load_entry_point(packaged[name])(variant=variant, protocol=protocol)
-
-
-@lru_cache(maxsize=1)
-def _of_packages() -> dict[str, metadata.EntryPoint]:
-    """Entry points of installed packages by name; one that is named as ours is left out, and that is said."""
-    found = {}
-    for point in metadata.entry_points(group=ENTRY_POINTS):
-        if point.name in BENCHMARKS.names():
-            logger.warning("%s offers a benchmark %s, which deepgen has itself", point.value, point.name)
-        else:
-            found[point.name] = point
-    return found
-
-
-def _load_entry_point(point: metadata.EntryPoint) -> Any:
-    """The class an entry point names; ValueError for anything else."""
-    from deepgen.evaluation.benchmark import Benchmark
-
-    try:
-        made = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"benchmark {point.name} of {point.value} cannot be loaded: {error}") from error
-    if not (isinstance(made, type) and issubclass(made, Benchmark)):
-        raise ValueError(f"benchmark {point.name}: {point.value} is no subclass of Benchmark")
-    return made
+    return BENCHMARKS.load(name).benchmark(variant=variant, protocol=protocol)

@@ -2,7 +2,8 @@
 
 Such a file defines `options`, a frozen dataclass of what may be set, and `reward`, a class that is made from
 those options and keeps the contract of `deepgen.rewards.reward.Reward`. What a class declares (`kind`,
-`needs`, `low`, `high`) can be asked without making one.
+`needs`, `low`, `high`) can be asked without making one. A name may also be the place of one of the user's
+own, `mine.py:redness`: such a class, or a function of a candidate (rewards/own.py).
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepgen import config
 from deepgen.registry import Registry
 from deepgen.rewards.reward import Reward
 
+
+def _adapted(place: str, found: Any, digest: str) -> Any:
+    from deepgen.rewards.own import adapted  # here: of use to rewards from elsewhere only
+
+    return adapted(place, found, digest)
+
+
 _TINY = {name: f"deepgen.tiny.rewards.{name}" for name in ("storybook", "storybook_kept")}
-REWARDS = Registry("reward", __name__, __path__, _TINY)
+REWARDS = Registry("reward", __name__, __path__, _TINY, adapt=_adapted)
 
 
 def reward_names() -> list[str]:
@@ -25,11 +32,7 @@ def reward_names() -> list[str]:
 
 def make_reward(name: str, **options: Any) -> Reward:
     """A reward by its name; ValueError lists unknown names and everything wrong with the options."""
-    problems = option_problems(name, options)
-    if problems:
-        raise ValueError(f"reward {name}: {'; '.join(problems)}")
-    module = REWARDS.load(name)
-    return module.reward(config.build(module.options, options))
+    return REWARDS.make(name, options)
 
 
 def reward_class(name: str) -> type[Reward]:
@@ -39,11 +42,9 @@ def reward_class(name: str) -> type[Reward]:
 
 def option_problems(name: str, options: Mapping[str, Any]) -> list[str]:
     """What is wrong with a reward's options, all at once; looks at no file and asks no service."""
-    if problem := REWARDS.problem(name):
-        return [problem]
-    return config.problems_with(REWARDS.load(name).options, options, name)
+    return REWARDS.option_problems(name, options)
 
 
 def options_from_text(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Options as a command line gives them; lists are separated by commas. Nothing is checked beyond that."""
-    return config.from_texts(REWARDS.load(name).options, texts)
+    return REWARDS.options_from_text(name, texts)
