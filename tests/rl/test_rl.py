@@ -27,7 +27,8 @@ from deepgen.rl.rollout_buffer import RolloutBuffer
 from deepgen.rl.stage import RLStage
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
-from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.training.checkpoint_folders import latest_checkpoint
+from deepgen.training.checkpoints import read_checkpoint_folder
 from deepgen.training.export import Trained, export_folder
 from deepgen.training.loop import train
 from deepgen.training.objective import TrainingBatch

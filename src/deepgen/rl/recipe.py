@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from deepgen.data.fingerprint import mixture_facts, prompt_facts
 from deepgen.data.mixture import open_mixture
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts
@@ -30,3 +32,13 @@ class RLConfig(RLSettings, SupervisedConfig):
             mixture = open_mixture(self.data, self.data_root)
         pipe = self.start.load(self.dtype(processes.device))
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
+
+    def facts(self, stage: RLStage) -> dict[str, Any]:
+        """The prompts, the rewards with their versions, and the rows of the supervised loss."""
+        mixture = stage.supervised.mixture
+        data = {} if mixture is None else {"data": mixture_facts(mixture)}
+        return {
+            **data,
+            "prompts": prompt_facts(stage.mix),
+            "rewards": stage.ensemble.facts(stage.mix.rewards),
+        }
