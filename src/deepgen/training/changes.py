@@ -76,8 +76,10 @@ def field_changes(written: Mapping[str, Any], config: Any) -> list[RunChange]:
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
-        if old == new or _is_inside_absent(name, before, now):
+        if _is_same(old, new) or _is_inside_absent(name, before, now):
             continue
+        if old is _ABSENT or new is _ABSENT:  # a part that is off on the other side stands for its fields
+            old, new = _whole(before, name, old), _whole(now, name, new)
         if old is _ABSENT and name.split(".")[0] not in written and new == defaults.get(name, _ABSENT):
             continue  # a field that this version has and the earlier one had not
         change = RunChange(name, _or_none(old), _or_none(new), is_of_a_step(name, config))
@@ -105,13 +107,16 @@ def fact_changes(written: Mapping[str, Any], facts: Mapping[str, Any]) -> list[R
     return [
         RunChange(name, before.get(name), now.get(name), not _is_among(name, _FREE_FACTS))
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        if not _is_same(before.get(name), now.get(name))
     ]
 
 
-def unrecorded(written: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Facts that the version which began the run did not write down, so that they cannot be compared."""
-    return [name for name in facts if name not in (written.get("facts") or {})]
+def say_unrecorded(written: Mapping[str, Any], facts: Mapping[str, Any], where: Path) -> None:
+    """Say which facts the version that began the run did not write down."""
+    unknown = [name for name in facts if name not in (written.get("facts") or {})]
+    if unknown:
+        names = ", ".join(unknown)
+        logger.warning("%s did not write down its %s, so they are not compared", where, names)
 
 
 def own_facts(processes: Processes) -> dict[str, Any]:
@@ -188,6 +193,17 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal, or both NaN."""
+    return one == other or (one != one and other != other)
+
+
+def _whole(flat: Mapping[str, Any], name: str, value: Any) -> Any:
+    """A value, or where there is none all fields below that name."""
+    below = {one[len(name) + 1 :]: field for one, field in flat.items() if one.startswith(f"{name}.")}
+    return below or value if value is _ABSENT else value
+
+
 def _or_none(value: Any) -> Any:
     return None if value is _ABSENT else value
 
@@ -195,4 +211,6 @@ def _or_none(value: Any) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_text(field)}" for name, field in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -56,6 +56,8 @@ class RunRecord:
             self.compare(changes.fact_changes(self.written, facts))
         if not self.is_main:
             return
+        if self.written:
+            changes.say_unrecorded(self.written, facts, self.output_dir)
         history = list(self.written.get("history", ()))
         if self._changes:
             history.append({"step": step, "changes": [str(change) for change in self._changes]})
