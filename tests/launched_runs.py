@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.training.checkpoint_folders import latest_checkpoint
+from deepgen.training.checkpoints import read_checkpoint_folder
 
 SETTINGS = {
     "global_batch_size": "6",

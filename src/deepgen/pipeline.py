@@ -564,6 +564,7 @@ class DeepGenPipeline(
     ) -> list[Tensor]:
         """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any."""
         if output_type == "latent":
+            latent_space.warn_of_not_finite(clean)
             return list(clean)
         with self._kept_memory():
             images = latent_space.decode(self.vae, clean).float()

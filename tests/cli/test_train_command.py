@@ -33,9 +33,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def run_with(overrides: dict[str, str], recipe: str = "sft", output: str | None = None) -> Any:
-    named = {"output_dir": Path(output or f"runs/{recipe}"), "resume": False, "overrides": overrides}
-    return ("run", (recipe,), named)
+def run_with(
+    overrides: dict[str, str], recipe: str = "sft", output: str | None = None, resume: Any = False
+) -> Any:
+    named: dict[str, Any] = {"output_dir": Path(output or f"runs/{recipe}"), "resume": resume}
+    return ("run", (recipe,), {**named, "overrides": overrides, "accept_changes": False})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,10 @@ def run_with(overrides: dict[str, str], recipe: str = "sft", output: str | None 
         ("run sft", run_with({})),
         ("sft --data a.yaml -o out", run_with({"data": "a.yaml"}, output="out")),
         ("-o out sft", run_with({}, output="out")),
+        ("sft --resume", run_with({}, resume=True)),
+        ("--resume sft", run_with({}, resume=True)),
+        ("--resume auto sft", run_with({}, resume="auto")),
+        ("run sft --resume auto --keep 2", run_with({"keep": "2"}, resume="auto")),
         (
             "sft --set optim.lr=1e-4 keep=2 --set seed=3",
             run_with({"optim.lr": "1e-4", "keep": "2", "seed": "3"}),

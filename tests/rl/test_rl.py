@@ -16,6 +16,7 @@ from PIL import Image
 from deepgen.data.mixture import open_mixture
 from deepgen.data.png import read_records
 from deepgen.data.prompts import Prompt, PromptMix, PromptSet
+from deepgen.models.errors import NotFiniteError
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
@@ -27,7 +28,8 @@ from deepgen.rl.rollout_buffer import RolloutBuffer
 from deepgen.rl.stage import RLStage
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
-from deepgen.training.checkpoints import latest_checkpoint, read_checkpoint_folder
+from deepgen.training.checkpoint_folders import latest_checkpoint
+from deepgen.training.checkpoints import read_checkpoint_folder
 from deepgen.training.export import Trained, export_folder
 from deepgen.training.loop import train
 from deepgen.training.objective import TrainingBatch
@@ -289,6 +291,17 @@ def test_a_run_stops_and_says_why_when_a_reward_fails_too_often(pipe) -> None:
     made = stage(pipe, panel=panel, rewards={"brightness": 1.0, "broken": 3.0})
     with pytest.raises(TooManyFailures, match=r"reward broken: 100% .* nobody answers"):
         explore(made, 0)
+
+
+def test_a_rollout_of_nan_stops_before_it_is_learnt_what_a_black_picture_is_worth(fresh_pipe) -> None:
+    made = stage(fresh_pipe)
+    with torch.no_grad():
+        fresh_pipe.transformer.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(
+        NotFiniteError, match=r"infinite in 6 images \(numbers 12, 13, 14, 15, \.\.\.\)"
+    ) as no:
+        explore(made, 2)
+    assert no.value.weights_step == 2  # checkpoints of these weights draw nothing else
 
 
 def test_a_process_without_groups_of_its_own_takes_part(pipe) -> None:

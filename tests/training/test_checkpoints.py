@@ -11,13 +11,8 @@ import torch
 
 from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.training import checkpoints as module
-from deepgen.training.checkpoints import (
-    CheckpointWriter,
-    check_checkpoint,
-    checkpoints,
-    latest_checkpoint,
-    read_checkpoint_folder,
-)
+from deepgen.training.checkpoint_folders import check_checkpoint, checkpoints, latest_checkpoint
+from deepgen.training.checkpoints import CheckpointWriter, read_checkpoint_folder
 from deepgen.training.state import Snapshot
 
 
@@ -100,4 +95,7 @@ def test_a_checkpoint_lists_its_sums_and_a_damaged_one_is_refused_by_the_name_of
     file.write_bytes(whole)
     (folder / SUMS).unlink()
     check_checkpoint(folder)
-    assert "has no SHA256SUMS" in caplog.text
+    assert "has no SHA256SUMS, so its state.json was not checked for damage" in caplog.text
+    (folder / "state.json").write_text('{"step": 1}')  # as older versions wrote it
+    check_checkpoint(folder)
+    assert "has no SHA256SUMS, so its files were not checked for damage" in caplog.text

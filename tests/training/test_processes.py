@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepgen.training.checkpoints import checkpoints
+from deepgen.training.checkpoint_folders import checkpoints
 from launched_runs import assert_equal, finish, kill, losses, start, weights
 
 

@@ -15,13 +15,8 @@ import torch
 
 from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.recipes import export, recipe
-from deepgen.training.checkpoints import (
-    CheckpointWriter,
-    check_checkpoint,
-    checkpoints,
-    latest_checkpoint,
-    read_checkpoint_folder,
-)
+from deepgen.training.checkpoint_folders import check_checkpoint, checkpoints, latest_checkpoint
+from deepgen.training.checkpoints import CheckpointWriter, read_checkpoint_folder
 from deepgen.training.optim import OptimConfig
 from deepgen.training.overrides import override
 from deepgen.training.sharding import MicroBatchSync, ShardSlice

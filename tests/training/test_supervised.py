@@ -20,7 +20,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
 from deepgen.sampling.noise_levels import sample_density
 from deepgen.training.adapters import LoraSettings
-from deepgen.training.checkpoints import latest_checkpoint
+from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.noise_levels import density
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes

@@ -12,7 +12,7 @@ from deepgen.recipes import recipe, run, tiny
 from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
 from deepgen.tiny.recipes import finish_vae
-from deepgen.training.checkpoints import latest_checkpoint
+from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
 from deepgen.training.overrides import override

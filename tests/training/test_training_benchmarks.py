@@ -19,7 +19,7 @@ from deepgen.recipes import recipe, run
 from deepgen.rl.recipe import RLConfig
 from deepgen.training.benchmark_validation import BenchmarkValidation
 from deepgen.training.benchmarks import BenchmarksConfig
-from deepgen.training.checkpoints import latest_checkpoint
+from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.overrides import override
 from deepgen.training.parallel import Processes
 from evaluation.benchmark_files import hashes, write_all

@@ -62,8 +62,10 @@ class TrainRun(_Recipe):
 
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
     """Where checkpoints and logs go; default runs/RECIPE."""
-    resume: bool = False
-    """Go on from the newest checkpoint in the output folder."""
+    resume: Annotated[Literal["newest", "auto"] | None, arg(metavar="[auto]")] = None
+    """Go on from the newest checkpoint in the output folder; `--resume auto` takes the newest whole one."""
+    accept_changes: bool = False
+    """Resume although data, prompts, rewards or fields changed in a way that changes what a step means."""
     dry_run: bool = False
     """Two steps from data to checkpoint, in OUTPUT/dry-run, to see that everything is there."""
 
@@ -76,7 +78,13 @@ class TrainRun(_Recipe):
         if self.dry_run:
             output = output / "dry-run"
             overrides.update(num_steps="2", log_every="1", save_every="2")
-        run(self.recipe, output_dir=output, resume=self.resume, overrides=overrides)
+        run(
+            self.recipe,
+            output_dir=output,
+            resume="auto" if self.resume == "auto" else self.resume is not None,
+            overrides=overrides,
+            accept_changes=self.accept_changes,
+        )
         if launched().rank == 0:
             print(output)
         return 0
@@ -209,12 +217,22 @@ def with_command(words: Sequence[str]) -> list[str]:
     `RECIPE ...` is `run RECIPE ...`, and with `--plan` it is `plan RECIPE ...`: so it was before there were
     commands.
     """
-    words = list(words)
+    words = _with_resume(words)
     if not words or words[0] in (*_COMMANDS, "-h", "--help"):
         return words
     if "--plan" in words:
         return ["plan", *(word for word in words if word != "--plan")]
     return ["run", *words]
+
+
+def _with_resume(words: Sequence[str]) -> list[str]:
+    """`--resume` alone means the newest checkpoint; the parser wants that said."""
+    said: list[str] = []
+    for place, word in enumerate(words):
+        said.append(word)
+        if word == "--resume" and words[place + 1 : place + 2] not in (["auto"], ["newest"]):
+            said.append("newest")
+    return said
 
 
 def for_recipe(words: Sequence[str]) -> type:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Posterior = Literal["sample", "mode"]
 VAE = AutoencoderKL | AutoencoderTiny
@@ -58,5 +61,34 @@ def draw(
 
 def decode(vae: VAE, latents: Tensor) -> Tensor:
     """Pixels (B, 3, 8 h, 8 w), nominally in [-1, 1] and not clamped, of scaled latents (B, C, h, w)."""
-    latents = latents.to(vae.dtype) / vae.config.scaling_factor + shift(vae)
-    return vae.decode(latents, return_dict=False)[0]
+    scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift(vae)
+    pixels = vae.decode(scaled, return_dict=False)[0]
+    warn_of_not_finite(latents, pixels)
+    return pixels
+
+
+def warn_of_not_finite(latents: Tensor, pixels: Tensor | None = None) -> None:
+    """Say in the log how many of B pictures hold NaN or infinity, which are drawn black or as noise.
+
+    Args:
+        latents: clean latents, (B, C, h, w).
+        pixels: what was decoded of them, (B, 3, H, W); None where they are not decoded.
+    """
+    shown = latents if pixels is None else pixels
+    if bool(torch.isfinite(shown).all()):
+        return
+    count = sum(not bool(torch.isfinite(one).all()) for one in shown)
+    is_early = not bool(torch.isfinite(latents).all())
+    part = "the latents" if is_early else "the VAE's pixels"
+    cause = (
+        "the model's weights are damaged or its training diverged" if is_early else "its weights are damaged"
+    )
+    logger.warning(
+        "%s of %d of %d pictures hold NaN or infinity, so they are not pictures: %s (`deepgen verify` "
+        "looks), or %s has too small a range; try dtype bfloat16 or float32",
+        part,
+        count,
+        len(shown),
+        cause,
+        latents.dtype if is_early else shown.dtype,
+    )

@@ -15,6 +15,7 @@ from deepgen.suggestions import suggestion_or_all
 from deepgen.training.config import TrainConfig
 from deepgen.training.loop import train
 from deepgen.training.overrides import override
+from deepgen.training.resuming import Resume
 from deepgen.training.run_folder import read_run
 from deepgen.user_files import absolute, named_by, split_place
 
@@ -34,15 +35,20 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe_name: str, output_dir: Path, resume: bool = False, overrides: Mapping[str, str] | None = None
+    recipe_name: str,
+    output_dir: Path,
+    resume: Resume = False,
+    overrides: Mapping[str, str] | None = None,
+    accept_changes: bool = False,
 ) -> None:
     """Run a named recipe.
 
     Args:
         recipe_name: such as `tiny-dit`, or the place of one's own, `mine.py:mine`.
         output_dir: gets the resolved config, the log and checkpoints.
-        resume: continue from the newest checkpoint there.
+        resume: continue from the newest checkpoint there; "auto" from the newest whole one.
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
+        accept_changes: go on although what a step means has changed since the checkpoint.
     """
     output_dir = Path(output_dir)
     from deepgen.training.start import Start
@@ -60,6 +66,7 @@ def run(
         config,
         output_dir,
         resume=resume,
+        accept_changes=accept_changes,
         about={"recipe": absolute(recipe_name), "overrides": changes},
     )
 

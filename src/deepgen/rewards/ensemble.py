@@ -9,6 +9,7 @@ is stopped, with the name of the reward and the last reason.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,6 +139,16 @@ class RewardEnsemble:
         if not any(weights.values()):
             raise ValueError(f"no reward has a weight; give one to any of: {', '.join(self.names)}")
 
+    def facts(self, options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Of each reward its version, without addresses, and its options, to compare later."""
+        return {
+            name: {
+                "version": re.sub(r"https?://\S+\s*", "", worker.version),
+                "options": {key: str(value) for key, value in options.get(name, {}).items() if key != "url"},
+            }
+            for name, worker in self._workers.items()
+        }
+
     def submit(self, group: Sequence[Candidate], weights: Mapping[str, float]) -> Submission:
         """Start scoring the candidates of one prompt; comes back at once.
 
@@ -235,6 +247,11 @@ class RewardWorker:
             self._queue.append((candidates, future))
         self._start_waiting()
         return future
+
+    @property
+    def version(self) -> str:
+        """What makes the scores."""
+        return self._reward.version
 
     def check_failure_rate(self) -> None:
         with self._lock:

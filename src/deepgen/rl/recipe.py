@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from deepgen.data.fingerprint import mixture_facts, prompt_facts
 from deepgen.data.opening import recognise, with_rule
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts
@@ -32,3 +34,13 @@ class RLConfig(RLSettings, SupervisedConfig):
         if mixture is not None and self.data is not None and recognise(self.data).kind == "source":
             mixture = with_rule(mixture, own_image_rule(pipe))
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
+
+    def facts(self, stage: RLStage) -> dict[str, Any]:
+        """The prompts, the rewards with their versions, and the rows of the supervised loss."""
+        mixture = stage.supervised.mixture
+        data = {} if mixture is None else {"data": mixture_facts(mixture)}
+        return {
+            **data,
+            "prompts": prompt_facts(stage.mix),
+            "rewards": stage.ensemble.facts(stage.mix.rewards),
+        }

@@ -17,6 +17,7 @@ import torch
 
 from deepgen.data.mixture import Mixture
 from deepgen.data.prompts import PromptMix
+from deepgen.models.errors import NotFiniteError
 from deepgen.moved import renamed
 from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
 from deepgen.rewards.reward_batch import RewardBatch
@@ -95,6 +96,7 @@ class RLStage:
         self._first_look: RLEvaluation | None = None
         self.observers = self._observers()
         self._metrics: dict[str, tuple[float, float]] = {}
+        self._drawn_at = 0  # optimizer steps before the last rollout
 
     def _observers(self) -> list[Any]:
         config, found = self.config, list[Any]()
@@ -128,7 +130,7 @@ class RLStage:
     def sample(self, number: int) -> list[Rollout]:
         """Draw this process's groups of a rollout; rewards judge them meanwhile."""
         self._metrics = self._first_look(0) if number == 0 and self._first_look is not None else {}
-        started = time.perf_counter()
+        started, self._drawn_at = time.perf_counter(), number * self.config.updates_per_rollout
         self.rollout_sampler.num_forwards = 0
         rollouts = self._draw(number, self.rollout_sampler.groups_of(number))
         self._metrics["seconds/sample"] = (time.perf_counter() - started, 1.0)
@@ -168,8 +170,12 @@ class RLStage:
         """Wait for what the rewards say about this process's images.
 
         Raises:
+            NotFiniteError: on every process, where an image of one of them is NaN; what rewards say of it
+            would
+                be a score of a black picture.
             TooManyFailures: on every process, where a reward of one of them fails too often.
         """
+        self._require_finite(rollouts)
         rewards, problem = None, ""
         try:
             rewards = self.ensemble.collect()
@@ -179,6 +185,22 @@ class RLStage:
         if rewards is None or problems:
             raise TooManyFailures(problems[0])
         return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
+
+    def _require_finite(self, rollouts: Sequence[Rollout]) -> None:
+        numbers = [
+            number
+            for rollout in rollouts
+            for number, latents in zip(rollout.numbers, rollout.trajectory.clean, strict=True)
+            if not bool(torch.isfinite(latents).all())
+        ]
+        broken = [number for found in self.processes.gather(numbers) for number in found]
+        if broken:
+            shown = ", ".join(map(str, broken[:4])) + (", ..." if len(broken) > 4 else "")
+            raise NotFiniteError(
+                f"the rollout's latents are NaN or infinite in {len(broken)} images (numbers {shown}): the "
+                "policy has diverged, or its number format is too small",
+                self._drawn_at,
+            )
 
     def compare(self, own: RewardBatch) -> tuple[RewardBatch, AdvantageBatch]:
         """Gather the scores of all processes and compute each image's advantage in its group."""

@@ -1,39 +1,38 @@
 """Checkpoints of a run: written beside their final name, in the background, and renamed when whole.
 
 A folder `step-00001000` is therefore always complete, whenever the process was killed:
-`model.safetensors` (what is trained), `ema.safetensors`, `optimizer.safetensors`, `state.json`, and their
-sums, `SHA256SUMS`.
-Where the model is divided among processes each writes its rows, `model-00001-of-00008.safetensors` and so
-on, and says in the file's metadata which they are; they are read back whole, or as other pieces.
+`model.safetensors` (what is trained), `ema.safetensors`, `optimizer.safetensors`, `state.json` with the
+step and the sums of the others, and all their sums, `SHA256SUMS`. checkpoint_folders.py reads and checks
+them. Where the model is divided among processes each writes its rows, `model-00001-of-00008.safetensors`
+and so on, and says in the file's metadata which they are; they are read back whole, or as other pieces.
 Nothing in it is a pickle.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deepgen.checkpoints.sums import SUMS, hash_file, read_sums, write_sums
+from deepgen.checkpoints.sums import hash_file, write_sums
+from deepgen.models.errors import CheckpointError
+from deepgen.moved import renamed
+from deepgen.training.checkpoint_folders import PARTS, STATE, checkpoints, read_state
 from deepgen.training.parallel import Processes
 from deepgen.training.sharding import ShardSlice
 from deepgen.training.state import Snapshot
 
-logger = logging.getLogger(__name__)
-
-_PARTS = ("model", "ema", "optimizer")
 _SPARE_BYTES = 2**20
 _OWN_SUMS = ".sums"  # what each process says of its files, until they become SHA256SUMS
 
@@ -57,6 +56,8 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._folder = output_dir
+        self._is_settled = True
+        self._state: dict[str, Any] = {}  # of the checkpoint that is being written
         if self._is_main:
             for leftover in output_dir.glob(".step-*"):  # of a killed run; never complete
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -68,13 +69,19 @@ class CheckpointWriter:
             OSError: the disk is full or the folder cannot be written. Older checkpoints are untouched.
         """
         self.wait()
-        if self._is_main:
-            self._require_space(snapshot)
         self._folder = self.output_dir / f"step-{snapshot.step:08d}"
-        if self._processes is not None:
-            if self._is_main:
+        error: OSError | None = None
+        if self._is_main:
+            try:
+                self._require_space(snapshot)
                 self._begin()
-            self._processes.wait()  # until the folder is there
+            except OSError as problem:
+                error = problem
+        # All of them stop where one cannot write, and none writes before the folder is there.
+        if self._processes is not None and self._processes.any(error is not None) and error is None:
+            error = OSError(f"the main process could not begin {self._folder}; see its message")
+        if error is not None:
+            raise error
         self._pending = self._pool.submit(self._write, snapshot)
 
     def publish(self) -> None:
@@ -97,15 +104,15 @@ class CheckpointWriter:
             if self._is_main:
                 shutil.rmtree(self._unfinished, ignore_errors=True)
             raise error or OSError(f"another process could not write its part of {self._folder}; see its log")
-        if self._is_main:
-            self._finish()
-        self._processes.wait()
+        self._finish_together()
 
-    def close(self) -> None:
-        """Wait for what this process writes, and stop."""
+    def close(self, *, settles: bool = True) -> None:
+        """Wait for what this process writes, remove checkpoints too many unless told not to, and stop."""
         try:
             if self._processes is None:
                 self.wait()
+            if settles:
+                self.settle()
         finally:
             self._pool.shutdown()
 
@@ -115,7 +122,7 @@ class CheckpointWriter:
 
     def _require_space(self, snapshot: Snapshot) -> None:
         writers = 1 if self._processes is None else self._processes.world_size
-        tensors = [tensor for part in _PARTS for tensor in getattr(snapshot, part).values()]
+        tensors = [tensor for part in PARTS for tensor in getattr(snapshot, part).values()]
         needed = sum(tensor.nbytes for tensor in tensors) * writers + _SPARE_BYTES
         free = shutil.disk_usage(self.output_dir).free
         if free < needed:
@@ -126,31 +133,57 @@ class CheckpointWriter:
 
     def _write(self, snapshot: Snapshot) -> None:
         """This process's files; alone, all of them, and the name."""
-        if self._processes is None:
-            self._begin()
-        try:
+        with self._named_errors():
             self._write_files(snapshot)
-        except OSError as error:
             if self._processes is None:
+                self._finish()
+
+    def _finish_together(self) -> None:
+        """All files are written: the main process names the folder, and all learn whether it could."""
+        assert self._processes is not None
+        error: OSError | None = None
+        if self._is_main:
+            try:
+                with self._named_errors():
+                    self._finish()
+            except OSError as problem:
+                error = problem
                 shutil.rmtree(self._unfinished, ignore_errors=True)
-            reason = error.strerror or error
-            raise OSError(f"cannot write the checkpoint {self._folder}: {reason}") from error
-        if self._processes is None:
-            self._finish()
+        if self._processes.any(error is not None):
+            raise error or OSError(f"the main process could not finish {self._folder}; see its message")
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """What a write meets becomes an OSError that names the checkpoint; alone, it leaves nothing."""
+        is_done = False
+        try:
+            yield
+            is_done = True
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(
+                f"cannot write the checkpoint {self._folder}: {reason}; older checkpoints are untouched"
+            ) from error
+        finally:
+            if not is_done and self._processes is None:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def _write_files(self, snapshot: Snapshot) -> None:
         suffix = ""
         if self._processes is not None:
             suffix = f"-{self._processes.rank + 1:05d}-of-{self._processes.world_size:05d}"
-        files = [self._unfinished / f"{part}{suffix}.safetensors" for part in _PARTS]
-        for part, file in zip(_PARTS, files, strict=True):
+        files = [self._unfinished / f"{part}{suffix}.safetensors" for part in PARTS]
+        for part, file in zip(PARTS, files, strict=True):
             tensors, metadata = self._own(snapshot, getattr(snapshot, part))
             save_file(tensors, file, **metadata)
-        if self._is_main:
-            files.append(self._unfinished / "state.json")
-            files[-1].write_text(json.dumps({"step": snapshot.step}) + "\n")
         for file in files:
             _flush(file)
+        if self._is_main:
+            self._state = {
+                "step": snapshot.step,
+                "skipped_steps": snapshot.num_skipped,
+                "finite": snapshot.is_finite,
+            }
         sums = {file.name: hash_file(file) for file in files}
         with (self._unfinished / f"{_OWN_SUMS}{suffix}").open("w", encoding="utf-8") as own:
             json.dump(sums, own)
@@ -176,18 +209,33 @@ class CheckpointWriter:
         self._unfinished.mkdir(parents=True)
 
     def _finish(self) -> None:
-        """The files are on the disk: list them, give the folder its name, and remove checkpoints too many."""
+        """The files are on the disk: list them and give the folder its name."""
         known: dict[str, str] = {}
         for own in sorted(self._unfinished.glob(f"{_OWN_SUMS}*")):
             known |= json.loads(own.read_text(encoding="utf-8"))
             own.unlink()
+        state = self._unfinished / STATE
+        state.write_text(json.dumps({**self._state, "sha256": known}, indent=1) + "\n", encoding="utf-8")
+        _flush(state)
         write_sums(self._unfinished, known=known)
         _flush(self._unfinished)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # half copied, or of a step that is trained again
         self._unfinished.rename(self._folder)
         _flush(self.output_dir)
+        self._is_settled = False
+
+    def settle(self) -> None:
+        """Remove checkpoints too many; to be called once training got on from the newest.
+
+        Until then an older one stays: what was saved last is finite, but the next loss may not be.
+        """
+        if not self._is_main or self._is_settled:
+            return
+        self._is_settled = True
         for old in checkpoints(self.output_dir)[: -self.keep]:
-            shutil.rmtree(old)
+            hidden = old.with_name(f".{old.name}")  # a kill while it is removed leaves no half checkpoint
+            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(old.rename(hidden))
 
 
 def _flush(path: Path) -> None:
@@ -209,49 +257,18 @@ def read_checkpoint_folder(folder: Path, pieces: Mapping[str, ShardSlice] | None
     Raises:
         FileNotFoundError: files are missing, of a folder that was copied.
         ValueError: a parameter has another shape than its piece.
+        CheckpointError: a file is damaged in a way that keeps it from opening.
     """
-    snapshot = Snapshot(json.loads((folder / "state.json").read_text())["step"], {}, {}, {}, pieces or {})
-    for part in _PARTS:
-        with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(file, "pt")) for file in _files(folder, part)]
-            getattr(snapshot, part).update(_read(files, snapshot))
+    state = read_state(folder)
+    snapshot = Snapshot(state["step"], {}, {}, {}, pieces or {}, num_skipped=state.get("skipped_steps", 0))
+    for part in PARTS:
+        try:
+            with ExitStack() as stack:
+                files = [stack.enter_context(safe_open(file, "pt")) for file in _files(folder, part)]
+                getattr(snapshot, part).update(_read(files, snapshot))
+        except SafetensorError as error:
+            raise CheckpointError(f"the {part} weights in {folder} are damaged: {error}") from error
     return snapshot
-
-
-def check_checkpoint(folder: Path, processes: Processes | None = None) -> None:
-    """Compare a checkpoint's files with its SHA256SUMS; each process those that are its share.
-
-    A damaged file can open without complaint, and training would go on with wrong weights. Checkpoints of
-    older versions have no such list; that is said in the log.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file was changed or damaged; its name and both sums are in the message.
-    """
-    sums = read_sums(folder)
-    if not sums:
-        logger.warning("%s has no %s, so its files were not checked for damage", folder, SUMS)
-    rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
-    error: Exception | None = None
-    try:
-        for name in sorted(sums)[rank::world_size]:
-            _check_file(folder / name, sums[name])
-    except (OSError, ValueError) as fault:
-        error = fault
-    if processes is not None and processes.any(error is not None) and error is None:
-        error = ValueError(f"another process found a damaged file in {folder}; see its message")
-    if error is not None:
-        raise error
-
-
-def _check_file(file: Path, expected: str) -> None:
-    way_out = "copy the checkpoint again, or move the folder away and --resume goes on from the one before it"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is listed in {SUMS} and missing; {way_out}")
-    if (actual := hash_file(file)) != expected:
-        raise ValueError(
-            f"{file} was changed or damaged: its sha256 is {actual}, {SUMS} says {expected}; {way_out}"
-        )
 
 
 def _files(folder: Path, part: str) -> list[Path]:
@@ -307,14 +324,10 @@ def _rows(sources: Sequence[tuple[int, Any]], wanted: range) -> Tensor:
     return torch.cat(found) if found else sources[0][1][:1][:0]
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoint folders, oldest first."""
-    return sorted(output_dir.glob("step-*"))
-
-
-def latest_checkpoint(output_dir: Path) -> Path:
-    """The newest checkpoint of a run, or a FileNotFoundError."""
-    found = checkpoints(output_dir)
-    if not found:
-        raise FileNotFoundError(f"no step-* checkpoint in {output_dir}")
-    return found[-1]
+__getattr__ = renamed(
+    __name__,
+    {
+        name: f"deepgen.training.checkpoint_folders.{name}"
+        for name in ("check_checkpoint", "latest_checkpoint")
+    },
+)

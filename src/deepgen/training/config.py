@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -24,6 +24,9 @@ class TrainConfig:
     Steps are optimizer steps, whatever a step's batch is divided into.
     """
 
+    # Fields that say where something lies which is compared by its content when a run goes on.
+    places: ClassVar[tuple[str, ...]] = ()
+
     num_steps: int = 1000
     seed: int = 0
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -37,11 +40,14 @@ class TrainConfig:
     shards_frozen: bool = False  # weights that are not trained, too
     sums_once: bool = True  # sharded gradients, in a step's last backward; off: in each, and none stays whole
     trackers: tuple[str, ...] = ()  # tensorboard, wandb, trackio; log.jsonl is always written
+    max_skipped_steps: int = 0  # left out because a loss or gradient is not finite; one more stops the run
 
     def __post_init__(self) -> None:
         """Refuse counts below one, and what cannot be divided."""
         if min(self.num_steps, self.log_every, self.save_every, self.keep) < 1:
             raise ValueError("num_steps, log_every, save_every and keep must be at least 1")
+        if self.max_skipped_steps < 0:
+            raise ValueError(f"max_skipped_steps must be at least 0, got {self.max_skipped_steps}")
         if self.shards_frozen and self.sharding != "fsdp":
             raise ValueError(
                 f"frozen weights can be divided under fsdp alone, got sharding {self.sharding!r}; "
@@ -55,6 +61,10 @@ class TrainConfig:
 
     def record(self) -> dict[str, Any]:
         """What the run's folder should say beside the config, once the stage is built."""
+        return {}
+
+    def facts(self, stage: Any) -> dict[str, Any]:
+        """What the built stage learns from, to be compared when the run goes on: data, prompts, rewards."""
         return {}
 
     def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
@@ -73,11 +83,14 @@ class StageLoss:
         loss: scalar; added up over the micro-batches of all processes it is the step's loss.
         metrics: what to log, each as (sum, count), so that means are right whatever the batches' sizes.
         flops: arithmetic of the micro-batch, where the stage knows it.
+        watched: scalars on the device, by the name of what they are taken of, that are finite where all is
+            well. They are read once a step, with the losses.
     """
 
     loss: Tensor
     metrics: dict[str, tuple[float, float]]
     flops: float = 0.0
+    watched: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Observer(Protocol):

@@ -8,6 +8,7 @@ purpose is mostly kept half way, and what it forgets by the way is mostly not lo
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,12 @@ from safetensors.torch import save_file
 
 from deepgen.checkpoints.lora import DEFAULT_SCALE
 from deepgen.checkpoints.names import lora_name, native_name
+from deepgen.checkpoints.parts import WEIGHTED
 from deepgen.checkpoints.sums import write_sums
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.training.checkpoints import check_checkpoint, latest_checkpoint, read_checkpoint_folder
+from deepgen.training.checkpoint_folders import USE_OLDER, whole_checkpoint
+from deepgen.training.checkpoints import read_checkpoint_folder
+from deepgen.training.finite import require_finite
 from deepgen.training.supervised import SupervisedConfig
 from deepgen.training.supervised_stage import prepare_parts
 
@@ -64,10 +68,13 @@ class Trained:
             ValueError: the checkpoint is damaged or of another config.
         """
         config = self.config
-        newest = latest_checkpoint(self.run_dir)
-        check_checkpoint(newest)
-        snapshot = read_checkpoint_folder(newest)
+        snapshot = read_checkpoint_folder(whole_checkpoint(self.run_dir, advice=USE_OLDER))
         values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
+        require_finite(
+            f"the {'averages' if values is snapshot.ema else 'weights'}",
+            values,
+            f"{self.run_dir} had diverged; move step {snapshot.step} away to export the one before",
+        )
         pipe = config.start.load()
         objective = prepare_parts(config, pipe)
         parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
@@ -94,7 +101,10 @@ def export_folder(trained: Trained, output_dir: Path) -> None:
     adapted = [name for name in ("transformer", "vlm") if getattr(getattr(pipe, name), "peft_config", None)]
     for name in adapted:
         _merge(getattr(pipe, name))
-    pipe.to(trained.stored_dtype).save_pretrained(output_dir)
+    pipe = pipe.to(trained.stored_dtype)
+    for name in WEIGHTED:
+        _require_finite_export(name, getattr(pipe, name).state_dict())
+    pipe.save_pretrained(output_dir)
 
 
 def export_lora(trained: Trained, output_dir: Path) -> None:
@@ -136,6 +146,7 @@ def export_native(trained: Trained, output_dir: Path) -> None:
             if found := lora_name(name):
                 factor = scale if found[1] == "B" else 1.0
                 tensors[native_name("vlm", name)] = (factor * tensor.detach().float()).to(dtype).contiguous()
+    _require_finite_export("the model", tensors)
     output_dir.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file, metadata={"format": "pt"})
     about = {
@@ -157,6 +168,12 @@ def _move(name: str, parameter: torch.nn.Parameter, learnt: torch.Tensor, streng
         parameter.copy_(strength * learnt)  # it began at nothing
     else:
         parameter.lerp_(learnt, strength)
+
+
+def _require_finite_export(part: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Of what is about to be written, in the number format it is written in."""
+    advice = "the number format may be too small for a merged weight, or the model it began with is damaged"
+    require_finite(f"{part}, as it would be written: weights", tensors, f"{advice}; nothing was written")
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +55,8 @@ class RunLog:
         for tracker in self._trackers:
             tracker.close()
         if self._file is not None:
-            self._file.close()
+            with suppress(*(() if error is None else (OSError,))):  # a full disk was said already
+                self._file.close()
 
     def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
         """Metrics of a micro-batch or a step, each as (sum, count)."""
@@ -94,8 +96,11 @@ class RunLog:
         if self.peak_flops is not None and self._flops:  # of the main process; the others do as much
             line["mfu"] = float(f"{self._flops / seconds / self.peak_flops:.4g}")
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise OSError(f"cannot write {self._file.name}: {error.strerror or error}") from error
             left = (self.num_steps - step) * seconds / max(1, step - self.last_step) / 60
             for tracker in self._trackers:
                 tracker.log(step, {name: value for name, value in line.items() if name != "step"})

@@ -2,63 +2,73 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepgen.training.checkpoints import (
-    CheckpointWriter,
-    check_checkpoint,
-    latest_checkpoint,
-    read_checkpoint_folder,
-)
+from deepgen.models.errors import NotFiniteError
+from deepgen.training.changes import own_facts
+from deepgen.training.checkpoints import CheckpointWriter, read_checkpoint_folder
 from deepgen.training.config import Stage, TrainConfig
+from deepgen.training.finite import StepWatch
+from deepgen.training.interrupts import interruptible
 from deepgen.training.log import RunLog
 from deepgen.training.parallel import Processes
-from deepgen.training.run_folder import add_to_record, open_run, record_user_files
+from deepgen.training.resuming import Resume, checkpoint_to_resume, is_resumed, with_way_out
+from deepgen.training.run_folder import open_run
 from deepgen.training.sharding import MicroBatchSync, is_sharded
 from deepgen.training.state import TrainState
-
-logger = logging.getLogger(__name__)
 
 
 def train(
     config: TrainConfig,
     output_dir: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
+    accept_changes: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Run a stage to its last step, or to an interrupt, after which the state is saved.
 
+    A second Ctrl-C ends it at once, with what was saved before.
+
     Args:
         config: the recipe.
         output_dir: gets config.json, log.jsonl and checkpoints.
-        resume: continue from the newest checkpoint there.
+        resume: continue from the newest checkpoint there; "auto" takes the newest whole one where that is
+            damaged, and begins where there is none.
+        accept_changes: go on although what a step means has changed since.
         about: written beside the config, to tell later where it came from.
+
+    Raises:
+        NotFiniteError: the loss, a gradient or a weight became NaN or infinite, and more steps than may be
+            left out were. The last checkpoint stays.
+        ValueError: the run cannot go on with this config, or would with other steps than before.
+        CheckpointError: the checkpoint to go on from is damaged.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     processes = Processes(config.device)
-    with open_run(output_dir, config, about, resume=resume, is_main=processes.is_main):
+    is_going_on = is_resumed(resume, output_dir)
+    how = {"resume": is_going_on, "accepts_changes": accept_changes, "is_main": processes.is_main}
+    with open_run(output_dir, config, about, **how) as record:
+        chosen = checkpoint_to_resume(output_dir, processes, resume) if is_going_on else None
         torch.manual_seed(config.seed)
         stage = config.build(processes)
-        if processes.is_main:
-            record_user_files(output_dir)
-            add_to_record(output_dir, config.record())
-        state = TrainState(stage.modules, config.optim, config.num_steps, config.ema_decay, processes)
-        if resume:
-            newest = latest_checkpoint(output_dir)
-            check_checkpoint(newest, processes)
-            state.restore(read_checkpoint_folder(newest, state.pieces))
-        with _interruptible() as stopped, RunLog(output_dir, config, processes, state.step) as log:
-            _run(config, stage, state, processes, log, output_dir, stopped)
+        skips, decay = config.max_skipped_steps, config.ema_decay
+        state = TrainState(stage.modules, config.optim, config.num_steps, decay, processes, skips)
+        if chosen is not None:
+            state.restore(read_checkpoint_folder(chosen, state.pieces))
+        known = {**config.record(), **record.user_files()}
+        record.complete(known, {**own_facts(processes), **config.facts(stage)}, state.step)
+        try:
+            with interruptible() as stopped, RunLog(output_dir, config, processes, state.step) as log:
+                _run(config, stage, state, processes, log, output_dir, stopped)
+        except NotFiniteError as error:
+            raise with_way_out(error, output_dir, processes) from error
     return state
 
 
@@ -73,30 +83,24 @@ def _run(
 ) -> None:
     writer = _writer(config, stage, processes, output_dir)
     synced = MicroBatchSync(stage.modules, processes, sums_once=config.sums_once)
-    saved = state.step
+    saved, is_good = state.step, True
     period = getattr(stage, "period", 1)
     try:
         while state.step < config.num_steps:
             if state.step % period == 0 and processes.any(bool(stopped)):
                 break
-            waited = time.perf_counter()
-            for number, micro_batch in enumerate(synced(stage.batches(state.step))):
-                log.waited(time.perf_counter() - waited)
-                # of dropout inside the models; here, because opening the data draws from the same generator
-                torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
-                result = stage.loss(micro_batch.batch)
-                (result.loss if micro_batch.is_counted else 0 * result.loss).backward()
-                log.add(result.metrics if micro_batch.is_counted else {})
-                log.computed(result.flops)
-                waited = time.perf_counter()
-            log.add({name: (value, 1.0) for name, value in state.update().items()})
-            log.add(stage.take_metrics() if hasattr(stage, "take_metrics") else {})
+            is_good = False
+            _step(config, stage, state, processes, log, synced)
+            is_good = state.weights_step == state.step
+            if writer is not None and is_good:
+                writer.settle()
             is_last = state.step == config.num_steps
             for observer in getattr(stage, "observers", ()):
                 if state.step % observer.every == 0 or is_last:
                     log.add(observer(state.step, output_dir))
                     log.show(state.step)
             if state.step % config.log_every == 0 or is_last:
+                log.add({"skipped_steps": (state.num_skipped, 1.0)} if state.num_skipped else {})
                 log.write(state.step)
             if writer is not None:
                 writer.publish()
@@ -109,8 +113,37 @@ def _run(
             writer.wait()
     finally:
         if writer is not None:
-            writer.close()
+            writer.close(settles=is_good)
     processes.wait()
+
+
+def _step(
+    config: TrainConfig,
+    stage: Stage,
+    state: TrainState,
+    processes: Processes,
+    log: RunLog,
+    synced: MicroBatchSync,
+) -> None:
+    """One optimizer step; one whose loss or gradient is not finite is in no mean of the log."""
+    watch, metrics = StepWatch(), list[Mapping[str, tuple[float, float]]]()
+    waited = time.perf_counter()
+    for number, micro_batch in enumerate(synced(stage.batches(state.step))):
+        log.waited(time.perf_counter() - waited)
+        # of dropout inside the models; here, because opening the data draws from the same generator
+        torch.manual_seed(hash((config.seed, state.step, processes.rank, number)))
+        result = stage.loss(micro_batch.batch)
+        (result.loss if micro_batch.is_counted else 0 * result.loss).backward()
+        if micro_batch.is_counted:
+            watch.add(result, micro_batch.batch)
+            metrics.append(result.metrics)
+        log.computed(result.flops)
+        waited = time.perf_counter()
+    norms = state.update(watch)
+    if norms is not None:
+        for one in (*metrics, {name: (value, 1.0) for name, value in norms.items()}):
+            log.add(one)
+    log.add(stage.take_metrics() if hasattr(stage, "take_metrics") else {})
 
 
 def _writer(
@@ -120,21 +153,3 @@ def _writer(
     if is_sharded(stage.modules):
         return CheckpointWriter(output_dir, config.keep, processes)
     return CheckpointWriter(output_dir, config.keep) if processes.is_main else None
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that is empty until the first SIGINT or SIGTERM, so that a step is never cut in half."""
-    stopped: list[int] = []
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda received, _: stopped.append(received))
-    except ValueError:  # not the main thread, where no signal arrives
-        yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -200,6 +200,11 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = group["base_lr"] * factor
             part.step()
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """As if nothing had been computed since the last step."""
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def norm(self, params: Sequence[nn.Parameter]) -> Tensor:

@@ -21,7 +21,8 @@ from transformers import AutoTokenizer
 from deepgen.shapes.render import render_array
 from deepgen.shapes.scene import ShapesScene
 from deepgen.shapes.vocabulary import write_tokenizer
-from deepgen.training.checkpoints import check_checkpoint, latest_checkpoint
+from deepgen.training.checkpoint_folders import USE_OLDER, whole_checkpoint
+from deepgen.training.finite import require_finite
 
 
 def to_pixels(scenes: list[ShapesScene]) -> Tensor:
@@ -74,9 +75,9 @@ def load_weights(module: torch.nn.Module, source: Path, prefix: str = "") -> Non
     if (source / "diffusion_pytorch_model.safetensors").is_file():
         values = load_file(source / "diffusion_pytorch_model.safetensors")
     else:
-        newest = latest_checkpoint(source)
-        check_checkpoint(newest)
+        newest = whole_checkpoint(source, advice=USE_OLDER)
         values = load_file(newest / "ema.safetensors")
+        require_finite("averages", values, f"{source} had diverged; move the folder {newest.name} away")
         values = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
     fixed = {name for name, _ in module.named_buffers()}  # position tables and the like are not trained
     report = module.load_state_dict({name: value.float() for name, value in values.items()}, strict=False)

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from deepgen.data.cache import read_manifest
+from deepgen.data.fingerprint import mixture_facts
 from deepgen.data.mixture import Mixture
 from deepgen.data.opening import open_data, recognise, with_rule
 from deepgen.training.parallel import Processes
@@ -70,6 +71,12 @@ class SupervisedConfig(SupervisedSettings):
             connector_options=self.connector_options,
             seed=self.seed,
         )
+
+    places: ClassVar[tuple[str, ...]] = ("model", "vlm", "transformer", "vae", "data", "data_root", "prompts")
+
+    def facts(self, stage: SupervisedStage) -> dict[str, Any]:
+        """The rows a run learns from."""
+        return {} if stage.mixture is None else {"data": mixture_facts(stage.mixture)}
 
     def record(self) -> dict[str, Any]:
         """The weights the run began with, by name and fingerprint."""

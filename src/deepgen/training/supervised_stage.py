@@ -55,7 +55,7 @@ class SupervisedStage:
     def __init__(
         self, config: SupervisedSettings, processes: Processes, pipe: TrainedPipeline, mixture: Mixture | None
     ):
-        self.config, self.processes, self.pipe = config, processes, pipe
+        self.config, self.processes, self.pipe, self.mixture = config, processes, pipe, mixture
         self.device, self.dtype = processes.device, config.dtype(processes.device)
         pipe.vae.requires_grad_(False).eval().to(self.device)
         # Before adapters are put on the vision tower, which have no part in its features.
@@ -221,7 +221,11 @@ class SupervisedStage:
             room = batch.max_positions - self.pipe.connector.config.num_think_tokens
             num_cut = sum(length > room for length in batch.tokens.lengths)
             metrics["prompts cut"] = (float(num_cut), 1.0)
-        return StageLoss(losses.sum() / self.config.global_batch_size, metrics, self.flops(batch))
+        shown = [latents for row in batch.references or () for latents in row]
+        watched = {"latents of the targets": _total_of(batch.clean)}
+        watched |= {"latents of the references": _total_of(shown)} if shown else {}
+        loss = losses.sum() / self.config.global_batch_size
+        return StageLoss(loss, metrics, self.flops(batch), watched)
 
     def flops(self, batch: TrainingBatch) -> float:
         """Arithmetic of a micro-batch, by the formulas of `--plan`; a picture counts as a square of its area.
@@ -315,6 +319,12 @@ def _batches(config: SupervisedSettings, mixture: Mixture, cache: Cache | None) 
     blocks = len(mixture.cycle) if config.is_step_mixed else 1
     sizes = (config.global_batch_size, config.micro_batch_size)
     return Batches(mixture, *sizes, blocks_per_step=blocks, cache=cache)
+
+
+def _total_of(latents: Tensor | Sequence[Tensor]) -> Tensor:
+    """One number that is not finite where some of the latents are not; nothing waits for it."""
+    pieces = [latents] if isinstance(latents, Tensor) else list(latents)
+    return torch.stack([piece.detach().float().sum() for piece in pieces]).sum()
 
 
 def _total(losses: Tensor) -> tuple[float, float]:
