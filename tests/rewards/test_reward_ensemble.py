@@ -88,7 +88,8 @@ def test_a_panel_needs_a_reward_to_train_on() -> None:
     [
         (raising, "nobody is there"),
         (lambda c: [RewardResult(0.5)] * (len(c) + 1), "3 verdicts came back for 2"),
-        (lambda c: [RewardResult(7.0)] * len(c), "outside the declared range"),
+        (lambda c: [0.5] * len(c), "a verdict is a RewardResult, got float"),
+        (lambda c: [RewardResult("0.5")] * len(c), "a score must be a number, got str"),
         (lambda c: [RewardResult(float("nan"))] * len(c), "a score must be finite"),
         (lambda c: c[0].metadata["missing"], "KeyError"),
     ],

@@ -308,8 +308,10 @@ def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) 
     assert set(sets) == {"first", "second"}
     for name in ("first", "second"):
         own = [total for total, of in zip(buffer.advantages.totals, sets, strict=True) if of == name]
-        assert buffer.metrics[f"reward_of/{name}"] == (pytest.approx(np.mean(own)), 1.0)
-    assert buffer.metrics["reward"] == (pytest.approx(buffer.advantages.totals.mean()), 1.0)
+        assert buffer.metrics[f"reward_of/{name}"] == (pytest.approx(np.sum(own)), len(own))
+        assert buffer.metrics[f"scored_of/{name}"] == (len(own), 0)  # a count of 0: added up, not averaged
+    assert buffer.metrics["reward"] == (pytest.approx(buffer.advantages.totals.sum()), 12)
+    assert buffer.metrics["scored"] == (12, 0)
 
 
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:

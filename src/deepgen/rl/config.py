@@ -52,6 +52,8 @@ class RLSettings(SupervisedSettings):
         advantage, advantage_clip: name of a way in rl/advantages.py, and the largest value.
         flat_groups: what becomes of groups in which all rewards are equal.
         max_resamples: how many times they are replaced by groups of other prompts.
+        max_log_prob_gap: how far log-probabilities of a rollout and of its first loss may differ before the
+            run is stopped, because it trains another policy than the one that drew; inf never stops.
         sft_coef: lambda of (1 - lambda) RL + lambda supervised loss, in each optimizer step.
         panel: time-outs, retries and failure limits of rewards.
         evaluation: fixed prompts that are drawn and judged as a user would see them.
@@ -94,6 +96,7 @@ class RLSettings(SupervisedSettings):
     advantage_clip: float = 5.0
     flat_groups: FlatGroups = "drop"
     max_resamples: int = 2
+    max_log_prob_gap: float = 1e-3
     sft_coef: float = 0.0
     panel: RewardEnsembleConfig = field(default_factory=RewardEnsembleConfig)
     evaluation: RLEvaluationConfig = field(default_factory=RLEvaluationConfig)
@@ -116,6 +119,10 @@ class RLSettings(SupervisedSettings):
             raise ValueError(
                 f"num_steps {self.num_steps} and save_every {self.save_every} count optimizer steps and must "
                 f"be multiples of updates_per_rollout {self.updates_per_rollout}"
+            )
+        if not self.max_log_prob_gap > 0:
+            raise ValueError(
+                f"max_log_prob_gap must be above 0, got {self.max_log_prob_gap}; inf never stops"
             )
         if not 0 <= self.sft_coef < 1:
             raise ValueError(f"sft_coef must be in [0, 1), got {self.sft_coef}")
