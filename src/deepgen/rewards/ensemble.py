@@ -219,16 +219,9 @@ class RewardEnsemble:
             held_out_valid=held_out_valid,
             metrics=metrics,
             tallies=added_tallies(
-                {name: _tally(verdicts) for name, verdicts in said.items()} for _, said in answers
+                {name: ScoreTally.of(verdicts) for name, verdicts in said.items()} for _, said in answers
             ),
         )
-
-
-def _tally(verdicts: Sequence[RewardResult]) -> ScoreTally:
-    return ScoreTally(
-        tuple(verdict.score for verdict in verdicts if verdict.score is not None),
-        Counter(reason_kind(verdict.reason) for verdict in verdicts if verdict.score is None),
-    )
 
 
 def _matrix(
@@ -291,9 +284,10 @@ class RewardWorker:
         rate, limit = failures.total() / max(1, len(window)), self._config.failure_limit
         least = min(self._config.failure_window, self._config.failure_minimum)
         if len(window) >= least and rate > limit:
+            in_full = "" if reason in failures else f"; the last in full: {reason}"
             raise TooManyFailures(
                 f"reward {self._name}: {rate:.0%} of its last {len(window)} verdicts have no score, and the "
-                f"limit is {limit:.0%}; the reasons: {counted(failures)}; the last in full: {reason}"
+                f"limit is {limit:.0%}; the reasons: {counted(failures)}{in_full}"
             )
 
     def take_metrics(self) -> dict[str, float]:

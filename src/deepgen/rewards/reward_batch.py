@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from deepgen.rewards.reward import RewardResult
+
 _LONGEST_REASON = 100  # characters, of a reason that is counted
 _MOST_REASONS = 8  # of one reward that are counted apart
 _OTHERS = "other reasons"
@@ -26,6 +28,14 @@ class ScoreTally:
 
     values: tuple[float, ...] = ()
     masked: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Sequence[RewardResult]) -> ScoreTally:
+        """Of what one reward answered."""
+        return cls(
+            tuple(result.score for result in results if result.score is not None),
+            Counter(reason_kind(result.reason) for result in results if result.score is None),
+        )
 
     @property
     def num_scored(self) -> int:

@@ -42,8 +42,7 @@ class LogProbGap:
         """
         widest = float(gaps.abs().max())
         bin_name = _bin(sigma)
-        if not widest <= self._largest.get(bin_name, 0.0):  # NaN too
-            self._largest[bin_name] = widest
+        self._largest[bin_name] = max(self._largest.get(bin_name, 0.0), widest)
         if not widest <= self.limit:
             raise PolicyMismatch(
                 f"log-probabilities of a rollout and of its first loss differ by {widest:.3g} at noise "
