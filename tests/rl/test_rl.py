@@ -507,6 +507,18 @@ def test_impossible_settings_are_refused_with_what_to_do(changes: dict[str, Any]
         config(**changes)
 
 
+def test_epochs_end_a_run_where_that_is_before_its_steps(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"{n} red circles\n" for n in range(7)))
+    known = {"prompts": tmp_path / "prompts.txt", "rewards": ("jpeg=1",), "updates_per_rollout": 2}
+    epochs = config(num_epochs=3, num_steps=100, prompts_per_rollout=2, **known)
+    assert epochs.with_known_length() == replace(epochs, num_steps=22)  # 21 prompts, two in a rollout
+    short = config(num_epochs=3, num_steps=10, **known)
+    assert short.with_known_length() == short
+    assert config(num_steps=10, **known).with_known_length().num_steps == 10
+    with pytest.raises(ValueError, match="num_epochs must be at least 1"):
+        config(num_epochs=0)
+
+
 # --- whole runs on the small model --------------------------------------------------------------------------
 
 PROMPTS = """

@@ -131,6 +131,7 @@ class _MixtureReader:
     def _entry(self, name: str, task: Any, entry: Any) -> SourceEntry:
         values = dict(self._mapping(f"source {name}", entry))
         source, weight = values.pop("source", None), values.pop("weight", None)
+        row_weight = values.pop("row_weight", None)
         if source is None:
             self.problems.append(f"{name}: `source` is missing; known: {', '.join(source_names())}")
         else:
@@ -138,7 +139,9 @@ class _MixtureReader:
             self.problems += [f"{name}: {problem}" for problem in found]
             if source in source_names():
                 values = self._resolved(name, source, values)
-        return SourceEntry(name=name, source=str(source), task=task, options=values, weight=weight)
+        return SourceEntry(
+            name=name, source=str(source), task=task, options=values, weight=weight, row_weight=row_weight
+        )
 
     def _resolved(self, name: str, source: str, values: dict[str, Any]) -> dict[str, Any]:
         """Places joined to the root; those that are not there become problems."""

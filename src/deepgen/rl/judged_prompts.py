@@ -10,6 +10,15 @@ from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig
 from deepgen.rewards.scorers import make_reward
 
 
+def open_mix(path: Path, assignments: Sequence[str]) -> PromptMix:
+    """A file of prompts, opened alone; arguments and errors are those of `open_judged_prompts`."""
+    wrong = [text for text in assignments if "=" not in text]
+    if wrong:
+        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
+    pairs = (text.split("=", 1) for text in assignments)
+    return open_prompts(path, {name: float(weight) for name, weight in pairs})
+
+
 def open_judged_prompts(
     path: Path, assignments: Sequence[str], config: RewardEnsembleConfig
 ) -> tuple[PromptMix, RewardEnsemble]:
@@ -23,11 +32,7 @@ def open_judged_prompts(
     Raises:
         ValueError: an assignment is not `name=weight`, the file is wrong, or a reward is unknown.
     """
-    wrong = [text for text in assignments if "=" not in text]
-    if wrong:
-        raise ValueError(f"reward {wrong[0]!r} is not name=weight; try --rewards ocr=1.0 clip_sim=0.3")
-    pairs = (text.split("=", 1) for text in assignments)
-    mix = open_prompts(path, {name: float(weight) for name, weight in pairs})
+    mix = open_mix(path, assignments)
     rewards = {}
     for name in dict.fromkeys((*mix.reward_names, *mix.held_out)):
         options = dict(mix.rewards.get(name, {}))

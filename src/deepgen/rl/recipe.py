@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepgen.data.mixture import open_mixture
 from deepgen.rl.config import RLSettings
-from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.judged_prompts import open_judged_prompts, open_mix
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
 from deepgen.training.supervised import SupervisedConfig
@@ -15,6 +15,13 @@ from deepgen.training.supervised import SupervisedConfig
 @dataclass(frozen=True, kw_only=True)
 class RLConfig(RLSettings, SupervisedConfig):
     """A recipe of reinforcement learning."""
+
+    def with_known_length(self) -> RLConfig:
+        """Ends after `num_epochs` of the prompts, which are counted; itself where no epochs are asked for."""
+        if self.num_epochs is None or self.prompts is None:
+            return self
+        mix = open_mix(self.prompts, self.rewards)
+        return replace(self, num_steps=self.steps_of(sum(len(one.rows) for one in mix.sets)))
 
     def build(self, processes: Processes) -> RLStage:
         """The stage, with its model, prompts and rewards opened."""

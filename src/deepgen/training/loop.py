@@ -43,6 +43,7 @@ def train(
         resume: continue from the newest checkpoint there.
         about: written beside the config, to tell later where it came from.
     """
+    config = config.with_known_length()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     processes = Processes(config.device)
