@@ -108,6 +108,35 @@ def test_a_weighted_source_runs_through_its_own_passes() -> None:
     assert all(sorted(rows[start : start + 10]) == list(range(10)) for start in (0, 10, 20))
 
 
+def test_a_row_weight_makes_every_row_of_a_source_count_so_often() -> None:
+    rows = {"general": 300, "text": 100, "banana": 200, "empty": 0}
+    weights = {"text": 3.0, "banana": 0.5, "empty": 3.0}  # general: 1
+    entries = tuple(
+        SourceEntry(name=name, source="", task="generate", options={}, row_weight=weights.get(name))
+        for name in rows
+    )
+    config = MixtureConfig(sources=entries, ratios={"generate": 1})
+    mixed = Mixture(config, {name: Rows(count) for name, count in rows.items()})
+    assert [round(mixed.share(name), 4) for name in rows] == [0.4286, 0.4286, 0.1429, 0]
+    drawn = [mixed.draw(sample, 1) for sample in range(700)]
+    assert Counter(draw.source for draw in drawn) == {"general": 300, "text": 300, "banana": 100}
+    seen = Counter((draw.source, draw.index) for draw in drawn)
+    assert {count for (name, _), count in seen.items() if name == "text"} == {3}
+    assert {count for (name, _), count in seen.items() if name != "text"} == {1}
+
+
+def test_weights_of_sources_and_of_rows_are_not_mixed_in_a_task() -> None:
+    def entry(name: str, **weights: float) -> SourceEntry:
+        return SourceEntry(name=name, source="", task="generate", options={}, **weights)
+
+    with pytest.raises(ValueError, match="sources have a weight, and rows of b have one; give one kind"):
+        MixtureConfig(
+            sources=(entry("a", weight=1), entry("b", weight=1, row_weight=2)), ratios={"generate": 1}
+        )
+    with pytest.raises(ValueError, match="the row_weight of b must be positive and finite, got 0"):
+        MixtureConfig(sources=(entry("a"), entry("b", row_weight=0)), ratios={"generate": 1})
+
+
 def test_one_task_can_have_weights_and_another_none() -> None:
     some = mixture({"a": 5, "b": 5, "edits": 3}, weights={"a": 3, "b": 1})
     drawn = Counter(some.draw(sample, 2).source for sample in range(80))
@@ -298,6 +327,7 @@ def test_a_missing_file_is_refused(tmp_path) -> None:
     [
         ("stage1", {"edit": 1, "generate": 3}, {"edit": 12, "generate": 6}),
         ("stage2", {"edit": 1, "generate": 2}, {"edit": 12, "generate": 8}),
+        ("rl-supervised", {"generate": 1}, {"generate": 13}),
     ],
 )
 def test_the_originals_mixtures_lack_nothing_but_the_files(tmp_path, name, ratios, counts) -> None:

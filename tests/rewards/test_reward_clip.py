@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from deepgen.rewards.clip import prepare
-from deepgen.rewards.reward import Candidate
+from deepgen.rewards.reward import Candidate, precision_of
 from deepgen.rewards.scorers import make_reward
 from deepgen.shapes.vocabulary import MAX_TOKENS, write_tokenizer
 
@@ -64,6 +64,7 @@ def test_a_clip_reward_is_its_multiple_of_the_cosine(folder: Path, name: str, fa
         np.testing.assert_allclose(scores, factor * np.array(cosines(folder)), rtol=1e-3, atol=1e-5)
         assert len(set(scores)) == 3
         assert reward.version.endswith("-float32")
+        assert precision_of(reward) == pytest.approx(factor * 2**-23, rel=1e-3)  # of float32
 
 
 def edits() -> list[Candidate]:

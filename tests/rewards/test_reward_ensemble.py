@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reward_fakes import FakeReward, candidate
+from reward_fakes import FakeReward, candidate, grey_of
 
 from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import RewardCache, content_key
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
-from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
+from deepgen.rewards.reward import Candidate, EachAlone, RewardResult, RewardUnavailable, ScoreOutOfRange
+from deepgen.rewards.reward_batch import RewardBatch, ScoreTally, reason_kind
 from deepgen.rewards.scorers import make_reward
 from deepgen.shapes.caption import ShapesEdit
 from deepgen.shapes.prompts import asked_of, prompt_rows
@@ -88,7 +89,8 @@ def test_a_panel_needs_a_reward_to_train_on() -> None:
     [
         (raising, "nobody is there"),
         (lambda c: [RewardResult(0.5)] * (len(c) + 1), "3 verdicts came back for 2"),
-        (lambda c: [RewardResult(7.0)] * len(c), "outside the declared range"),
+        (lambda c: [0.5] * len(c), "a verdict is a RewardResult, got float"),
+        (lambda c: [RewardResult("0.5")] * len(c), "a score must be a number, got str"),
         (lambda c: [RewardResult(float("nan"))] * len(c), "a score must be finite"),
         (lambda c: c[0].metadata["missing"], "KeyError"),
     ],
@@ -213,6 +215,111 @@ def test_a_run_is_stopped_when_too_few_verdicts_have_a_score() -> None:
         TooManyFailures, match=r"dead: 100% of its last 4 .* limit is 50%; .* nobody is there"
     ):
         panel.collect()
+
+
+def test_few_verdicts_decide_nothing_and_no_full_window_is_needed() -> None:
+    config = RewardEnsembleConfig(failure_window=256, failure_minimum=3)
+    panel = RewardEnsemble({"dead": FakeReward(raising)}, config=config)
+    panel.submit([candidate(0), candidate(1)], {"dead": 1})
+    panel.collect()
+    panel.submit([candidate(2)], {"dead": 1})
+    with pytest.raises(TooManyFailures, match=r"100% of its last 3 verdicts .* nobody is there \(3\)$"):
+        panel.collect()
+
+
+@pytest.mark.parametrize("is_held_out", [False, True])
+def test_a_score_outside_its_range_is_named_with_the_reward_and_the_range(is_held_out: bool) -> None:
+    scores = {0: 0.2, 9: 93.5, 255: 1.00001}  # the last by rounding
+    bad = FakeReward(lambda c: [RewardResult(scores[one.image.getpixel((0, 0))[0]]) for one in c])
+    held_out = ["bad"] if is_held_out else []
+    panel = RewardEnsemble({"grey": FakeReward(), "bad": bad}, held_out=held_out)
+    weights = {"grey": 1.0} if is_held_out else {"grey": 1.0, "bad": 0.1}
+    panel.submit([candidate(0), candidate(255)], weights)
+    assert panel.collect().tallies["bad"].num_scored == 2
+    panel.submit([candidate(0), candidate(9)], weights)
+    with pytest.raises(
+        ScoreOutOfRange, match=r"reward bad: 1 of its 2 scores are outside .* 0 to 1; the first is 93.5;"
+    ):
+        panel.collect()
+
+
+def test_a_score_outside_its_range_is_met_in_the_cache_too() -> None:
+    reward = FakeReward(lambda c: [RewardResult(5.0)] * len(c))
+    reward.high = 10.0
+    panel = RewardEnsemble({"grey": reward})
+    panel.submit([candidate(0)], {"grey": 1})
+    assert panel.collect().valid.all()
+    reward.high = 1.0  # the same version, another range
+    panel.submit([candidate(0)], {"grey": 1})
+    with pytest.raises(ScoreOutOfRange, match="the first is 5"):
+        panel.collect()
+    assert len(reward.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"low": 1.0, "high": 0.0}, "the range 1.0 to 0.0, in which scores cannot differ"),
+        ({"low": 0.5, "high": 0.5}, "scores cannot differ"),
+        ({"low": float("nan")}, "the range nan to 1.0"),
+        ({"precision": -1.0}, "the precision -1.0"),
+    ],
+)
+def test_a_declaration_that_no_score_can_keep_is_refused(declared: dict[str, float], words: str) -> None:
+    reward = FakeReward()
+    for name, value in declared.items():
+        setattr(reward, name, value)
+    with pytest.raises(ValueError, match=f"reward grey declares {words}" if "range" in words else words):
+        RewardEnsemble({"grey": reward})
+
+
+def test_scores_and_reasons_are_counted_over_batches_and_processes() -> None:
+    def answer(candidates: Sequence[Candidate]) -> list[RewardResult]:
+        return [
+            RewardResult(0.5) if grey_of(one) > 0.5 else RewardResult(None, f"too dark: {grey_of(one):.3f}")
+            for one in candidates
+        ]
+
+    panel = RewardEnsemble({"light": FakeReward(answer), "unused": FakeReward()})
+    panel.submit([candidate(grey) for grey in (1, 2, 255)], {"light": 1})
+    first = panel.collect()
+    panel.submit([candidate(grey) for grey in (3, 254, 253)], {"light": 1, "unused": 0})
+    second = panel.collect().numbered([3, 4, 5])
+    for both in (first + second, RewardBatch.gather([first, second])):
+        assert set(both.tallies) == {"light"}
+        assert str(both.tallies["light"]) == "3 of 6 images scored; no score for 3: too dark: # (3)"
+    kept = (first + second).without(np.array([0]), 3)
+    assert kept.tallies["light"].num_asked == 6  # those taken out were asked about, too
+
+
+def test_many_reasons_are_counted_together_from_the_ninth_on() -> None:
+    tally = sum(
+        (ScoreTally.of([RewardResult(None, "reason " + "abcdefghijkl"[n])] * (n + 1)) for n in range(12)),
+        ScoreTally(),
+    )
+    assert len(tally.masked) == 9
+    assert tally.masked["other reasons"] == 1 + 2 + 3 + 4
+    assert tally.num_masked == sum(range(13))
+    assert reason_kind("line one 12.5 s\nline two") == "line one # s"
+    assert len(reason_kind("word " * 100)) == 100
+
+
+def test_one_candidate_that_cannot_be_judged_costs_only_its_own_score(caplog) -> None:
+    class Fragile(EachAlone):
+        def judge(self, candidate: Candidate) -> RewardResult:
+            if grey_of(candidate) == 0:
+                raise KeyError("black")
+            if grey_of(candidate) == 1:
+                raise ConnectionError("the service is gone")
+            return RewardResult(np.float32(0.5))  # pyright: ignore[reportArgumentType]
+
+    results = Fragile()([candidate(0), candidate(9), candidate(0)])
+    assert [result.score for result in results] == [None, 0.5, None]
+    assert type(results[1].score) is float  # what JSON can hold
+    assert results[0].reason == "KeyError: 'black'"
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    with pytest.raises(ConnectionError):
+        Fragile()([candidate(9), candidate(255)])
 
 
 def test_a_held_out_judge_that_fails_stops_nothing() -> None:

@@ -24,11 +24,12 @@ from deepgen.cli.app import main
 from deepgen.http_access import AccessRules, AllowedHosts
 from deepgen.rewards import wire
 from deepgen.rewards.client import RemoteOptions, RemoteReward
+from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.http import Connection
 from deepgen.rewards.reward import Candidate, RewardResult, RewardUnavailable
 from deepgen.rewards.scorers import make_reward
 from deepgen.rewards.service import Host, RequestRefusal, ServiceConfig, _read_body, make_app
-from deepgen.rewards.wire import candidate_to_json
+from deepgen.rewards.wire import candidate_to_json, describe
 from deepgen.serving.config import ApiKeys
 from deepgen.serving.connections import server_config
 from deepgen.serving.guard import guarded
@@ -330,6 +331,23 @@ def test_a_service_with_an_impossible_concurrency_is_refused() -> None:
     with (
         serving(lambda path, document: (200, health)) as server,
         pytest.raises(RewardUnavailable, match="concurrency of 'many'"),
+    ):
+        remote(server.url)
+
+
+def test_a_service_says_which_differences_of_its_scores_mean_nothing() -> None:
+    reward = FakeReward()
+    reward.precision = 0.004  # pyright: ignore[reportAttributeAccessIssue]
+    assert describe("grey", reward)["precision"] == 0.004
+    assert describe("grey", FakeReward())["precision"] == 0
+    for declared, expected in (({"precision": 0.004}, 0.004), ({}, 0.0)):
+        health = {"status": "ok", "rewards": {"grey": {**CARD, **declared}}}
+        with serving(lambda path, document, health=health: (200, health)) as server:
+            assert RewardEnsemble({"grey": remote(server.url)}).precisions == (expected,)
+    health = {"status": "ok", "rewards": {"grey": {**CARD, "precision": -1}}}
+    with (
+        serving(lambda path, document: (200, health)) as server,
+        pytest.raises(RewardUnavailable, match="precision of -1"),
     ):
         remote(server.url)
 

@@ -140,6 +140,50 @@ def test_a_reward_that_an_image_does_not_want_is_not_looked_at() -> None:
         )
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("noise", [1e-7, 3e-7])
+def test_rounding_noise_of_a_saturated_batch_gives_no_gradient(name: str, noise: float) -> None:
+    noisy = [[0.93 + noise * sign] for sign in (0, 1, -1, 1, -1, -1, 0, 1)]
+    assert len({value for (value,) in torch.tensor(noisy).tolist()}) > 1  # float32 tells them apart
+    result = run(name, noisy, [0, 0, 0, 0, 1, 1, 1, 1])
+    assert result.values.tolist() == [0.0] * 8
+    assert result.flat.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_of_one_group_stays_nothing_beside_another_that_differs(name: str) -> None:
+    result = run(name, [[0.5 + 1e-7], [0.5 - 1e-7], [0.0], [1.0]], [0, 0, 1, 1])
+    assert result.flat.tolist() == [0]
+    assert result.values[:2].abs().max() == 0 if name != "reinforcepp" else True
+    assert result.values[3] > 0.5 > -0.5 > result.values[2]
+
+
+def test_noise_of_one_reward_does_not_drown_the_others_of_its_group() -> None:
+    both = run("gdpo", [[0.93 + 1e-7, 0.0], [0.93 - 1e-7, 0.5], [0.93, 1.0]], [0, 0, 0])
+    alone = run("gdpo", [[0.0], [0.5], [1.0]], [0, 0, 0])
+    close(both.values, alone.values.tolist())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_rewards_that_differ_are_not_taken_for_noise(name: str) -> None:
+    result = run(name, [[1e-5], [3e-5], [2e-5], [2e-5]], [0, 0, 1, 1])
+    assert result.flat.tolist() == [1]
+    assert result.values[1] > 0 > result.values[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reward_that_declares_a_coarser_precision_is_equal_within_it(name: str) -> None:
+    matrix, groups = torch.tensor([[0.25], [0.251], [0.2505], [0.2495]]), torch.tensor([0, 0, 1, 1])
+    whole = torch.ones_like(matrix)
+    coarse = advantages(name, matrix, whole.bool(), whole, groups, precision=torch.tensor([0.002]))
+    assert coarse.values.tolist() == [0.0] * 4
+    assert coarse.flat.tolist() == [0, 1]
+    fine = advantages(name, matrix, whole.bool(), whole, groups, precision=torch.tensor([0.0]))
+    assert fine.values.abs().min() > 0
+    with pytest.raises(ValueError, match="precision must be"):
+        advantages(name, matrix, whole.bool(), whole, groups, precision=torch.tensor([-1.0]))
+
+
 def test_advantages_are_clipped() -> None:
     rewards = [[0.0]] * 63 + [[1.0]]
     assert float(run("grpo", rewards, [0] * 64).values.max()) == 5

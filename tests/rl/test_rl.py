@@ -22,6 +22,7 @@ from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
 from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rl.evaluation import RLEvaluationConfig
+from deepgen.rl.log_prob_gap import PolicyMismatch
 from deepgen.rl.policy import Policy
 from deepgen.rl.recipe import RLConfig
 from deepgen.rl.rollout_buffer import RolloutBuffer
@@ -186,6 +187,62 @@ def test_a_step_scored_again_from_the_record_has_the_log_prob_it_was_drawn_with(
         assert float(loss.metrics["approx_kl"].max()) < 1e-12
 
 
+@pytest.mark.parametrize("sampler", ["cps", "flow"])
+def test_the_gap_to_a_rollouts_log_probs_is_logged_by_noise_level_before_the_first_update(
+    pipe, sampler: str
+) -> None:
+    made = stage(pipe, sampler=sampler, eta=0.7, updates_per_rollout=2)
+    state = TrainState(made.modules, made.config.optim, 4, None)
+    for step, is_logged in ((0, True), (1, False)):
+        for batch in made.batches(step):
+            made.loss(batch).loss.backward()
+        state.update()
+        gaps = {name: value for name, value in made.take_metrics().items() if "log_prob_gap" in name}
+        assert bool(gaps) == is_logged
+        if is_logged:
+            assert gaps["log_prob_gap/largest"] == (max(value for value, _ in gaps.values()), 1.0)
+            assert gaps["log_prob_gap/largest"][0] < 1e-6
+            assert {"log_prob_gap/sigma 0.75-1", "log_prob_gap/sigma 0.5-0.75"} < set(gaps)
+
+
+def other_weights(made: RLStage) -> None:
+    for name, parameter in made.modules.named_parameters():
+        if parameter.requires_grad and "lora_B" in name:
+            parameter.data.add_(0.05)
+
+
+def rounded_log_probs(made: RLStage) -> None:
+    """A fault of the original (spec/rl.md, finding 4)."""
+    assert made.buffer is not None
+    for rollout in made.buffer.rollouts:
+        rollout.trajectory.log_prob.copy_(rollout.trajectory.log_prob.bfloat16().float())
+
+
+def no_number(made: RLStage) -> None:
+    assert made.buffer is not None
+    made.buffer.rollouts[0].trajectory.log_prob.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("fault", [other_weights, rounded_log_probs, no_number])
+def test_a_run_stops_where_another_policy_is_trained_than_the_one_that_drew(pipe, fault: Any) -> None:
+    made = stage(pipe, eta=1.0)
+    batches = list(made.batches(0))
+    fault(made)
+    with pytest.raises(
+        PolicyMismatch, match=r"differ by \S+ at noise level \S+, and max_log_prob_gap is 0.001"
+    ):
+        _ = [made.loss(batch) for batch in batches]
+
+
+def test_a_gap_may_be_allowed_and_is_logged(pipe) -> None:
+    made = stage(pipe, max_log_prob_gap=float("inf"))
+    batches = list(made.batches(0))
+    other_weights(made)
+    for batch in batches:
+        made.loss(batch)
+    assert made.take_metrics()["log_prob_gap/largest"][0] > 1e-3
+
+
 @pytest.mark.parametrize("edits", [False, True])
 @torch.no_grad()
 def test_a_rollout_keeps_what_its_steps_share_and_its_velocities_are_the_policys_bit_for_bit(
@@ -321,8 +378,10 @@ def test_the_log_has_the_reward_of_each_set_of_prompts_beside_that_of_all(pipe) 
     assert set(sets) == {"first", "second"}
     for name in ("first", "second"):
         own = [total for total, of in zip(buffer.advantages.totals, sets, strict=True) if of == name]
-        assert buffer.metrics[f"reward_of/{name}"] == (pytest.approx(np.mean(own)), 1.0)
-    assert buffer.metrics["reward"] == (pytest.approx(buffer.advantages.totals.mean()), 1.0)
+        assert buffer.metrics[f"reward_of/{name}"] == (pytest.approx(np.sum(own)), len(own))
+        assert buffer.metrics[f"scored_of/{name}"] == (len(own), 0)  # a count of 0: added up, not averaged
+    assert buffer.metrics["reward"] == (pytest.approx(buffer.advantages.totals.sum()), 12)
+    assert buffer.metrics["scored"] == (12, 0)
 
 
 def test_groups_of_equals_are_dropped_and_a_rollout_of_them_alone_changes_nothing(pipe) -> None:
@@ -453,11 +512,24 @@ def test_a_prompt_of_a_group_is_a_function_of_seed_and_number() -> None:
         ({"window": WindowConfig(kind="fixed", size=9)}, "window of 9 steps"),
         ({"transformer_lora": LoraSettings(rank=2, alpha=2, dropout=0.1)}, "set 0"),
         ({"sharding": "fsdp"}, "sharding=none"),
+        ({"max_log_prob_gap": 0.0}, "max_log_prob_gap must be above 0"),
     ],
 )
 def test_impossible_settings_are_refused_with_what_to_do(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         config(**changes)
+
+
+def test_epochs_end_a_run_where_that_is_before_its_steps(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"{n} red circles\n" for n in range(7)))
+    known = {"prompts": tmp_path / "prompts.txt", "rewards": ("jpeg=1",), "updates_per_rollout": 2}
+    epochs = config(num_epochs=3, num_steps=100, prompts_per_rollout=2, **known)
+    assert epochs.with_known_length() == replace(epochs, num_steps=22)  # 21 prompts, two in a rollout
+    short = config(num_epochs=3, num_steps=10, **known)
+    assert short.with_known_length() == short
+    assert config(num_steps=10, **known).with_known_length().num_steps == 10
+    with pytest.raises(ValueError, match="num_epochs must be at least 1"):
+        config(num_epochs=0)
 
 
 # --- whole runs on the small model --------------------------------------------------------------------------

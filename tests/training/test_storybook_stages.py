@@ -90,6 +90,7 @@ def test_reinforcement_learning_takes_two_steps_and_looks_at_each_kind(
     assert {value for kind in ("right", "kept") for _, value in log[f"failure_rate/{kind}"]} == {0}
     for name_of_set in ("text", "counting", "b"):
         assert [step for step, _ in log[f"evaluation/{name_of_set}/right"]] == [1, 2]
+        assert log[f"judged/{name_of_set}/right"] == [(1, 1), (2, 1)]
     capsys.readouterr()
     assert main(["train", "gate", str(tmp_path / "run"), "--largest-fall", "100"]) == 0
     assert "| counting/right | 0." in capsys.readouterr().out
@@ -118,10 +119,10 @@ def test_the_gate_compares_the_first_look_with_the_last(tmp_path: Path, capsys) 
     names = ("evaluation/text/right", "evaluation/two/right", "evaluation/all/right")
     run = run_with(
         tmp_path,
-        {"step": 1, "reward": 0.9, **dict(zip(names, (0.5, 0.9, 0.8), strict=True))},
+        {"step": 1, "reward": 0.9, "judged/two/right": 16, **dict(zip(names, (0.5, 0.9, 0.8), strict=True))},
         {"step": 50, "reward": 0.1, **dict(zip(names, (0.1, 0.1, 0.1), strict=True))},
         {"step": 75, "reward": 0.1},
-        {"step": 100, **dict(zip(names, (0.75, 0.88, 0.775), strict=True))},
+        {"step": 100, "judged/two/right": 12, **dict(zip(names, (0.75, 0.88, 0.775), strict=True))},
     )
     assert [(c.name, round(c.points, 1)) for c in changes_of(run)] == [
         ("all/right", -2.5),
@@ -130,7 +131,8 @@ def test_the_gate_compares_the_first_look_with_the_last(tmp_path: Path, capsys) 
     ]
     assert main(["train", "gate", str(run)]) == 1
     shown = capsys.readouterr()
-    assert "| all/right | 0.800 | 0.775 | -2.5 |" in shown.out
+    assert "| all/right | 0.800 | 0.775 | -2.5 | not logged |" in shown.out
+    assert "| two/right | 0.900 | 0.880 | -2.0 | 16, then 12 |" in shown.out
     assert shown.err.strip() == "deepgen: fell by more than 2 points: all/right by 2.5"
     assert main(["train", "gate", str(run), "--largest-fall", "3"]) == 0
 

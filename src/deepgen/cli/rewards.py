@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,14 @@ class ScoreImage:
     """An option of the reward; repeat for several."""
 
     def run(self) -> int:
-        """Exit code 0 when every picture has a score, 1 otherwise."""
+        """Exit code 0 when every picture has a score, 1 otherwise.
+
+        Raises:
+            ScoreOutOfRange: as in training, a score is outside the range that its reward declares.
+        """
         from deepgen.data.images import open_image
-        from deepgen.rewards.reward import Candidate
+        from deepgen.rewards.reward import Candidate, ask, check_declaration, check_range
+        from deepgen.rewards.reward_batch import ScoreTally
 
         if not self.image:
             raise ValueError("--image FILE is missing")
@@ -94,11 +100,22 @@ class ScoreImage:
             for path in self.image
         ]
         (reward,) = _make((self.name,), self.set).values()
-        verdicts = reward(candidates)
+        check_declaration(self.name, reward)
+        verdicts = ask(reward, candidates)
         for path, verdict in zip(self.image, verdicts, strict=True):
             score = "no score" if verdict.score is None else f"{verdict.score:.4f}"
             print(f"{path}  {score}  {verdict.reason}".rstrip())
-        return int(any(verdict.score is None for verdict in verdicts))
+        tally = ScoreTally.of(verdicts)
+        if tally.num_masked:
+            print(f"{self.name}: {tally}", file=sys.stderr)
+        check_range(self.name, reward, [verdict.score for verdict in verdicts])
+        if len(tally.values) > 1 and len(set(tally.values)) == 1:
+            print(
+                f"{self.name}: all {len(tally.values)} scores are {tally.values[0]:.6g}; a group of equal "
+                "scores teaches nothing",
+                file=sys.stderr,
+            )
+        return int(tally.num_masked > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,10 +81,13 @@ class Mixture:
     def share(self, name: str) -> float:
         """The share of a source in all samples."""
         entry = next(entry for entry in self.config.sources if entry.name == name)
-        group = self.config.of_task(entry.task)
-        weights = [len(self.sources[e.name]) if e.weight is None else e.weight for e in group]
-        own = len(self.sources[name]) if entry.weight is None else entry.weight
-        return own / sum(weights) * self.config.ratios[entry.task] / sum(self.config.ratios.values())
+        weights = {one.name: self._weight(one) for one in self.config.of_task(entry.task)}
+        return (
+            weights[name]
+            / sum(weights.values())
+            * self.config.ratios[entry.task]
+            / sum(self.config.ratios.values())
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -97,8 +100,7 @@ class Mixture:
 
     def _of_task(self, task: Task, position: int) -> tuple[str, int]:
         """(source, row) at a position among the samples of a task."""
-        entries = self.config.of_task(task)
-        if entries[0].weight is None:  # uniform over all rows of the task: one shuffle of them all
+        if not self._shares[task]:  # uniform over all rows of the task: one shuffle of them all
             names, ends = self._rows[task]
             row = index_at(position, ends[-1], self.config.seed, task)
             number = bisect_right(ends, row)
@@ -110,6 +112,12 @@ class Mixture:
                 return name, index_at(before, len(self.sources[name]), self.config.seed, f"{task}/{name}")
             position -= before
         raise AssertionError("the last source takes all that is left")
+
+    def _weight(self, entry: SourceEntry) -> float:
+        """Of a source among those of its task: its own, or its rows' times their number."""
+        if entry.weight is not None:
+            return entry.weight
+        return (1 if entry.row_weight is None else entry.row_weight) * len(self.sources[entry.name])
 
     @cached_property
     def _rows(self) -> dict[Task, tuple[list[str], list[int]]]:
@@ -128,10 +136,12 @@ class Mixture:
         shares: dict[Task, list[tuple[str, Fraction, Fraction]]] = {}
         for task in self.config.ratios:
             shares[task] = []
-            left = [Fraction(entry.weight or 0) for entry in self.config.of_task(task)]
-            if not any(left):  # drawn by their sizes
-                continue
-            for entry in self.config.of_task(task):
+            entries = self.config.of_task(task)
+            if all(entry.weight is None and entry.row_weight is None for entry in entries):
+                continue  # drawn by their sizes
+            entries = [entry for entry in entries if self._weight(entry)]  # one without rows has no share
+            left = [Fraction(self._weight(entry)) for entry in entries]
+            for entry in entries:
                 share = left[0] / sum(left)
                 bits = random_bits(stream_key(self.config.seed, 0, f"phase/{task}/{entry.name}"), 0)
                 shares[task].append((entry.name, share, Fraction(bits >> 32, 2**32)))

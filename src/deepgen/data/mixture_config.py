@@ -49,13 +49,19 @@ class ImageRule:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """One named source: its format, its options, and its weight among the sources of its task."""
+    """One named source: its format, its options, and its weight among the sources of its task.
+
+    Attributes:
+        weight: of the source, whatever its size.
+        row_weight: of each of its rows; the source then weighs that times their number.
+    """
 
     name: str
     source: str
     task: Task
     options: Mapping[str, Any]
     weight: float | None = None
+    row_weight: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +124,12 @@ class MixtureConfig:
             return [
                 f"in task {task} some sources have a weight and these have none: {without}; give all or none"
             ]
+        by_row = [entry.name for entry in entries if entry.row_weight is not None]
+        if weighted and by_row:
+            return [f"in task {task} sources have a weight, and rows of {by_row[0]} have one; give one kind"]
         return [
-            f"the weight of {entry.name} must be positive and finite, got {entry.weight!r}"
-            for entry in weighted
-            if not (isinstance(entry.weight, int | float) and 0 < entry.weight < float("inf"))
+            f"the {kind} of {entry.name} must be positive and finite, got {value!r}"
+            for entry in entries
+            for kind, value in (("weight", entry.weight), ("row_weight", entry.row_weight))
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf"))
         ]

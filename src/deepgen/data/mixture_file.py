@@ -132,6 +132,7 @@ class _MixtureReader:
     def _entry(self, name: str, task: Any, entry: Any) -> SourceEntry:
         values = dict(self._mapping(f"source {name}", entry))
         source, weight = values.pop("source", None), values.pop("weight", None)
+        row_weight = values.pop("row_weight", None)
         if source is None:
             self.problems.append(f"{name}: `source` is missing; known: {', '.join(source_names())}")
         else:
@@ -143,7 +144,9 @@ class _MixtureReader:
             except (ValueError, OSError) as error:  # of a file of the user's own
                 found = [str(error)]
             self.problems += [f"{name}: {problem}" for problem in found]
-        return SourceEntry(name=name, source=str(source), task=task, options=values, weight=weight)
+        return SourceEntry(
+            name=name, source=str(source), task=task, options=values, weight=weight, row_weight=row_weight
+        )
 
     def _resolved(self, name: str, source: str, values: dict[str, Any]) -> dict[str, Any]:
         """Places joined to the root; those that are not there become problems."""

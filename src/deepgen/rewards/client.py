@@ -84,6 +84,7 @@ class RemoteReward:
         self.kind, self.low, self.high = kind, low, high
         self.needs = tuple(dict.fromkeys((*self.needs, *needs)))
         self.concurrency = options.concurrency or _concurrency(card)
+        self.precision = _precision(card)
         self._version = str(card["version"])
         if options.expected_version not in (None, self._version):
             raise ValueError(
@@ -144,6 +145,14 @@ def _concurrency(card: Mapping[str, Any]) -> int:
     if not isinstance(declared, int) or declared < 1:
         raise RewardUnavailable(f"the service declares a concurrency of {declared!r}")
     return declared + 1
+
+
+def _precision(card: Mapping[str, Any]) -> float:
+    """Differences of scores that mean nothing; 0 where the service does not say."""
+    declared = card.get("precision", 0.0)
+    if isinstance(declared, bool) or not isinstance(declared, int | float) or not 0 <= declared < math.inf:
+        raise RewardUnavailable(f"the service declares a precision of {declared!r}")
+    return float(declared)
 
 
 def _declaration(card: Any) -> tuple[Kind, tuple[str, ...], float, float]:

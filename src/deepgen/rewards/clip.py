@@ -162,6 +162,13 @@ class TextLikeness:
         return 1.0
 
     @property
+    def precision(self) -> float:
+        """Cosines differ by rounding of the tower's number format where their batches did."""
+        import torch
+
+        return abs(self._factor) * torch.finfo(getattr(torch, self.options.dtype)).eps
+
+    @property
     def version(self) -> str:
         """The formula and the tower."""
         return f"{self.name}-1-{self._tower.version}"

@@ -1,9 +1,10 @@
 """All rewards of a run together, called in threads while the next group is sampled.
 
-A verdict that failed to come is a masked entry of the matrix, never a zero. Rewards cannot hold each other
-up: each has its own queue, its own limit of calls at once, and a time-out after which the call is given up
-(its thread is left to end by itself, as Python cannot stop it). A run that would train on too few verdicts
-is stopped, with the name of the reward and the last reason.
+A verdict that failed to come is a masked entry of the matrix, never a zero, and is counted by its reason.
+Rewards cannot hold each other up: each has its own queue, its own limit of calls at once, and a time-out
+after which the call is given up (its thread is left to end by itself, as Python cannot stop it). A run that
+would train on too few verdicts is stopped, with the name of the reward and the reasons; so is one in which a
+score is outside the range its reward declares.
 """
 
 from __future__ import annotations
@@ -24,8 +25,19 @@ import numpy as np
 from deepgen.moved import renamed
 from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import RewardCache, content_key
-from deepgen.rewards.reward import Candidate, Reward, RewardResult, RewardUnavailable, missing_fields
-from deepgen.rewards.reward_batch import RewardBatch
+from deepgen.rewards.reward import (
+    Candidate,
+    Reward,
+    RewardResult,
+    RewardUnavailable,
+    ask,
+    check_declaration,
+    check_range,
+    is_in_range,
+    missing_fields,
+    precision_of,
+)
+from deepgen.rewards.reward_batch import RewardBatch, ScoreTally, added_tallies, counted, reason_kind
 from deepgen.user_files import described, line_of
 
 Candidates = tuple[Candidate, ...]
@@ -42,7 +54,8 @@ class RewardEnsembleConfig:
     Attributes:
         timeout: seconds a call may take from its start, retries included.
         failure_limit: share of verdicts without a score at which the run is stopped; 1 never stops it.
-        failure_window: the last verdicts of a reward that share is taken over; fewer decide nothing.
+        failure_window: the last verdicts of a reward that share is taken over.
+        failure_minimum: fewer verdicts than these, or than the window, decide nothing.
         breaker_after, breaker_pause, breaker_longest_pause: failed calls in a row, and seconds.
         cache_size: questions whose verdicts are kept in memory; 0 keeps none.
         cache_dir: where verdicts are kept on disk too, for the next run.
@@ -51,6 +64,7 @@ class RewardEnsembleConfig:
     timeout: float = 180.0
     failure_limit: float = 0.5
     failure_window: int = 256
+    failure_minimum: int = 8
     breaker_after: int = 3
     breaker_pause: float = 10.0
     breaker_longest_pause: float = 300.0
@@ -63,7 +77,7 @@ class RewardEnsembleConfig:
             raise ValueError(f"timeout must be positive, got {self.timeout}")
         if not 0 <= self.failure_limit <= 1:
             raise ValueError(f"failure_limit is a share from 0 to 1, got {self.failure_limit}")
-        for name in ("failure_window", "breaker_after"):
+        for name in ("failure_window", "failure_minimum", "breaker_after"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -101,7 +115,7 @@ class RewardEnsemble:
         config: time-outs, limits and the cache.
 
     Raises:
-        ValueError: no reward, or a held-out name without a reward.
+        ValueError: no reward, a held-out name without a reward, or a range in which scores cannot differ.
     """
 
     def __init__(
@@ -119,11 +133,18 @@ class RewardEnsemble:
         self.held_out_names = tuple(held_out)
         if not self.names:
             raise ValueError("there is no reward to train on: all of them are held out, or none was given")
+        for name, reward in rewards.items():
+            check_declaration(name, reward)
         self.config = config
         folder = None if config.cache_dir is None else Path(config.cache_dir)
         cache = RewardCache(config.cache_size, folder)
         self._workers = {name: RewardWorker(name, reward, config, cache) for name, reward in rewards.items()}
         self._submissions: list[Submission] = []
+
+    @property
+    def precisions(self) -> tuple[float, ...]:
+        """Of each reward that may be trained on: the difference of scores that means nothing, as declared."""
+        return tuple(self._workers[name].precision for name in self.names)
 
     def check_weights(self, weights: Mapping[str, float]) -> None:
         """ValueError where weights name a reward that is not there or is held out, are negative, or all 0."""
@@ -171,10 +192,13 @@ class RewardEnsemble:
         was open), and for judges `parse_rate` (answers in the form asked for / questions).
 
         Raises:
+            ScoreOutOfRange: a reward, held out or not, gave a score outside the range it declares.
             TooManyFailures: a reward that is trained on fails more often than `failure_limit`.
         """
         submissions, self._submissions = self._submissions, []
         answers = [(submission, submission.result()) for submission in submissions]
+        for worker in self._workers.values():
+            worker.check_range()
         for name in self.names:
             self._workers[name].check_failure_rate()
         rewards, valid = _matrix(answers, self.names)
@@ -207,6 +231,9 @@ class RewardEnsemble:
             held_out=held_out,
             held_out_valid=held_out_valid,
             metrics=metrics,
+            tallies=added_tallies(
+                {name: ScoreTally.of(verdicts) for name, verdicts in said.items()} for _, said in answers
+            ),
         )
 
 
@@ -238,8 +265,11 @@ class RewardWorker:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0
-        self._window: deque[bool] = deque(maxlen=config.failure_window)
+        # why the last verdicts have no score; None where they have one
+        self._window: deque[str | None] = deque(maxlen=config.failure_window)
         self._last_reason = self._call_failure = ""
+        self._is_reported = False  # an error, with its traceback
+        self._scores: list[float | None] = []  # since the last check, as they were given
 
     def ask(self, candidates: Candidates) -> Future[list[RewardResult]]:
         future: Future[list[RewardResult]] = Future()
@@ -253,14 +283,29 @@ class RewardWorker:
         """What makes the scores."""
         return self._reward.version
 
+    @property
+    def precision(self) -> float:
+        """Of the reward."""
+        return precision_of(self._reward)
+
+    def check_range(self) -> None:
+        """ScoreOutOfRange where a score since the last time was outside the declared range."""
+        with self._lock:
+            scores, self._scores = self._scores, []
+        check_range(self._name, self._reward, scores)
+
     def check_failure_rate(self) -> None:
+        """TooManyFailures where too few of the last verdicts have a score."""
         with self._lock:
             window, reason = list(self._window), self._last_reason
-        rate, limit = (sum(window) / len(window) if window else 0.0), self._config.failure_limit
-        if len(window) == self._config.failure_window and rate > limit:
+        failures = Counter(reason_kind(why) for why in window if why is not None)
+        rate, limit = failures.total() / max(1, len(window)), self._config.failure_limit
+        least = min(self._config.failure_window, self._config.failure_minimum)
+        if len(window) >= least and rate > limit:
+            in_full = "" if reason in failures else f"; the last in full: {reason}"
             raise TooManyFailures(
                 f"reward {self._name}: {rate:.0%} of its last {len(window)} verdicts have no score, and the "
-                f"limit is {limit:.0%}; the last reason: {reason}"
+                f"limit is {limit:.0%}; the reasons: {counted(failures)}{in_full}"
             )
 
     def take_metrics(self) -> dict[str, float]:
@@ -309,10 +354,11 @@ class RewardWorker:
             verdicts, was_called = self._verdicts(candidates, started)
             outcome = self._breaker.succeeded if was_called else None
         except Exception as error:  # any error of one reward: it must not stop the others
-            is_known = isinstance(error, RewardUnavailable) or line_of(error) is not None
+            is_known = isinstance(error, RewardUnavailable) or line_of(error) is not None or self._is_reported
             logger.warning(
                 "reward %s failed: %s", self._name, described(error), exc_info=None if is_known else error
             )
+            self._is_reported = True
             self._call_failure = described(error)
             verdicts = _without_score(candidates, self._call_failure)
             outcome = self._breaker.failed
@@ -338,7 +384,7 @@ class RewardWorker:
             if outcome is not None:
                 outcome()
             for verdict in verdicts:
-                self._window.append(verdict.score is None)
+                self._window.append(None if verdict.score is not None else verdict.reason)
                 self._counts["asked"] += 1
                 self._counts["failed"] += verdict.score is None
                 if verdict.score is None:
@@ -371,7 +417,7 @@ class RewardWorker:
         keys = {q: content_key(self._name, version, [candidates[i] for i in q]) for q in questions}
         known = {q: self._cache.get(key) for q, key in keys.items()}
         for question, found in known.items():
-            verdicts.update(zip(question, found or (), strict=False))
+            verdicts.update(zip(question, self._within_range(found or ()), strict=False))
         new = [q for q in questions if known[q] is None]
         with self._lock:
             self._counts["cached"] += sum(len(q) for q in questions if known[q] is not None)
@@ -384,24 +430,25 @@ class RewardWorker:
 
     def _call(self, candidates: list[Candidate], started: float) -> list[RewardResult]:
         """The reward's own verdicts, refused where they are not what it declared."""
-        verdicts = self._reward(candidates)
-        if len(verdicts) != len(candidates):
-            raise RewardUnavailable(f"{len(verdicts)} verdicts came back for {len(candidates)} candidates")
+        verdicts = ask(self._reward, candidates)
         with self._lock:
             self._counts["calls"] += 1
             self._seconds += time.monotonic() - started
             self._counts["questions"] += sum(verdict.num_questions for verdict in verdicts)
             self._counts["answers"] += sum(verdict.num_answers for verdict in verdicts)
-        return [self._within_range(verdict) for verdict in verdicts]
+        return self._within_range(verdicts)
 
-    def _within_range(self, verdict: RewardResult) -> RewardResult:
-        low, high = self._reward.low, self._reward.high
-        slack = 1e-4 * max(
-            1.0, abs(low) if np.isfinite(low) else 1.0, abs(high) if np.isfinite(high) else 1.0
-        )
-        if verdict.score is None or low - slack <= verdict.score <= high + slack:
-            return verdict
-        return RewardResult(None, f"the score {verdict.score} is outside the declared range {low} to {high}")
+    def _within_range(self, verdicts: Sequence[RewardResult]) -> list[RewardResult]:
+        """The verdicts, without the scores that `check_range` will stop at."""
+        with self._lock:
+            self._scores += [verdict.score for verdict in verdicts]
+        reason = f"outside the range it declares, {self._reward.low:g} to {self._reward.high:g}"
+        return [
+            verdict
+            if is_in_range(self._reward, verdict.score)
+            else RewardResult(None, f"the score {verdict.score} is {reason}")
+            for verdict in verdicts
+        ]
 
 
 def _without_score(candidates: Sequence[Candidate], reason: str) -> list[RewardResult]:

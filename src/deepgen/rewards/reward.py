@@ -5,7 +5,9 @@ A candidate that could not be judged has no score. It is never worth zero, becau
 
 from __future__ import annotations
 
+import logging
 import math
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ from PIL import Image
 from deepgen.moved import renamed
 
 Kind = Literal["pointwise", "groupwise"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,13 @@ class RewardResult:
 
     def __post_init__(self) -> None:
         """A score that is not finite is a fault of the reward, and has to be named as one."""
-        if self.score is not None and not math.isfinite(self.score):
+        if self.score is None:
+            return
+        if not isinstance(self.score, numbers.Real) and getattr(self.score, "ndim", None) != 0:
+            raise TypeError(f"a score must be a number, got {type(self.score).__name__}")
+        if not math.isfinite(self.score):
             raise ValueError(f"a score must be finite, got {self.score}; a failure is None with its reason")
+        object.__setattr__(self, "score", float(self.score))  # of NumPy's or PyTorch's number too
 
     @property
     def words(self) -> str:
@@ -66,12 +75,16 @@ class RewardResult:
 class Reward(Protocol):
     """Judges candidates.
 
+    A reward may also have a `precision`: scores that differ by no more are equal, such as 0.004 for a model
+    that computes in 16 bits. Without it that is the precision of float32.
+
     Attributes:
         kind: pointwise looks at each candidate alone, in batches of any size; groupwise compares, and each
             call gets the whole group of one prompt.
         needs: fields beside image and prompt, "references" or keys of the metadata; a candidate without them
             gets no score.
-        low, high: the range of scores, infinite where there is no bound.
+        low, high: the range of scores, infinite where there is no bound. A run that meets a score outside is
+            stopped.
         concurrency: calls that may run at once; 1 where a model is not shared between threads.
         version: weights and settings in one word; scores of different versions are never compared.
     """
@@ -100,11 +113,16 @@ class CannotJudge(ValueError):
     """This candidate cannot be judged at all: a field is missing, or a picture has the wrong size."""
 
 
+class ScoreOutOfRange(ValueError):
+    """A reward does not keep to the range it declares, so that one of the two is wrong."""
+
+
 class EachAlone:
     """Base of rewards that judge one candidate at a time.
 
-    A subclass writes `judge` and changes the attributes that differ; what `judge` refuses with CannotJudge
-    becomes a result without a score.
+    A subclass writes `judge` and changes the attributes that differ. What `judge` refuses with CannotJudge
+    becomes a result without a score, and so does what it fails at, with the error as the reason; an OSError,
+    of a service or a file that all candidates need, is one of the whole call.
     """
 
     kind: Kind = "pointwise"
@@ -113,6 +131,7 @@ class EachAlone:
     high: float = 1.0
     concurrency: int = 1
     version: str = "1"
+    _is_reported = False  # an error of `judge`, with its traceback
 
     def judge(self, candidate: Candidate) -> RewardResult:
         """The result of one candidate that has every needed field."""
@@ -130,6 +149,67 @@ class EachAlone:
             return self.judge(candidate)
         except CannotJudge as error:
             return RewardResult(None, str(error))
+        except OSError:
+            raise
+        except Exception as error:  # any error of one candidate: its neighbours are judged all the same
+            if not self._is_reported:
+                logger.warning("%s fails at a candidate", type(self).__name__, exc_info=error)
+                self._is_reported = True
+            return RewardResult(None, f"{type(error).__name__}: {error}")
+
+
+def check_declaration(name: str, reward: Reward) -> None:
+    """ValueError where what a reward declares of its scores cannot be kept by any."""
+    low, high = reward.low, reward.high
+    if not low < high:  # NaN too
+        raise ValueError(
+            f"reward {name} declares the range {low} to {high}, in which scores cannot differ; set low below "
+            "high"
+        )
+    if not 0 <= precision_of(reward) < math.inf:
+        raise ValueError(f"reward {name} declares the precision {precision_of(reward)}; it is 0 or more")
+
+
+def precision_of(reward: Reward) -> float:
+    """Scores of a reward that differ by no more are equal; 0 where it declares nothing."""
+    return float(getattr(reward, "precision", 0.0))
+
+
+def ask(reward: Reward, candidates: Sequence[Candidate]) -> list[RewardResult]:
+    """A reward's results, one for each candidate.
+
+    Raises:
+        RewardUnavailable: they are not as many, or something else than results.
+    """
+    results = list(reward(candidates))
+    if len(results) != len(candidates):
+        raise RewardUnavailable(f"{len(results)} verdicts came back for {len(candidates)} candidates")
+    wrong = [result for result in results if not isinstance(result, RewardResult)]
+    if wrong:
+        raise RewardUnavailable(f"a verdict is a RewardResult, got {type(wrong[0]).__name__}")
+    return results
+
+
+def is_in_range(reward: Reward, score: float | None) -> bool:
+    """Whether a score keeps to what its reward declares, but for rounding; None does."""
+    bounds = [abs(bound) for bound in (reward.low, reward.high) if math.isfinite(bound)]
+    slack = 1e-4 * max(1.0, *bounds) if bounds else 0.0
+    return score is None or reward.low - slack <= score <= reward.high + slack
+
+
+def check_range(name: str, reward: Reward, scores: Sequence[float | None]) -> None:
+    """ScoreOutOfRange where some of a reward's scores are outside what it declares.
+
+    Left out, they would leave the mean of the others, which rises where most are thrown away.
+    """
+    given = [score for score in scores if score is not None]
+    outside = [score for score in given if not is_in_range(reward, score)]
+    if outside:
+        raise ScoreOutOfRange(
+            f"reward {name}: {len(outside)} of its {len(given)} scores are outside the range it declares, "
+            f"{reward.low:g} to {reward.high:g}; the first is {outside[0]:.6g}; change what it gives, or its "
+            "low and high"
+        )
 
 
 def missing_fields(needs: Sequence[str], candidate: Candidate) -> str:

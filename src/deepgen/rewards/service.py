@@ -18,7 +18,7 @@ from deepgen.extras import missing_extra
 from deepgen.json_values import json_text, read_json_text
 from deepgen.moved import renamed
 from deepgen.rewards.reading import RequestImages
-from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
+from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable, ask
 from deepgen.rewards.wire import candidate_from_json, describe, result_to_json
 from deepgen.uploads.budget import OverBudget, ServerBudget
 from deepgen.uploads.decoding import UploadLimits
@@ -171,7 +171,7 @@ class Host:
         try:
             if readable:
                 with self._slots[name]:
-                    judged = reward(list(readable.values()))
+                    judged = ask(reward, list(readable.values()))
                 verdicts.update(zip(readable, judged, strict=True))
         except RewardUnavailable as error:
             raise RequestRefusal(502, f"{name} cannot be asked: {error}") from error

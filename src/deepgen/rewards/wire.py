@@ -2,8 +2,9 @@
 
     request   {"reward": name, "candidates":
               [{"image": base64, "prompt", "references": [base64], "metadata"}]}
-    reply     {"reward", "version", "kind", "needs", "range": [low, high], "concurrency", "verdicts":
-              [{"score": number or null, "words", "num_questions", "num_answers"}], "warnings": [text]}
+    reply     {"reward", "version", "kind", "needs", "range": [low, high], "concurrency", "precision",
+              "verdicts": [{"score": number or null, "words", "num_questions", "num_answers"}],
+              "warnings": [text]}
 
 The warnings say which pictures were scaled down, and are left out where there are none. A bound of the range
 that is infinite is null. Pictures are PNG, JPEG or WebP; what is larger than MAX_PIXELS is refused before a
@@ -24,7 +25,14 @@ from deepgen.image_colors import to_srgb
 from deepgen.json_values import unicode_fault
 from deepgen.moved import renamed
 from deepgen.rewards.reading import decode_base64, header_of
-from deepgen.rewards.reward import Candidate, CannotJudge, Reward, RewardResult, RewardUnavailable
+from deepgen.rewards.reward import (
+    Candidate,
+    CannotJudge,
+    Reward,
+    RewardResult,
+    RewardUnavailable,
+    precision_of,
+)
 from deepgen.uploads.decoding import UploadLimits, read_image
 from deepgen.uploads.rgb import ImageError
 
@@ -104,6 +112,7 @@ def describe(name: str, reward: Reward) -> dict[str, Any]:
         "needs": list(reward.needs),
         "range": bounds,
         "concurrency": reward.concurrency,
+        "precision": precision_of(reward),
     }
 
 

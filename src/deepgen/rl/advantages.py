@@ -4,6 +4,10 @@ Everything here is a function of the whole batch: the caller gathers rewards fro
 that statistics do not depend on how pictures were spread, and leaves them on the CPU, where sums have one
 order and all processes get the same bits. A reward that could not be given is no zero; it is left out of
 every mean and every standard deviation, and the other rewards of its picture take its weight.
+
+Standardising divides by a spread, so it would make a signal of rounding noise as large as one of real
+differences. What differs by less than a reward's own precision is therefore equal: its advantage is 0, and
+its group is flat.
 """
 
 from __future__ import annotations
@@ -18,8 +22,11 @@ from torch import Tensor
 from deepgen.moved import renamed
 
 _TINY = 1e-4  # added to a standard deviation, so that a group of equals is divided by something
+# Of a reward's largest value: scores are float32, whose neighbours are 6e-8 to 1.2e-7 of a number apart, and
+# a score that was computed in it is a few such steps off.
+_RELATIVE_PRECISION = 1e-6
 
-# I images, R rewards
+# I images, R rewards, K of them or their total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,53 +84,70 @@ def _statistics(values: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, 
     return mean, (squared / (count - 1).clamp(min=1)).sqrt(), count
 
 
-def _centred(values: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Value minus group mean where at least two are valid, else 0, and where that is, (I, K) each."""
+def _centred(values: Tensor, valid: Tensor, groups: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """Value minus group mean where at least two are valid, else 0, and where that is, (I, K) each.
+
+    0 also in a group whose valid values are all within `precision`, (K,), of their mean.
+    """
     mean, _, count = _statistics(values, valid, groups)
     compared = valid & (count >= 2)
-    return torch.where(compared, values - mean, 0.0), compared
+    centred = torch.where(compared, values - mean, 0.0)
+    size = (int(groups.max()) + 1, values.shape[1])
+    places = groups[:, None].expand_as(values)
+    widest = values.new_zeros(size).scatter_reduce(0, places, centred.abs(), "amax")[groups]  # (I, K)
+    return torch.where(widest > precision, centred, 0.0), compared
 
 
-def _standardised(values: Tensor, valid: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def _standardised(values: Tensor, valid: Tensor, groups: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
     """(value - group mean) / (group std + 1e-4) where at least two are valid, else 0, and where that is."""
     _, std, _ = _statistics(values, valid, groups)
-    centred, compared = _centred(values, valid, groups)
-    return centred / (std + _TINY), compared
+    centred, compared = _centred(values, valid, groups, precision)
+    return centred / (torch.maximum(std, precision) + _TINY), compared
 
 
-def _grpo(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def _grpo(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
     """GRPO (arXiv 2402.03300, section 4.1.2): r = sum of W R, A = (r - group mean) / (group std + eps)."""
-    return _standardised(*_total(rewards, valid, weights), groups)
+    return _standardised(*_total(rewards, valid, weights), groups, _of_total(precision, valid, weights))
 
 
 def _grpo_global_std(
-    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, precision: Tensor
 ) -> tuple[Tensor, Tensor]:
     """GRPO with the std of the whole batch, which a group of near-equals cannot make small."""
     total, known = _total(rewards, valid, weights)
-    centred, compared = _centred(total, known, groups)
+    precision = _of_total(precision, valid, weights)
+    centred, compared = _centred(total, known, groups, precision)
     _, std, _ = _statistics(total, known, _whole(groups))
-    return centred / (std + _TINY), compared
+    return centred / (torch.maximum(std, precision) + _TINY), compared
 
 
-def _reinforcepp(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def _reinforcepp(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
     """REINFORCE++ (arXiv 2501.03262): r against mean and std of the whole batch."""
-    return _standardised(*_total(rewards, valid, weights), _whole(groups))
+    precision = _of_total(precision, valid, weights)
+    return _standardised(*_total(rewards, valid, weights), _whole(groups), precision)
 
 
-def _gdpo(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def _gdpo(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
     """GDPO (arXiv 2601.05242): every reward is standardised in its group before they are added.
 
     z = (R - group mean) / (group std + eps), c = sum of W z, A = (c - mean c) / (std c + eps) over the batch.
     So a reward with a wide spread does not drown one with a narrow spread.
     """
-    z, compared = _standardised(rewards, valid, groups)
+    z, compared = _standardised(rewards, valid, groups, precision)
     combined = (_share(valid, weights) * z).sum(1, keepdim=True)
-    return _standardised(combined, compared.any(1, keepdim=True), _whole(groups))
+    # z is of order 1, or exactly 0 where its reward said nothing
+    return _standardised(combined, compared.any(1, keepdim=True), _whole(groups), precision.new_zeros(1))
 
 
-# rewards (I, R), valid (I, R), weights (I, R), groups (I,) to advantages (I, 1), has_signal (I, 1)
-_WAYS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+# rewards (I, R), valid (I, R), weights (I, R), groups (I,), precision (R,) to
+# advantages (I, 1), has_signal (I, 1)
+_WAYS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "grpo": _grpo,
     "grpo_global_std": _grpo_global_std,
     "reinforcepp": _reinforcepp,
@@ -141,7 +165,13 @@ def check_advantages(name: str, clip: float = 5.0) -> None:
 
 
 def advantages(
-    name: str, rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, clip: float = 5.0
+    name: str,
+    rewards: Tensor,
+    valid: Tensor,
+    weights: Tensor,
+    groups: Tensor,
+    clip: float = 5.0,
+    precision: Tensor | None = None,
 ) -> AdvantageBatch:
     """Advantages of a whole batch, gathered from all processes.
 
@@ -152,19 +182,22 @@ def advantages(
         weights: (I, R), 0 or more; 0 where an image does not want a reward.
         groups: whole numbers (I,), equal for images of one prompt.
         clip: values are kept within [-clip, clip].
+        precision: (R,), 0 or more: differences of a reward that mean nothing; at least that of float32, a
+            millionth of the largest value in the batch.
 
     Raises:
         ValueError: the name is unknown, shapes disagree, a weight is negative, or a valid reward not finite.
     """
     check_advantages(name, clip)
-    values, compared = _WAYS[name](*_prepare(rewards, valid, weights, groups))
+    prepared = _prepare(rewards, valid, weights, groups)
+    values, compared = _WAYS[name](*prepared, _precision(*prepared[:2], precision))
     values = torch.where(compared, values, 0.0).clamp(-clip, clip)
     return AdvantageBatch(
         values=values[:, 0].float(),
         has_signal=compared[:, 0],
         totals=weighted_totals(rewards, valid, weights),
         groups=groups,
-        flat=flat_groups(rewards, valid, weights, groups),
+        flat=flat_groups(rewards, valid, weights, groups, precision),
     )
 
 
@@ -177,19 +210,37 @@ def weighted_totals(rewards: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
     return torch.where(known, total, math.nan)[:, 0].float()
 
 
-def flat_groups(rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
+def flat_groups(
+    rewards: Tensor, valid: Tensor, weights: Tensor, groups: Tensor, precision: Tensor | None = None
+) -> Tensor:
     """Groups that teach nothing, because every reward that counts is the same for all who got it, sorted.
 
-    Arguments are those of `advantages`; the result has their numbers in `groups`.
+    The same is what differs by no more than the reward's precision. Arguments are those of `advantages`; the
+    result has their numbers in `groups`.
     """
     values, counts, _, places = _prepare(rewards, valid, weights, groups)
-    mean, _, _ = _statistics(values, counts, places)
-    # The mean of equal numbers may be off by a rounding.
-    differs = counts & ((values - mean).abs() > 1e-12 * (1 + mean.abs()))
+    centred, _ = _centred(values, counts, places, _precision(values, counts, precision))
     numbers = torch.unique(groups)
     teaches = torch.zeros(len(numbers), dtype=torch.bool, device=groups.device)
-    teaches[places[differs.any(1)]] = True
+    teaches[places[(centred != 0).any(1)]] = True
     return numbers[~teaches]
+
+
+def _precision(values: Tensor, counts: Tensor, given: Tensor | None) -> Tensor:
+    """What differences of each reward mean nothing, float64 (R,): that of its type or the one declared."""
+    own = _RELATIVE_PRECISION * torch.where(counts, values, 0.0).abs().amax(0)
+    if given is None:
+        return own
+    if given.shape != own.shape or not bool((given >= 0).all()):
+        raise ValueError(
+            f"precision must be ({len(own)},) of numbers that are 0 or more, got {given.tolist()}"
+        )
+    return torch.maximum(own, given.to(own))
+
+
+def _of_total(precision: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+    """Of the weighted sum of rewards, (1,): that of the image where it is coarsest."""
+    return (_share(valid, weights) * precision).sum(1).amax(0, keepdim=True)
 
 
 def _prepare(

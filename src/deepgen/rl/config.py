@@ -6,6 +6,7 @@ stage. So the parts of a stage know their settings, and the stage its parts, wit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ class RLSettings(SupervisedSettings):
     one.
 
     Attributes:
+        num_epochs: the run ends after so many times the number of prompts, where that is before `num_steps`.
         prompts: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file scored with `rewards`.
         rewards: weights of a file's rewards, as `name=weight`.
         group_size: images of a prompt, which are compared with each other.
@@ -52,6 +54,8 @@ class RLSettings(SupervisedSettings):
         advantage, advantage_clip: name of a way in rl/advantages.py, and the largest value.
         flat_groups: what becomes of groups in which all rewards are equal.
         max_resamples: how many times they are replaced by groups of other prompts.
+        max_log_prob_gap: how far log-probabilities of a rollout and of its first loss may differ before the
+            run is stopped, because it trains another policy than the one that drew; inf never stops.
         sft_coef: lambda of (1 - lambda) RL + lambda supervised loss, in each optimizer step.
         panel: time-outs, retries and failure limits of rewards.
         evaluation: fixed prompts that are drawn and judged as a user would see them.
@@ -73,6 +77,7 @@ class RLSettings(SupervisedSettings):
     num_workers: int = 0
     save_every: int = 50
     log_every: int = 1
+    num_epochs: int | None = None
     prompts: Path | None = None
     rewards: tuple[str, ...] = ()
     group_size: int = 8
@@ -94,6 +99,7 @@ class RLSettings(SupervisedSettings):
     advantage_clip: float = 5.0
     flat_groups: FlatGroups = "drop"
     max_resamples: int = 2
+    max_log_prob_gap: float = 1e-3
     sft_coef: float = 0.0
     panel: RewardEnsembleConfig = field(default_factory=RewardEnsembleConfig)
     evaluation: RLEvaluationConfig = field(default_factory=RLEvaluationConfig)
@@ -116,6 +122,12 @@ class RLSettings(SupervisedSettings):
             raise ValueError(
                 f"num_steps {self.num_steps} and save_every {self.save_every} count optimizer steps and must "
                 f"be multiples of updates_per_rollout {self.updates_per_rollout}"
+            )
+        if self.num_epochs is not None and self.num_epochs < 1:
+            raise ValueError(f"num_epochs must be at least 1, or none, got {self.num_epochs}")
+        if not self.max_log_prob_gap > 0:
+            raise ValueError(
+                f"max_log_prob_gap must be above 0, got {self.max_log_prob_gap}; inf never stops"
             )
         if not 0 <= self.sft_coef < 1:
             raise ValueError(f"sft_coef must be in [0, 1), got {self.sft_coef}")
@@ -145,6 +157,13 @@ class RLSettings(SupervisedSettings):
     def images_per_step(self) -> float:
         """Images drawn per optimizer step."""
         return self.prompts_per_rollout * self.group_size / self.updates_per_rollout
+
+    def steps_of(self, num_prompts: int) -> int:
+        """Optimizer steps of the run: `num_epochs` times so many prompts, `num_steps` at most."""
+        if self.num_epochs is None:
+            return self.num_steps
+        num_rollouts = math.ceil(self.num_epochs * num_prompts / self.prompts_per_rollout)
+        return min(self.num_steps, num_rollouts * self.updates_per_rollout)
 
     def made_objective(self) -> Objective:
         """The objective with its options."""

@@ -16,6 +16,7 @@ from deepgen.data.prompts import Prompt, PromptMix
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
 from deepgen.rewards.reward_batch import RewardBatch
+from deepgen.rl.rollout_metrics import Metrics
 
 _SEED = 0x5EED  # of the prompts that are looked at; no training seed
 
@@ -67,8 +68,11 @@ class RLEvaluation:
         self.every = config.every
         self.prompts = fixed_prompts(config, mix)
 
-    def __call__(self, step: int, output_dir: Path | None = None) -> dict[str, tuple[float, float]]:
-        """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged."""
+    def __call__(self, step: int, output_dir: Path | None = None) -> Metrics:
+        """`evaluation/SET/REWARD`, each as (sum, count) over the prompts that could be judged.
+
+        `judged/SET/REWARD` is their number; `not judged/REWARD/REASON` counts the others.
+        """
         config = self.stage.config
         with self.stage.supervised.autocast():
             order, scores = draw_and_judge(
@@ -81,7 +85,11 @@ class RLEvaluation:
                 num_inference_steps=self.config.num_inference_steps,
                 guidance_scale=self.config.guidance_scale,
             )
-        totals: dict[str, tuple[float, float]] = {}
+        totals: Metrics = {
+            f"not judged/{name}/{reason}": (float(count), 0.0)
+            for name, tally in scores.tallies.items()
+            for reason, count in tally.masked.items()
+        }
         for names, values, valid in (
             (scores.names, scores.rewards, scores.valid),
             (scores.held_out_names, scores.held_out, scores.held_out_valid),
@@ -89,9 +97,10 @@ class RLEvaluation:
             for column, name in enumerate(names):
                 for row, n in enumerate(order):
                     if valid[row, column]:
-                        key = f"evaluation/{self.prompts[n].dataset}/{name}"
-                        total, count = totals.get(key, (0.0, 0.0))
-                        totals[key] = (total + float(values[row, column]), count + 1)
+                        key = f"{self.prompts[n].dataset}/{name}"
+                        total, count = totals.get(f"evaluation/{key}", (0.0, 0.0))
+                        totals[f"evaluation/{key}"] = (total + float(values[row, column]), count + 1)
+                        totals[f"judged/{key}"] = (count + 1, 0.0)
         return totals
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from deepgen.training.plot import read_log
 
 _PREFIX = "evaluation/"
+_COUNTS = "judged/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Change:
     name: str  # SET/REWARD
     before: float
     after: float
+    num_before: int | None = None  # prompts that could be judged; None in a log that does not say
+    num_after: int | None = None
 
     @property
     def points(self) -> float:
@@ -40,7 +43,8 @@ def changes_of(run_dir: Path) -> list[Change]:
     log = Path(run_dir) / "log.jsonl"
     if not log.is_file():
         raise FileNotFoundError(f"no log.jsonl in {run_dir}; name the --output folder of a training run")
-    curves = {name: curve for name, curve in read_log(log).items() if name.startswith(_PREFIX)}
+    logged = read_log(log)
+    curves = {name: curve for name, curve in logged.items() if name.startswith(_PREFIX)}
     looks = sorted({step for curve in curves.values() for step, _ in curve})
     if len(looks) < 2:
         raise ValueError(
@@ -53,10 +57,15 @@ def changes_of(run_dir: Path) -> list[Change]:
             f"{log}: {lost[0].removeprefix(_PREFIX)} was not judged in the first or in the last look; "
             "see why its reward failed then, and train again"
         )
-    found = [
-        Change(name=name.removeprefix(_PREFIX), before=curve[0][1], after=curve[-1][1])
-        for name, curve in curves.items()
-    ]
+    found = []
+    for name, curve in curves.items():
+        own = name.removeprefix(_PREFIX)
+        counts = [int(count) for _, count in logged.get(f"{_COUNTS}{own}", [])] or [None]
+        found.append(
+            Change(
+                name=own, before=curve[0][1], after=curve[-1][1], num_before=counts[0], num_after=counts[-1]
+            )
+        )
     return sorted(found, key=lambda change: (change.points, change.name))
 
 
@@ -66,7 +75,17 @@ def fallen(changes: Sequence[Change], largest_fall: float) -> list[Change]:
 
 
 def table(changes: Sequence[Change]) -> str:
-    """Markdown: each set and reward, before, after, and the change in points."""
-    lines = ["| set/reward | before | after | points |", "|---|---:|---:|---:|"]
-    lines += [f"| {c.name} | {c.before:.3f} | {c.after:.3f} | {c.points:+.1f} |" for c in changes]
+    """Markdown: each set and reward, before, after, the change in points, and prompts that were judged."""
+    lines = ["| set/reward | before | after | points | judged |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {c.name} | {c.before:.3f} | {c.after:.3f} | {c.points:+.1f} | {_judged(c)} |" for c in changes
+    ]
     return "\n".join(lines)
+
+
+def _judged(change: Change) -> str:
+    """How many prompts the two means are over."""
+    if change.num_before is None or change.num_after is None:
+        return "not logged"
+    same = change.num_before == change.num_after
+    return str(change.num_after) if same else f"{change.num_before}, then {change.num_after}"

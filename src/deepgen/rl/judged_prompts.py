@@ -11,6 +11,11 @@ from deepgen.rewards.scorers import REWARDS, make_reward
 from deepgen.user_files import named_by
 
 
+def open_mix(path: Path, assignments: Sequence[str]) -> PromptMix:
+    """A file of prompts, opened alone; arguments and errors are those of `open_judged_prompts`."""
+    return open_prompts(path, _assigned(assignments)[1])
+
+
 def open_judged_prompts(
     path: Path, assignments: Sequence[str], config: RewardEnsembleConfig
 ) -> tuple[PromptMix, RewardEnsemble]:

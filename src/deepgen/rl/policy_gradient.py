@@ -169,8 +169,9 @@ class PolicyGradient(ABC):
     def __call__(self, step: PolicyStep) -> ObjectiveLoss:
         """Losses of B samples.
 
-        Metrics: those of `clipped_loss`, `policy_loss`, `kl` where there is one, and `approx_kl` =
-        (log-prob difference)^2 / 2 to the policy that drew the samples.
+        Metrics: those of `clipped_loss`, `policy_loss`, `kl` where there is one, and of the difference of
+        log-probs to the policy that drew the samples `log_prob_gap`, its size, and `approx_kl`, half its
+        square.
 
         Raises:
             ValueError: something that is needed was not recorded.
@@ -182,7 +183,8 @@ class PolicyGradient(ABC):
         ratio = self.ratio(step, transition, difference)  # (B,)
         loss, metrics = clipped_loss(ratio, step.advantages, self.clip_range)  # (B,)
         loss = loss * self.step_weight(transition)
-        metrics |= {"policy_loss": loss.detach(), "approx_kl": difference.detach().square() / 2}
+        gap = difference.detach()
+        metrics |= {"policy_loss": loss.detach(), "approx_kl": gap.square() / 2, "log_prob_gap": gap.abs()}
         if self.kl_coef:
             kl = policy_kl(self.kl, step, transition)  # (B,)
             metrics["kl"] = kl.detach()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deepgen.data.fingerprint import mixture_facts, prompt_facts
 from deepgen.data.opening import recognise, with_rule
 from deepgen.rl.config import RLSettings
-from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.judged_prompts import open_judged_prompts, open_mix
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
 from deepgen.training.supervised import SupervisedConfig, own_image_rule
@@ -17,6 +17,13 @@ from deepgen.training.supervised import SupervisedConfig, own_image_rule
 @dataclass(frozen=True, kw_only=True)
 class RLConfig(RLSettings, SupervisedConfig):
     """A recipe of reinforcement learning."""
+
+    def with_known_length(self) -> RLConfig:
+        """Ends after `num_epochs` of the prompts, which are counted; itself where no epochs are asked for."""
+        if self.num_epochs is None or self.prompts is None:
+            return self
+        mix = open_mix(self.prompts, self.rewards)
+        return replace(self, num_steps=self.steps_of(sum(len(one.rows) for one in mix.sets)))
 
     def build(self, processes: Processes) -> RLStage:
         """The stage, with its model, prompts and rewards opened."""

@@ -8,6 +8,7 @@ rollout, so it is the same on any number of processes and after a restart.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,16 +21,19 @@ from deepgen.data.prompts import PromptMix
 from deepgen.models.errors import NotFiniteError
 from deepgen.moved import renamed
 from deepgen.rewards.ensemble import RewardEnsemble, TooManyFailures
+from deepgen.rewards.reward import ScoreOutOfRange
 from deepgen.rewards.reward_batch import RewardBatch
 from deepgen.rl.advantages import AdvantageBatch, advantages
 from deepgen.rl.config import RLSettings
 from deepgen.rl.contact_sheet import ContactSheet
 from deepgen.rl.evaluation import RLEvaluation
 from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.log_prob_gap import LogProbGap
 from deepgen.rl.objective import ObjectiveLoss
 from deepgen.rl.policy import Policy
 from deepgen.rl.policy_steps import PolicySteps
 from deepgen.rl.rollout_buffer import PolicyBatch, Rollout, RolloutBuffer, update_parts
+from deepgen.rl.rollout_metrics import Metrics, ScoreRemarks, flat_shares, score_metrics, total_metrics
 from deepgen.rl.rollout_sampler import RolloutSampler
 from deepgen.training.config import StageLoss
 from deepgen.training.objective import TrainingBatch
@@ -38,10 +42,10 @@ from deepgen.training.randomness import generator
 from deepgen.training.supervised_stage import SupervisedStage
 from deepgen.training.trained_pipeline import TrainedPipeline
 
+logger = logging.getLogger(__name__)
+
 # Names in the log; what is before the slash shares a panel of the curves.
 _PANELS = {
-    "mean": "reward/{}",
-    "std": "reward_std/{}",
     "ratio": "ratio",
     "clip_low": "clip/low",
     "clip_high": "clip/high",
@@ -93,9 +97,12 @@ class RLStage:
         self.policy_steps = PolicySteps(config, self.policy, self.objective, self.device)
         self.period = config.updates_per_rollout  # a run is stopped and saved between rollouts only
         self.buffer: RolloutBuffer | None = None
+        self._gap = LogProbGap(config.max_log_prob_gap)
+        self._is_first_update = False  # of a rollout: the weights are still those it was drawn with
+        self._remarks = ScoreRemarks()
         self._first_look: RLEvaluation | None = None
         self.observers = self._observers()
-        self._metrics: dict[str, tuple[float, float]] = {}
+        self._metrics: Metrics = {}
         self._drawn_at = 0  # optimizer steps before the last rollout
 
     def _observers(self) -> list[Any]:
@@ -114,6 +121,7 @@ class RLStage:
         Those of the supervised loss come first: while they are computed, the rewards judge the last groups.
         """
         number, update = divmod(step, self.config.updates_per_rollout)
+        self._is_first_update = update == 0
         rollouts = self.sample(number) if update == 0 else None
         if self.config.sft_coef:
             yield from self.supervised.batches(step)
@@ -171,19 +179,20 @@ class RLStage:
 
         Raises:
             NotFiniteError: on every process, where an image of one of them is NaN; what rewards say of it
-            would
-                be a score of a black picture.
+                would be a score of a black picture.
+            ScoreOutOfRange: on every process, where a reward of one of them does not keep to its range.
             TooManyFailures: on every process, where a reward of one of them fails too often.
         """
         self._require_finite(rollouts)
-        rewards, problem = None, ""
+        rewards, problem = None, None
         try:
             rewards = self.ensemble.collect()
-        except TooManyFailures as error:
-            problem = str(error)
+        except (ScoreOutOfRange, TooManyFailures) as error:
+            problem = type(error), str(error)
         problems = [found for found in self.processes.gather(problem) if found]
         if rewards is None or problems:
-            raise TooManyFailures(problems[0])
+            kind, text = problems[0]
+            raise kind(text)
         return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
 
     def _require_finite(self, rollouts: Sequence[Rollout]) -> None:
@@ -209,7 +218,10 @@ class RLStage:
         table = [
             torch.from_numpy(values) for values in (rewards.rewards, rewards.valid, rewards.weights, groups)
         ]
-        return rewards, advantages(self.config.advantage, *table, clip=self.config.advantage_clip)
+        precision = torch.tensor(self.ensemble.precisions)
+        return rewards, advantages(
+            self.config.advantage, *table, clip=self.config.advantage_clip, precision=precision
+        )
 
     def _parts(self, number: int, rewards: RewardBatch, worth: AdvantageBatch) -> list[list[int]]:
         """Numbers of the images of each update: those that teach something."""
@@ -230,8 +242,12 @@ class RLStage:
         with self.supervised.autocast():
             result = self.losses(batch)
         loss = result.per_sample.sum() * batch.share * (1 - self.config.sft_coef)
-        metrics: dict[str, tuple[float, float]] = {}
+        metrics: Metrics = {}
         for name, values in result.metrics.items():
+            if name == "log_prob_gap":
+                if self._is_first_update:
+                    self._gap.add(float(batch.rollout.trajectory.sigma[batch.place]), values)
+                continue
             metrics[_PANELS.get(name, f"policy/{name}")] = (float(values.sum()), float(len(values)))
         if "ratio" in result.metrics:
             metrics["ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
@@ -243,16 +259,17 @@ class RLStage:
 
     # --- the log --------------------------------------------------------------------------------------------
 
-    def take_metrics(self) -> dict[str, tuple[float, float]]:
+    def take_metrics(self) -> Metrics:
         """What a rollout has to say of itself, once, with its first optimizer step."""
         metrics, self._metrics = self._metrics, {}
-        return metrics
+        return metrics | (self._gap.take(self.processes) if self._is_first_update else {})
 
     def _rollout_metrics(
         self, buffer: RolloutBuffer, num_flat: int, seconds: float, of_rewards: dict[str, float]
-    ) -> dict[str, tuple[float, float]]:
-        """Each as (sum, count): what `sample` noted, and what the scores say."""
-        worth = buffer.advantages
+    ) -> Metrics:
+        """What `sample` noted, and what the scores say, each as (sum, count); remarks go to the terminal."""
+        worth, tallies = buffer.advantages, buffer.rewards.tallies
+        shares = flat_shares(buffer.rewards, worth.groups.numpy(), self.ensemble.precisions)
         once = {
             "rollout": float(buffer.number),
             "advantage/abs": float(np.abs(worth.values.numpy()).mean()),
@@ -261,21 +278,19 @@ class RLStage:
             "seconds/score": seconds,
             "dit_passes": float(sum(self.processes.gather(self.rollout_sampler.num_forwards))),
         }
+        once |= {f"groups/flat_share of {name}": share for name, (share, _) in shares.items()}
         for name, value in of_rewards.items():
             reward, _, kind = name.rpartition("/")
-            once[_PANELS.get(kind, f"{kind}/{{}}").format(reward)] = value
-        once |= self._mean_totals(worth)
-        return {name: (value, 1.0) for name, value in once.items()} | self._metrics
-
-    def _mean_totals(self, worth: AdvantageBatch) -> dict[str, float]:
-        """`reward` of all images, and `reward_of/SET` of each set's where there are several."""
-        groups, totals = worth.groups.tolist(), worth.totals.numpy()
-        names = {group: self.mix.dataset_of(self.config.seed, group) for group in set(groups)}
-        datasets = np.array([names[group] for group in groups])
-        by_name = {"reward": totals}
-        if len(self.mix.sets) > 1:
-            by_name |= {f"reward_of/{name}": totals[datasets == name] for name in np.unique(datasets)}
-        return {name: float(np.nanmean(one)) for name, one in by_name.items() if not np.isnan(one).all()}
+            if kind not in ("mean", "std"):  # those of all processes come from the tallies
+                once[f"{kind}/{reward}"] = value
+        metrics = {name: (value, 1.0) for name, value in once.items()} | self._metrics
+        if not self.processes.is_main:  # all processes know the scores, and counts are added up
+            return metrics
+        for remark in self._remarks(buffer.number, tallies, shares):
+            logger.warning("%s", remark)
+        groups = set(worth.groups.tolist())
+        sets = {group: self.mix.dataset_of(self.config.seed, group) for group in groups}
+        return metrics | score_metrics(tallies) | total_metrics(worth, sets, each=len(self.mix.sets) > 1)
 
 
 __getattr__ = renamed(__name__, {"RLConfig": "deepgen.rl.recipe.RLConfig"})

@@ -59,6 +59,10 @@ class TrainConfig:
                 "set optim.is_8bit=false or sharding=none"
             )
 
+    def with_known_length(self) -> TrainConfig:
+        """The config whose `num_steps` is final, where it follows from data; itself where it does not."""
+        return self
+
     def record(self) -> dict[str, Any]:
         """What the run's folder should say beside the config, once the stage is built."""
         return {}

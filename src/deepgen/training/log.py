@@ -59,7 +59,7 @@ class RunLog:
                 self._file.close()
 
     def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
-        """Metrics of a micro-batch or a step, each as (sum, count)."""
+        """Metrics of a micro-batch or a step, each as (sum, count); with a count of 0 they are added up."""
         for name, (value, count) in metrics.items():
             total, number = self.metrics.get(name, (0.0, 0.0))
             self.metrics[name] = (total + value, number + count)

@@ -49,6 +49,7 @@ def train(
         ValueError: the run cannot go on with this config, or would with other steps than before.
         CheckpointError: the checkpoint to go on from is damaged.
     """
+    config = config.with_known_length()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     processes = Processes(config.device)

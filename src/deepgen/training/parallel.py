@@ -87,13 +87,16 @@ class Processes:
                 gradient.copy_(piece.view_as(gradient))
 
     def sum_metrics(self, metrics: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-        """Means of metrics, each given as (sum, count), over all processes; names may differ between them."""
+        """Means of metrics, each given as (sum, count), over all processes; names may differ between them.
+
+        A count of 0 makes a metric a number that is added up, such as of images without a score.
+        """
         totals: dict[str, tuple[float, float]] = {}
         for part in self.gather(dict(metrics)):
             for name, (value, count) in part.items():
                 total, number = totals.get(name, (0.0, 0.0))
                 totals[name] = (total + value, number + count)
-        return {name: total / number for name, (total, number) in totals.items() if number}
+        return {name: total / number if number else total for name, (total, number) in totals.items()}
 
     def gather(self, value: Any) -> list[Any]:
         """What every process has, in the order of their ranks; the same list on all of them."""
