@@ -57,7 +57,14 @@ class Trained:
             )
 
     def load(self) -> DeepGenPipeline:
-        """The pipeline with the newest checkpoint's weights; adapters are still apart.
+        """The pipeline with the newest checkpoint's weights; adapters are still apart. Raises as `become`."""
+        return self.become(self.config.start.load())
+
+    def become(self, pipe: DeepGenPipeline) -> DeepGenPipeline:
+        """Put the newest checkpoint's weights into the model the run began with; adapters stay apart.
+
+        Args:
+            pipe: that model, which is changed.
 
         Raises:
             FileNotFoundError: the folder holds no checkpoint.
@@ -68,7 +75,6 @@ class Trained:
         check_checkpoint(newest)
         snapshot = read_checkpoint_folder(newest)
         values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
-        pipe = config.start.load()
         objective = prepare_parts(config, pipe)
         parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         if parameters.keys() != values.keys():
@@ -91,10 +97,15 @@ class Trained:
 def export_folder(trained: Trained, output_dir: Path) -> None:
     """Write a run as a folder that `DeepGenPipeline.from_pretrained` loads, with its adapters merged."""
     pipe = trained.load()
-    adapted = [name for name in ("transformer", "vlm") if getattr(getattr(pipe, name), "peft_config", None)]
-    for name in adapted:
-        _merge(getattr(pipe, name))
+    merge_adapters(pipe)
     pipe.to(trained.stored_dtype).save_pretrained(output_dir)
+
+
+def merge_adapters(pipe: DeepGenPipeline) -> None:
+    """Fold every adapter of a pipeline into the weights it adapts."""
+    for name in ("transformer", "vlm"):
+        if getattr(getattr(pipe, name), "peft_config", None):
+            _merge(getattr(pipe, name))
 
 
 def export_lora(trained: Trained, output_dir: Path) -> None:
