@@ -138,7 +138,7 @@ def preflight(mixture: Mixture, model: CheckedModel, config: PreflightConfig, ru
     checked = [name for name in names if name not in worlds]
     for name in names:
         seconds = config.seconds / 2 / max(1, len(checked))
-        limit = max(_OWN_IMAGES, config.num_rows // max(1, len(checked)))
+        limit = max(1, config.num_rows // max(1, len(checked)))
         survey = (
             SourceSurvey(name=name, task=mixture.sources[name].task, num_rows=len(mixture.sources[name]))
             if name in worlds
@@ -149,7 +149,7 @@ def preflight(mixture: Mixture, model: CheckedModel, config: PreflightConfig, ru
         found.sources.append(source)
     for source in found.sources:
         left = config.seconds - (time.monotonic() - began)
-        num_images = max(_OWN_IMAGES, config.num_images // max(1, len(checked)))
+        num_images = max(1, config.num_images // max(1, len(checked)))
         examples = _spread(source.survey.examples, num_images)
         source.reproduced = reproduce_examples(
             model.vae, mixture.config.image, examples, left / max(1, len(checked))

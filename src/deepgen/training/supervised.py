@@ -115,7 +115,9 @@ def _folder(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
     """A folder of pictures as the only source, at the size the model draws."""
     assert config.data is not None
     folder = config.data.expanduser()
-    options = {"path": str(folder), "task": config.data_task}
+    options = {"path": str(folder)}
+    if config.data_task != "generate":  # named only where it matters, so that `data cache FOLDER` fits
+        options["task"] = config.data_task
     return single_source(folder.name, "folder", options, own_image_rule(pipe), seed=config.seed)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from deepgen.worlds import unknown_in_captions
 
 _MOST_WORDS = 1000  # of a vocabulary that is one of whole words
+_NO_WORD = "zqxjv"
 _ALIKE = 0.7  # ratio of difflib, of words that may be the same one misspelled
 
 
@@ -60,11 +61,11 @@ def unread_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The words of a closed vocabulary in alphabetical order, special tokens and signs left out; of a large
-    one none.
+    """The words of a closed vocabulary in alphabetical order, special tokens and signs left out; none of a
+    tokenizer that reads any word in pieces.
     """
     words = tokenizer.get_vocab()
-    if len(words) > _MOST_WORDS:
+    if len(words) > _MOST_WORDS or not unread_words(tokenizer, _NO_WORD):
         return []
     return sorted(word for word in words if word not in tokenizer.all_special_tokens and word.isalpha())
 
