@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from deepgen.data.mixture import open_mixture
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts
+from deepgen.rl.prompt_words import unknown_word_warning
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
 from deepgen.training.supervised import SupervisedConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,4 +33,11 @@ class RLConfig(RLSettings, SupervisedConfig):
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
             mixture = open_mixture(self.data, self.data_root)
         pipe = self.start.load(self.dtype(processes.device))
+        if self.preflight is not None and processes.is_main:
+            look = self.preflight
+            world = pipe.config.get("world")
+            if said := unknown_word_warning(
+                mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2
+            ):
+                logger.warning("warning: %s", said)
         return RLStage(self, processes, pipe, mix, ensemble, mixture)

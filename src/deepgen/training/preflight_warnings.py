@@ -23,13 +23,15 @@ _SLOW_S = 60.0  # of a run, spent on reading and encoding again
 _SHOWN_WORDS, _SHOWN_KEYS = 8, 3
 
 
-def unknown(words: Sequence[UnknownWord], known: Sequence[str], world: str | None) -> str:
-    """Of words that a closed vocabulary has not."""
+def unknown(
+    words: Sequence[UnknownWord], known: Sequence[str], world: str | None, text: str = "caption"
+) -> str:
+    """Of words that a closed vocabulary or a world has not; `text` says what they stand in."""
     if not words:
         return ""
     shown = listed(
         [
-            f'"{word.word}" ({times(word.num_captions)}'
+            f'"{word.word}" ({word.num_captions} {text}{"s" if word.num_captions > 1 else ""}'
             + (f', nearest "{word.nearest}")' if word.nearest else ")")
             for word in words
         ],
@@ -38,12 +40,12 @@ def unknown(words: Sequence[UnknownWord], known: Sequence[str], world: str | Non
     if not known:
         return (
             f"the model's world ({world}) does not have {shown}; it reads such words in pieces and at first "
-            "draws what is nearest. Give a new thing one name, the same in every caption, and train "
+            f"draws what is nearest. Give a new thing one name, the same in every {text}, and train "
             "longer than for what it knows"
         )
     return (
         f"the model cannot read {shown}: each such word is read as the same <unk>, so these words cannot be "
-        "told apart and draw something blurred. Write the captions in its words, and give a new thing the "
+        f"told apart and draw something blurred. Write the {text}s in its words, and give a new thing the "
         f"name of one that the rest of your data does not use. It reads: {', '.join(known)}"
     )
 
@@ -175,11 +177,6 @@ def listed(parts: Sequence[str], most: int = _SHOWN_WORDS) -> str:
     """With commas, and how many more there are."""
     more = f" and {len(parts) - most} more" if len(parts) > most else ""
     return ", ".join(parts[:most]) + more
-
-
-def times(count: int) -> str:
-    """How many captions."""
-    return f"{count} caption{'s' if count > 1 else ''}"
 
 
 def _scale(own: Size, given: Size) -> float:
