@@ -7,7 +7,7 @@ prompts. A world's own summary lies in its folder (`tiny/about.py`, `shapes/abou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,17 @@ def prompt_warnings(world: str | None, prompt: str, images: Sequence[Image.Image
     from deepgen.tiny.preflight import check_prompt
 
     return [str(warning) for warning in check_prompt(prompt, images=images)]
+
+
+def unknown_in_captions(world: str | None, captions: Iterable[str]) -> list[tuple[str, str, int]]:
+    """(word that a world does not have, the nearest it has, captions with it), the most frequent first;
+    nothing where there is no world that knows its words.
+    """
+    if world != STORYBOOK:
+        return []
+    from deepgen.tiny.preflight import check_captions
+
+    return check_captions(captions)
 
 
 def describe(world: str) -> tuple[dict[str, Any], list[str]]:

@@ -105,7 +105,7 @@ SLIPS = [
     ("plot runs/a --strength 1", "deepgen train plot has no option --strength; deepgen train export has"),
     ("export", "deepgen train export needs RUN; see deepgen train export --help"),
     ("sft runs/a", "deepgen train run was given more words than it takes: 'sft runs/a'"),
-    ("", "deepgen train needs a command: run, plan, export, plot, gate"),
+    ("", "deepgen train needs a command: run, plan, preflight, export, plot, compare, gate"),
     ("sft --seed 3 --set seed=4", "seed is given twice: --seed 3 and --set seed=4; drop one"),
     ("export runs/a --lora-file --native", "drop one of the two options"),
 ]

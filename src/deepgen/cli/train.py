@@ -1,4 +1,6 @@
-"""`deepgen train`: run a recipe, plan it, plot its curves, compare it with its start, export its model."""
+"""`deepgen train`: look at a run's data, run a recipe, plan it, plot its curves, compare it with its start,
+export its model.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from typing import Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from deepgen.cli.options import PluginOptions
+from deepgen.cli.outputs import check_file_name, check_folder, print_report
 from deepgen.cli.recipe_fields import given_fields, recipe_in, recipe_names, with_fields
+from deepgen.cli.train_compare import TrainCompare
 from deepgen.processes import launched
 from deepgen.suggestions import suggestion, suggestion_or_all
 from deepgen.user_files import split_place
@@ -110,8 +114,30 @@ class TrainPlan(_Recipe):
         return 0
 
 
-# The options of the two commands, in distinction from a recipe's fields.
-_OWN = tuple({field.name for command in (TrainRun, TrainPlan) for field in fields(command)})
+@dataclass(frozen=True, kw_only=True)
+class TrainPreflight(_Recipe):
+    """Look for seconds at the data of a run: words, sizes, duplicates, and what the VAE loses."""
+
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE.png")] = None
+    """A sheet of pictures as they are trained on, each above what the VAE makes of it."""
+    json: bool = False
+    """Print JSON, for programs."""
+
+    def run(self) -> int:
+        """Exit code 0 when there is nothing to warn of, 1 otherwise."""
+        overrides = self.overrides()
+        if self.output is not None:
+            check_file_name(self.output)
+            check_folder(self.output.parent)
+        from deepgen.recipes import preflight_run
+
+        found = preflight_run(self.recipe, overrides, self.output)
+        print_report(found, as_json=self.json)
+        return 1 if found.warnings else 0
+
+
+# The options of these commands, in distinction from a recipe's fields.
+_OWN = tuple({field.name for command in (TrainRun, TrainPlan, TrainPreflight) for field in fields(command)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +214,10 @@ class TrainGate:
 _COMMANDS: dict[str, type] = {
     "run": TrainRun,
     "plan": TrainPlan,
+    "preflight": TrainPreflight,
     "export": TrainExport,
     "plot": TrainPlot,
+    "compare": TrainCompare,
     "gate": TrainGate,
 }
 
@@ -201,8 +229,10 @@ class Train:
     command: OmitSubcommandPrefixes[
         Annotated[TrainRun, subcommand("run")]
         | Annotated[TrainPlan, subcommand("plan")]
+        | Annotated[TrainPreflight, subcommand("preflight")]
         | Annotated[TrainExport, subcommand("export")]
         | Annotated[TrainPlot, subcommand("plot")]
+        | Annotated[TrainCompare, subcommand("compare")]
         | Annotated[TrainGate, subcommand("gate")]
     ]
 
@@ -236,12 +266,12 @@ def _with_resume(words: Sequence[str]) -> list[str]:
 
 
 def for_recipe(words: Sequence[str]) -> type:
-    """`Train`, with the fields of the recipe that is named as options of `run` and `plan`.
+    """`Train`, with the fields of the recipe that is named as options of `run`, `plan` and `preflight`.
 
     Raises:
         ValueError: there is no such recipe.
     """
-    if words[:1] not in (["run"], ["plan"]):
+    if words[:1] not in (["run"], ["plan"], ["preflight"]):
         return Train
     recipe = recipe_in(words[1:])
     if recipe is None:

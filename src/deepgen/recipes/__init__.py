@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,8 @@ from deepgen.training.resuming import Resume
 from deepgen.training.run_folder import read_run
 from deepgen.user_files import absolute, named_by, split_place
 
+logger = logging.getLogger(__name__)
+
 # A new file of recipes has a table RECIPES and a line here.
 _MODULES = (
     *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
@@ -32,6 +34,7 @@ _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_opt
 if TYPE_CHECKING:
     from deepgen.rl.plan import RLPlan
     from deepgen.training.plan import TrainingPlan
+    from deepgen.training.preflight import Preflight
 
 
 def run(
@@ -62,13 +65,74 @@ def run(
         print("\n".join(changed_fields(as_written, config)) or "every field as in the recipe")
         if isinstance(start := getattr(config, "start", None), Start):
             print(f"starts from: {start}")
-    train(
+    state = train(
         config,
         output_dir,
         resume=resume,
         accept_changes=accept_changes,
         about={"recipe": absolute(recipe_name), "overrides": changes},
     )
+    is_complete = state.step >= config.num_steps
+    del state  # the memory of the model is wanted again
+    if is_complete and getattr(config, "before_after", None) is not None:
+        _compare_at_the_end(output_dir)
+
+
+def _compare_at_the_end(output_dir: Path) -> None:
+    """Draw prompts before and after; a run that is saved is not lost by what goes wrong here."""
+    from deepgen.training.parallel import Processes
+
+    if not Processes(recipe_of(output_dir).device).is_main:
+        return
+    try:
+        print(f"before and after: {compare_run(output_dir)}")
+    except (ValueError, OSError, RuntimeError) as error:
+        logger.warning(
+            "warning: the run is complete and saved, but no prompts could be drawn before and after: %s. "
+            "Try it again with: deepgen train compare %s",
+            error,
+            output_dir,
+        )
+
+
+def compare_run(
+    run_dir: Path,
+    output: Path | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    changes: Mapping[str, str] | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    strength: float = 1.0,
+) -> Path:
+    """Draw prompts by the model a run began with and by what it became, on one sheet.
+
+    Args:
+        run_dir: the run.
+        output: the picture; by default in the run's folder.
+        prompts: besides captions of the run's data and prompts of a small model's world.
+        changes: of the recipe's `before_after`, by field.
+        weights: see `Trained`.
+        strength: see `Trained`.
+
+    Raises:
+        ValueError, OSError: the run is not of a supervised recipe, or cannot be read.
+    """
+    from deepgen.training.before_after import FILE, compare
+    from deepgen.training.export import Trained
+    from deepgen.training.parallel import Processes
+    from deepgen.training.supervised import SupervisedConfig
+    from deepgen.training.supervised_settings import BeforeAfterConfig
+
+    config = recipe_of(run_dir)
+    if not isinstance(config, SupervisedConfig):
+        raise ValueError(
+            f"{run_dir} is a run of {type(config).__name__}, which trains a part of the tiny model"
+        )
+    chosen = override(config.before_after or BeforeAfterConfig(), changes or {})
+    output = output or run_dir / FILE
+    trained = Trained(config, run_dir, weights, strength)
+    compare(trained, chosen, Processes(config.device).device, prompts).save(output)
+    return output
 
 
 def recipe(name: str) -> TrainConfig:
@@ -152,6 +216,32 @@ def export(
         )
     write = {"folder": export_folder, "lora": export_lora, "native": export_native}[what]
     write(Trained(config, run_dir, weights, strength), output_dir)
+
+
+def preflight_run(recipe_name: str, overrides: Mapping[str, str], output: Path | None = None) -> Preflight:
+    """Look at the data of a recipe as its run would before the first step.
+
+    Args:
+        recipe_name: of a supervised recipe.
+        overrides: as for `run`.
+        output: a picture of what the VAE loses, where one is wanted.
+
+    Raises:
+        ValueError: the recipe trains a part of the tiny model, or the data cannot be opened.
+    """
+    from deepgen.data.image_files import save_image
+    from deepgen.training.parallel import Processes
+    from deepgen.training.reproduction import sheet
+    from deepgen.training.supervised import SupervisedConfig
+
+    config = override(recipe(recipe_name), overrides)
+    if not isinstance(config, SupervisedConfig):
+        raise ValueError(f"{recipe_name} trains a part of the tiny model; it draws its data itself")
+    found = config.preflight_alone(Processes(config.device).device)
+    pairs = [pair for source in found.sources for pair in source.reproduced]
+    if output is not None and pairs:
+        save_image(sheet(pairs), output)
+    return found
 
 
 def plan_run(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
 from deepgen.data.fingerprint import mixture_facts, prompt_facts
-from deepgen.data.opening import recognise, with_rule
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts, open_mix
+from deepgen.rl.prompt_words import unknown_word_warning
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
-from deepgen.training.supervised import SupervisedConfig, own_image_rule
+from deepgen.training.supervised import SupervisedConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,15 @@ class RLConfig(RLSettings, SupervisedConfig):
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
             mixture = self.open_data(processes)
         pipe = self.start.load(self.dtype(processes.device))
-        if mixture is not None and self.data is not None and recognise(self.data).kind == "source":
-            mixture = with_rule(mixture, own_image_rule(pipe))
+        if mixture is not None:
+            mixture = self.sized(mixture, pipe)
+        if self.preflight is not None and processes.is_main:
+            look = self.preflight
+            world = pipe.config.get("world")
+            if said := unknown_word_warning(
+                mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2
+            ):
+                logger.warning("warning: %s", said)
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
 
     def facts(self, stage: RLStage) -> dict[str, Any]:

@@ -61,7 +61,14 @@ class Trained:
             )
 
     def load(self) -> DeepGenPipeline:
-        """The pipeline with the newest checkpoint's weights; adapters are still apart.
+        """The pipeline with the newest checkpoint's weights; adapters are still apart. Raises as `become`."""
+        return self.become(self.config.start.load())
+
+    def become(self, pipe: DeepGenPipeline) -> DeepGenPipeline:
+        """Put the newest checkpoint's weights into the model the run began with; adapters stay apart.
+
+        Args:
+            pipe: that model, which is changed.
 
         Raises:
             FileNotFoundError: the folder holds no checkpoint.
@@ -75,7 +82,6 @@ class Trained:
             values,
             f"{self.run_dir} had diverged; move step {snapshot.step} away to export the one before",
         )
-        pipe = config.start.load()
         objective = prepare_parts(config, pipe)
         parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         if parameters.keys() != values.keys():
@@ -98,13 +104,18 @@ class Trained:
 def export_folder(trained: Trained, output_dir: Path) -> None:
     """Write a run as a folder that `DeepGenPipeline.from_pretrained` loads, with its adapters merged."""
     pipe = trained.load()
-    adapted = [name for name in ("transformer", "vlm") if getattr(getattr(pipe, name), "peft_config", None)]
-    for name in adapted:
-        _merge(getattr(pipe, name))
+    merge_adapters(pipe)
     pipe = pipe.to(trained.stored_dtype)
     for name in WEIGHTED:
         _require_finite_export(name, getattr(pipe, name).state_dict())
     pipe.save_pretrained(output_dir)
+
+
+def merge_adapters(pipe: DeepGenPipeline) -> None:
+    """Fold every adapter of a pipeline into the weights it adapts."""
+    for name in ("transformer", "vlm"):
+        if getattr(getattr(pipe, name), "peft_config", None):
+            _merge(getattr(pipe, name))
 
 
 def export_lora(trained: Trained, output_dir: Path) -> None:

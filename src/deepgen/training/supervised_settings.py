@@ -45,6 +45,41 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreflightConfig:
+    """The look at the data before the first step: words, sizes, duplicates, and what the VAE loses."""
+
+    num_rows: int = 2000  # whose texts and headers are read, over all sources
+    num_images: int = 12  # that pass through the VAE
+    seconds: float = 10.0  # about when it stops
+
+    def __post_init__(self) -> None:
+        """Refuse to look at nothing."""
+        if min(self.num_rows, self.num_images) < 1 or not 0 < self.seconds < float("inf"):
+            raise ValueError(
+                "preflight needs num_rows and num_images of at least 1 and seconds above 0; "
+                "preflight=none leaves it out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeAfterConfig:
+    """Prompts drawn by the model a run began with and by what it became, on one sheet when the run ends."""
+
+    num_captions: int = 4  # of the data, with the picture each is said of
+    num_examples: int = 2  # of a small model's own world, to see what is kept
+    seed: int = 0
+    preset: str = "balanced"
+
+    def __post_init__(self) -> None:
+        """Refuse negative counts."""
+        if min(self.num_captions, self.num_examples) < 0:
+            raise ValueError(
+                "before_after needs num_captions and num_examples of at least 0; "
+                "before_after=none leaves it out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SupervisedSettings(TrainConfig):
     """What every supervised stage has."""
 
@@ -80,6 +115,8 @@ class SupervisedSettings(TrainConfig):
     is_checkpointing_activations: bool = False
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
+    preflight: PreflightConfig | None = field(default_factory=PreflightConfig)
+    before_after: BeforeAfterConfig | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.optim import OptimConfig
 from deepgen.training.supervised import SupervisedConfig
+from deepgen.training.supervised_settings import BeforeAfterConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class LoraConfig(SupervisedConfig):
         default_factory=lambda: LoraSettings(rank=16, alpha=16, dropout=0.0)
     )
     ema_decay: float | None = None
+    before_after: BeforeAfterConfig | None = field(default_factory=BeforeAfterConfig)
     save_every: int = 100
     log_every: int = 10
     num_workers: int = 0
