@@ -296,7 +296,7 @@ test("errors speak of the page's own inputs and point at them", async () => {
   });
   await page.waitForFunction(() => document.querySelectorAll("#inputs li").length === 2);
   await page.click("#inputs li:nth-child(1) button[aria-label^=Remove]");
-  await page.click("#go"); await status("^Picture 1: ");
+  await page.click("#go"); await status("^Picture 1 is not a picture we can read");
   await page.click("#inputs button[aria-label^=Remove]");
   complaints.splice(0, complaints.length, ...complaints.filter(line => !/status of 400|ERR_FILE/.test(line)));
 });
