@@ -221,6 +221,7 @@ class EvalRun:
         from deepgen.evaluation.models import ModelConfig, load_model
         from deepgen.evaluation.report import number
         from deepgen.evaluation.runner import RunConfig, run, workers
+        from deepgen.evaluation.scoring import open_questions
 
         if not self.names:
             raise ValueError("name at least one benchmark; `deepgen eval list` shows them")
@@ -273,6 +274,8 @@ class EvalRun:
                     f"{benchmark.label}  {result['headline']} {shown}  ({result['num_judged']} of "
                     f"{result['num_expected']} pictures){mark}"
                 )
+                if left := open_questions(result):
+                    print(f"  {left}")
         if scorers.judge is not None and team.rank == 0:
             print(_bill(scorers.judge))
         return 0
