@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import ItemScore, settings_with
 from deepgen.evaluation.benchmark_file import load_benchmark_file
 from deepgen.evaluation.benchmarks import benchmark_names, load_benchmark
@@ -233,6 +234,30 @@ def test_429_for_ten_minutes_is_waited_for_as_told_and_then_a_finding(name, data
         while clock[0] < 600:
             scored(name, data, scorers)
         assert scored(name, data, scorers).value == right.value
+
+
+def test_the_command_says_how_many_questions_are_open_and_asks_them_next_time(
+    tmp_path: Path, endpoint, capsys
+) -> None:
+    data = write_all(tmp_path / "data")
+    for item in load_benchmark("wise:legacy").items(data, allow_altered=True):
+        image(tmp_path / f"theirs/{item.id}.png")
+    command = ["eval", "run", "wise:legacy", "--model", f"images:{tmp_path / 'theirs'}", "--data", str(data)]
+    command += ["--allow-altered-data", "-o", str(tmp_path / "run"), "--judge-url", endpoint.url]
+    command += ["--judge-model", "stub", "--judge-replies", "words", "--judge-concurrency", "1"]
+    endpoint.fails(BAD["prose"][0], 3)
+    assert main(command) == 2
+    assert "6 of 7 questions answered; start the run again to ask the rest" in capsys.readouterr().err
+    endpoint.fails(BAD["prose"][0], 3)
+    assert main([*command, "--allow-partial"]) == 0
+    assert len(endpoint.asked) == 3
+    assert "6 of 7 questions answered; start the run again to ask the rest" in capsys.readouterr().out
+    endpoint.fails()
+    assert main(command) == 0
+    assert len(endpoint.asked) == 1
+    said = capsys.readouterr().out
+    assert "questions answered" not in said
+    assert "(7 of 7 pictures)" in said
 
 
 # --- data with null fields ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from deepgen.cli.app import main
 from deepgen.evaluation.benchmark import CannotDraw, Item
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.image_folder import ImageFolder
+from deepgen.evaluation.published import PUBLISHED
 from evaluation.benchmark_files import image, write_all, write_gedit
 from evaluation.stub_scorers import stub_scorers
 from rewards.reward_server import serving
@@ -112,6 +113,11 @@ WRITERS: dict[str, tuple[str, Write]] = {
     "RISEBench": ("risebench:64", risebench(".png")),
     "UniREditBench": ("unireditbench", unireditbench),
 }
+
+
+def test_the_layout_of_every_published_benchmark_is_written_here() -> None:
+    written = {name.partition(":")[0] for name, _ in WRITERS.values()}
+    assert written == {label.partition("-")[0] for label in PUBLISHED}
 
 
 @pytest.fixture(scope="module")

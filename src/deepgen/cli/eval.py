@@ -240,7 +240,6 @@ class EvalRun(PluginOptions):
         """Exit code 0 once every benchmark has its table."""
         from deepgen.evaluation.benchmarks import load_benchmark
         from deepgen.evaluation.models import ModelConfig, load_model
-        from deepgen.evaluation.report import number
         from deepgen.evaluation.runner import RunConfig, run, workers
 
         if not self.names:
@@ -287,13 +286,7 @@ class EvalRun(PluginOptions):
                 self._say_cost(benchmark, chosen, scorers.judge)
             result = run(benchmark, model, chosen, config, scorers, team)
             if result is not None:
-                mark = "  PARTIAL" if result["is_partial"] else ""
-                value = result["table"].get(result["headline"])
-                shown = "not given for a part of it" if value is None else number(value)
-                print(
-                    f"{benchmark.label}  {result['headline']} {shown}  ({result['num_judged']} of "
-                    f"{result['num_expected']} pictures){mark}"
-                )
+                print(_in_words(result))
         if scorers.judge is not None and team.rank == 0:
             print(_bill(scorers.judge))
         return 0
@@ -421,6 +414,20 @@ def _bill(judge: BenchmarkJudge) -> str:
         f"judge: {bill['asked']} questions asked, {bill['cached']} from the cache; {bill['tokens_in']:,} "
         f"tokens in and {bill['tokens_out']:,} out{cost}{refused}"
     )
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    """The number of a benchmark, and what is missing for it."""
+    from deepgen.evaluation.report import number
+    from deepgen.evaluation.scoring import open_questions
+
+    mark = "  PARTIAL" if result["is_partial"] else ""
+    value = result["table"].get(result["headline"])
+    shown = "not given for a part of it" if value is None else number(value)
+    pictures = f"({result['num_judged']} of {result['num_expected']} pictures){mark}"
+    left = open_questions(result)
+    more = f"\n  {left}" if left else ""
+    return f"{result['benchmark']}  {result['headline']} {shown}  {pictures}{more}"
 
 
 _SCORERS = {"reader": "OCR", "tower": "CLIP", "vqa": "a VQA model", "detector": "a detector"}

@@ -15,6 +15,7 @@ from typing import Any
 from deepgen.evaluation.benchmark import ItemScore, with_standard_names
 from deepgen.evaluation.benchmarks import load_benchmark
 from deepgen.evaluation.published import differences, judge_of, reference_of
+from deepgen.evaluation.scoring import open_questions
 from deepgen.evaluation.statistics import FEWEST, Paired, intervals, paired
 from deepgen.user_files import named_by
 
@@ -124,9 +125,8 @@ def caveats(result: Result) -> list[str]:
             f"PARTIAL: {document['num_judged']} of {document['num_expected']} pictures judged, "
             f"{len(document['items'])} of {manifest['num_items']} items drawn"
         )
-    asked, answered = document.get("num_questions", 0), document.get("num_answered", 0)
-    if answered < asked:
-        lines.append(f"{answered} of {asked} questions answered; start the run again to ask the rest")
+    if left := open_questions(document):
+        lines.append(left)
     if not document["table"]:
         lines.append("NO SCORE: too few pictures have a verdict")
     reference = reference_of(result.label)

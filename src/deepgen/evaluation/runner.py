@@ -126,19 +126,26 @@ def run(
     team.wait()
     if team.rank != 0:
         return None
+    return add_up(job, _with_scoring(manifest, benchmark, scorers, version), scorers)
+
+
+def _with_scoring(
+    manifest: Mapping[str, Any], benchmark: Benchmark, scorers: Scorers, version: str
+) -> dict[str, Any]:
+    """The manifest with what scored the pictures, and what is known of published numbers beside it."""
     scored_by = {need: scorers.version(need) for need in benchmark.needs}
-    manifest = {**manifest, "scorer": version, "scored_by": scored_by}
+    whole = {**manifest, "scorer": version, "scored_by": scored_by}
     if scorers.judge is not None and "judge" in benchmark.needs:
-        manifest["prompts"] = scorers.judge.prompt_source(benchmark.name)
+        whole["prompts"] = scorers.judge.prompt_source(benchmark.name)
     if (reference := reference_of(benchmark.label)) is not None:
-        manifest["published"] = {
+        whole["published"] = {
             "source": reference.source,
             "judge": reference.judge_in_words,
             "prompts": reference.prompts,
             "rewriting": {name: reference.rewriting(name) for name in reference.rows},
-            "made_differently": differences(manifest, reference),
+            "made_differently": differences(whole, reference),
         }
-    return add_up(job, manifest, scorers)
+    return whole
 
 
 def _scorer_version(benchmark: Benchmark, scorers: Scorers, config: RunConfig) -> str:

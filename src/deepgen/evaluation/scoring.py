@@ -81,6 +81,14 @@ def _verdict(benchmark: Benchmark, item: Item, images: Sequence[Image.Image], sc
         return replace(empty, problems=(reason,))
 
 
+def open_questions(document: Mapping[str, Any]) -> str:
+    """In words how many questions of a result have no answer; empty where all have one."""
+    asked, answered = document.get("num_questions", 0), document.get("num_answered", 0)
+    if answered >= asked:
+        return ""
+    return f"{answered} of {asked} questions answered; start the run again to ask the rest"
+
+
 def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) -> dict[str, Any]:
     """The table, or the reason there is none; written either way.
 
@@ -119,9 +127,10 @@ def add_up(job: EvaluationJob, manifest: Mapping[str, Any], scorers: Scorers) ->
         result["judge"] = scorers.judge.bill()
     write_json(job.folder / "result.json", result)
     if is_refused:
+        reasons = "; ".join(part for part in (open_questions(result), *problems[:3]) if part)
         raise TooFewVerdicts(
             f"{benchmark.label}: {judged} of {expected} pictures have a verdict ({coverage:.1%}, at "
-            f"least {least:.1%} needed), so there is no score; first: {'; '.join(problems[:3])}; all are in "
+            f"least {least:.1%} needed), so there is no score; first: {reasons}; all are in "
             f"{job.folder / 'result.json'}; start again to try those once more, or --allow-partial"
         )
     return result
