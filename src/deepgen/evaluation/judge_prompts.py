@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepgen.text_lines import read_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePrompt:
@@ -140,7 +142,7 @@ class JudgePrompts:
     def _find(self, folder: Path, benchmark: str, question: str) -> tuple[JudgePrompt, Path]:
         path = folder / f"{question}.txt"
         if path.is_file():
-            return JudgePrompt(text=path.read_text(encoding="utf-8")), path
+            return JudgePrompt(text=read_text(path)), path
         official = OFFICIAL.get(benchmark, {}).get(question)
         if official is None:
             raise FileNotFoundError(
