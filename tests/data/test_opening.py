@@ -169,6 +169,7 @@ def test_options_of_a_source_reach_training(tmp_path) -> None:
         settings(tmp_path, data_options="caption")
 
 
+@pytest.mark.slow
 def test_a_plan_takes_any_data_too(tars: Path, capsys) -> None:
     said = say(capsys, "train", "plan", "lora", "--model", "tiny", "--data", str(tars / "unsorted.tar"))
     assert "memory" in said

@@ -23,6 +23,7 @@ from deepgen.cli.options import (
     check_steps,
 )
 from deepgen.cli.outputs import check_folder
+from deepgen.text_lines import read_text
 
 if TYPE_CHECKING:
     from deepgen.evaluation.benchmark import Benchmark, Settings
@@ -303,7 +304,7 @@ class EvalRun(PluginOptions):
                 "without"
             )
         if negative is not None and negative.startswith("@"):
-            negative = Path(negative[1:]).expanduser().read_text(encoding="utf-8").strip()
+            negative = read_text(Path(negative[1:]).expanduser()).strip()
         return settings_with(
             benchmark.settings,
             num_inference_steps=self.num_inference_steps or get_preset(self.preset).num_steps,

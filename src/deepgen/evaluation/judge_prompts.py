@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepgen.text_lines import read_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePrompt:
@@ -168,7 +170,7 @@ class JudgePrompts:
         path = folder / f"{question}.txt"
         fields = " and ".join(f"{{{name}}}" for name in re.findall(r"\{([a-z]+)\}", ours)) or "no field"
         if path.is_file():
-            return JudgePrompt(text=path.read_text(encoding="utf-8")), path
+            return JudgePrompt(text=read_text(path)), path
         official = OFFICIAL.get(benchmark, {}).get(question)
         if official is None:
             raise FileNotFoundError(

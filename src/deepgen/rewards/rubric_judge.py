@@ -11,6 +11,7 @@ from PIL import Image
 
 from deepgen.rewards.http import Connection
 from deepgen.rewards.judge import ChatOptions, Judge, Query
+from deepgen.text_lines import read_text
 
 Question = Sequence[str | Image.Image]  # one message: texts and images in their order
 
@@ -72,4 +73,4 @@ def calls_at_once(options: JudgeOptions) -> int:
 
 
 def _read(path: str) -> str:
-    return Path(path).expanduser().read_text(encoding="utf-8")
+    return read_text(Path(path).expanduser())
