@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.evaluation.statistics import LEAST_SEEDS, over_seeds, share_interval, wilson
+from deepgen.evaluation.statistics import LEAST_SEEDS, PUBLISHED_SEEDS, over_seeds, share_interval, wilson
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -75,6 +75,13 @@ def test_the_page_of_the_small_model_claims_no_more_than_its_record() -> None:
             ]
             # t(0.975, 2 degrees of freedom)
             assert abs(statistics.mean(values)) < 4.303 * statistics.stdev(values) / math.sqrt(3)
+
+
+def test_a_published_table_is_of_three_seeds_or_says_that_it_is_of_one() -> None:
+    table = json.loads((ROOT / "docs" / "tiny" / "shapes.json").read_text())
+    for page in (ROOT / "docs" / "tiny" / "README.md", ROOT / "README.md"):
+        said = "one seed of the evaluation" in page.read_text().lower()
+        assert said == (table.get("num_seeds", 1) < PUBLISHED_SEEDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
