@@ -115,3 +115,6 @@ def test_several_seeds_are_several_pictures_of_each_item(tmp_path):
     assert [kind.num_claims for kind in several.kinds] == [kind.num_claims for kind in one.kinds]
     assert several.generation_accuracy == several.edit_accuracy == 1
     assert str(several).startswith("shapes 1, 3 seeds from 0")
+    note = "of 1 seed; publish means of 3 (--seeds 3)"
+    assert str(one).endswith(note)
+    assert "publish" not in str(several)

@@ -18,7 +18,7 @@ from deepgen.tiny.evaluation.chains import draw_chains, sample_chains, score_cha
 from deepgen.tiny.evaluation.evaluate import StorybookConfig, evaluate
 from deepgen.tiny.evaluation.prompts import ABILITIES, kinds_of, prompts_of
 from deepgen.tiny.evaluation.scores import score_image
-from deepgen.tiny.evaluation.summary import look_up, summarize_kinds
+from deepgen.tiny.evaluation.summary import _share, look_up, summarize_kinds
 from deepgen.tiny.evaluation.table import table
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import CELL, Scene, Thing, Word
@@ -76,6 +76,19 @@ def test_an_interval_is_over_prompts_and_not_over_pictures(right_run):
     assert (part.held_out.num_prompts, part.held_out.num_images) == (2, 4)
     assert part.held_out.interval == wilson(1.0, 2)
     assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson 1927, by hand
+
+
+def test_wordings_of_one_claim_are_one_piece_of_evidence():
+    """Ten claims in two wordings each, both wrong for one of them: as if ten prompts had been asked twice."""
+    rows = [
+        {"kind": "one", "prompt": f"{n}", "claim": f"{n // 2}", "is_right": n // 2 != 3} for n in range(20)
+    ]
+    share = _share(rows)
+    assert (share.share, share.num_prompts, share.num_claims, share.num_images) == (0.9, 20, 10, 20)
+    assert share.interval == (0.7, 1.0)
+    before = _share([{key: row[key] for key in ("kind", "prompt", "is_right")} for row in rows])
+    assert before.num_claims == 20, "rows of an older run name no claim"
+    assert share.interval[0] < before.interval[0]
 
 
 def test_table_page_sheet_and_json_are_written(right_run):

@@ -18,6 +18,7 @@ from deepgen.evaluation.data_rows import UNREADABLE
 
 FEWEST = 5  # items of a category, for an interval
 LEAST_SEEDS = 8  # runs of each side, for a claim that one is better
+PUBLISHED_SEEDS = 3  # of the evaluation, for a figure that is published
 _Z = 1.96  # of a normal distribution, 95 %
 # 97.5 % quantiles of Student's t with 1, 2, ... 30 degrees of freedom; beyond, the last one is a little wide.
 _T_QUANTILES = (
@@ -68,6 +69,14 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     center = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def seeds_note(num_seeds: int) -> str:
+    """What stands below a table that is of too few seeds to be published; "" below others."""
+    if num_seeds >= PUBLISHED_SEEDS:
+        return ""
+    seeds = f"{num_seeds} seed{'s' * (num_seeds != 1)}"
+    return f"of {seeds}; publish means of {PUBLISHED_SEEDS} (--seeds {PUBLISHED_SEEDS})"
 
 
 def share_interval(

@@ -9,6 +9,7 @@ need not be equal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 _BUCKET = 2**25  # elements that travel together
+_PATIENCE = timedelta(hours=2)  # of the others, while the first one validates or evaluates alone
 
 
 class Processes:
@@ -31,7 +33,7 @@ class Processes:
     def __init__(self, device: str | None = None):
         from deepgen.processes import join
 
-        self._state = join(device)
+        self._state = join(device, _PATIENCE)
 
     @property
     def rank(self) -> int:

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from deepgen.data.png import attach_records_of, read_records, save_png
 from deepgen.evaluation.benchmark import Benchmark, Item, ItemScore, Protocol, Settings
 from deepgen.evaluation.scorers import Scorers
-from deepgen.evaluation.statistics import share_interval
+from deepgen.evaluation.statistics import seeds_note, share_interval
 from deepgen.moved import renamed
 from deepgen.shapes.caption import (
     EDIT_KINDS,
@@ -175,6 +175,8 @@ class ShapesReport:
             f"{'editing':16} {self.edit_accuracy:5.2f}  kept {self.kept:.2f}, PSNR outside {self.psnr:.1f} dB"
         )
         lines.append(f"{self.seconds_per_image:.2f} s per image")
+        if note := seeds_note(self.num_seeds):
+            lines.append(note)
         return "\n".join(lines)
 
 

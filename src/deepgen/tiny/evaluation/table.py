@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepgen.evaluation.statistics import seeds_note
 from deepgen.tiny.evaluation.summary import HELD_OUT, RightShare, StorybookPart, StorybookReport
 
 ABILITY_NAMES = {
@@ -41,6 +42,8 @@ def table(report: StorybookReport) -> str:
         ]
     if report.seconds_per_image is not None:
         lines += ["", f"{report.seconds_per_image:.2f} s a picture."]
+    if note := seeds_note(report.num_seeds):
+        lines += ["", f"{note.capitalize()}."]
     return "\n".join(lines) + "\n"
 
 
@@ -64,6 +67,8 @@ def brief(report: StorybookReport) -> str:
         lines.append(line)
     if report.chains is not None:
         lines.append(str(report.chains))
+    if note := seeds_note(report.num_seeds):
+        lines.append(note)
     return "\n".join(lines)
 
 
