@@ -29,6 +29,10 @@ class DropoutConfig:
 
     An edit can lose its instruction, or instruction and references together; the negative branch of
     guidance is then one that was trained.
+
+    Attributes:
+        edit_text: of edits, that lose the instruction.
+        edit_everything: of edits, that lose instruction and references.
     """
 
     text: float = 0.1  # of captions
@@ -46,7 +50,27 @@ class DropoutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedSettings(TrainConfig):
-    """What every supervised stage has."""
+    """What every supervised stage has.
+
+    Attributes:
+        transformer: a base DiT, or an SD3 pipeline that also gives the VAE.
+        vae: a base VAE.
+        connector_options: in what a fresh connector differs, such as num_think_tokens=64 or taps=6,12,18.
+        global_batch_size: samples of an optimizer step, on all processes together.
+        micro_batch_size: samples of a forward pass.
+        num_workers: processes that read data ahead; 0 reads in this one.
+        trains_connector: whether the connector learns.
+        trains_transformer: whether all of the DiT learns.
+        vlm_lora: an adapter of the VLM that learns; none leaves the VLM frozen.
+        transformer_lora: an adapter of the DiT that learns, instead of all of it.
+        levels: noise levels of the loss.
+        dropout: shares of samples that lose part of their condition.
+        padding: hidden: attention does not see pads; visible: it does, as in the original.
+        is_checkpointing_activations: compute activations again in the backward pass: less memory, more time.
+        is_compiled: run the DiT through torch.compile.
+        validation: a look at held-out examples.
+        benchmarks: a few items of benchmarks while training.
+    """
 
     # what to start from: a name, folder or file, as for `deepgen generate --model`; None: base models alone
     model: str | None = "tiny"
@@ -55,9 +79,7 @@ class SupervisedSettings(TrainConfig):
     transformer: str | None = None
     vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
-    connector_options: tuple[
-        str, ...
-    ] = ()  # in what it differs from that, such as num_think_tokens=64 or taps=6,12,18
+    connector_options: tuple[str, ...] = ()
     data: Path | None = None  # a mixture file, a folder of pictures with captions, or PATH.py:SOURCE
     data_task: Task = "generate"  # of a folder; "edit" where its metadata.jsonl names references
     data_root: Path | None = None  # replaces the root folder of the mixture file
