@@ -58,7 +58,6 @@ def test_the_reward_scores_a_picture_and_trains(folder: Path, capsys: pytest.Cap
     assert main(["train", "rl-tiny", *given]) == 0
     assert 0 < last_row(folder / "red")["reward/redness"] < 1
     assert "mine.py" in files_run(folder / "red")
-    assert main(["train", "plot", "red"]) == 0
 
 
 def test_the_source_is_counted_and_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

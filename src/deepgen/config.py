@@ -6,12 +6,39 @@ Whatever lives in a folder as a registry (data sources, rewards) is checked here
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
+
+
+# What a number may be: least and most.
+SHARE, COUNT, NOT_NEGATIVE = (0.0, 1.0), (1.0, math.inf), (0.0, math.inf)
+POSITIVE, BELOW_ONE = (math.nextafter(0, 1), math.inf), (0.0, math.nextafter(1, 0))
+_SAID = {
+    SHARE: "from 0 to 1",
+    COUNT: "at least 1",
+    NOT_NEGATIVE: "at least 0",
+    POSITIVE: "above 0",
+    BELOW_ONE: "at least 0 and below 1",
+}
+
+
+def check_bounds(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError for the first number in a config that is not within its bounds, NaN included.
+
+    Args:
+        config: a dataclass.
+        bounds: field -> one of SHARE, COUNT, NOT_NEGATIVE, POSITIVE and BELOW_ONE. Fields that the config has
+            not, and values that are no numbers, are left out.
+    """
+    for name, (least, most) in bounds.items():
+        value = getattr(config, name, None)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(f"{name} must be {_SAID[least, most]}, got {value}")
 
 
 def option_fields(options: type) -> dict[str, dataclasses.Field[Any]]:

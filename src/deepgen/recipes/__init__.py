@@ -155,11 +155,13 @@ def recipe_names() -> list[str]:
     return list(_recipes())
 
 
+def modules() -> list[Any]:
+    """The files of recipes; each has a table RECIPES of functions by name."""
+    return [importlib.import_module(module) for module in _MODULES]  # here: they load every part's library
+
+
 def _recipes() -> dict[str, Callable[[], TrainConfig]]:
-    # here: they load every part's library
-    return {
-        name: make for module in _MODULES for name, make in importlib.import_module(module).RECIPES.items()
-    }
+    return {name: make for module in modules() for name, make in module.RECIPES.items()}
 
 
 def recipe_of(run_dir: Path) -> TrainConfig:

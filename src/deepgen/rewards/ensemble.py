@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from deepgen.config import NOT_NEGATIVE, check_bounds
 from deepgen.moved import renamed
 from deepgen.rewards.breaker import Breaker
 from deepgen.rewards.cache import RewardCache, content_key
@@ -80,6 +81,8 @@ class RewardEnsembleConfig:
         for name in ("failure_window", "failure_minimum", "breaker_after"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        names = ("breaker_pause", "breaker_longest_pause", "cache_size")
+        check_bounds(self, dict.fromkeys(names, NOT_NEGATIVE))
 
 
 class TooManyFailures(OSError):

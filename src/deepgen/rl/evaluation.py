@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deepgen.config import COUNT, NOT_NEGATIVE, check_bounds
 from deepgen.data.prompts import Prompt, PromptMix
 from deepgen.rewards.ensemble import RewardEnsemble
 from deepgen.rewards.reward import Candidate
@@ -49,6 +50,7 @@ class RLEvaluationConfig:
             raise ValueError(
                 "an evaluation needs every, num_prompts, prompts_per_set and batch_size of at least 1"
             )
+        check_bounds(self, {"num_inference_steps": COUNT, "guidance_scale": NOT_NEGATIVE})
 
 
 class RLEvaluation:

@@ -20,7 +20,14 @@ _DIT = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Rank and strength; an update is scaled by alpha / rank. The defaults are the original's for the VLM."""
+    """Rank and strength; an update is scaled by alpha / rank. The defaults are the original's for the VLM.
+
+    Attributes:
+        rank: of the two factors.
+        alpha: strength; an update is scaled by alpha / rank.
+        dropout: share of the adapter's inputs that are left out.
+        targets: useful: the linear layers that feed a tap; upstream: those the original adapts.
+    """
 
     rank: int = 64
     alpha: int = 128

@@ -12,9 +12,24 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from deepgen.config import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, SHARE, check_bounds
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.sharding import Sharding
+
+# What numbers of a stage may be, those of one part alone included: one name means one thing in all stages.
+_BOUNDS = {
+    **dict.fromkeys(("num_threads", "batch_size", "edit_batch_size", "pool_size", "crop"), COUNT),
+    **dict.fromkeys(("scenes", "num_candidates", "height", "width", "rollout_batch_size"), COUNT),
+    **dict.fromkeys(("whole_share", "other_share", "edit_share", "empty_share", "same_length_share"), SHARE),
+    **dict.fromkeys(("simple_share", "plain_share", "dropout"), SHARE),
+    **dict.fromkeys(("seed", "pool_seed", "kl_weight", "detail_weight", "choice_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("latent_noise", "pixel_noise", "code_noise", "logit_std"), NOT_NEGATIVE),
+    **dict.fromkeys(("max_silent_tokens", "sheet_every", "guidance_scale"), NOT_NEGATIVE),
+    **dict.fromkeys(("shift",), POSITIVE),
+    **dict.fromkeys(("sheet_groups",), COUNT),
+    "ema_decay": BELOW_ONE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +37,15 @@ class TrainConfig:
     """What every stage has: length, seed, optimizer, and how often something is written.
 
     Steps are optimizer steps, whatever a step's batch is divided into.
+
+    Attributes:
+        num_steps: optimizer steps of the run.
+        seed: of everything random: data order, noise, fresh weights.
+        optim: optimizer, learning rates and schedule.
+        ema_decay: of the moving average of weights that is exported, a step; none keeps no average.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints.
+        num_threads: of this process; none leaves PyTorch's choice.
     """
 
     # Fields that say where something lies which is compared by its content when a run goes on.
@@ -48,6 +72,7 @@ class TrainConfig:
             raise ValueError("num_steps, log_every, save_every and keep must be at least 1")
         if self.max_skipped_steps < 0:
             raise ValueError(f"max_skipped_steps must be at least 0, got {self.max_skipped_steps}")
+        check_bounds(self, _BOUNDS)
         if self.shards_frozen and self.sharding != "fsdp":
             raise ValueError(
                 f"frozen weights can be divided under fsdp alone, got sharding {self.sharding!r}; "

@@ -25,6 +25,10 @@ _MODE_SCALE = 1.29
 class NoiseLevelConfig:
     """Density and weight of noise levels; `is_stratified` off draws every sample by itself, as the
     original does.
+
+    Attributes:
+        weighting: how often a noise level is drawn, and what its loss weighs.
+        is_stratified: the samples of a step share out the levels evenly.
     """
 
     weighting: Weighting = "none"

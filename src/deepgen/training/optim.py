@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deepgen.config import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_bounds
 from deepgen.extras import missing_extra
 from deepgen.training.sharding import ShardSlice
 
@@ -42,6 +43,18 @@ class OptimConfig:
 
     Steps are optimizer steps. Weight decay applies to parameters of two dimensions or more; the first
     group whose prefix fits a parameter's name overrides the rates.
+
+    Attributes:
+        lr: peak learning rate of AdamW, above 0.
+        muon_lr: peak rate of Muon for matrices and convolutions, above 0; none trains all with AdamW.
+        betas: decays of AdamW's two moments.
+        eps: added to AdamW's denominator.
+        momentum: of Muon.
+        weight_decay: share of a weight that lr times it removes in a step.
+        warmup_steps: steps in which the rates rise from 0 to their peak.
+        decay: the form of the fall at the end.
+        final_lr_share: share of the peak rate at the last step.
+        clip_norm: largest norm of all gradients together; more is scaled down.
     """
 
     lr: float = 1e-3
@@ -66,6 +79,16 @@ class OptimConfig:
             raise ValueError(f"shares must be in [0, 1], got {self.decay_share} and {self.final_lr_share}")
         if self.lr <= 0 or (self.muon_lr is not None and self.muon_lr <= 0):
             raise ValueError(f"learning rates must be positive, got {self.lr} and {self.muon_lr}")
+        check_bounds(
+            self,
+            {
+                **dict.fromkeys(("eps", "clip_norm"), POSITIVE),
+                **dict.fromkeys(("weight_decay", "warmup_steps"), NOT_NEGATIVE),
+                "momentum": BELOW_ONE,
+            },
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {self.betas}")
 
 
 def lr_factor(config: OptimConfig, step: int, num_steps: int) -> float:

@@ -29,6 +29,10 @@ class DropoutConfig:
 
     An edit can lose its instruction, or instruction and references together; the negative branch of
     guidance is then one that was trained.
+
+    Attributes:
+        edit_text: of edits, that lose the instruction.
+        edit_everything: of edits, that lose instruction and references.
     """
 
     text: float = 0.1  # of captions
@@ -81,7 +85,29 @@ class BeforeAfterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedSettings(TrainConfig):
-    """What every supervised stage has."""
+    """What every supervised stage has.
+
+    Attributes:
+        transformer: a base DiT, or an SD3 pipeline that also gives the VAE.
+        vae: a base VAE.
+        connector_options: in what a fresh connector differs, such as num_think_tokens=64 or taps=6,12,18.
+        global_batch_size: samples of an optimizer step, on all processes together.
+        micro_batch_size: samples of a forward pass.
+        num_workers: processes that read data ahead; 0 reads in this one.
+        trains_connector: whether the connector learns.
+        trains_transformer: whether all of the DiT learns.
+        vlm_lora: an adapter of the VLM that learns; none leaves the VLM frozen.
+        transformer_lora: an adapter of the DiT that learns, instead of all of it.
+        levels: noise levels of the loss.
+        dropout: shares of samples that lose part of their condition.
+        padding: hidden: attention does not see pads; visible: it does, as in the original.
+        is_checkpointing_activations: compute activations again in the backward pass: less memory, more time.
+        is_compiled: run the DiT through torch.compile.
+        preflight: a look at the data before the first step; none leaves it out.
+        before_after: prompts drawn before and after, on one sheet when the run ends; none draws none.
+        validation: a look at held-out examples.
+        benchmarks: a few items of benchmarks while training.
+    """
 
     # what to start from: a name, folder or file, as for `deepgen generate --model`; None: base models alone
     model: str | None = "tiny"
@@ -90,7 +116,6 @@ class SupervisedSettings(TrainConfig):
     transformer: str | None = None
     vae: str | None = None
     new_connector: bool = False  # begin with a fresh connector instead of the model's
-    # in what it differs from that, such as num_think_tokens=64 or taps=6,12,18
     connector_options: tuple[str, ...] = ()
     # a mixture file, a folder of pictures with captions, another source of them, or PATH.py:SOURCE
     data: Path | None = None

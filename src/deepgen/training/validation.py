@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from deepgen.config import COUNT, check_bounds
 from deepgen.data.batches import Batches, MicroBatch
 from deepgen.data.example_images import load_image
 from deepgen.data.mixture import Mixture
@@ -25,7 +26,13 @@ NUM_LEVELS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Which examples are kept for looking, and how often one looks; `data` is a mixture file of its own."""
+    """Which examples are kept for looking, and how often one looks; `data` is a mixture file of its own.
+
+    Attributes:
+        data: a mixture file of held-out examples; none looks at nothing.
+        every: optimizer steps between two looks.
+        num_inference_steps: of what is drawn; default the model's own.
+    """
 
     data: Path | None = None
     every: int = 500
@@ -37,6 +44,7 @@ class ValidationConfig:
         """Refuse counts below one."""
         if min(self.every, self.num_samples) < 1 or self.num_images < 0:
             raise ValueError("validation needs every and num_samples of at least 1, num_images of at least 0")
+        check_bounds(self, {"num_inference_steps": COUNT})
 
 
 class Validation:

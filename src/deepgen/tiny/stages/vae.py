@@ -35,7 +35,12 @@ _FAINT = 1e-4  # mean square of a cell's details, below which there is nothing t
 
 @dataclass(frozen=True, kw_only=True)
 class StorybookVAEConfig(TrainConfig):
-    """Batch, crops and weights of the loss."""
+    """Batch, crops and weights of the loss.
+
+    Attributes:
+        kl_weight: of the KL term of the loss.
+        trains_encoder: whether the encoder learns; off, the decoder alone.
+    """
 
     num_steps: int = 2400
     optim: OptimConfig = field(

@@ -70,7 +70,16 @@ _CHOICES = (
 
 @dataclass(frozen=True, kw_only=True)
 class StorybookVLMConfig(TrainConfig):
-    """Prompts from text and instructions with their pictures, in turn."""
+    """Prompts from text and instructions with their pictures, in turn.
+
+    Attributes:
+        batch_size: prompts of a step.
+        edit_batch_size: instructions with pictures of a step.
+        plain_share: the first share of the run, on prompts with nothing to think about.
+        empty_share: of prompts, that are empty: the negative branch of guidance.
+        pixel_noise: deviation of the noise on pictures that are read.
+        start: a run to begin with.
+    """
 
     num_steps: int = 6000
     seed: int = 13

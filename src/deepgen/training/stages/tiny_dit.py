@@ -30,7 +30,19 @@ from deepgen.training.pool import encode_pool, load_weights
 
 @dataclass(frozen=True, kw_only=True)
 class TinyDiTConfig(TrainConfig):
-    """Pool, batches, dropout and noise levels."""
+    """Pool, batches, dropout and noise levels.
+
+    Attributes:
+        pool_size: pictures that are encoded once.
+        pool_seed: of the pool.
+        batch_size: pictures of a step.
+        edit_batch_size: edits of a step.
+        dropout: share of samples without a condition.
+        code_noise: deviation of the noise on the conditions.
+        shift: of the noise levels, 1 is none.
+        logit_mean: of the logit-normal density of noise levels.
+        logit_std: of that density.
+    """
 
     num_steps: int = 4600
     seed: int = 11

@@ -25,7 +25,13 @@ from deepgen.training.parallel import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class TinyVAEConfig(TrainConfig):
-    """Batch and crops; the KL weight is small because the DiT needs sharp latents more than Gaussian ones."""
+    """Batch and crops; the KL weight is small because the DiT needs sharp latents more than Gaussian ones.
+
+    Attributes:
+        batch_size: pictures of a step.
+        crop: side of the crops, pixels.
+        kl_weight: of the KL term of the loss.
+    """
 
     num_steps: int = 2200
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, muon_lr=0.02, decay_share=0.5))

@@ -43,7 +43,16 @@ _MANY = 1 << 40  # entries are drawn afresh, not from a stored pool
 
 @dataclass(frozen=True, kw_only=True)
 class TinyVLMConfig(TrainConfig):
-    """Captions and instructions in turn."""
+    """Captions and instructions in turn.
+
+    Attributes:
+        batch_size: captions of a step.
+        edit_batch_size: instructions with pictures of a step.
+        empty_share: of prompts, that are empty: the negative branch of guidance.
+        same_length_share: of steps, whose prompts are all of one length and therefore not padded.
+        pixel_noise: deviation of the noise on pictures that are read.
+        pool_seed: of the captions that are drawn once.
+    """
 
     num_steps: int = 1650
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, warmup_steps=50, decay_share=0.5))
