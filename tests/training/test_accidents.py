@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,3 +239,27 @@ def test_auto_begins_where_there_is_nothing_and_says_so(
     assert "holds no checkpoint: the run begins at its first step" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"no step-\* checkpoint in .*; start without --resume"):
         train(ToyConfig(num_steps=2), tmp_path / "other", resume=True)
+
+
+# --- SIGKILL
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_random_moments_ends_bit_by_bit_like_an_unbroken_one(tmp_path: Path) -> None:
+    """With averages on. The same with the whole model is in test_processes.py."""
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(tests / "toy_kills.py"), str(tmp_path), "20", "0"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "killed 20 times" in done.stdout
+    broken, unbroken = (whole_checkpoint(tmp_path / name) for name in ("broken", "unbroken"))
+    assert broken.name == unbroken.name == "step-00000060"
+    one, other = read_checkpoint_folder(broken), read_checkpoint_folder(unbroken)
+    assert one.ema
+    assert same(one, other)
+    assert not list(tmp_path.glob("broken/.step-*"))

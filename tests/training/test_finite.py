@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -231,3 +234,30 @@ def test_looking_costs_no_second_wait_for_the_device(monkeypatch: pytest.MonkeyP
     state.update(watch)
     ours = [wait for wait in waits if wait in ("tolist", "__float__")]
     assert ours == ["tolist", "__float__"]
+
+
+@pytest.mark.slow
+def test_what_one_process_finds_stops_or_skips_the_step_of_all(tmp_path: Path) -> None:
+    worker = Path(__file__).parents[1] / "toy_worker.py"
+    for skips in (0, 1):
+        run = tmp_path / str(skips)
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        path = os.pathsep.join([str(worker.parent), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-m", *launch, str(worker), str(run), "1", str(skips)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        for rank in range(2):
+            if skips:
+                assert f"rank {rank} done at 5, left out 1" in done.stdout
+            else:
+                assert f"rank {rank} stopped: step 3 is not finite: " in done.stdout
+        if not skips:
+            assert done.stdout.count("process 1: rows of micro-batch 1 is nan") == 2
+            assert done.stdout.count("step-00000002 is the last good checkpoint") == 2
+        last = "step-00000005" if skips else "step-00000002"
+        assert latest_checkpoint(run).name == last

@@ -31,7 +31,7 @@ def test_a_run_resumed_on_other_processes_goes_on_with_the_same_samples(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 12), (2, 8)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 20), (2, 8)])
 def test_a_run_killed_at_random_moments_ends_bit_by_bit_like_an_unbroken_one(
     processes: int, kills: int, mixture: Path, tmp_path: Path
 ) -> None:

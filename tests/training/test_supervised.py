@@ -239,8 +239,10 @@ def test_a_folder_with_a_run_is_not_overwritten(mixture, tmp_path) -> None:
 
 def test_a_checkpoint_of_another_run_is_refused_by_its_names(mixture, tmp_path) -> None:
     run("alignment", tmp_path / "run", overrides=small(mixture, num_steps="1"))
-    with pytest.raises(ValueError, match="parameters are not this run's"):
+    with pytest.raises(ValueError, match=r"trains_transformer: False -> True; vlm_lora: none -> .*rank=64"):
         run("sft", tmp_path / "run", resume=True, overrides=small(mixture))
+    with pytest.raises(ValueError, match="parameters are not this run's"):
+        run("sft", tmp_path / "run", resume=True, overrides=small(mixture), accept_changes=True)
 
 
 # --- looking ------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ class NotFiniteError(ValueError):
     Attributes:
         weights_step: of the update that left weights with which no finite loss could be computed, where the
             weights are at fault.
+        is_everywhere: every process of the run raises it, and none waits for this one.
     """
 
-    def __init__(self, message: str, weights_step: int | None = None) -> None:
+    def __init__(self, message: str, weights_step: int | None = None, *, is_everywhere: bool = True) -> None:
         super().__init__(message)
-        self.weights_step = weights_step
+        self.weights_step, self.is_everywhere = weights_step, is_everywhere

@@ -52,6 +52,8 @@ def with_way_out(error: NotFiniteError, output_dir: Path, processes: Processes) 
     Checkpoints of the weights that gave no finite loss would give none again; they are set aside where
     there is an older one.
     """
+    if error.is_everywhere:
+        processes.wait()  # until the main one has written what it was writing
     found, said = checkpoints(output_dir), ""
     if error.weights_step is not None:
         of_them = [folder for folder in found if (step_of(folder) or 0) >= error.weights_step]
@@ -60,7 +62,6 @@ def with_way_out(error: NotFiniteError, output_dir: Path, processes: Processes) 
             if processes.is_main:
                 names = _names(set_aside(of_them, "diverged"))
                 said = f". Set aside, because their weights give no finite loss: {names}"
-        processes.wait()
     if not found:
         return NotFiniteError(f"{error}. Nothing was saved yet; start again with a smaller rate (--optim.lr)")
     return NotFiniteError(

@@ -157,15 +157,24 @@ class TrainState:
             *watched[:3],
             *([listed("NaN or infinity in the gradient", broken, len(gradients))] if broken else []),
         ]
-        for rank, found in enumerate(self._processes.gather(faults) if self._processes else []):
-            faults += [f"process {rank}: {fault}" for fault in found if fault not in faults]
+        came_in = [fault for fault in watched if not fault.startswith("loss ")]
+        everyone = self._processes.gather((faults, came_in)) if self._processes else [(faults, came_in)]
+        if len(everyone) > 1:  # what all of them see, such as summed gradients, is said once
+            shared = [fault for fault in faults if all(fault in found for found, _ in everyone)]
+            own = [
+                f"process {rank}: {fault}"
+                for rank, (found, _) in enumerate(everyone)
+                for fault in found
+                if fault not in shared
+            ]
+            faults = [*own, *shared]
         text = "; ".join(faults) or "the norm of the gradient is too large for a float32"
         self.step += 1
         self.num_skipped += 1
         self.optimizer.clear_gradients()
         if self.num_skipped > self.max_skipped:
             count = f" ({self.max_skipped} steps were left out before)" if self.max_skipped else ""
-            is_of_weights = all("loss" in fault for fault in watched)  # and not of latents that came in
+            is_of_weights = not any(found for _, found in everyone)  # and not of latents that came in
             raise NotFiniteError(
                 f"step {self.step} is not finite{count}: {text}", self.weights_step if is_of_weights else None
             )
@@ -208,7 +217,10 @@ class TrainState:
         ]
         if self._is_anywhere_divided(bool(faults)):
             text = "; ".join(faults) or "found by another process, see its message"
-            raise NotFiniteError(f"step {self.step} is not saved, NaN or infinity in {text}")
+            # of whole weights the main process alone takes a snapshot
+            raise NotFiniteError(
+                f"step {self.step} is not saved, NaN or infinity in {text}", is_everywhere=bool(self.pieces)
+            )
         return Snapshot(
             self.step,
             _copy(parameters),
