@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from deepgen.data.mixture import open_mixture
+from deepgen.data.prompts import PromptMix
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts
 from deepgen.rl.prompt_words import unknown_word_warning
@@ -33,11 +35,12 @@ class RLConfig(RLSettings, SupervisedConfig):
                 raise ValueError(f"sft_coef {self.sft_coef} needs data: the mixture file of stage 2")
             mixture = open_mixture(self.data, self.data_root)
         pipe = self.start.load(self.dtype(processes.device))
-        if self.preflight is not None and processes.is_main:
-            look = self.preflight
-            world = pipe.config.get("world")
-            if said := unknown_word_warning(
-                mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2
-            ):
-                logger.warning("warning: %s", said)
+        self._look_at_prompts(mix, pipe, processes)
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
+
+    def _look_at_prompts(self, mix: PromptMix, pipe: DeepGenPipeline, processes: Processes) -> None:
+        look, world = self.preflight, pipe.config.get("world")
+        if look is None or not processes.is_main:
+            return
+        if said := unknown_word_warning(mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2):
+            logger.warning("warning: %s", said)

@@ -5,14 +5,11 @@ The stage itself (supervised_stage.py) is given its model and data, and knows no
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from deepgen.data.cache import read_manifest
 from deepgen.data.mixture import Mixture, open_mixture, single_source
@@ -20,13 +17,8 @@ from deepgen.data.mixture_config import ImageRule
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.training.parallel import Processes
 from deepgen.training.start import Start, check_resume
-from deepgen.training.supervised_settings import PreflightConfig, SupervisedSettings
+from deepgen.training.supervised_settings import SupervisedSettings
 from deepgen.training.supervised_stage import SupervisedStage
-
-if TYPE_CHECKING:
-    from deepgen.training.preflight import Preflight
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,51 +27,25 @@ class SupervisedConfig(SupervisedSettings):
 
     def build(self, processes: Processes) -> SupervisedStage:
         """The stage, with its model and data opened."""
-        mixture = self._opened_data()
-        pipe = self.start.load(self.dtype(processes.device))
-        mixture = mixture or _folder(self, pipe)
+        pipe, mixture = self.opened(processes)
         if self.preflight is not None and processes.is_main:
-            pipe.vae.to(processes.device)
-            found = self.look_at_data(mixture, pipe)
-            for line in found.lines():
-                logger.info(line)
-            for text in found.warnings:
-                logger.warning("warning: %s", text)
+            from deepgen.training.preflight import look_at_data, say
+
+            say(look_at_data(self, mixture, pipe, processes.device))
         return SupervisedStage(self, processes, pipe, mixture)
 
-    def _opened_data(self) -> Mixture | None:
-        """The data, before minutes of loading; of a folder None, since its size rule is the model's."""
+    def opened(self, processes: Processes) -> tuple[DeepGenPipeline, Mixture]:
+        """The model on the CPU, and the data at the sizes it is trained at."""
         if self.data is None:
             raise ValueError(
                 "data is not set; give --data a folder of pictures with captions, or a mixture file"
             )
-        if self.cache is not None:
-            read_manifest(self.cache)
         data = self.data.expanduser()
-        return None if data.is_dir() else open_mixture(data, self.data_root)
-
-    def preflight_alone(self, device: torch.device) -> Preflight:
-        """The look at the data without a run."""
-        mixture = self._opened_data()
-        pipe = self.start.load(self.dtype(device))
-        pipe.vae.to(device)
-        return self.look_at_data(mixture or _folder(self, pipe), pipe)
-
-    def look_at_data(self, mixture: Mixture, pipe: DeepGenPipeline) -> Preflight:
-        """What is worth knowing about the data before the first step."""
-        from deepgen.training.preflight import CheckedModel, PlannedRun, preflight
-
-        own = (pipe.defaults["height"], pipe.defaults["width"])
-        return preflight(
-            mixture,
-            CheckedModel(tokenizer=pipe.tokenizer, vae=pipe.vae, size=own, world=pipe.config.get("world")),
-            self.preflight or PreflightConfig(),
-            PlannedRun(
-                num_steps=self.num_steps,
-                global_batch_size=self.global_batch_size,
-                has_cache=self.cache is not None,
-            ),
-        )
+        if self.cache is not None:
+            read_manifest(self.cache)  # before minutes of loading
+        mixture = None if data.is_dir() else open_mixture(data, self.data_root)  # before minutes of loading
+        pipe = self.start.load(self.dtype(processes.device))
+        return pipe, mixture or _folder(self, data, pipe)
 
     @property
     def start(self) -> Start:
@@ -103,18 +69,8 @@ class SupervisedConfig(SupervisedSettings):
         check_resume(self.start, written, output_dir)
 
 
-def open_run_data(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
-    """The data of a run, at the sizes it is trained at."""
-    if config.data is None:
-        raise ValueError("data is not set")
-    data = config.data.expanduser()
-    return _folder(config, pipe) if data.is_dir() else open_mixture(data, config.data_root)
-
-
-def _folder(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
+def _folder(config: SupervisedConfig, folder: Path, pipe: DeepGenPipeline) -> Mixture:
     """A folder of pictures as the only source, at the size the model draws."""
-    assert config.data is not None
-    folder = config.data.expanduser()
     options = {"path": str(folder)}
     if config.data_task != "generate":  # named only where it matters, so that `data cache FOLDER` fits
         options["task"] = config.data_task
