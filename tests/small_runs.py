@@ -31,5 +31,7 @@ def small(mixture: Path, **changes: str) -> dict[str, str]:
         "device": "cpu",
         "model": "tiny",
         "new_connector": "false",
+        "preflight": "none",
+        "before_after": "none",
     }
     return {**settings, **changes}

@@ -38,8 +38,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of a LoRA at a rate that shows at once, ended with a sheet of one caption."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    changes = small(pictures, preflight="none", global_batch_size="2")
-    del changes["new_connector"]
+    changes = small(pictures, global_batch_size="2")
+    del changes["before_after"]
     changes |= {"optim.lr": "0.05", "before_after.num_captions": "1", "before_after.num_examples": "0"}
     changes |= {"before_after.preset": "fast"}
     run("lora", folder, overrides=changes)
@@ -93,20 +93,9 @@ def test_a_run_that_cannot_be_drawn_is_complete_all_the_same(
 
     monkeypatch.setattr("deepgen.training.before_after.compare", full)
     caplog.set_level(logging.WARNING)
-    changes = {
-        "data": str(config.data),
-        "model": "tiny",
-        "device": "cpu",
-        "num_steps": "2",
-        "preflight": "none",
-    }
-    changes |= {
-        "global_batch_size": "2",
-        "optim.lr": "0.05",
-        "micro_batch_size": "4",
-        "optim.warmup_steps": "1",
-    }
-    run("lora", finished, resume=True, overrides={**changes, "optim.decay_share": "0"})
+    changes = small(Path(str(config.data)), global_batch_size="2", **{"optim.lr": "0.05"})
+    del changes["before_after"]
+    run("lora", finished, resume=True, overrides=changes)
     assert "the run is complete and saved" in caplog.text
     assert f"deepgen train compare {finished}" in caplog.text
 

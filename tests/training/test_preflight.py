@@ -199,12 +199,18 @@ def mugs(shapes: Path) -> Path:
     return shapes
 
 
+def with_preflight(data: Path, **changes: str) -> dict[str, str]:
+    """A run's settings, without the switch that keeps other tests fast."""
+    settings = small(data)
+    del settings["preflight"]
+    return {**settings, **changes}
+
+
 def test_a_run_says_it_before_its_first_step(
     mugs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    changes = small(mugs, num_steps="1", before_after="none", log_every="1")
-    del changes["new_connector"]
+    changes = with_preflight(mugs, num_steps="1", log_every="1")
     run("lora", tmp_path / "run", overrides=changes)
     texts = [record.getMessage() for record in caplog.records]
     said = next(n for n, text in enumerate(texts) if '"mug" (8 captions)' in text)
@@ -223,7 +229,7 @@ def test_it_is_left_out_by_an_option_and_on_every_process_but_the_main_one(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(Processes, "is_main", is_main)
-    override(recipe("lora"), small(mugs, **change)).build(Processes("cpu"))
+    override(recipe("lora"), with_preflight(mugs, **change)).build(Processes("cpu"))
     assert "mug" not in caplog.text
 
 

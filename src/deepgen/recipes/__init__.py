@@ -233,13 +233,16 @@ def preflight_run(recipe_name: str, overrides: Mapping[str, str], output: Path |
     """
     from deepgen.data.image_files import save_image
     from deepgen.training.parallel import Processes
+    from deepgen.training.preflight import look_at_data
     from deepgen.training.reproduction import sheet
     from deepgen.training.supervised import SupervisedConfig
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(f"{recipe_name} trains a part of the tiny model; it draws its data itself")
-    found = config.preflight_alone(Processes(config.device).device)
+    processes = Processes(config.device)
+    pipe, mixture = config.opened(processes)
+    found = look_at_data(config, mixture, pipe, processes.device)
     pairs = [pair for source in found.sources for pair in source.reproduced]
     if output is not None and pairs:
         save_image(sheet(pairs), output)

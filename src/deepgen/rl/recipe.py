@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepgen.data.fingerprint import mixture_facts, prompt_facts
+from deepgen.data.prompts import PromptMix
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts, open_mix
 from deepgen.rl.prompt_words import unknown_word_warning
@@ -43,14 +45,15 @@ class RLConfig(RLSettings, SupervisedConfig):
         pipe = self.start.load(self.dtype(processes.device))
         if mixture is not None:
             mixture = self.sized(mixture, pipe)
-        if self.preflight is not None and processes.is_main:
-            look = self.preflight
-            world = pipe.config.get("world")
-            if said := unknown_word_warning(
-                mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2
-            ):
-                logger.warning("warning: %s", said)
+        self._look_at_prompts(mix, pipe, processes)
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
+
+    def _look_at_prompts(self, mix: PromptMix, pipe: DeepGenPipeline, processes: Processes) -> None:
+        look, world = self.preflight, pipe.config.get("world")
+        if look is None or not processes.is_main:
+            return
+        if said := unknown_word_warning(mix, pipe, world, self.seed, look.num_rows // 10, look.seconds / 2):
+            logger.warning("warning: %s", said)
 
     def facts(self, stage: RLStage) -> dict[str, Any]:
         """The prompts, the rewards with their versions, and the rows of the supervised loss."""

@@ -21,7 +21,7 @@ from deepgen.data.mixture import Mixture
 from deepgen.data.png import ImageRecord, read_records, save_png
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.training.export import Trained, merge_adapters
-from deepgen.training.supervised import open_run_data
+from deepgen.training.parallel import Processes
 from deepgen.training.supervised_settings import BeforeAfterConfig
 from deepgen.worlds import SHAPES, STORYBOOK, introduce
 
@@ -86,10 +86,10 @@ def compare(
         ValueError, OSError: there is nothing to draw, or the run or its data cannot be read.
     """
     dtype = trained.config.dtype(device)
-    pipe = trained.config.start.load(dtype)
+    pipe, mixture = _opened(trained, config, device)
     rows = [ComparedPrompt(text=text, origin="given") for text in prompts]
-    if config.num_captions and trained.config.data is not None:
-        rows += _captions(open_run_data(trained.config, pipe), config.num_captions)
+    if mixture is not None:
+        rows += _captions(mixture, config.num_captions)
     examples = introduce(pipe.config.get("world"))["example_prompts"] if pipe.config.get("world") else []
     rows += [ComparedPrompt(text=text, origin="the model's own") for text in examples[: config.num_examples]]
     if not rows:
@@ -109,6 +109,16 @@ def compare(
     for row, image in zip(rows, _drawn(pipe, rows, config), strict=True):
         row.after = image
     return BeforeAfter(rows=rows)
+
+
+def _opened(
+    trained: Trained, config: BeforeAfterConfig, device: torch.device
+) -> tuple[DeepGenPipeline, Mixture | None]:
+    """The model the run began with, and its data where captions of it are wanted."""
+    run = trained.config
+    if config.num_captions and run.data is not None:
+        return replace(run, cache=None).opened(Processes(run.device))  # pictures are shown, not encoded
+    return run.start.load(run.dtype(device)), None
 
 
 def _drawn(pipe: DeepGenPipeline, rows: Sequence[ComparedPrompt], config: BeforeAfterConfig) -> Iterator[Any]:

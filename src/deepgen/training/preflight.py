@@ -8,6 +8,7 @@ run is a warning that says what to do. Nothing is refused.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from deepgen.data.example import Size
@@ -23,11 +25,14 @@ from deepgen.data.mixture_config import ImageRule
 from deepgen.data.sources import make_source
 from deepgen.data.survey import SourceSurvey, survey_source
 from deepgen.models.vae import VAE
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.training import preflight_warnings as warn
 from deepgen.training.reproduction import Reproduction, reproduce_examples
-from deepgen.training.supervised_settings import PreflightConfig
+from deepgen.training.supervised_settings import PreflightConfig, SupervisedSettings
 from deepgen.training.unknown_words import UnknownWord, unknown_words, vocabulary
 from deepgen.worlds import SHAPES, STORYBOOK
+
+logger = logging.getLogger(__name__)
 
 _WORLDS = (SHAPES, STORYBOOK)  # which are sources of that name, too
 _OWN_IMAGES = 4  # of a world, as reference
@@ -158,6 +163,32 @@ def preflight(mixture: Mixture, model: CheckedModel, config: PreflightConfig, ru
     found.warnings = _warnings(found, mixture.config.image)
     found.seconds = time.monotonic() - began
     return found
+
+
+def look_at_data(
+    config: SupervisedSettings, mixture: Mixture, pipe: DeepGenPipeline, device: torch.device
+) -> Preflight:
+    """What a run will meet, with its VAE on the device of the run, where training puts it, too."""
+    pipe.vae.to(device)
+    own = (pipe.defaults["height"], pipe.defaults["width"])
+    return preflight(
+        mixture,
+        CheckedModel(tokenizer=pipe.tokenizer, vae=pipe.vae, size=own, world=pipe.config.get("world")),
+        config.preflight or PreflightConfig(),
+        PlannedRun(
+            num_steps=config.num_steps,
+            global_batch_size=config.global_batch_size,
+            has_cache=config.cache is not None,
+        ),
+    )
+
+
+def say(found: Preflight) -> None:
+    """Facts as information, and warnings as warnings, on the log."""
+    for line in found.lines():
+        logger.info(line)
+    for text in found.warnings:
+        logger.warning("warning: %s", text)
 
 
 def _spread(examples: Sequence[Any], count: int) -> list[Any]:

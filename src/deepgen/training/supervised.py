@@ -9,9 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
+from typing import Any, ClassVar
 
 from deepgen.data.cache import read_manifest
 from deepgen.data.fingerprint import mixture_facts
@@ -20,11 +18,8 @@ from deepgen.data.opening import open_data, recognise, with_rule
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.training.parallel import Processes
 from deepgen.training.start import Start, check_resume
-from deepgen.training.supervised_settings import PreflightConfig, SupervisedSettings
+from deepgen.training.supervised_settings import SupervisedSettings
 from deepgen.training.supervised_stage import SupervisedStage, open_validation_data, own_image_rule
-
-if TYPE_CHECKING:
-    from deepgen.training.preflight import Preflight
 
 logger = logging.getLogger(__name__)
 
@@ -35,36 +30,37 @@ class SupervisedConfig(SupervisedSettings):
 
     def build(self, processes: Processes) -> SupervisedStage:
         """The stage, with its model and data opened."""
-        mixture = self.open_data(processes)
-        pipe = self.start.load(self.dtype(processes.device))
-        mixture = self.sized(mixture, pipe)
+        pipe, mixture = self.opened(processes)
         if self.preflight is not None and processes.is_main:
-            pipe.vae.to(processes.device)
-            found = self.look_at_data(mixture, pipe)
-            for line in found.lines():
-                logger.info(line)
-            for text in found.warnings:
-                logger.warning("warning: %s", text)
+            from deepgen.training.preflight import look_at_data, say
+
+            say(look_at_data(self, mixture, pipe, processes.device))
         return SupervisedStage(self, processes, pipe, mixture)
 
-    def open_data(self, processes: Processes | None = None) -> Mixture:
+    def opened(self, processes: Processes) -> tuple[DeepGenPipeline, Mixture]:
+        """The model on the CPU, and the data at the sizes it is trained at."""
+        if self.cache is not None:
+            read_manifest(self.cache)  # before minutes of loading
+        if self.validation.data is not None:
+            open_validation_data(self)  # the stage opens it again
+        mixture = self.open_data(processes)
+        pipe = self.start.load(self.dtype(processes.device))
+        return pipe, self.sized(mixture, pipe)
+
+    def open_data(self, processes: Processes) -> Mixture:
         """What `data` is, opened before minutes of loading; the main process says what was left out."""
         if self.data is None:
             raise ValueError(
                 "data is not set; give --data a folder of pictures with captions, or a mixture file, or a "
                 "source of your own, PATH.py:NAME"
             )
-        if self.cache is not None:
-            read_manifest(self.cache)  # before minutes of loading
-        if self.validation.data is not None:
-            open_validation_data(self)  # the stage opens it again
         options = dict(option.split("=", 1) for option in self.data_options)
         found = recognise(self.data)
         if found.source == "folder" and self.data_task != "generate":  # so that `data cache FOLDER` fits
             options.setdefault("task", self.data_task)
         settings = {"seed": self.seed} if found.kind == "source" else {}
         mixture = open_data(self.data, options=options, root=self.data_root, **settings)
-        for note in mixture.notes if processes is None or processes.is_main else ():
+        for note in mixture.notes if processes.is_main else ():
             logger.info("%s", note)
         return mixture
 
@@ -73,29 +69,6 @@ class SupervisedConfig(SupervisedSettings):
         assert self.data is not None
         is_source = recognise(self.data).kind == "source"
         return with_rule(mixture, own_image_rule(pipe)) if is_source else mixture
-
-    def preflight_alone(self, device: torch.device) -> Preflight:
-        """The look at the data without a run."""
-        mixture = self.open_data()
-        pipe = self.start.load(self.dtype(device))
-        pipe.vae.to(device)
-        return self.look_at_data(self.sized(mixture, pipe), pipe)
-
-    def look_at_data(self, mixture: Mixture, pipe: DeepGenPipeline) -> Preflight:
-        """What is worth knowing about the data before the first step."""
-        from deepgen.training.preflight import CheckedModel, PlannedRun, preflight
-
-        own = (pipe.defaults["height"], pipe.defaults["width"])
-        return preflight(
-            mixture,
-            CheckedModel(tokenizer=pipe.tokenizer, vae=pipe.vae, size=own, world=pipe.config.get("world")),
-            self.preflight or PreflightConfig(),
-            PlannedRun(
-                num_steps=self.num_steps,
-                global_batch_size=self.global_batch_size,
-                has_cache=self.cache is not None,
-            ),
-        )
 
     @property
     def start(self) -> Start:
@@ -123,8 +96,3 @@ class SupervisedConfig(SupervisedSettings):
     def check_resume(self, written: Mapping[str, Any], output_dir: Path) -> None:
         """Refuse to go on from other weights than those the run began with."""
         check_resume(self.start, written, output_dir)
-
-
-def open_run_data(config: SupervisedConfig, pipe: DeepGenPipeline) -> Mixture:
-    """The data of a run, at the sizes it is trained at."""
-    return config.sized(config.open_data(), pipe)

@@ -71,8 +71,8 @@ class BeforeAfterConfig:
 
     num_captions: int = 4  # of the data, with the picture each is said of
     num_examples: int = 2  # of a small model's own world, to see what is kept
-    seed: int = 0
-    preset: str = "balanced"
+    seed: int = 0  # of every picture's noise, the same before and after
+    preset: str = "balanced"  # how they are drawn, as in `deepgen generate --preset`
 
     def __post_init__(self) -> None:
         """Refuse negative counts."""
