@@ -35,7 +35,6 @@ from deepgen.data.example_images import load_image
 from deepgen.data.fields import ImageFolders, text_field
 from deepgen.data.images import ImageError
 from deepgen.data.records import RecordFile
-from deepgen.data.sources.parquet import read_metadata
 from deepgen.extras import missing_extra
 from deepgen.text_lines import text_lines
 from deepgen.yaml_files import read_yaml
@@ -366,6 +365,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra("reading parquet needs pyarrow", "rl", error) from error
+    from deepgen.data.sources.parquet import read_metadata  # here: few prompts are tables
+
     read_metadata(path)  # names a file that is cut short
     return pyarrow.parquet.read_table(path).to_pylist()
 
