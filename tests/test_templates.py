@@ -94,27 +94,3 @@ def test_the_benchmark_draws_and_scores(folder: Path) -> None:
     assert main(["eval", "run", "reds.py", "--model", "tiny", "--num-inference-steps=2", "-o", "out"]) == 0
     (result,) = (folder / "out").glob("*/result.json")
     assert 0.3 < json.loads(result.read_text())["table"]["overall"] < 1
-
-
-# --- the folders that the documentation names
-
-
-def places_in(page: Path) -> list[str]:
-    """Paths in the repository that a page names in backticks, without a placeholder's last part."""
-    named = re.findall(
-        r"`((?:src|tests|tools|docs|examples|benchmarks|deepgen)/[\w./-]*)`", page.read_text(encoding="utf-8")
-    )
-    return [re.sub(r"[A-Z]{2,}[\w./]*$", "", name) for name in named]
-
-
-@pytest.mark.parametrize(
-    "page",
-    sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]),
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
-def test_every_place_that_a_page_names_is_there(page: Path) -> None:
-    if page.name == "CHANGELOG.md":
-        pytest.skip("tells of former places too")
-    roots = (ROOT, ROOT / "src", page.parent)
-    missing = [name for name in places_in(page) if not any((root / name).exists() for root in roots)]
-    assert missing == []

@@ -315,7 +315,7 @@ def connector_of(config: SupervisedConfig, options: tuple[str, ...]) -> StackedC
         (("think_tokens=4",), "has no 'think_tokens'"),
         (("num_think_tokens=many",), "of type int"),
         (("num_think_tokens",), "not name=value"),
-        (("taps=1", "5"), "from 1 to 4, got 5"),
+        (("taps=1", "6"), "from 1 to 5, got 6"),
         (("taps=2", "2"), "layer 2 is among the taps twice"),
         (("taps=two",), "taps are numbers of VLM layers"),
     ],
