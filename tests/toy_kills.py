@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from deepgen.training.checkpoint_folders import checkpoints
+from deepgen.training.checkpoint_folders import checkpoints, step_folders
 from deepgen.training.loop import train
 from toy_run import ToyConfig
 
@@ -43,10 +43,10 @@ def main() -> None:
     assert os.waitpid(live(config, output / "unbroken"), 0)[1] == 0
     run, moments = output / "broken", []
     for _ in range(kills):
-        before = checkpoints(run)[-1:]
+        before = step_folders(run)[-1:]
         child = live(config, run)
-        while checkpoints(run)[-1:] == before and os.waitpid(child, os.WNOHANG) == (0, 0):
-            time.sleep(0.001)
+        while step_folders(run)[-1:] == before and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.02))  # in a step, in a save, or while an old checkpoint is removed
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

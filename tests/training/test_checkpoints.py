@@ -80,7 +80,7 @@ def test_a_checkpoint_lists_its_sums_and_a_damaged_one_is_refused_by_the_name_of
     folder = latest_checkpoint(tmp_path)
     names = {path.name for path in folder.iterdir()} - {SUMS}
     assert (
-        set(read_sums(folder)) == names == {f"{part}.safetensors" for part in module._PARTS} | {"state.json"}
+        set(read_sums(folder)) == names == {f"{part}.safetensors" for part in module.PARTS} | {"state.json"}
     )
     check_checkpoint(folder)
     file = folder / "model.safetensors"
