@@ -201,9 +201,9 @@ def test_greyscale_without_a_known_black_and_white_is_refused() -> None:
 OWN_READERS = {
     "client.py": "what our server sent",
     "cli/prompt_file.py": "whether a picture of ours is whole",
-    "data/example_images.py": "sizes, from headers",
     "data/masks.py": "the transparency of a mask",
     "data/png.py": "records in a file, not its pixels",
+    "serving/images.py": "a picture that we drew, made a smaller file",
     "tiny/added_drawing.py": "a drawing with transparency, laid on a scene",
     "tiny/evaluation/chains.py": "pictures of our own run",
     "tiny/evaluation/evaluate.py": "pictures of our own run",

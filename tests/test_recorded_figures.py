@@ -263,8 +263,11 @@ def test_the_front_page_says_what_was_recorded() -> None:
 
 def test_the_page_of_the_server_says_what_was_recorded() -> None:
     page = " ".join((ROOT / "docs" / "serve.md").read_text().split())
-    load = recorded("serve_load.json")
-    many, one, memory = (load[name] for name in ("batches", "one_at_a_time", "memory"))
+    load, memory = recorded("serve_load_2026-11-29.json"), recorded("serve_load.json")["memory"]
+    many, one = load["batches"], load["one_at_a_time"]
+    turns = recorded("serve_load_against_2026-11-29.json")["ratios"]
+    assert f"gave {min(turns):.2f} to {max(turns):.2f} times" in page
+    assert load["equal_alone"] == {"compared": 20, "bit_equal": 20}
     assert f"got {many['requests']:,} of {many['requests']:,}" in page
     assert f"within {many['p50_s']:.1f} s, 99 % within {many['p99_s']:.1f} s" in page
     assert (

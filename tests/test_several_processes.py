@@ -309,7 +309,7 @@ def commands_below(command: Any) -> set[type]:
 
 
 ALONE = {
-    *("Convert", "ConvertData", "TrainExport", "TrainPlot", "EvalShapes", "EvalReport"),
+    *("Convert", "ConvertData", "TrainExport", "TrainCompare", "TrainPlot", "EvalShapes", "EvalReport"),
     *("ScoreImage", "TuneGuidance", "Serve", "Ui", "Mcp"),
 }
 

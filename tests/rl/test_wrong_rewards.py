@@ -51,9 +51,9 @@ def redness(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Candidate], 
 
         module = ModuleType("redness")
         module.__dict__.update(options=NoOptions, reward=Redness)
-        known = scorers.reward_names()
+        own = scorers.REWARDS._own()
         monkeypatch.setitem(sys.modules, "deepgen.rewards.scorers.redness", module)
-        monkeypatch.setattr(scorers.REWARDS, "names", lambda: [*known, "redness"])
+        monkeypatch.setattr(scorers.REWARDS, "_own", lambda: [*own, "redness"])
 
     return define
 

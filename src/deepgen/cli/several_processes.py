@@ -16,6 +16,7 @@ DIVIDED = ("Generate", "Edit", "TrainRun", "EvalRun", "EvalStorybook", "CacheDat
 IN_EACH = (
     *("Info", "Verify", "Download", "EvalFetch"),
     *("EvalList", "EvalCompare", "Inspect", "Stats", "ListRewards", "ServeRewards", "TrainPlan", "TrainGate"),
+    "TrainPreflight",
 )
 # What to do instead, where something else divides.
 _INSTEAD = {

@@ -27,6 +27,7 @@ _CARRIED_OUT = (
     *("sharding", "shards_frozen", "sums_once", "num_workers", "micro_batch_size", "rollout_batch_size"),
     *("is_checkpointing_activations", "is_compiled", "is_prompt_split", "cache", "pool_file"),
     *("validation", "benchmarks", "evaluation", "sheet_every", "sheet_groups", "panel"),
+    *("preflight", "before_after"),
 )
 # How far and how fast it goes along that gradient.
 _PACE = (
