@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_number_without_meaning_is_refused(name: str, field: str, value: str, 
 def test_a_run_prints_what_differs_from_its_recipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("deepgen.recipes.train", lambda config, output_dir, **named: None)
+    monkeypatch.setattr("deepgen.recipes.train", lambda config, output_dir, **named: SimpleNamespace(step=0))
     run("sft", tmp_path, overrides={"optim.lr": "2e-5", "vlm_lora": "none"})
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"sft -> {tmp_path}"
