@@ -25,7 +25,7 @@ from deepgen.rewards.reward import Candidate, RewardResult
 from deepgen.rewards.scorers import REWARDS, make_reward, reward_class
 from deepgen.rl.judged_prompts import open_judged_prompts
 from deepgen.rl.objectives import OBJECTIVES, make_objective
-from deepgen.training.run_folder import USER_FILES, read_run, record_user_files
+from deepgen.training.run_folder import USER_FILES, RunRecord
 
 ALL = """
 from dataclasses import dataclass
@@ -319,14 +319,16 @@ def test_things_of_installed_packages_have_names_like_ours(caplog: pytest.LogCap
 
 def test_a_run_keeps_what_it_ran_and_does_not_go_on_with_another_content(mine: Path) -> None:
     run = mine.parent / "run"
-    run.mkdir()
-    (run / "config.json").write_text("{}")
+
+    def found(written: dict[str, Any], *, accepts_changes: bool = False) -> dict[str, Any]:
+        return RunRecord(run, None, {}, written, accepts_changes, is_main=True).user_files()
+
     user_files.load_file(mine)
-    record_user_files(run)
-    (kept,) = (row for row in read_run(run)[USER_FILES] if row["path"] == str(mine))
-    record_user_files(run)  # the same content
+    record = found({})
+    (kept,) = (row for row in record[USER_FILES] if row["path"] == str(mine))
+    assert found(record) == record  # the same content
     mine.write_text(ALL + "\n# another\n")
     user_files.load_file(mine)
     with pytest.raises(ValueError, match=rf"another content of .*mine\.py \(sha256 {kept['sha256'][:12]}"):
-        record_user_files(run)
-    assert kept in read_run(run)[USER_FILES]
+        found(record)
+    assert kept not in found(record, accepts_changes=True)[USER_FILES]

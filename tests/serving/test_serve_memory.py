@@ -119,8 +119,12 @@ def test_pixels_over_the_budget_are_refused_with_what_would_fit(server: Process)
 def test_uploads_that_stand_still_hold_what_came_and_give_it_back_when_they_end(server: Process) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    slow = socket.create_connection((host, int(port)))
-    slow.sendall(head + b"Content-Length: 1900000\r\n\r\n" + b" " * 1_600_000)
+
+    def stand_still() -> socket.socket:
+        slow = socket.create_connection((host, int(port)))
+        slow.sendall(head + b"Content-Length: 1900000\r\n\r\n" + b" " * 1_600_000)
+        return slow
+
     body = {"prompt": "a red circle", "num_inference_steps": 1, "user": "x" * 500}
     padding = b" " * 600_000  # JSON may be surrounded by spaces
     content = httpx.Request("POST", server.url, json=body).content + padding
@@ -129,9 +133,14 @@ def test_uploads_that_stand_still_hold_what_came_and_give_it_back_when_they_end(
         headers = {"content-type": "application/json"}
         return server.http.post("/v1/images/generations", content=content, headers=headers)
 
+    assert ask().status_code == 200  # the worker is there, and no answer below waits for it
+    slow = stand_still()
     deadline = time.monotonic() + 60
     while (refused := ask()).status_code == 200:  # until the server has read what was sent
         assert time.monotonic() < deadline
+        slow.close()  # on a busy machine it may have been closed for taking too long
+        slow = stand_still()
+        time.sleep(0.5)
     assert "send it again later" in error(refused, 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "bytes_in_flight"
