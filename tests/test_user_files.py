@@ -201,10 +201,16 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(
     monkeypatch.chdir(tmp_path)
     Path(PLACE).write_text(content)
     Image.new("RGB", (8, 8)).save("a.png")
-    assert main(["rewards", "score", "mine.py:redness", "--image", "a.png"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert re.search(BAD[content], said), said
+    code = main(["rewards", "score", "mine.py:redness", "--image", "a.png"])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    if "return candidate.imag" in content or "'much'" in content:  # known only at the picture
+        assert code == 1
+        assert re.search(BAD[content], said.out)
+        return
+    assert code == 2
+    assert said.err.count("\n") == 1
+    assert re.search(BAD[content], said.err), said.err
 
 
 def test_a_reward_that_raises_in_training_costs_its_scores_and_says_where(
@@ -215,7 +221,7 @@ def test_a_reward_that_raises_in_training_costs_its_scores_and_says_where(
     ensemble.submit([candidate()], {"redness": 1.0})
     batch = ensemble.collect()
     assert batch.reasons[0]["redness"] == f"{mine}:2: KeyError: 'hue'"
-    assert [record.exc_info for record in caplog.records if "redness failed" in record.message] == [None]
+    assert [record.exc_info for record in caplog.records if "fails at" in record.message] == [None]
 
 
 def test_a_source_names_the_row_and_travels_to_other_processes(mine: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from deepgen.moved import renamed
+from deepgen.user_files import UserFileError, described, line_of
 
 Kind = Literal["pointwise", "groupwise"]
 
@@ -153,9 +154,12 @@ class EachAlone:
             raise
         except Exception as error:  # any error of one candidate: its neighbours are judged all the same
             if not self._is_reported:
-                logger.warning("%s fails at a candidate", type(self).__name__, exc_info=error)
+                # In a file of the user's own, which the reason names.
+                is_known = isinstance(error, UserFileError) or line_of(error) is not None
+                said = f"{type(self).__name__} fails at a candidate: {described(error)}"
+                logger.warning("%s", said, exc_info=None if is_known else error)
                 self._is_reported = True
-            return RewardResult(None, f"{type(error).__name__}: {error}")
+            return RewardResult(None, described(error))
 
 
 def check_declaration(name: str, reward: Reward) -> None:
