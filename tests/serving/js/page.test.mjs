@@ -439,14 +439,13 @@ test("on a phone the result scrolls into sight, and the way back is a tap", asyn
   const top = () => page.$eval("#stage", element => element.getBoundingClientRect().top);
   assert.ok(await top() > 600);
   const inSight = () => page.$eval("#view", element => { const { top, bottom } = element.getBoundingClientRect(); return top >= 0 && bottom <= innerHeight; });
-  await fill("#prompt", "make it red"); await fill("#steps", "200");
-  await page.$eval("input[name=n][value='4']", element => element.click()); // enough for a busy browser to cancel in time
+  await fill("#prompt", "make it red"); await page.$eval("#more", element => { element.open = true; }); // nothing is typed into what is folded
+  await fill("#steps", "200"); assert.equal(await value("#steps"), "200");
   await page.tap("#go"); await status("^Step");
   assert.ok(await inSight(), "what is being drawn is not in sight");
   assert.equal(await hidden("#cancel"), false);
   await page.tap("#cancel"); await status("^Cancelled");
   await page.$eval("#steps", element => { element.value = ""; });
-  await page.$eval("input[name=n][value='1']", element => element.click());
   await page.evaluate(() => scrollTo(0, 0));
   await go();
   assert.ok(await inSight(), "the result is not in sight");
