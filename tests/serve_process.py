@@ -17,8 +17,25 @@ from typing import Any
 import httpx
 import uvicorn
 
+from deepgen.uploads.png_bands import _chunk
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+# 74 bytes that claim 1 x 64,000,000 pixels.
+CLAIM = (
+    b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", b"\0\0\0\1\x03\xd0\x90\0\x08\0\0\0\0")
+    + _chunk(b"IDAT", b"\x78\x9c" + b"\0" * 15)
+    + _chunk(b"IEND", b"")
+)
+
+
+def free_port() -> int:
+    """A port that nothing listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @contextmanager

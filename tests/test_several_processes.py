@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from deepgen.evaluation.scorers import Scorers
 from deepgen.processes import Launch, join, launched
 from deepgen.training.checkpoints import checkpoints
 from launched_runs import losses, weights
+from serve_process import free_port
 
 HERE = Path(__file__).parent
 MIXTURE = """
@@ -121,12 +121,6 @@ def together(
     )
     assert not check or found.returncode == 0, found.stderr[-3000:].encode("ascii", "replace").decode()
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,10 @@ MODULES = {
     "deepgen.train.stages.rl": "deepgen.rl.stage",
 }
 NAMES = {
+    "deepgen.train.checkpoints": {
+        name: f"deepgen.training.checkpoint_folders.{name}"
+        for name in ("check_checkpoint", "latest_checkpoint")
+    },
     "deepgen.commands.options": {"PictureOptions": "deepgen.cli.options.ImageOptions"},
     "deepgen.commands.rewards": {"ScorePicture": "deepgen.cli.rewards.ScoreImage"},
     "deepgen.data.pictures": {

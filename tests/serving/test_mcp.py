@@ -29,7 +29,7 @@ from deepgen.data.png import read_record
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.local import serve_locally
 from deepgen.serving.mcp_tools import MAX_IMAGES, Folders, Painter, make_tools
-from serve_process import ENVIRONMENT, listening, serving, started
+from serve_process import CLAIM, ENVIRONMENT, listening, serving, started
 
 pytest.importorskip("mcp.server.mcpserver", reason="tools for agents need mcp 2")
 
@@ -40,15 +40,7 @@ from mcp import StdioServerParameters  # pyright: ignore[reportMissingImports]  
 from mcp.client.stdio import stdio_client  # pyright: ignore[reportMissingImports]  # an extra
 from mcp.client.streamable_http import streamable_http_client  # pyright: ignore[reportMissingImports]
 
-from deepgen.uploads.png_bands import _chunk
-
 Talk = Callable[[Any], Any]
-CLAIM = (
-    b"\x89PNG\r\n\x1a\n"
-    + _chunk(b"IHDR", b"\0\0\0\1\x03\xd0\x90\0\x08\0\0\0\0")  # 1 x 64,000,000
-    + _chunk(b"IDAT", b"\x78\x9c" + b"\0" * 15)
-    + _chunk(b"IEND", b"")
-)
 
 
 def images_of(result: Any) -> list[Image.Image]:

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve_process import ROOT, started
+from serve_process import ROOT, free_port, started
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
@@ -36,11 +36,6 @@ pytestmark = [
 
 NAME = "images.example.org"
 PUBLIC = ("--allowed-hosts", NAME)  # as the head of the example says
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def configuration(folder: Path, port: int, servers: list[int]) -> Path:

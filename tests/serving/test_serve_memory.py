@@ -21,16 +21,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from deepgen.uploads.png_bands import _chunk
+from serve_process import CLAIM
 
 SOURCE = Path(__file__).parents[2] / "src"
 HELD = 4_000_000  # pixels; 4 edits of the largest picture that comes back whole
-CLAIM = (
-    b"\x89PNG\r\n\x1a\n"
-    + _chunk(b"IHDR", b"\0\0\0\1\x03\xd0\x90\0\x08\0\0\0\0")  # 1 x 64,000,000
-    + _chunk(b"IDAT", b"\x78\x9c" + b"\0" * 15)
-    + _chunk(b"IEND", b"")
-)
 
 
 class Process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import webbrowser
 from collections.abc import Iterator
@@ -19,13 +18,9 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.serving.gradio_app import LABELS, draw, size_of
 from deepgen.serving.local import serve_locally
 from deepgen.serving.schema import ImageGenerationRequest
+from serve_process import free_port
 
 MODEL = {"id": "m", "defaults": {"width": 512, "height": 512}, "size_unit": 16, "max_side": 576}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -359,22 +359,25 @@ def _drawing(painter: Painter) -> Callable[..., Awaitable[list]]:
 
         try:
             found = await anyio.to_thread.run_sync(
-                lambda: painter.draw(prompt, images, fields, tell, left, mask), abandon_on_cancel=True
+                lambda: _shown(painter.draw(prompt, images, fields, tell, left, mask)), abandon_on_cancel=True
             )
         except (ClientError, ValueError, OSError, ImportError) as error:
             raise ToolError(_said(error)) from error
         finally:
             left.set()
-        parts: list[Any] = []
-        for image, said in found:
-            shown, kind = at_most(image.content, _ANSWER_BYTES // len(found))
-            parts.append(Image(data=shown, format=kind))
-            parts.append(
-                said if kind == "png" else f"{said}, shown as a JPEG; the name is of the whole picture"
-            )
-        return parts
+        return [part for content, kind, said in found for part in (Image(data=content, format=kind), said)]
 
     return drawn
+
+
+def _shown(drawn: Sequence[tuple[DrawnImage, str]]) -> list[tuple[bytes, str, str]]:
+    """File, format and words of each picture of an answer, which together keep to its length."""
+    shown = []
+    for image, said in drawn:
+        content, kind = at_most(image.content, _ANSWER_BYTES // len(drawn))
+        how = "" if kind == "png" else ", shown as a JPEG; the name is of the whole picture"
+        shown.append((content, kind, said + how))
+    return shown
 
 
 def _said(error: Exception) -> str:
