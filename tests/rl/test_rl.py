@@ -22,6 +22,7 @@ from deepgen.recipes import recipe
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig, TooManyFailures
 from deepgen.rewards.reward import EachAlone, RewardResult
 from deepgen.rl.evaluation import RLEvaluationConfig
+from deepgen.rl.judged_prompts import refuse_unused_rewards
 from deepgen.rl.log_prob_gap import PolicyMismatch
 from deepgen.rl.policy import Policy
 from deepgen.rl.recipe import RLConfig
@@ -530,6 +531,17 @@ def test_epochs_end_a_run_where_that_is_before_its_steps(tmp_path: Path) -> None
     assert config(num_steps=10, **known).with_known_length().num_steps == 10
     with pytest.raises(ValueError, match="num_epochs must be at least 1"):
         config(num_epochs=0)
+
+
+def test_rewards_that_no_file_would_use_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    mix = tmp_path / "mix.yaml"
+    mix.write_text("datasets:\n  - {name: prompts, rewards: {jpeg: 1}}\n")
+    given = config(prompts=mix, rewards=("ocr=1",))
+    with pytest.raises(ValueError, match=r"rewards ocr=1 would not be used: .*mix\.yaml names its own"):
+        given.build(Processes("cpu"))
+    refuse_unused_rewards(("ocr=1",), mix, tmp_path / "prompts.txt")  # the second is scored with it
+    refuse_unused_rewards((), mix)
 
 
 # --- whole runs on the small model --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,17 @@ def test_the_command_prints_it() -> None:
     text = str(plan_run("rl", {"prompts": "nowhere.yaml"}, "rtx-4090", 2, 0.5))
     for part in ("trajectories", "draw", "passes through the DiT", "rollouts of 256 images on 2 x", "cost"):
         assert part in text
+
+
+def test_epochs_of_prompts_that_are_here_end_the_plan_and_others_are_said(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"{n} red circles\n" for n in range(64)))
+    here = {"prompts": str(tmp_path / "prompts.txt"), "rewards": "jpeg=1"}
+    known = plan_run("rl-published", here, "h100")
+    assert isinstance(known, RLPlan)
+    assert known.num_rollouts == 20  # ten epochs, 32 prompts in a rollout
+    assert "epochs" not in str(known)
+    elsewhere = str(plan_run("rl-published", {}, "h100"))
+    assert "ends after 10 epochs of its prompts, which could not be counted here" in elsewhere
 
 
 def test_an_adjustment_is_made_to_remedies_too() -> None:

@@ -230,8 +230,9 @@ class TuneGuidance(PluginOptions):
         from deepgen.progress import progress_bar, write_line
         from deepgen.rewards.ensemble import RewardEnsembleConfig
         from deepgen.rl import guidance_search
-        from deepgen.rl.judged_prompts import open_judged_prompts
+        from deepgen.rl.judged_prompts import open_judged_prompts, refuse_unused_rewards
 
+        refuse_unused_rewards(self.rewards, self.prompts)
         if min(self.num_prompts, self.batch_size) < 1:
             raise ValueError("--num-prompts and --batch-size are at least 1")
         model = needed_model(self.path, self.model, "rewards guidance")

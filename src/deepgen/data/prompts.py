@@ -146,6 +146,11 @@ class PromptMix:
         return tuple(sorted({name for one in self.sets for name in one.rewards}))
 
 
+def is_mix(path: str | Path) -> bool:
+    """Whether a file of prompts is a mix, which names the rewards of its sets, by its suffix."""
+    return Path(path).suffix.lower() not in _FORMATS
+
+
 def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -> PromptMix:
     """The prompts a file holds: a mix (.yaml), or one set (.txt, .jsonl, .parquet) scored with `rewards`.
 
@@ -156,7 +161,7 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
-    if path.suffix.lower() in _FORMATS:
+    if not is_mix(path):
         if not rewards:
             raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
         return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))

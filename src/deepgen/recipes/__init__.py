@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -256,7 +257,9 @@ def plan_run(
     num_cards: int = 1,
     price: float | None = None,
 ) -> TrainingPlan | RLPlan:
-    """What a recipe would need on such cards; opens neither weights nor data nor prompts.
+    """What a recipe would need on such cards; opens neither weights nor data.
+
+    The prompts are counted where a run of reinforcement learning ends after epochs of them and they are here.
 
     Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it, or follow from the
     configs of other base models; the picture size and the share of edits are the mixture file's.
@@ -276,7 +279,16 @@ def plan_run(
         raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
     architecture = config.start.architecture()
     if isinstance(config, RLSettings):
-        return plan_rl(config, architecture, accelerator(card_name), num_cards, price)
+        try:
+            config = config.with_known_length()
+        except (OSError, ValueError):  # the run's prompts may lie on another machine
+            is_length_known = False
+        else:
+            is_length_known = True
+        return replace(
+            plan_rl(config, architecture, accelerator(card_name), num_cards, price),
+            num_epochs=None if is_length_known else config.num_epochs,
+        )
     changes: dict[str, Any] = {"num_processes": num_cards}
     found = None if config.data is None else recognise(config.data)
     if found is None or found.kind == "source":

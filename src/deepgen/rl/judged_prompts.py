@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepgen.data.prompts import PromptMix, open_prompts
+from deepgen.data.prompts import PromptMix, is_mix, open_prompts
 from deepgen.rewards.ensemble import RewardEnsemble, RewardEnsembleConfig
 from deepgen.rewards.scorers import REWARDS, make_reward
 from deepgen.user_files import named_by
@@ -14,6 +14,16 @@ from deepgen.user_files import named_by
 def open_mix(path: Path, assignments: Sequence[str]) -> PromptMix:
     """A file of prompts, opened alone; arguments and errors are those of `open_judged_prompts`."""
     return open_prompts(path, _assigned(assignments)[1])
+
+
+def refuse_unused_rewards(assignments: Sequence[str], *paths: Path | None) -> None:
+    """Raise a ValueError where rewards are given and each of the files is a mix, which names its own."""
+    mixes = [path for path in paths if path is not None]
+    if assignments and all(is_mix(path) for path in mixes):
+        raise ValueError(
+            f"rewards {', '.join(assignments)} would not be used: {' and '.join(map(str, mixes))} names its "
+            "own; change them there, or give a .txt, .jsonl or .parquet file of prompts"
+        )
 
 
 def open_judged_prompts(

@@ -32,6 +32,7 @@ class RLPlan:
         flops: of one rollout of all processes, by task and purpose.
         num_rollouts: of the whole run.
         num_images: of one rollout.
+        num_epochs: of prompts that could not be counted; the run may end after them, before its last step.
     """
 
     memory: TrainingPlan
@@ -40,6 +41,7 @@ class RLPlan:
     num_rollouts: int
     num_images: int
     num_processes: int
+    num_epochs: int | None = None
 
     def hours(self, task: Task) -> float:
         """Of the whole run where every prompt is of that task, at the card's assumed utilisation."""
@@ -64,6 +66,11 @@ class RLPlan:
             f"{accelerator.name} at {accelerator.mfu:.0%} of {accelerator.tflops:g} TFLOP/s: {times}"
         )
         lines.append("without what rewards take; they judge while the next group is drawn")
+        if self.num_epochs is not None:
+            lines.append(
+                f"at most: the run ends after {self.num_epochs} epochs of its prompts, "
+                "which could not be counted here"
+            )
         if self.memory.price_per_hour is not None:
             each = self.num_processes * self.memory.price_per_hour
             costs = ", ".join(f"{self.hours(task) * each:,.2f} if all are {task}" for task in tasks)

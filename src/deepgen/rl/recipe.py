@@ -10,7 +10,7 @@ from deepgen.data.fingerprint import mixture_facts, prompt_facts
 from deepgen.data.prompts import PromptMix
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.rl.config import RLSettings
-from deepgen.rl.judged_prompts import open_judged_prompts, open_mix
+from deepgen.rl.judged_prompts import open_judged_prompts, open_mix, refuse_unused_rewards
 from deepgen.rl.prompt_words import unknown_word_warning
 from deepgen.rl.stage import RLStage
 from deepgen.training.parallel import Processes
@@ -36,6 +36,7 @@ class RLConfig(RLSettings, SupervisedConfig):
             raise ValueError(
                 "prompts is not set; give a .yaml mix, or a file of prompts and --rewards NAME=1"
             )
+        refuse_unused_rewards(self.rewards, self.prompts, self.evaluation.prompts)
         mix, ensemble = open_judged_prompts(self.prompts, self.rewards, self.panel)
         mixture = None
         if self.sft_coef:
