@@ -50,6 +50,16 @@ TWO_STEPS = ["--set", "num_steps=2", "--set", "log_every=1", "--set", "save_ever
 Status = Literal["ran", "substituted", "skipped", "failed"]
 
 
+def _without_lengths(words: Sequence[str]) -> list[str]:
+    """A command without the options that say how long it trains, logs and saves; each has one value."""
+    lengths = ("--num-steps", "--log-every", "--save-every")
+    return [
+        word
+        for number, word in enumerate(words)
+        if word not in lengths and (number == 0 or words[number - 1] not in lengths)
+    ]
+
+
 class BlockFailed(Exception):
     """A command or a Python block did not end well; holds what it printed."""
 
@@ -149,7 +159,7 @@ class Session:
             self._call(["make", "-n", "-C", str(ROOT), *words[1:]], block)
             return
         if block.has_two_steps and "train" in words and not {"export", "plot", "gate", "--plan"} & set(words):
-            words += TWO_STEPS
+            words = [*_without_lengths(words), *TWO_STEPS]
             line = shlex.join(words)
         words = [self._addressed(word) for word in words]
         if is_server(words):

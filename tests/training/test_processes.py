@@ -35,12 +35,14 @@ def test_a_run_resumed_on_other_processes_goes_on_with_the_same_samples(
 def test_a_run_killed_at_random_moments_ends_bit_by_bit_like_an_unbroken_one(
     processes: int, kills: int, mixture: Path, tmp_path: Path
 ) -> None:
-    steps = 100
-    finish(mixture, tmp_path / "unbroken", steps=steps, processes=processes, resume=False)
+    steps, averages = 100, {"ema_decay": "0.9"}
+    finish(mixture, tmp_path / "unbroken", steps=steps, processes=processes, resume=False, changes=averages)
     rng, broken, killed = random.Random(processes), tmp_path / "broken", 0
     while killed < kills:
         found = checkpoints(broken)
-        process = start(mixture, broken, steps=steps, processes=processes, resume=bool(found))
+        process = start(
+            mixture, broken, steps=steps, processes=processes, resume=bool(found), changes=averages
+        )
         # Until it has written something, so that each life gets further; then a moment later, mid-step or
         # mid-save.
         deadline = time.monotonic() + 120
@@ -55,7 +57,8 @@ def test_a_run_killed_at_random_moments_ends_bit_by_bit_like_an_unbroken_one(
         if checkpoints(broken)[-1].name == f"step-{steps:08d}":
             break
     assert killed == kills, f"only {killed} kills before the run was done"
-    finish(mixture, broken, steps=steps, processes=processes, resume=True)
+    finish(mixture, broken, steps=steps, processes=processes, resume=True, changes=averages)
+    assert any(name.startswith("ema/") for name in weights(broken))
     assert_equal(tmp_path / "unbroken", broken)
 
 
