@@ -93,6 +93,8 @@ def examine(
     output: Path | None,
     *,
     model: Path = MODEL,
+    architecture: str = ARCHITECTURE,
+    formats: Sequence[str] = FORMATS,
     known: Examination | None = None,
     run_jobs: RunJobs = run_in_process,
     say: Callable[[str], None] = lambda text: None,
@@ -102,6 +104,8 @@ def examine(
     Args:
         output: file of the picture; None draws none.
         model: folder of the embedded model.
+        architecture: that memory is planned for.
+        formats: number formats to run in.
         known: what was found before PyTorch is asked; default what is found here.
         run_jobs: does the work that needs PyTorch.
         say: told what is looked at, for someone who waits.
@@ -111,24 +115,24 @@ def examine(
     torch = found.version_of("torch")
     if torch.version is None or torch.is_old:
         return found  # nothing below would run, and the findings say so
-    others = [one.module for one in found.packages if one.version is not None and one.name != "torch"]
+    installed = [one.module for one in found.packages if one.version is not None]  # PyTorch is the first
     is_whole = not found.model_faults
     with ThreadPoolExecutor(1) as beside:
-        importing = beside.submit(run_jobs, [{"do": "packages", "names": others}])
+        importing = beside.submit(run_jobs, [{"do": "packages", "names": installed}])
         say("PyTorch, memory and the processor")
-        first: list[Job] = [{"do": "torch"}, {"do": "memory", "architecture": ARCHITECTURE}]
-        found.add(run_jobs([*first, *(_jobs("cpu", model, output) if is_whole else ())]))
+        first: list[Job] = [{"do": "torch"}, {"do": "memory", "architecture": architecture}]
+        found.add(run_jobs([*first, *(_jobs("cpu", formats, model, output) if is_whole else ())]))
         for device in found.devices:
             if is_whole and device["name"] != "cpu":
                 say(device["name"])
-                found.add(run_jobs(_jobs(device["name"], model, output)))
+                found.add(run_jobs(_jobs(device["name"], formats, model, output)))
         found.add(importing.result())
     return found
 
 
-def _jobs(device: str, model: Path, output: Path | None) -> list[Job]:
+def _jobs(device: str, formats: Sequence[str], model: Path, output: Path | None) -> list[Job]:
     """The measurements of a device, and the picture where `--device auto` takes this one."""
-    jobs: list[Job] = [{"do": "device", "device": device, "formats": list(FORMATS), "model": str(model)}]
+    jobs: list[Job] = [{"do": "device", "device": device, "formats": list(formats), "model": str(model)}]
     if output is not None:
         jobs.append({"do": "picture", "device": device, "model": str(model), "output": str(output)})
     return jobs

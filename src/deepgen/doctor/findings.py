@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from deepgen.doctor.examination import Examination
 from deepgen.doctor.packages import PackageFacts
-from deepgen.extras import DISTRIBUTION, install_hint
+from deepgen.extras import DISTRIBUTION, Extra, install_hint
 
 GB = 10**9
 WEIGHTS_GB = 14  # of the published model, to download
@@ -181,10 +181,6 @@ def _of_packages(found: Examination) -> Iterator[Finding]:
 
 def _install(package: PackageFacts) -> str:
     """What to type for it."""
-    from typing import cast
-
-    from deepgen.extras import Extra
-
     if package.name == "torch":
         return "Install the build for this machine: https://pytorch.org/get-started/locally"
     if package.extra is not None:
@@ -277,7 +273,7 @@ def _told(one: dict) -> str:
 
 def _of_processes(found: Examination) -> Iterator[Finding]:
     for death in found.deaths:
-        if death.job == "torch":
+        if death.job == "torch" or death.begin == "torch":
             continue  # see `_of_torch`
         if death.job == "packages":
             where = f"importing {death.begin}" if death.begin else "importing packages"

@@ -28,12 +28,14 @@ class KernelCheck:
         make: its inputs, float32 on the processor, from a generator.
         run: what the device computes of them.
         looked_at: of a result, the values that are compared.
+        convolves: see `PartCheck`.
     """
 
     name: str
     make: Callable[[torch.Generator], list[Tensor]]
     run: Callable[..., Tensor]
     looked_at: Callable[[Tensor], Tensor]
+    convolves: bool = False
 
 
 def _normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
@@ -62,13 +64,13 @@ KERNELS = (
     KernelCheck(
         "matrix product",
         lambda generator: [
-            _normal(generator, 256, 1536),
+            _normal(generator, 128, 1536),
             _normal(generator, 1536, 1536, scale=0.02),
         ],
         F.linear,
         lambda y: y[::16],
     ),
-    KernelCheck("attention, 64", _tokens(4, 1024, 64), _attend, lambda y: y[:, :, ::64]),
+    KernelCheck("attention, 64", _tokens(2, 1024, 64), _attend, lambda y: y[:, :, ::64]),
     KernelCheck("attention, 80", _tokens(4, 256, 80), _attend, lambda y: y[:, :, ::16]),
     KernelCheck("attention, masked", _masked, _attend, lambda y: y[:, :, ::8]),
     KernelCheck(
@@ -79,6 +81,7 @@ KERNELS = (
         ],
         lambda x, weight: F.conv2d(x, weight, padding=1),
         lambda y: y[:, ::32],
+        convolves=True,
     ),
     KernelCheck(
         "normalisation",

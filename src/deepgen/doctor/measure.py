@@ -13,7 +13,6 @@ import torch
 from deepgen.doctor import kernels, recorded
 from deepgen.doctor.kernels import KERNELS
 from deepgen.doctor.parts import PARTS
-from deepgen.doctor.recorded import Errors
 
 State = Literal["right", "wrong", "failed", "missing"]
 Say = Callable[[dict[str, Any]], None]
@@ -49,13 +48,16 @@ class Measured:
     message: str = ""
 
 
-def uses_tf32(device: str) -> bool:
-    """Whether float32 convolutions round what they multiply to TF32's ten bits, which is PyTorch's default on
-    NVIDIA cards from Ampere on.
+def uses_tf32(device: str, part: str) -> bool:
+    """Whether float32 products in a part round what they multiply to TF32's ten bits: on NVIDIA cards from
+    Ampere on that is PyTorch's default in convolutions, and elsewhere where it was asked for.
     """
     if not device.startswith("cuda") or torch.version.hip is not None:
         return False
-    return torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
+    if torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    convolves = any(check.convolves for check in (*KERNELS, *PARTS) if check.name == part)
+    return bool(torch.backends.cuda.matmul.allow_tf32 or (convolves and torch.backends.cudnn.allow_tf32))
 
 
 def measure_device(
@@ -140,8 +142,10 @@ def _measure(part: str, run: Run, recording: recorded.Recording, device: str, na
             seconds=time.perf_counter() - started,
             message=f"{type(error).__name__}: {text}"[:400],
         )
-    expected = expected_errors(recording, part, device, name)
-    limit = recorded.limits(expected, "float16" if name == "float32" and uses_tf32(device) else name)
+    # TF32 has as many bits as float16.
+    rounded_as = "float16" if name == "float32" and uses_tf32(device, part) else name
+    expected = recording.expected[part][rounded_as]
+    limit = recorded.limits(expected, rounded_as)
     is_right = found.is_finite and found.mean <= limit.mean and found.largest <= limit.largest
     return Measured(
         device=device,
@@ -156,11 +160,6 @@ def _measure(part: str, run: Run, recording: recorded.Recording, device: str, na
         seconds=time.perf_counter() - started,
         message="" if found.is_finite else "holds NaN or infinity",
     )
-
-
-def expected_errors(recording: recorded.Recording, part: str, device: str, name: str) -> Errors:
-    """What rounding makes of a part; TF32 has as many bits as float16."""
-    return recording.expected[part]["float16" if name == "float32" and uses_tf32(device) else name]
 
 
 def _is_poisoned(device: str) -> bool:

@@ -6,7 +6,9 @@ drawing would choose, and what it would choose once other programs have ended.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from deepgen.doctor.torch_facts import DeviceFacts, gather
 
@@ -49,10 +51,11 @@ def suggestions(architecture: str, devices: tuple[DeviceFacts, ...] | None = Non
     from deepgen.checkpoints.memory import meta_models
 
     models = meta_models(architecture)
-    return [_suggestion(models, one) for one in (gather().devices if devices is None else devices)]
+    return [suggestion(models, one) for one in (gather().devices if devices is None else devices)]
 
 
-def _suggestion(models: dict, device: DeviceFacts) -> MemorySuggestion:
+def suggestion(models: Mapping[str, Any], device: DeviceFacts) -> MemorySuggestion:
+    """For a device, of the parts on the meta device."""
     from deepgen.checkpoints.memory import MARGIN, PLANS, MemoryPlan, choose, need
 
     value_bytes = 2 if device.has_own_memory else 4

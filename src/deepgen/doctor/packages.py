@@ -147,7 +147,9 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def import_each(modules: Sequence[str], say: Callable[[dict[str, Any]], None]) -> None:
-    """Import one after the other, and say of each whether it could be."""
+    """Import one after the other, and say of each whether it could be; without PyTorch most cannot, so where
+    that fails the others are not tried.
+    """
     for module in modules:
         say({"begin": module})
         try:
@@ -157,5 +159,7 @@ def import_each(modules: Sequence[str], say: Callable[[dict[str, Any]], None]) -
                 raise
             text = " ".join(str(error).split())[:300]
             say({"imported": module, "error": f"{type(error).__name__}: {text}"})
+            if module == "torch":
+                return
         else:
             say({"imported": module, "error": ""})

@@ -31,13 +31,13 @@ class PartCheck:
         name: in the report.
         inputs: names of the recorded tensors it is given, on the device and in the number format.
         run: outputs of a pipeline on them.
-        says: what it is, for a reader who meets the name.
+        convolves: whether it has a convolution, which a card may compute in TF32.
     """
 
     name: str
     inputs: tuple[str, ...]
     run: Run
-    says: str
+    convolves: bool = False
 
 
 def vision(pipe: Any, inputs: Inputs) -> list[Tensor]:
@@ -118,21 +118,15 @@ def walk(pipe: Any, inputs: Inputs) -> list[Tensor]:
     return found
 
 
+_DRAWN = ("noisy", "context", "pooled", "timesteps")
 PARTS = (
-    PartCheck("vision tower", ("pixels",), vision, "reads a reference"),
-    PartCheck("VLM, text", ("prompt_ids",), read_text, "reads a prompt"),
-    PartCheck(
-        "VLM, image", ("edit_ids", "edit_mask", "features", "pixels"), read_image, "reads a padded edit"
-    ),
-    PartCheck("bridge", ("states",), bridge, "makes the condition"),
-    PartCheck("DiT, text", ("noisy", "context", "pooled", "timesteps"), draw_text, "paints"),
-    PartCheck(
-        "DiT, reference",
-        ("noisy", "context", "pooled", "timesteps", "reference"),
-        draw_edit,
-        "paints beside a reference",
-    ),
-    PartCheck("VAE encoder", ("pixels",), encode, "picture to latents"),
-    PartCheck("VAE decoder", ("latents",), decode, "latents to picture"),
-    PartCheck("solver", ("start", "latents"), walk, "steps from noise to picture"),
+    PartCheck("vision tower", ("pixels",), vision, convolves=True),
+    PartCheck("VLM, text", ("prompt_ids",), read_text),
+    PartCheck("VLM, image", ("edit_ids", "edit_mask", "features", "pixels"), read_image),
+    PartCheck("bridge", ("states",), bridge),
+    PartCheck("DiT, text", _DRAWN, draw_text, convolves=True),
+    PartCheck("DiT, reference", (*_DRAWN, "reference"), draw_edit, convolves=True),
+    PartCheck("VAE encoder", ("pixels",), encode, convolves=True),
+    PartCheck("VAE decoder", ("latents",), decode, convolves=True),
+    PartCheck("solver", ("start", "latents"), walk),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROMPT, SEED = "a red circle on a white background", 1
 
@@ -43,11 +44,17 @@ def draw(device: str, format_name: str, model: Path, output: Path) -> DrawnPictu
         is_right = shows_a_red_circle(drawn.images[0])
     except Exception as error:  # whatever a device, a driver or a library raises is what is looked for
         return DrawnPicture(**made, message=_told(error))
+    written, message = write(drawn, output)
+    return DrawnPicture(**made, is_right=is_right, seconds=seconds, written=written, message=message)
+
+
+def write(drawn: Any, output: Path) -> tuple[str, str]:
+    """The file that a pipeline's output was written to, and why it could not be; one of both is empty."""
     try:
         (written,) = drawn.save(output)
-    except OSError as error:
-        return DrawnPicture(**made, is_right=is_right, seconds=seconds, message=_told(error))
-    return DrawnPicture(**made, is_right=is_right, seconds=seconds, written=str(written))
+    except OSError as error:  # a full disk, a folder that is read only or is none
+        return "", _told(error)
+    return str(written), ""
 
 
 def shows_a_red_circle(image: object) -> bool:

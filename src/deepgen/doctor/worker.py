@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -103,8 +104,12 @@ def run_in_process(jobs: Sequence[Job], *, quiet_s: float = QUIET_S) -> list[Ans
 def _rest(jobs: Sequence[Job], begun: Answer) -> list[Job]:
     """What is to be done after a process died in the first of `jobs`: its next formats, then the others."""
     died, *others = jobs
+    if died["do"] == "torch":
+        return []  # nothing runs without it
     if died["do"] == "packages" and begun:
         names = died["names"]
+        if begun["begin"] == "torch":
+            return others
         rest = names[names.index(begun["begin"]) + 1 :]
         return [{**died, "names": rest}, *others] if rest else others
     if died["do"] != "device" or "format" not in begun:
@@ -173,9 +178,13 @@ def _reason(code: int, said: str) -> str:
     return lines[-1] if lines else f"the process ended with code {code}"
 
 
+_HERE = threading.Lock()
+
+
 def run_here(jobs: Sequence[Job]) -> list[Answer]:
-    """The same jobs in this process, for tests on a device that only this process has."""
+    """The same in this process, one list at a time: for devices that no other process has, as in tests."""
     found: list[Answer] = []
-    for job in jobs:
-        do(job, found.append)
+    with _HERE:
+        for job in jobs:
+            do(job, found.append)
     return found
