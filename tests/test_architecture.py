@@ -52,7 +52,7 @@ LEVELS = (
     ("arguments", "image_sizes", "masking", "lora", "output", "saved_pipeline"),
     ("denoising", "encoding"),
     ("pipeline", "planning"),
-    ("evaluation", "client"),
+    ("evaluation", "client", "doctor"),
     ("tiny.evaluation",),
     ("training", "serving"),
     ("tiny.stages",),
@@ -152,6 +152,7 @@ def test_the_shapes_world_knows_nothing_else_of_ours() -> None:
         ["serve", "--help"],
         ["mcp", "--help"],
         ["ui", "--help"],
+        ["doctor", "--help"],
     ],
 )
 def test_asking_for_help_loads_no_large_library(arguments: list[str]) -> None:

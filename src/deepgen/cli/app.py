@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 from deepgen._version import __version__
 from deepgen.cli.convert import Convert
 from deepgen.cli.data import Data
+from deepgen.cli.doctor import Doctor
 from deepgen.cli.download import Download
 from deepgen.cli.edit import Edit
 from deepgen.cli.eval import Eval
@@ -41,6 +42,7 @@ Command = (
     | Annotated[Convert, subcommand("convert")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
