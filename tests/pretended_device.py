@@ -1,21 +1,23 @@
 """A CUDA device that only pretends to be there, so that code for one is run on a machine without.
 
-Its tensors say `cuda:0` and hold their numbers on the CPU. Two faults show that a CPU hides: tensors of two devices
-meet, which raises as on a real device, and the host waits for the device, which is counted by the line that asked.
+Its tensors say `cuda:0` and hold their numbers on the CPU. Two faults show that a CPU hides: tensors of two
+devices meet, which raises as on a real device, and the host waits for the device, which is counted by the
+line that asked.
 
     with PretendedDevice() as device:
         pipe = DeepGenPipeline.from_pretrained("tiny").to("cuda")
         pipe("a red circle")
     print(device.report())
 
-How it works. A tensor is a shell of PyTorch's PrivateUse1 backend, whose device guard may be written in Python, so that
-autograd and optimizers take it; only its `device` says cuda:0. Every operation on it arrives in `_run`, which checks,
-counts, and runs it on the CPU. Functions that make tensors arrive there by a dispatch mode, and what PyTorch decides
-before it dispatches (`torch.tensor`, `Tensor.to("cuda")`, `torch.cuda...`) is replaced while the device is pretended.
+How it works. A tensor is a shell of PyTorch's PrivateUse1 backend, whose device guard may be written in
+Python, so that autograd and optimizers take it; only its `device` says cuda:0. Every operation on it arrives
+in `_run`, which checks, counts, and runs it on the CPU. Functions that make tensors arrive there by a
+dispatch mode, and what PyTorch decides before it dispatches (`torch.tensor`, `Tensor.to("cuda")`,
+`torch.cuda...`) is replaced while the device is pretended.
 
-A wait is what `torch.cuda.set_sync_debug_mode` warns of: reading a value (`item`, `tolist`, a boolean index), a copy to
-the host, and a copy to the device that is not `non_blocking`. The device says nothing about speed, memory or about
-kernels' own limits, and its random numbers are the CPU's.
+A wait is what `torch.cuda.set_sync_debug_mode` warns of: reading a value (`item`, `tolist`, a boolean index),
+a copy to the host, and a copy to the device that is not `non_blocking`. The device says nothing about speed,
+memory or about kernels' own limits, and its random numbers are the CPU's.
 """
 
 from __future__ import annotations
@@ -233,7 +235,9 @@ def _check_devices(func: Any, args: Any, tensors: list[Tensor]) -> None:
             _note("a CPU tensor as an index")  # is copied to the device
         return
     is_pointwise = torch.Tag.pointwise in func.tags or "foreach" in str(func)
-    allows_scalars = (is_pointwise or func in _TAKES_HOST_SCALARS) and isinstance(args[0], (DeviceTensor, list, tuple))
+    allows_scalars = (is_pointwise or func in _TAKES_HOST_SCALARS) and isinstance(
+        args[0], (DeviceTensor, list, tuple)
+    )
     if is_pointwise and not allows_scalars:  # `cpu_scalar * device_tensor`, and never in place
         allows_scalars = not str(func).split(".")[1].endswith("_")
     if any(x.dim() or not allows_scalars for x in host):
@@ -241,7 +245,9 @@ def _check_devices(func: Any, args: Any, tensors: list[Tensor]) -> None:
 
 
 def _mixed(func: Any, tensors: list[Tensor]) -> RuntimeError:
-    shapes = ", ".join(f"{tuple(x.shape)} on {'cuda:0' if isinstance(x, DeviceTensor) else 'cpu'}" for x in tensors)
+    shapes = ", ".join(
+        f"{tuple(x.shape)} on {'cuda:0' if isinstance(x, DeviceTensor) else 'cpu'}" for x in tensors
+    )
     return RuntimeError(
         f"Expected all tensors to be on the same device, but found at least two devices, in {func}: {shapes}"
     )
@@ -269,7 +275,9 @@ def _count_copies(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool)
     if was_on_device and not to_device:
         _note("copy to the host")
     if to_device and not was_on_device:
-        is_free = kwargs.get("non_blocking", args[2] if func is aten.copy_.default and len(args) > 2 else False)
+        is_free = kwargs.get(
+            "non_blocking", args[2] if func is aten.copy_.default and len(args) > 2 else False
+        )
         if not is_free:
             _note("copy to the device")
 
@@ -515,7 +523,9 @@ _registered: list[Any] = []  # PyTorch keeps no reference of its own
 
 
 def _register_backend() -> None:
-    """Once; PyTorch cannot forget a backend, so it is told that there is no accelerator at all other times."""
+    """Once; PyTorch cannot forget a backend, so it is told that there is no accelerator at all other
+    times.
+    """
     if _registered:
         return
     _registered.extend((_Hooks(), _Guard()))
@@ -530,8 +540,10 @@ def _register_backend() -> None:
 def _autocast_kernels() -> list[torch.library.Library]:
     """What autocast does with operations of CUDA tensors (PyTorch's `autocast_mode.h`), for the shells."""
     narrow = "conv1d conv2d conv_transpose2d.input matmul mm bmm addmm addbmm baddbmm linear"
-    wide = "softmax.int log_softmax.int layer_norm native_layer_norm group_norm sum sum.dim_IntList norm.Scalar exp"
-    wide += " log pow.Tensor_Scalar rsqrt mse_loss l1_loss nll_loss cumsum prod softplus"
+    wide = (
+        "softmax.int log_softmax.int layer_norm native_layer_norm group_norm sum sum.dim_IntList"
+    )
+    wide += " norm.Scalar exp log pow.Tensor_Scalar rsqrt mse_loss l1_loss nll_loss cumsum prod softplus"
     narrow += " scaled_dot_product_attention"
     library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
     for names, is_narrow in ((narrow.split(), True), (wide.split(), False)):

@@ -26,6 +26,7 @@ from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import guided_velocity
 from deepgen.training.trained_pipeline import TrainedPipeline
+from deepgen.transfer import to_device
 from deepgen.types import Condition
 
 # B images, T steps; C, h, w latent channels and sides
@@ -233,8 +234,8 @@ class Policy:
     def sigmas(self, num_steps: int, latent_size: tuple[int, int]) -> Tensor:
         """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0."""
         tokens = latent_size[0] * latent_size[1] // self.pipe.transformer.config.patch_size**2
-        set_timesteps(self.pipe.scheduler, num_steps, self.device, num_tokens=tokens)
-        return self.pipe.scheduler.sigmas.to(self.device, torch.float32)
+        set_timesteps(self.pipe.scheduler, num_steps, num_tokens=tokens)
+        return to_device(self.pipe.scheduler.sigmas, self.device, torch.float32)
 
     def decode(self, clean: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), nominally in [-1, 1]."""

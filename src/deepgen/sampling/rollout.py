@@ -17,6 +17,7 @@ from torch import Tensor
 from deepgen.sampling import ode
 from deepgen.sampling.sde import check_sampler, transition
 from deepgen.sampling.windows import Window
+from deepgen.transfer import to_device
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 StepNoise = Callable[[int], Tensor]
@@ -81,7 +82,7 @@ def roll_out(
     Raises:
         ValueError: the sampler is unknown, or eta is out of its range.
     """
-    sigmas = sigmas.float().to(noise.device)
+    sigmas = to_device(sigmas.float(), noise.device)
     solver = StochasticSolver(sigmas, window, step_noise, sampler=sampler, eta=eta, keeps=keeps)
     state = ode.SamplingState(latents=noise, timesteps=1000 * sigmas[:-1], solver=solver)
     while not state.is_done:
@@ -137,7 +138,7 @@ class StochasticSolver:
             sigma_max=self._sigma_max,
         )
         if is_stochastic:
-            next_noisy = made.sample(self._step_noise(timestep).to(sample.device), sample.dtype)
+            next_noisy = made.sample(to_device(self._step_noise(timestep), sample.device), sample.dtype)
         else:
             next_noisy = made.mean.to(sample.dtype)  # (B, C, h, w)
         if timestep in self._window.trained:

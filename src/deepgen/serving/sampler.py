@@ -39,6 +39,7 @@ from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serving.adapters import LoraAdapters
 from deepgen.serving.encoding_cache import MAX_BYTES, EncodingCache, digest
 from deepgen.serving.jobs import GenerationRequest, JobInfo, ModelInfo
+from deepgen.transfer import to_device
 from deepgen.types import Condition
 
 # C latent channels, h w latent size
@@ -309,10 +310,9 @@ class Sampler:
                 self._schedules.clear()
             preset = settings.chosen_preset
             scheduler = choose_solver(settings.solver, copy.deepcopy(self._scheduler))
-            solver, timesteps = preset.prepare(
-                scheduler, settings.num_inference_steps, latents.device, patches
-            )
-            self._schedules[key] = Schedule(solver, timesteps, preset.guided(timesteps))
+            solver, levels = preset.prepare(scheduler, settings.num_inference_steps, None, patches)
+            timesteps = to_device(levels, latents.device)
+            self._schedules[key] = Schedule(solver, timesteps, preset.guided(levels))
         return self._schedules[key]
 
     @torch.no_grad()
