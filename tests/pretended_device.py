@@ -38,7 +38,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -192,7 +191,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation: checked and counted as the device would, computed on the CPU."""
     if func is torch.ops.prim.device.default:
         return torch.device(_CARRIER, 0)
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = _tensors(args, kwargs)
     given = kwargs.get("device")
     is_on_device = any(isinstance(x, DeviceTensor) for x in tensors)
     if is_on_device:
@@ -207,19 +206,34 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if given is not None:
             kwargs = {**kwargs, "device": CPU}
         kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
-    result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+    result = func(*_mapped(_held, args), **_mapped(_held, kwargs))
     known = {id(x.held): x for x in tensors if isinstance(x, DeviceTensor)}  # in place, or out=
 
-    def wrap(x: Any) -> Any:
-        if not isinstance(x, Tensor) or isinstance(x, DeviceTensor):
+    def wrap(x: Tensor) -> Tensor:
+        if isinstance(x, DeviceTensor):
             return x
         return known.get(id(x)) if id(x) in known else DeviceTensor(x) if target else x
 
-    return tree_map(wrap, result)
+    return _mapped(wrap, result)
 
 
-def _held(x: Any) -> Any:
+def _held(x: Tensor) -> Tensor:
     return x.held if isinstance(x, DeviceTensor) else x
+
+
+def _mapped(change: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """Arguments or results with their tensors changed; as `tree_map`, in a quarter of its time."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, (list, tuple)):
+        return type(x)([_mapped(change, one) for one in x])
+    return {name: _mapped(change, one) for name, one in x.items()} if isinstance(x, dict) else x
+
+
+def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(lambda x: found.append(x) or x, (args, kwargs))
+    return found
 
 
 def _check_devices(func: Any, args: Any, tensors: list[Tensor]) -> None:
@@ -328,7 +342,11 @@ class _Functions(TorchFunctionMode):
         if func is torch.Tensor.cuda:
             return args[0].to(CUDA, **{k: v for k, v in kwargs.items() if k == "non_blocking"})
         if func is torch.Tensor.pin_memory:
-            return args[0]
+            pinned = args[0].detach().clone()
+            pinned.is_page_locked = True
+            return pinned
+        if func is torch.Tensor.is_pinned:
+            return getattr(args[0], "is_page_locked", False)
         if func is torch.Tensor.to:
             first, *others = args
             if others and isinstance(others[0], DeviceTensor):
@@ -351,12 +369,12 @@ def _with_index(place: Any) -> Any:
 
 def _attend(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Attention as the CPU computes it, where no gradient is wanted: otherwise it is PyTorch's plain one."""
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = _tensors(args, kwargs)
     is_plain = not isinstance(tensors[0], DeviceTensor)
     if is_plain or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return func(*args, **kwargs)
     _check_devices(aten._scaled_dot_product_flash_attention.default, tensors, tensors)
-    return DeviceTensor(func(*tree_map(_held, args), **tree_map(_held, kwargs)))
+    return DeviceTensor(func(*_mapped(_held, args), **_mapped(_held, kwargs)))
 
 
 @contextmanager
@@ -540,9 +558,7 @@ def _register_backend() -> None:
 def _autocast_kernels() -> list[torch.library.Library]:
     """What autocast does with operations of CUDA tensors (PyTorch's `autocast_mode.h`), for the shells."""
     narrow = "conv1d conv2d conv_transpose2d.input matmul mm bmm addmm addbmm baddbmm linear"
-    wide = (
-        "softmax.int log_softmax.int layer_norm native_layer_norm group_norm sum sum.dim_IntList"
-    )
+    wide = "softmax.int log_softmax.int layer_norm native_layer_norm group_norm sum sum.dim_IntList"
     wide += " norm.Scalar exp log pow.Tensor_Scalar rsqrt mse_loss l1_loss nll_loss cumsum prod softplus"
     narrow += " scaled_dot_product_attention"
     library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
@@ -562,11 +578,11 @@ def _autocast(name: str, is_narrow: bool) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype(_CARRIER) if is_narrow else torch.float32
 
-        def cast(x: Any) -> Any:
+        def cast(x: Tensor) -> Tensor:
             is_meant = isinstance(x, DeviceTensor) and x.is_floating_point() and x.dtype != torch.float64
             return x.to(dtype) if is_meant else x
 
         with torch._C._ExcludeDispatchKeyGuard(key):
-            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+            return operation(*_mapped(cast, args), **_mapped(cast, kwargs))
 
     return kernel
