@@ -84,9 +84,15 @@ class DeviceTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held: Tensor, requires_grad: bool = False) -> DeviceTensor:
+    def __new__(cls, value: Tensor, requires_grad: bool = False) -> Any:
+        """A parameter, as libraries make one of the class that a parameter has."""
+        return torch.nn.Parameter(value, requires_grad=requires_grad)
+
+    @staticmethod
+    def of(held: Tensor, requires_grad: bool = False) -> DeviceTensor:
+        """These numbers on the device."""
         shell = torch.Tensor._make_wrapper_subclass(
-            cls,
+            DeviceTensor,
             held.shape,
             strides=held.stride(),
             storage_offset=held.storage_offset(),
@@ -109,6 +115,9 @@ class DeviceTensor(torch.Tensor):
     def is_cuda(self) -> bool:
         return True
 
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
     def __repr__(self) -> str:
         return f"DeviceTensor({self.held!r})"
 
@@ -127,14 +136,14 @@ class DeviceTensor(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DeviceTensor:
         if id(self) not in memo:
-            copied = DeviceTensor(self.held.detach().clone(), self.requires_grad)
+            copied = DeviceTensor.of(self.held.detach().clone(), self.requires_grad)
             copied.__dict__.update({k: v for k, v in vars(self).items() if k != "held"})
             memo[id(self)] = copied
         return memo[id(self)]
 
 
 def _on_device(held: Tensor, requires_grad: bool) -> DeviceTensor:
-    return DeviceTensor(held, requires_grad)
+    return DeviceTensor.of(held, requires_grad)
 
 
 class PretendedDevice:
@@ -203,7 +212,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func in _COPIES:
         _count_copies(func, args, kwargs, target)
     if target or is_on_device:
-        if given is not None:
+        if given is not None and torch.device(given).type != "meta":
             kwargs = {**kwargs, "device": CPU}
         kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
     result = func(*_mapped(_held, args), **_mapped(_held, kwargs))
@@ -212,7 +221,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrap(x: Tensor) -> Tensor:
         if isinstance(x, DeviceTensor):
             return x
-        return known.get(id(x)) if id(x) in known else DeviceTensor(x) if target else x
+        return known.get(id(x)) if id(x) in known else DeviceTensor.of(x) if target else x
 
     return _mapped(wrap, result)
 
@@ -323,7 +332,12 @@ class _Operations(TorchDispatchMode):
     """Functions that make tensors come here, as they have no tensor to tell the device by."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind.__torch_dispatch__ is not _plain and kind is not DeviceTensor for kind in types):
+            return NotImplemented  # a quantised tensor, which holds tensors of the device, knows what to do
         return _run(func, args, kwargs or {})
+
+
+_plain = torch._C._disabled_torch_dispatch_impl
 
 
 class _Functions(TorchFunctionMode):
@@ -348,17 +362,33 @@ class _Functions(TorchFunctionMode):
         if func is torch.Tensor.is_pinned:
             return getattr(args[0], "is_page_locked", False)
         if func is torch.Tensor.to:
-            first, *others = args
-            if others and isinstance(others[0], DeviceTensor):
-                others[:1] = CUDA, others[0].dtype
-            args = first, *map(_with_index, others)
-            kwargs = {name: _with_index(value) for name, value in kwargs.items()}
+            wanted = _to_arguments(*args, **kwargs)
+            return func(args[0], **wanted) if wanted else args[0]
         if kwargs.get("generator") is not None:
             place = kwargs.get("device") or (args[0].device if isinstance(args[0], Tensor) else CPU)
             _check_generator(kwargs["generator"], torch.device(place).type == "cuda")
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _attend(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+def _to_arguments(tensor: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What `Tensor.to` is asked to change, by name; nothing where the tensor is as it is wanted."""
+    names = ["device", "dtype", "non_blocking", "copy"]
+    if args and isinstance(args[0], Tensor):
+        args = args[0].device, args[0].dtype, *args[1:]
+    elif args and isinstance(args[0], torch.dtype):
+        names = names[1:]
+    wanted = {**dict(zip(names, args, strict=False)), **kwargs}
+    wanted = {name: value for name, value in wanted.items() if value is not None and value is not False}
+    if "device" in wanted:
+        wanted["device"] = _with_index(wanted["device"])
+        if isinstance(tensor, DeviceTensor) and torch.device(wanted["device"]) == CUDA:
+            del wanted["device"]
+    if wanted.get("dtype") == tensor.dtype and "copy" not in wanted:
+        del wanted["dtype"]
+    is_same = not set(wanted) - {"non_blocking"}
+    return {} if is_same else wanted
 
 
 def _with_index(place: Any) -> Any:
@@ -374,7 +404,7 @@ def _attend(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if is_plain or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return func(*args, **kwargs)
     _check_devices(aten._scaled_dot_product_flash_attention.default, tensors, tensors)
-    return DeviceTensor(func(*_mapped(_held, args), **_mapped(_held, kwargs)))
+    return DeviceTensor.of(func(*_mapped(_held, args), **_mapped(_held, kwargs)))
 
 
 @contextmanager
