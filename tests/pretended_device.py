@@ -9,11 +9,12 @@ line that asked.
         pipe("a red circle")
     print(device.report())
 
-How it works. A tensor is a shell of PyTorch's PrivateUse1 backend, whose device guard may be written in
-Python, so that autograd and optimizers take it; only its `device` says cuda:0. Every operation on it arrives
-in `_run`, which checks, counts, and runs it on the CPU. Functions that make tensors arrive there by a
-dispatch mode, and what PyTorch decides before it dispatches (`torch.tensor`, `Tensor.to("cuda")`,
-`torch.cuda...`) is replaced while the device is pretended.
+How it works. A tensor is a shell that autograd and optimizers take for one of PyTorch's `meta` device; only
+its `device` says cuda:0. Every operation on it arrives in `_run`, which checks, counts, and runs it on the
+CPU. Functions that make tensors arrive there by a dispatch mode, and what PyTorch decides before it
+dispatches (`torch.tensor`, `Tensor.to("cuda")`, `torch.cuda...`, autocast) is replaced while the device is
+pretended, and only then. PyTorch's PrivateUse1 backend could carry the shells, too; but it is registered for
+the whole life of a process, and before the first `backward`, while tests share a process.
 
 A wait is what `torch.cuda.set_sync_debug_mode` warns of: reading a value (`item`, `tolist`, a boolean index),
 a copy to the host, and a copy to the device that is not `non_blocking`. The device says nothing about speed,
@@ -29,7 +30,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,7 +42,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 80 << 30  # bytes, all of them free
-_CARRIER = "pretended"  # PyTorch's name of the backend; no tensor says so
+_CARRIER = torch.device("lazy", 0)  # of the shells; no tensor says so
 _SOURCE = str(Path(__file__).parents[1] / "src" / "deepgen")
 
 # The host knows values of the device after these.
@@ -97,7 +97,7 @@ class DeviceTensor(torch.Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device=torch.device(_CARRIER, 0),
+            device=_CARRIER,
             requires_grad=requires_grad,
         )
         shell.held = held
@@ -114,6 +114,10 @@ class DeviceTensor(torch.Tensor):
     @property
     def is_cuda(self) -> bool:
         return True
+
+    @property
+    def is_meta(self) -> bool:
+        return False
 
     def data_ptr(self) -> int:
         return self.held.data_ptr()
@@ -163,7 +167,6 @@ class PretendedDevice:
         global _active
         if _active is not None:
             raise RuntimeError("a device is pretended already")
-        _register_backend()
         for owner, name, value in _replacements():
             self._stack.enter_context(mock.patch.object(owner, name, value))
         self._stack.enter_context(_modules_keep_their_parameters())
@@ -199,14 +202,14 @@ _active: PretendedDevice | None = None
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation: checked and counted as the device would, computed on the CPU."""
     if func is torch.ops.prim.device.default:
-        return torch.device(_CARRIER, 0)
+        return _CARRIER
     tensors = _tensors(args, kwargs)
     given = kwargs.get("device")
     is_on_device = any(isinstance(x, DeviceTensor) for x in tensors)
     if is_on_device:
         _check_devices(func, args, tensors)
         _count_reads(func, args)
-    target = is_on_device if given is None else torch.device(given).type in ("cuda", _CARRIER)
+    target = is_on_device if given is None else torch.device(given).type in ("cuda", _CARRIER.type)
     if func is aten.copy_.default:
         target = isinstance(args[0], DeviceTensor)
     if func in _COPIES:
@@ -297,7 +300,7 @@ def _count_copies(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool)
     was_on_device = isinstance(source, DeviceTensor)
     if was_on_device and not to_device:
         _note("copy to the host")
-    if to_device and not was_on_device:
+    if to_device and not was_on_device and source.numel():
         is_free = kwargs.get(
             "non_blocking", args[2] if func is aten.copy_.default and len(args) > 2 else False
         )
@@ -345,6 +348,8 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch.is_autocast_enabled("cuda"):
+            args, kwargs = _autocast(func, args, kwargs)
         if func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
             place = kwargs.pop("device", None)
             made = func(*args, **kwargs)
@@ -501,8 +506,6 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (torch.cuda, "stream", lambda *a: nullcontext()),
         (torch, "Generator", _Generator),
         (torch.Tensor, "data", _data()),
-        (torch.autocast, "__enter__", _also_for_carrier(torch.autocast.__enter__, is_entry=True)),
-        (torch.autocast, "__exit__", _also_for_carrier(torch.autocast.__exit__, is_entry=False)),
         (torch.accelerator, "current_accelerator", lambda *a, **k: torch.device("cuda")),
         (torch.accelerator, "is_available", lambda *a, **k: True),
         (torch.accelerator, "current_device_index", lambda *a, **k: 0),
@@ -529,90 +532,39 @@ def _data() -> property:
     return property(plain.__get__, assign)
 
 
-def _also_for_carrier(method: Callable[..., Any], *, is_entry: bool) -> Callable[..., Any]:
-    """Autocast of `cuda` as autocast of the shells' backend."""
+# --- autocast -----------------------------------------------------------------------------------------------
 
-    @wraps(method)
-    def changed(self: Any, *args: Any) -> Any:
-        if self.device != "cuda":
-            return method(self, *args)
-        if is_entry:
-            self._carrier = torch.is_autocast_enabled(_CARRIER), torch.get_autocast_dtype(_CARRIER)
-            is_enabled, dtype = self._enabled, self.fast_dtype
-        else:
-            is_enabled, dtype = self._carrier
-        torch.set_autocast_enabled(_CARRIER, is_enabled)
-        torch.set_autocast_dtype(_CARRIER, dtype)
-        return method(self, *args)
-
-    return changed
-
-
-# --- the backend, for the whole life of the process ---------------------------------------------------------
-
-
-class _Hooks(torch._C._acc.PrivateUse1Hooks):
-    def is_available(self) -> bool:
-        return True
-
-    def has_primary_context(self, index: int) -> bool:
-        return True
-
-    def is_built(self) -> bool:
-        return True
+_functional = torch.nn.functional
+_NARROWED = {
+    *(_functional.linear, _functional.conv1d, _functional.conv2d, _functional.conv_transpose2d, torch.conv2d),
+    *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
+    *(
+        torch.Tensor.matmul,
+        torch.Tensor.__matmul__,
+        torch.Tensor.__rmatmul__,
+        torch.Tensor.mm,
+        torch.Tensor.bmm,
+    ),
+    _functional.scaled_dot_product_attention,
+}
+_WIDENED = {
+    *(_functional.softmax, torch.softmax, torch.Tensor.softmax, _functional.log_softmax, torch.log_softmax),
+    *(_functional.layer_norm, torch.layer_norm, _functional.group_norm, torch.group_norm),
+    *(torch.sum, torch.Tensor.sum, torch.cumsum, torch.Tensor.cumsum, torch.prod, torch.Tensor.prod),
+    *(torch.exp, torch.Tensor.exp, torch.log, torch.Tensor.log, torch.rsqrt, torch.Tensor.rsqrt),
+    *(torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.norm, torch.Tensor.norm),
+    *(_functional.mse_loss, _functional.l1_loss, _functional.cross_entropy, _functional.nll_loss),
+}
 
 
-class _Guard(torch._C._acc.DeviceGuard):
-    def type_(self) -> Any:
-        return torch._C._autograd.DeviceType.PrivateUse1
+def _autocast(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Arguments as autocast of CUDA hands them to a function (PyTorch's `autocast_mode.h`)."""
+    if func not in _NARROWED and func not in _WIDENED:
+        return args, kwargs
+    dtype = torch.get_autocast_dtype("cuda") if func in _NARROWED else torch.float32
 
+    def cast(x: Tensor) -> Tensor:
+        is_meant = isinstance(x, DeviceTensor) and x.is_floating_point() and x.dtype != torch.float64
+        return x.to(dtype) if is_meant else x
 
-_registered: list[Any] = []  # PyTorch keeps no reference of its own
-
-
-def _register_backend() -> None:
-    """Once; PyTorch cannot forget a backend, so it is told that there is no accelerator at all other
-    times.
-    """
-    if _registered:
-        return
-    _registered.extend((_Hooks(), _Guard()))
-    torch.utils.rename_privateuse1_backend(_CARRIER)
-    torch._C._acc.register_python_privateuseone_hook(_registered[0])
-    torch._C._acc.register_python_privateuseone_device_guard(_registered[1])
-    torch.accelerator.current_accelerator = lambda *args, **kwargs: None
-    torch.accelerator.is_available = lambda: False
-    _registered.extend(_autocast_kernels())
-
-
-def _autocast_kernels() -> list[torch.library.Library]:
-    """What autocast does with operations of CUDA tensors (PyTorch's `autocast_mode.h`), for the shells."""
-    narrow = "conv1d conv2d conv_transpose2d.input matmul mm bmm addmm addbmm baddbmm linear"
-    wide = "softmax.int log_softmax.int layer_norm native_layer_norm group_norm sum sum.dim_IntList"
-    wide += " norm.Scalar exp log pow.Tensor_Scalar rsqrt mse_loss l1_loss nll_loss cumsum prod softplus"
-    narrow += " scaled_dot_product_attention"
-    library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
-    for names, is_narrow in ((narrow.split(), True), (wide.split(), False)):
-        for name in names:
-            library.impl(name, _autocast(name, is_narrow))
-    others = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
-    others.fallback(torch.library.fallthrough_kernel)
-    return [library, others]
-
-
-def _autocast(name: str, is_narrow: bool) -> Callable[..., Any]:
-    plain, _, overload = name.partition(".")
-    operation = getattr(getattr(aten, plain), overload or "default")
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
-
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        dtype = torch.get_autocast_dtype(_CARRIER) if is_narrow else torch.float32
-
-        def cast(x: Tensor) -> Tensor:
-            is_meant = isinstance(x, DeviceTensor) and x.is_floating_point() and x.dtype != torch.float64
-            return x.to(dtype) if is_meant else x
-
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            return operation(*_mapped(cast, args), **_mapped(cast, kwargs))
-
-    return kernel
+    return _mapped(cast, args), _mapped(cast, kwargs)
