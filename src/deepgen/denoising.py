@@ -28,6 +28,7 @@ from deepgen.sampling.presets import PRESETS, Preset
 from deepgen.sampling.solvers import choose_solver
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import GuidedVelocity
+from deepgen.transfer import to_device
 from deepgen.types import Condition
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class DenoisingMixin:
         guidance_scale = guidance_scale if negative is not None else min(guidance_scale, 1.0)
         condition = guided_condition(positive, negative, self.transformer.dtype)
         is_split = self._is_split(guidance_batching, latents, condition, reference_latents, negative is None)
-        state = self._begin(
+        state, timesteps = self._begin(
             latents, condition, reference_latents, preset, num_inference_steps, sigmas, guidance_scale, solver
         )
         state.kept = kept
@@ -175,7 +176,7 @@ class DenoisingMixin:
             with adapters, self._kept_memory(), self.progress_bar(total=len(state.timesteps)) as progress:
                 while not state.is_done and not self._interrupt:
                     step = state.step
-                    self._current_timestep = state.timesteps[step]
+                    self._current_timestep = timesteps[step]
                     self._check_guidance(state)
                     ode.step([state], velocity)
                     if callback_on_step_end is not None:
@@ -196,16 +197,18 @@ class DenoisingMixin:
         sigmas: Sequence[float] | None,
         guidance_scale: float,
         solver_name: str | None,
-    ) -> SamplingState:
-        """A run of all samples before its first step; condition rows are [negative, positive] or positive."""
+    ) -> tuple[SamplingState, Tensor]:
+        """A run of all samples before its first step, and its timesteps on the host, where callbacks
+        and caches compare them; condition rows are [negative, positive] or positive.
+        """
         patches = (latents.shape[-2] * latents.shape[-1]) // self.transformer.config.patch_size**2
         scheduler = choose_solver(solver_name, self.scheduler)
-        solver, timesteps = preset.prepare(scheduler, num_inference_steps, latents.device, patches, sigmas)
-        has_both = preset.guided(timesteps)
+        solver, levels = preset.prepare(scheduler, num_inference_steps, None, patches, sigmas)
+        has_both, timesteps = preset.guided(levels), to_device(levels, latents.device)
         if caches.without_contexts(self.transformer) is not None:
             has_both = [True] * len(timesteps)
         make_cache = partial(StepCache, timesteps) if may_keep(self.transformer) else None
-        return SamplingState(
+        state = SamplingState(
             latents=latents,
             timesteps=timesteps,
             solver=solver,
@@ -214,6 +217,7 @@ class DenoisingMixin:
             has_both=has_both,
             is_float32=preset.solver is not None,
         )
+        return state, levels
 
     def _is_split(
         self,

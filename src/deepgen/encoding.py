@@ -33,6 +33,7 @@ from deepgen.models.prompts import (
 )
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.prompt_text import PromptCut, PromptCutWarning
+from deepgen.transfer import to_device
 from deepgen.types import Condition
 
 Padding = Literal["pair", "batch"]
@@ -127,12 +128,14 @@ class EncodingMixin:
 
         encoded, order = [], []
         with scaled([self.vlm, self.connector], lora_scale):
+            is_kept = guided and pixels is None and not torch.is_grad_enabled()
+            weights = self._fingerprint() if is_kept else None
             for length, members in groups.items():
                 opposites = [count + i for i in members] if guided else []
                 if pixels is None:
                     encoded.append(self._encode_tokens(tokens.select(members, length), None))
                     if opposites:
-                        encoded.append(self._encode_negatives(tokens.select(opposites, length)))
+                        encoded.append(self._encode_negatives(tokens.select(opposites, length), weights))
                 else:  # both branches see the references, which are read once
                     shown = [pixels[row % count] for row in (*members, *opposites)]
                     rows = tokens.select([*members, *opposites], length)
@@ -143,15 +146,16 @@ class EncodingMixin:
             return everything, None
         return everything.select(range(count)), everything.select(range(count, 2 * count))
 
-    def _encode_negatives(self, tokens: Tokens) -> Condition:
-        """Conditions of negative prompts without references: each different one once, and kept.
+    def _fingerprint(self) -> bytes | None:
+        """What a kept condition depends on besides its tokens; the host waits for the device."""
+        return fingerprint([self.vlm.language_model, self.connector], self._execution_device)
+
+    def _encode_negatives(self, tokens: Tokens, weights: bytes | None) -> Condition:
+        """Conditions of negative prompts without references: each different one once, and kept under the
+        fingerprint of the weights, if there is one.
 
         Always apart from the prompts, whose rounding then does not tell whether a negative was kept.
         """
-        device = self._execution_device
-        weights = None
-        if not torch.is_grad_enabled():
-            weights = fingerprint([self.vlm.language_model, self.connector], device)
         rows: dict[bytes, int] = {}
         conditions, places = [], []
         for index in range(len(tokens.input_ids)):
@@ -222,12 +226,12 @@ class EncodingMixin:
         self._check_room(tokens)
         images: dict[int, Tensor] = {id(x): x for row in pixels or () for x in row}
         places = {key: index for index, key in enumerate(images)}
-        think_tokens = self.connector.think_tokens().to(device)
+        think_tokens = to_device(self.connector.think_tokens(), device)
         with self._kept_memory():
-            shown = [x.to(device) for x in images.values()]
+            shown = [to_device(x, device) for x in images.values()]
             states = self.vlm(
-                input_ids=tokens.input_ids.to(device),
-                attention_mask=tokens.attention_mask.to(device),
+                input_ids=to_device(tokens.input_ids, device),
+                attention_mask=to_device(tokens.attention_mask, device),
                 think_tokens=think_tokens,
                 taps=self.connector.taps,
                 pixel_values=shown,

@@ -21,6 +21,7 @@ from deepgen.data.masks import check_mask
 from deepgen.data.pixels import bytes_to_pixels, resize_pixels, to_bytes
 from deepgen.models import vae as latent_space
 from deepgen.sampling.interpolation import interpolate
+from deepgen.transfer import to_device
 
 Size = tuple[int, int]  # (height, width), pixels
 
@@ -39,7 +40,7 @@ class KeptLatents:
 
     def keep(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Latents (C, h, w) after a step to `sigma`, put back on the source's path from `noise`."""
-        on_path = interpolate(self.clean[None], noise[None], sigma[None].to(noise.device))[0]
+        on_path = interpolate(self.clean[None], noise[None], to_device(sigma[None], noise.device))[0]
         return torch.where(self.may_change, latents, on_path.to(latents.dtype))
 
 
@@ -85,16 +86,16 @@ class KeptPixels:
         is_whole = self.source.shape[1:] == size
         channels = (bytes_to_pixels(channel[None]) for channel in self.source)  # one after the other
         source = torch.cat([channel if is_whole else resize_pixels(channel, size) for channel in channels])
-        encode = encode or (lambda pixels: latent_space.encode(vae, pixels[None].to(device)))
+        encode = encode or (lambda pixels: latent_space.encode(vae, to_device(pixels[None], device)))
         clean = latent_space.draw(vae, encode(source), "mode")[0].to(dtype)
         # A latent that covers one pixel which may change may change.
         mask = self.may_change[None, None].float()
         if mask.shape[-2:] != size:
             mask = F.interpolate(mask, size=size, mode="nearest-exact")
         factor = size[0] // clean.shape[-2]
-        return KeptLatents(clean, (F.max_pool2d(mask, factor)[0, 0] > 0).to(clean.device))
+        return KeptLatents(clean, to_device(F.max_pool2d(mask, factor)[0, 0] > 0, clean.device))
 
     def paste(self, pixels: Tensor, channels: slice = slice(None)) -> Tensor:
         """The result, (C, H, W), with the source's pixels of those channels wherever it may not change."""
-        source = bytes_to_pixels(self.source[channels].to(pixels.device))
-        return torch.where(self.may_change.to(pixels.device), pixels, source)
+        source = bytes_to_pixels(to_device(self.source[channels], pixels.device))
+        return torch.where(to_device(self.may_change, pixels.device), pixels, source)

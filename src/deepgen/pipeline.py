@@ -25,7 +25,14 @@ from deepgen.arguments import make_generators, read_prompts, read_references
 from deepgen.checkpoints.saving import TrustedFilesMixin
 from deepgen.data.images import ImageSource
 from deepgen.data.masks import open_mask
-from deepgen.data.pixels import OUTPUT_TYPES, OutputType, resize_pixels, to_output
+from deepgen.data.pixels import (
+    ON_HOST,
+    OUTPUT_TYPES,
+    OutputType,
+    begin_output,
+    finish_output,
+    resize_pixels,
+)
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
@@ -44,6 +51,7 @@ from deepgen.prompt_text import PromptCut
 from deepgen.sampling.schedule import check_sigmas
 from deepgen.sampling.solvers import name_of
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
+from deepgen.transfer import to_device, to_host
 from deepgen.types import Condition
 from deepgen.worlds import prompt_warnings
 
@@ -266,7 +274,7 @@ class DeepGenPipeline(
             width // self.vae_scale_factor,
         )
         noise = [torch.randn(shape, generator=g, device=g.device) for g in generators]
-        return torch.cat([x.to(device=device, dtype=dtype) for x in noise])
+        return torch.cat([to_device(x, device, dtype) for x in noise])
 
     def prepare_references(
         self,
@@ -302,7 +310,7 @@ class DeepGenPipeline(
     def encode_reference(self, pixels: Tensor) -> Any:
         """The VAE's posterior of an image (3, H, W) in [-1, 1], over latents (1, C, H / 8, W / 8)."""
         with self._kept_memory():
-            return latent_space.encode(self.vae, pixels[None].to(self._execution_device))
+            return latent_space.encode(self.vae, to_device(pixels[None], self._execution_device))
 
     # --- the call -------------------------------------------------------------------------------------------
 
@@ -410,11 +418,12 @@ class DeepGenPipeline(
         )
 
         drawn: dict[int, Tensor] = {}
+        finite: list[Tensor] = []
         for samples in groups.values():
             if self._interrupt and drawn:  # what was not begun would be noise, so it is left out
                 break
             rows = [sample // num_images_per_prompt for sample in samples]
-            pictures = self._draw(
+            pictures, are_finite = self._draw(
                 targets,
                 rows,
                 (positive.select(rows), None if negative is None else negative.select(rows)),
@@ -430,16 +439,19 @@ class DeepGenPipeline(
                 callback_on_step_end_tensor_inputs=callback_inputs,
             )
             drawn.update(zip(samples, pictures, strict=True))
+            finite.append(are_finite)
         self.maybe_free_model_hooks()
 
         names = source_names(image, count), source_name(mask)
         kind = latents is not None, num_images_per_prompt, output_type
-        output = self._output(drawn, targets, settings, prompts, seeds, cuts, names, *kind)
+        output = self._output(
+            (drawn, torch.cat(finite)), targets, settings, prompts, seeds, cuts, names, *kind
+        )
         return output if return_dict else (output.images,)
 
     def _output(
         self,
-        drawn: dict[int, Tensor],
+        made: tuple[dict[int, Tensor], Tensor],
         targets: Targets,
         settings: ResolvedSettings,
         prompts: list[str] | None,
@@ -453,7 +465,8 @@ class DeepGenPipeline(
         """What was drawn, by number of the sample, with its records.
 
         Args:
-            drawn: pixels or latents; samples that an interruption left out are missing.
+            made: pixels or latents, of which samples that an interruption left out are missing, and whether
+                they are finite (B, 2).
             targets: what was to be drawn.
             settings: of the call.
             prompts: None where embeddings were given, of which there is no record.
@@ -464,8 +477,9 @@ class DeepGenPipeline(
             num_images_per_prompt: samples of each prompt.
             output_type: see `__call__`.
         """
+        drawn, finite = made
         order, (references, mask) = sorted(drawn), names
-        images = to_output([drawn[sample] for sample in order], output_type)
+        images = self._on_host([drawn[sample] for sample in order], finite, output_type)
         rows = [sample // num_images_per_prompt for sample in order]
         seeds = seeds and [seeds[sample] for sample in order]
         drawn_sizes = [targets.sizes[row] for row in rows]
@@ -484,6 +498,17 @@ class DeepGenPipeline(
         )
         attach_records(images, records)
         return DeepGenPipelineOutput(images, seeds, drawn_sizes, cuts, records or None)
+
+    def _on_host(self, images: list[Tensor], finite: Tensor, output_type: OutputType) -> Any:
+        """Images in the form asked for; a warning of those that are not finite. The host waits once."""
+        tensors = begin_output(images, output_type)
+        if output_type in ON_HOST:
+            *tensors, finite = to_host([*tensors, finite])
+        else:
+            (finite,) = to_host([finite])
+        pixels_dtype = None if output_type == "latent" else self.vae.dtype
+        latent_space.warn_of_not_finite(finite, self.transformer.dtype, pixels_dtype)
+        return finish_output(tensors, output_type)
 
     def _groups(
         self, sizes: Sequence[tuple[int, int]], num_images_per_prompt: int, latents: Tensor | None
@@ -523,8 +548,9 @@ class DeepGenPipeline(
         posterior: latent_space.Posterior,
         output_type: OutputType,
         **options: Any,
-    ) -> list[Tensor]:
-        """Draw samples of one size: pixels (3, H, W), or latents (C, h, w) where these are wanted.
+    ) -> tuple[list[Tensor], Tensor]:
+        """Draw samples of one size: pixels (3, H, W), or latents (C, h, w) where these are wanted, and
+        whether they are finite (B, 2).
 
         Args:
             targets: see `Targets`.
@@ -544,7 +570,7 @@ class DeepGenPipeline(
         masked = targets.masked
         kept = masked and {row: masked[row].latents(self.vae, size, dtype, device) for row in set(rows)}
         clean = self.denoise(
-            noise.to(device, dtype),  # (B, C, h, w)
+            to_device(noise, device, dtype),  # (B, C, h, w)
             *conditions,
             references,
             num_inference_steps=settings.num_inference_steps,
@@ -554,24 +580,27 @@ class DeepGenPipeline(
             kept=kept and [kept[row] for row in rows],
             **options,
         )
-        images = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
+        images, finite = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
         if masked is None or output_type == "latent":
-            return images
-        return [masked[row].paste(image) for row, image in zip(rows, images, strict=True)]
+            return images, finite
+        return [masked[row].paste(image) for row, image in zip(rows, images, strict=True)], finite
 
     def _decode(
         self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
-    ) -> list[Tensor]:
-        """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any; and whether
+        they are finite (B, 2).
+        """
         if output_type == "latent":
-            latent_space.warn_of_not_finite(clean)
-            return list(clean)
+            return list(clean), latent_space.are_finite(clean)
         with self._kept_memory():
-            images = latent_space.decode(self.vae, clean).float()
-        return [
+            images = latent_space.decode(self.vae, clean, is_checked=False).float()
+        finite = latent_space.are_finite(clean, images)
+        resized = [
             image if size is None else resize_pixels(image, size)
             for image, size in zip(images, sizes, strict=True)
         ]
+        return resized, finite
 
     def _masked(
         self,

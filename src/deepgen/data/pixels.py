@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from deepgen.transfer import to_host
+
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+ON_HOST = ("pil", "np")  # those that are read there
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -50,13 +54,28 @@ def to_output(images: list[Tensor], output_type: OutputType) -> Any:
     """Pixels in [-1, 1] in the form asked for; stacked where that is a tensor or array and the sizes
     agree.
     """
-    same = len({image.shape for image in images}) == 1
+    tensors = begin_output(images, output_type)
+    return finish_output(to_host(tensors) if output_type in ON_HOST else tensors, output_type)
+
+
+def begin_output(images: Sequence[Tensor], output_type: OutputType) -> list[Tensor]:
+    """The tensors that make the output: (H, W, 3) of pictures for the host, (3, H, W) where they stay on the
+    device. Of "latent" they are the latents.
+    """
     if output_type == "latent":
-        return torch.stack(images) if same else images
+        return list(images)
     if output_type == "pil":
-        return [Image.fromarray(pixels_to_bytes(x).permute(1, 2, 0).cpu().numpy()) for x in images]
+        return [pixels_to_bytes(x).permute(1, 2, 0) for x in images]
     unit = [(x / 2 + 0.5).clamp(0, 1) for x in images]
-    if output_type == "pt":
-        return torch.stack(unit) if same else unit
-    arrays = [x.permute(1, 2, 0).cpu().numpy() for x in unit]
+    return [x.permute(1, 2, 0) for x in unit] if output_type == "np" else unit
+
+
+def finish_output(tensors: Sequence[Tensor], output_type: OutputType) -> Any:
+    """The output of what `begin_output` made, once that is on the host where it has to be."""
+    same = len({tensor.shape for tensor in tensors}) == 1
+    if output_type in ("latent", "pt"):
+        return torch.stack(list(tensors)) if same else list(tensors)
+    arrays = [tensor.numpy() for tensor in tensors]
+    if output_type == "pil":
+        return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
     return np.stack(arrays) if same else arrays

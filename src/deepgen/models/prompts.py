@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.prompt_text import PromptCut
+from deepgen.transfer import to_device
+from deepgen.types import take_rows
 
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -22,26 +24,42 @@ _COUNTED = 100_000  # characters of a prompt whose tokens are counted in any cas
 
 @dataclass(frozen=True)
 class Tokens:
-    """A left-padded batch: `input_ids` and `attention_mask`, both (B, L) int64."""
+    """A left-padded batch: `input_ids` and `attention_mask`, both (B, L) int64.
+
+    `known_lengths` are the real tokens per row where they were counted before, so that a batch on a
+    device need not be asked.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    known_lengths: tuple[int, ...] | None = None
 
     @property
     def lengths(self) -> list[int]:
         """Real tokens per row."""
+        if self.known_lengths is not None:
+            return list(self.known_lengths)
         return self.attention_mask.sum(dim=1).tolist()
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether some row has pads."""
+        return min(self.lengths) < self.attention_mask.shape[1]
 
     def select(self, rows: Sequence[int], length: int) -> Tokens:
         """Some rows, cut on the left to `length`; what is cut must be padding."""
-        index = torch.as_tensor(list(rows))
-        if max(self.lengths[row] for row in rows) > length:
+        lengths = self.lengths
+        kept = tuple(lengths[row] for row in rows)
+        if max(kept) > length:
             raise ValueError(f"rows {list(rows)} hold more than {length} tokens")
-        return Tokens(self.input_ids[index, -length:], self.attention_mask[index, -length:])
+        input_ids, mask = (take_rows(x, rows)[:, -length:] for x in (self.input_ids, self.attention_mask))
+        return Tokens(input_ids, mask, kept)
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same batch on another device."""
-        return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
+        return Tokens(
+            to_device(self.input_ids, device), to_device(self.attention_mask, device), tuple(self.lengths)
+        )
 
 
 def generation_prompt(prompt: str) -> str:

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+
+from deepgen.transfer import to_device, to_host
 
 logger = logging.getLogger(__name__)
 
@@ -54,31 +55,50 @@ def draw(
         raise ValueError(f"unknown posterior {posterior!r}; known: sample, mode")
     latents = distribution.mean
     if posterior == "sample":
-        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=torch.float32)
-        latents = latents + distribution.std * noise.to(latents.dtype)
+        place = latents.device if generator is None else generator.device
+        noise = torch.randn(latents.shape, generator=generator, device=place, dtype=torch.float32)
+        latents = latents + distribution.std * to_device(noise, latents.device, latents.dtype)
     return (latents - shift(vae)) * vae.config.scaling_factor
 
 
-def decode(vae: VAE, latents: Tensor) -> Tensor:
-    """Pixels (B, 3, 8 h, 8 w), nominally in [-1, 1] and not clamped, of scaled latents (B, C, h, w)."""
+def decode(vae: VAE, latents: Tensor, *, is_checked: bool = True) -> Tensor:
+    """Pixels (B, 3, 8 h, 8 w), nominally in [-1, 1] and not clamped, of scaled latents (B, C, h, w).
+
+    With `is_checked` the host waits for them and warns of those that are not finite.
+    """
     scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift(vae)
     pixels = vae.decode(scaled, return_dict=False)[0]
-    warn_of_not_finite(latents, pixels)
+    if is_checked:
+        warn_of_not_finite(to_host([are_finite(latents, pixels)])[0], latents.dtype, pixels.dtype)
     return pixels
 
 
-def warn_of_not_finite(latents: Tensor, pixels: Tensor | None = None) -> None:
+def are_finite(latents: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """Whether no value is NaN or infinity, (B, 2): of clean latents (B, C, h, w), and of what was decoded
+    of them.
+
+    Without pixels the latents are the picture.
+    """
+    finite = [
+        torch.isfinite(x).flatten(1).all(dim=1) for x in (latents, latents if pixels is None else pixels)
+    ]
+    return torch.stack(finite, dim=1)
+
+
+def warn_of_not_finite(
+    finite: Tensor, latents_dtype: torch.dtype, pixels_dtype: torch.dtype | None = None
+) -> None:
     """Say in the log how many of B pictures hold NaN or infinity, which are drawn black or as noise.
 
     Args:
-        latents: clean latents, (B, C, h, w).
-        pixels: what was decoded of them, (B, 3, H, W); None where they are not decoded.
+        finite: see `are_finite`, on the host.
+        latents_dtype: number format of the latents.
+        pixels_dtype: of the pixels; None where latents are not decoded.
     """
-    shown = latents if pixels is None else pixels
-    if bool(torch.isfinite(shown).all()):
+    count = int((~finite[:, 1]).sum())
+    if not count:
         return
-    count = sum(not bool(torch.isfinite(one).all()) for one in shown)
-    is_early = not bool(torch.isfinite(latents).all())
+    is_early = not bool(finite[:, 0].all())
     part = "the latents" if is_early else "the VAE's pixels"
     cause = (
         "the model's weights are damaged or its training diverged" if is_early else "its weights are damaged"
@@ -88,7 +108,7 @@ def warn_of_not_finite(latents: Tensor, pixels: Tensor | None = None) -> None:
         "looks), or %s has too small a range; try dtype bfloat16 or float32",
         part,
         count,
-        len(shown),
+        len(finite),
         cause,
-        latents.dtype if is_early else shown.dtype,
+        latents_dtype if is_early else pixels_dtype,
     )

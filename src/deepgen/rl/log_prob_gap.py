@@ -14,6 +14,7 @@ from bisect import bisect_right
 from torch import Tensor
 
 from deepgen.training.parallel import Processes
+from deepgen.transfer import to_host
 
 # Edges of the noise levels whose gaps are logged apart.
 _EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -34,19 +35,19 @@ class LogProbGap:
         self.limit = limit
         self._largest: dict[str, float] = {}
 
-    def add(self, sigma: float, gaps: Tensor) -> None:
-        """Gaps of some images at a noise level in (0, 1], (B,).
+    def add(self, sigma: Tensor, gaps: Tensor) -> None:
+        """Gaps of some images at a noise level in (0, 1], (B,); the host waits for them once.
 
         Raises:
             PolicyMismatch: one of them is beyond the limit, or no number.
         """
-        widest = float(gaps.abs().max())
-        bin_name = _bin(sigma)
+        level, widest = (float(number) for number in to_host([sigma, gaps.abs().max()]))
+        bin_name = _bin(level)
         self._largest[bin_name] = max(self._largest.get(bin_name, 0.0), widest)
         if not widest <= self.limit:
             raise PolicyMismatch(
                 f"log-probabilities of a rollout and of its first loss differ by {widest:.3g} at noise "
-                f"level {sigma:.3g}, and max_log_prob_gap is {self.limit:g}: what is trained is not the "
+                f"level {level:.3g}, and max_log_prob_gap is {self.limit:g}: what is trained is not the "
                 "policy that drew the images; look for dropout or a number format that differ between the "
                 "two, or raise the limit"
             )

@@ -26,6 +26,7 @@ from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.step_cache import StepCache, may_keep
 from deepgen.sampling.velocity import guided_velocity
 from deepgen.training.trained_pipeline import TrainedPipeline
+from deepgen.transfer import to_device
 from deepgen.types import Condition
 
 # B images, T steps; C, h, w latent channels and sides
@@ -175,7 +176,8 @@ class Policy:
         Returns:
             (noisy (B, C, h, w), sigma (B,)) to velocities (B, C, h, w), to be called once a step.
         """
-        inputs, steps = self._inputs(prompts, rows, sigmas[:-1] * self._num_train_timesteps), count()
+        timesteps = to_device(sigmas[:-1] * self._num_train_timesteps, self.device)  # (T,)
+        inputs, steps = self._inputs(prompts, rows, timesteps), count()
 
         def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
             return self._guided(self.pipe.transformer, prompts, inputs, noisy, sigma, next(steps))
@@ -231,10 +233,10 @@ class Policy:
                 self.pipe.transformer.enable_adapters()
 
     def sigmas(self, num_steps: int, latent_size: tuple[int, int]) -> Tensor:
-        """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0."""
+        """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0, on the host."""
         tokens = latent_size[0] * latent_size[1] // self.pipe.transformer.config.patch_size**2
-        set_timesteps(self.pipe.scheduler, num_steps, self.device, num_tokens=tokens)
-        return self.pipe.scheduler.sigmas.to(self.device, torch.float32)
+        set_timesteps(self.pipe.scheduler, num_steps, num_tokens=tokens)
+        return self.pipe.scheduler.sigmas.to("cpu", torch.float32)
 
     def decode(self, clean: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), nominally in [-1, 1]."""

@@ -13,6 +13,8 @@ from deepgen.rl.objective import Objective, PolicyStep
 from deepgen.rl.policy import Policy
 from deepgen.rl.rollout_buffer import PolicyBatch, Rollout
 from deepgen.training.randomness import normal, stratified
+from deepgen.transfer import to_device
+from deepgen.types import take_rows
 
 # B images; C, h, w latent channels and sides
 
@@ -60,7 +62,7 @@ class PolicySteps:
             prompts = self.policy.encode_again(prompts)
         known = self._recorded(rollout, members, batch.place)
         if rollout.numbers[0] in self._old_velocities:
-            known["old_velocity"] = self._old_velocities[rollout.numbers[0]][members, batch.place]
+            known["old_velocity"] = _some(self._old_velocities[rollout.numbers[0]], members, batch.place)
         noisy, sigma = known["noisy"], known["sigma"]  # (B, C, h, w), (B,)
         velocity = self.policy.velocity(prompts, rows, noisy, sigma)  # (B, C, h, w)
         if self.objective.kl_coef:
@@ -70,7 +72,7 @@ class PolicySteps:
                 )
         return PolicyStep(
             velocity=velocity,
-            advantages=batch.advantages.to(self.device),
+            advantages=to_device(batch.advantages, self.device),
             sampler=self.config.sampler,
             eta=self.config.eta,
             sigma_max=rollout.trajectory.sigma_max,
@@ -82,20 +84,25 @@ class PolicySteps:
         trajectory = rollout.trajectory
         if self.objective.works_on == "trajectory":
             known = {
-                "noisy": trajectory.noisy[members, place],
-                "next_noisy": trajectory.next_noisy[members, place],
-                "old_log_prob": trajectory.log_prob[members, place],
+                "noisy": _some(trajectory.noisy, members, place),
+                "next_noisy": _some(trajectory.next_noisy, members, place),
+                "old_log_prob": _some(trajectory.log_prob, members, place),
                 "sigma": trajectory.sigma[place].expand(len(members)),
                 "sigma_next": trajectory.sigma_next[place].expand(len(members)),
             }
             if trajectory.mean is not None:
-                known["old_mean"] = trajectory.mean[members, place]
+                known["old_mean"] = _some(trajectory.mean, members, place)
             return known
-        clean = trajectory.clean[members]
+        clean = take_rows(trajectory.clean, members)
         own = [rollout.numbers[n] for n in members]
         shape = clean.shape[1:]
         noise = torch.stack([normal(self.config.seed, f"fresh noise {place}", n, shape) for n in own])
         levels = torch.tensor([stratified(self.config.seed, n, self.config.num_levels)[place] for n in own])
         renoise: Any = getattr(self.objective, "renoise")  # noqa: B009  of every objective on clean latents
-        noisy, sigma = renoise(clean, noise.to(clean.device), levels.to(clean.device))
+        noisy, sigma = renoise(clean, to_device(noise, clean.device), to_device(levels, clean.device))
         return {"noisy": noisy.to(clean.dtype), "sigma": sigma, "clean": clean}
+
+
+def _some(recorded: Tensor, members: Sequence[int], place: int) -> Tensor:
+    """Rows of some images (B, ...) at a recorded step, of (N, K, ...)."""
+    return take_rows(recorded[:, place], members)

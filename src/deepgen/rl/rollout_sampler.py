@@ -24,6 +24,7 @@ from deepgen.sampling.rollout import roll_out
 from deepgen.sampling.windows import Window
 from deepgen.training.parallel import Processes
 from deepgen.training.randomness import generator, normal
+from deepgen.transfer import to_device
 
 
 class RolloutSampler:
@@ -124,7 +125,7 @@ class RolloutSampler:
         self.num_forwards += len(rows) * (1 if encoded[0].negative is None else 2) * (len(sigmas) - 1)
         trajectory = roll_out(
             self.policy.rollout_velocity(encoded, rows, sigmas),
-            noise.to(self.policy.device, self.dtype),  # (B, C, h, w)
+            to_device(noise, self.policy.device, self.dtype),  # (B, C, h, w)
             sigmas,
             self.window(number),
             step_noise,

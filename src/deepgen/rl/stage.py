@@ -41,6 +41,7 @@ from deepgen.training.parallel import Processes
 from deepgen.training.randomness import generator
 from deepgen.training.supervised_stage import SupervisedStage
 from deepgen.training.trained_pipeline import TrainedPipeline
+from deepgen.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -196,11 +197,12 @@ class RLStage:
         return rewards.numbered([number for rollout in rollouts for number in rollout.numbers])
 
     def _require_finite(self, rollouts: Sequence[Rollout]) -> None:
+        finite = [torch.isfinite(one.trajectory.clean).flatten(1).all(dim=1) for one in rollouts]
         numbers = [
             number
-            for rollout in rollouts
-            for number, latents in zip(rollout.numbers, rollout.trajectory.clean, strict=True)
-            if not bool(torch.isfinite(latents).all())
+            for rollout, known in zip(rollouts, to_host(finite), strict=True)
+            for number, is_finite in zip(rollout.numbers, known, strict=True)
+            if not is_finite
         ]
         broken = [number for found in self.processes.gather(numbers) for number in found]
         if broken:
@@ -242,15 +244,15 @@ class RLStage:
         with self.supervised.autocast():
             result = self.losses(batch)
         loss = result.per_sample.sum() * batch.share * (1 - self.config.sft_coef)
-        metrics: Metrics = {}
+        metrics: dict[str, tuple[float | torch.Tensor, float]] = {}
         for name, values in result.metrics.items():
             if name == "log_prob_gap":
                 if self._is_first_update:
-                    self._gap.add(float(batch.rollout.trajectory.sigma[batch.place]), values)
+                    self._gap.add(batch.rollout.trajectory.sigma[batch.place], values)
                 continue
-            metrics[_PANELS.get(name, f"policy/{name}")] = (float(values.sum()), float(len(values)))
+            metrics[_PANELS.get(name, f"policy/{name}")] = (values.sum(), float(len(values)))
         if "ratio" in result.metrics:
-            metrics["ratio_error"] = (float((result.metrics["ratio"] - 1).abs().max()), 1.0)
+            metrics["ratio_error"] = ((result.metrics["ratio"] - 1).abs().max(), 1.0)
         return StageLoss(loss, metrics)
 
     def losses(self, batch: PolicyBatch) -> ObjectiveLoss:

@@ -40,6 +40,7 @@ class GuidedInputs:
             "encoder_hidden_states": condition.prompt_embeds,
             "pooled_projections": condition.pooled_prompt_embeds,
             "encoder_attention_mask": condition.mask,
+            "lengths": condition.lengths,
             "reference_latents": None if references is None else list(references) * num_branches,
             "step_cache": self._cache(),
         }
@@ -76,7 +77,8 @@ class GuidedInputs:
             steps: number of the model call, one; of joined inputs one for each run.
             rows: which.
         """
-        given = {name: value for name, value in self._of(rows).items() if value is not None}
+        of_rows = self._of(rows).items()
+        given = {name: value for name, value in of_rows if value is not None and name != "lengths"}
         if "step_cache" in given:
             given["step_cache"] = given["step_cache"].at(steps)
         return given
@@ -108,6 +110,7 @@ class GuidedInputs:
             **self._both,
             "encoder_hidden_states": new["prompt_embeds"],
             "pooled_projections": new["pooled_prompt_embeds"],
+            "lengths": None if self._both["encoder_attention_mask"] is None else self._both["lengths"],
         }
         self._alone, self._positive_rows = {}, None
         return True
@@ -179,7 +182,10 @@ def guided_condition(positive: Condition, negative: Condition | None, dtype: tor
 
 def _condition(given: dict[str, Any]) -> Condition:
     return Condition(
-        given["encoder_hidden_states"], given["pooled_projections"], given["encoder_attention_mask"]
+        given["encoder_hidden_states"],
+        given["pooled_projections"],
+        given["encoder_attention_mask"],
+        given["lengths"],
     )
 
 
@@ -189,4 +195,5 @@ def _padded(condition: Condition, length: int) -> Condition:
     if mask is None:
         mask = torch.ones(condition.prompt_embeds.shape[:2], dtype=torch.bool, device=condition.device)
     embeds = F.pad(condition.prompt_embeds, (0, 0, 0, missing))  # (R, L, J)
-    return Condition(embeds, condition.pooled_prompt_embeds, F.pad(mask, (0, missing)))
+    padded = F.pad(mask, (0, missing))  # (R, L)
+    return Condition(embeds, condition.pooled_prompt_embeds, padded, condition.lengths)

@@ -82,7 +82,7 @@ class Preset:
         return scheduler, set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=spacing)
 
     def guided(self, timesteps: Tensor) -> list[bool]:
-        """Whether the negative branch runs, of each model call's 1000 * sigma, (num_calls,)."""
+        """Whether the negative branch runs, of each model call's 1000 * sigma, (num_calls,), on the host."""
         above = (timesteps >= 1000 * self.guided_above).tolist()
         return [True, *above[1:]]  # the first difference has to come from somewhere
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from deepgen.sampling import ode
 from deepgen.sampling.sde import check_sampler, transition
 from deepgen.sampling.windows import Window
+from deepgen.transfer import to_device
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 StepNoise = Callable[[int], Tensor]
@@ -81,11 +82,13 @@ def roll_out(
     Raises:
         ValueError: the sampler is unknown, or eta is out of its range.
     """
-    sigmas = sigmas.float().to(noise.device)
-    solver = StochasticSolver(sigmas, window, step_noise, sampler=sampler, eta=eta, keeps=keeps)
-    state = ode.SamplingState(latents=noise, timesteps=1000 * sigmas[:-1], solver=solver)
+    sigmas = sigmas.float()
+    solver = StochasticSolver(
+        sigmas, window, step_noise, sampler=sampler, eta=eta, keeps=keeps, device=noise.device
+    )
+    state = ode.SamplingState(latents=noise, timesteps=1000 * solver.sigmas[:-1], solver=solver)
     while not state.is_done:
-        sigma = sigmas[state.step].expand(len(noise))  # (B,)
+        sigma = solver.sigmas[state.step].expand(len(noise))  # (B,)
         ode.step([state], lambda states: [velocity(states[0].latents, sigma)])  # noqa: B023  called at once
     return solver.trajectory(state.latents)
 
@@ -100,6 +103,7 @@ class StochasticSolver:
         sampler: see `roll_out`.
         eta: see `roll_out`.
         keeps: see `roll_out`.
+        device: where the steps are taken; default the levels'.
 
     Raises:
         ValueError: the sampler is unknown, or eta is out of its range.
@@ -114,11 +118,13 @@ class StochasticSolver:
         sampler: str = "cps",
         eta: float = 1.0,
         keeps: Sequence[str] = (),
+        device: torch.device | None = None,
     ) -> None:
         check_sampler(sampler, eta)
-        self.sigmas, self.timesteps = sigmas, range(len(sigmas) - 1)
+        self.sigmas, self.timesteps = to_device(sigmas, device), range(len(sigmas) - 1)
+        self._levels = sigmas.cpu()
         self._window, self._step_noise, self._sampler, self._eta = window, step_noise, sampler, eta
-        self._sigma_max = float(sigmas[1])
+        self._sigma_max = float(self._levels[1])
         names = ("noisy", "next_noisy", "log_prob", *keeps)
         self._record: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -137,7 +143,7 @@ class StochasticSolver:
             sigma_max=self._sigma_max,
         )
         if is_stochastic:
-            next_noisy = made.sample(self._step_noise(timestep).to(sample.device), sample.dtype)
+            next_noisy = made.sample(to_device(self._step_noise(timestep), sample.device), sample.dtype)
         else:
             next_noisy = made.mean.to(sample.dtype)  # (B, C, h, w)
         if timestep in self._window.trained:
@@ -154,14 +160,14 @@ class StochasticSolver:
 
     def trajectory(self, clean: Tensor) -> Trajectory:
         """The record of a run that ended with these latents, (B, C, h, w)."""
-        index = torch.tensor(self._window.trained, dtype=torch.long, device=self.sigmas.device)
+        index = torch.tensor(self._window.trained, dtype=torch.long)
         empty = {name: clean.new_empty(len(clean), 0, *clean.shape[1:]) for name in self._record}
         empty["log_prob"] = clean.new_empty(len(clean), 0, dtype=torch.float32)
         return Trajectory(
             clean=clean,
             steps=self._window.trained,
-            sigma=self.sigmas[index],  # (K,)
-            sigma_next=self.sigmas[index + 1],  # (K,)
+            sigma=to_device(self._levels[index], self.sigmas.device),  # (K,)
+            sigma_next=to_device(self._levels[index + 1], self.sigmas.device),  # (K,)
             sigma_max=self._sigma_max,
             **{
                 name: torch.stack(kept, dim=1) if kept else empty[name]  # (B, K, ...)

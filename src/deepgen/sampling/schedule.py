@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgen.transfer import to_device
+
 
 def set_timesteps(
     scheduler: Any,
@@ -29,7 +31,7 @@ def set_timesteps(
     Args:
         scheduler: any diffusers scheduler with flow sigmas (flow matching, or `use_flow_sigmas=True`).
         num_steps: solver steps.
-        device: where the timesteps are wanted.
+        device: where the timesteps are wanted; the scheduler's own stay on the host.
         num_tokens: DiT tokens of the target, which set mu where the scheduler shifts dynamically.
         sigmas: noise levels (num_steps,) before the shift, instead of the scheduler's own spacing.
 
@@ -50,9 +52,10 @@ def set_timesteps(
         and "mu" in inspect.signature(scheduler.set_timesteps).parameters
     ):
         kwargs["mu"] = dynamic_mu(num_tokens or config.base_image_seq_len, config)
-    scheduler.set_timesteps(num_steps, device=device, **kwargs)
+    scheduler.set_timesteps(num_steps, **kwargs)  # on the host, which looks levels up without waiting
     calls = len(scheduler.timesteps)
-    return scheduler.sigmas[:calls].to(device=device, dtype=torch.float32) * config.num_train_timesteps
+    levels = scheduler.sigmas[:calls].to(torch.float32) * config.num_train_timesteps
+    return to_device(levels, device)
 
 
 def dynamic_mu(num_tokens: int, config: Any) -> float:

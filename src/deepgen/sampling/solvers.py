@@ -11,8 +11,10 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from deepgen.sampling.unipc import HostUniPC
+
 _FLOW_MATCH = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
-_MULTISTEP = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+_MULTISTEP = {"dpm++": DPMSolverMultistepScheduler, "unipc": HostUniPC}
 NAMES = (*_FLOW_MATCH, *_MULTISTEP)
 
 
@@ -39,6 +41,7 @@ def make_scheduler(name: str, scheduler: Any) -> Any:
 def name_of(scheduler: Any) -> str:
     """The name of the solver that a scheduler is; its class's name where it is none of ours."""
     known = {kind: name for name, kind in {**_FLOW_MATCH, **_MULTISTEP}.items()}
+    known[UniPCMultistepScheduler] = "unipc"
     return known.get(type(scheduler), type(scheduler).__name__)
 
 

@@ -20,6 +20,8 @@ import torch
 from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import Tensor, nn
 
+from deepgen.transfer import to_device
+
 # R rows of a forward
 
 
@@ -49,7 +51,7 @@ def row_adapters(module: nn.Module, names: Sequence[str | None]) -> Iterator[Non
     """
     device = next(module.parameters()).device
     rows = {
-        name: torch.tensor([row for row, own in enumerate(names) if own == name], device=device)
+        name: to_device(torch.tensor([row for row, own in enumerate(names) if own == name]), device)
         for name in dict.fromkeys(names)
         if name is not None
     }

@@ -39,6 +39,7 @@ from deepgen.sampling.velocity import GuidedVelocity
 from deepgen.serving.adapters import LoraAdapters
 from deepgen.serving.encoding_cache import MAX_BYTES, EncodingCache, digest
 from deepgen.serving.jobs import GenerationRequest, JobInfo, ModelInfo
+from deepgen.transfer import to_device, to_host
 from deepgen.types import Condition
 
 # C latent channels, h w latent size
@@ -309,10 +310,9 @@ class Sampler:
                 self._schedules.clear()
             preset = settings.chosen_preset
             scheduler = choose_solver(settings.solver, copy.deepcopy(self._scheduler))
-            solver, timesteps = preset.prepare(
-                scheduler, settings.num_inference_steps, latents.device, patches
-            )
-            self._schedules[key] = Schedule(solver, timesteps, preset.guided(timesteps))
+            solver, levels = preset.prepare(scheduler, settings.num_inference_steps, None, patches)
+            timesteps = to_device(levels, latents.device)
+            self._schedules[key] = Schedule(solver, timesteps, preset.guided(levels))
         return self._schedules[key]
 
     @torch.no_grad()
@@ -356,20 +356,24 @@ class Sampler:
         """The image of a sample whose steps are all taken."""
         plan = sample.plan
         latents = sample.latents.to(self.pipe.transformer.dtype)  # (1, C, h, w)
-        pixels = latent_space.decode(self.pipe.vae, latents).float()[0]  # (3, H, W)
+        pixels = latent_space.decode(self.pipe.vae, latents, is_checked=False)  # (1, 3, H, W)
+        finite = latent_space.are_finite(latents, pixels)  # (1, 2)
         # One channel after the other: what an edit comes back as may be far larger than what is drawn.
-        return Image.merge("RGB", [self._channel(plan, pixels, index) for index in range(3)])
+        channels = [self._channel(plan, pixels.float()[0], index) for index in range(3)]
+        *channels, finite = to_host([*channels, finite])  # the host waits once
+        latent_space.warn_of_not_finite(finite, latents.dtype, pixels.dtype)
+        return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in channels])
 
     @staticmethod
-    def _channel(plan: Plan, pixels: Tensor, index: int) -> Image.Image:
-        """A channel of the result, brought to its final size, with what a mask keeps."""
+    def _channel(plan: Plan, pixels: Tensor, index: int) -> Tensor:
+        """A channel of the result in uint8, (H, W), brought to its final size, with what a mask keeps."""
         only = slice(index, index + 1)
         channel = pixels[only]  # (1, H, W)
         if plan.final_size is not None:
             channel = resize_pixels(channel, plan.final_size)
         if plan.kept is not None:
             channel = plan.kept.paste(channel, only)
-        return Image.fromarray(pixels_to_bytes(channel)[0].cpu().numpy())
+        return pixels_to_bytes(channel)[0]
 
 
 def _kept_pixels(request: GenerationRequest, size: tuple[int, int]) -> KeptPixels:
@@ -403,7 +407,9 @@ class LatentPreview:
     def fit(vae: AutoencoderKL, device: torch.device | str = "cpu") -> LatentPreview:
         """Least squares from latents to the mean colour of their patches."""
         images = _made_up_images()  # (B, 3, H, W)
-        latents = latent_space.draw(vae, latent_space.encode(vae, images.to(device)), "mode").float().cpu()
+        latents = (
+            latent_space.draw(vae, latent_space.encode(vae, to_device(images, device)), "mode").float().cpu()
+        )
         colours = F.interpolate(images, size=latents.shape[-2:], mode="area")
         rows = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
         rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)

@@ -104,20 +104,25 @@ class TrainConfig:
         raise NotImplementedError
 
 
+StepMetrics = Mapping[str, tuple[float | Tensor, float]]  # (sum, count) by name
+
+
 @dataclass(frozen=True)
 class StageLoss:
     """Of one micro-batch.
 
     Attributes:
         loss: scalar; added up over the micro-batches of all processes it is the step's loss.
-        metrics: what to log, each as (sum, count), so that means are right whatever the batches' sizes.
+        metrics: what to log, each as (sum, count), so that means are right whatever the batches'
+        sizes. A sum may
+            be a scalar on the device: it is read when the log is written.
         flops: arithmetic of the micro-batch, where the stage knows it.
         watched: scalars on the device, by the name of what they are taken of, that are finite where all is
             well. They are read once a step, with the losses.
     """
 
     loss: Tensor
-    metrics: dict[str, tuple[float, float]]
+    metrics: StepMetrics
     flops: float = 0.0
     watched: Mapping[str, Tensor] = field(default_factory=dict)
 

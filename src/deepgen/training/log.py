@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from deepgen.planning.accelerators import accelerator_of_device
 from deepgen.training.parallel import Processes
 from deepgen.training.trackers import make_trackers
+from deepgen.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class RunLog:
         self.images_per_step: float | None = own or getattr(config, "global_batch_size", None)
         self._samples_dir = output_dir / "samples"
         self.last_step, self.last_time = first_step, time.perf_counter()
-        self.metrics: dict[str, tuple[float, float]] = {}
+        self._added: list[tuple[str, float | Tensor, float]] = []
         self._waited, self._flops = 0.0, 0.0
         accelerator = (
             accelerator_of_device(torch.cuda.get_device_name()) if processes.device.type == "cuda" else None
@@ -58,11 +60,22 @@ class RunLog:
             with suppress(*(() if error is None else (OSError,))):  # a full disk was said already
                 self._file.close()
 
-    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
-        """Metrics of a micro-batch or a step, each as (sum, count); with a count of 0 they are added up."""
-        for name, (value, count) in metrics.items():
-            total, number = self.metrics.get(name, (0.0, 0.0))
-            self.metrics[name] = (total + value, number + count)
+    def add(self, metrics: Mapping[str, tuple[float | Tensor, float]]) -> None:
+        """Metrics of a micro-batch or a step, each as (sum, count); with a count of 0 they are added up. Sums
+        on a device are kept there until the log is written.
+        """
+        self._added += [(name, value, count) for name, (value, count) in metrics.items()]
+
+    def _total(self) -> dict[str, tuple[float, float]]:
+        """All that was added, as (sum, count) by name; the host waits once for what is on the device."""
+        sums = [value.detach().float() for _, value, _ in self._added if isinstance(value, Tensor)]
+        read = iter(to_host(sums))
+        totals: dict[str, tuple[float, float]] = {}
+        for name, value, count in self._added:
+            total, number = totals.get(name, (0.0, 0.0))
+            known = float(next(read)) if isinstance(value, Tensor) else value
+            totals[name] = (total + known, number + count)
+        return totals
 
     def waited(self, seconds: float) -> None:
         """Time in which the model waited for data."""
@@ -83,7 +96,7 @@ class RunLog:
     def write(self, step: int) -> None:
         """One line of means since the last one; every process has to call it."""
         seconds = time.perf_counter() - self.last_time
-        means = self.processes.sum_metrics(self.metrics)
+        means = self.processes.sum_metrics(self._total())
         steps_per_second = (step - self.last_step) / seconds
         line = {
             "step": step,
@@ -106,5 +119,5 @@ class RunLog:
                 tracker.log(step, {name: value for name, value in line.items() if name != "step"})
             brief = "  ".join(f"{name} {value:.4g}" for name, value in means.items() if "sigma" not in name)
             logger.info("step %d of %d, %.1f min left: %s", step, self.num_steps, left, brief)
-        self.metrics, self._waited, self._flops = {}, 0.0, 0.0
+        self._added, self._waited, self._flops = [], 0.0, 0.0
         self.last_step, self.last_time = step, time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 from deepgen.models.errors import NotFiniteError
 from deepgen.training.changes import own_facts
 from deepgen.training.checkpoints import CheckpointWriter, read_checkpoint_folder
-from deepgen.training.config import Stage, TrainConfig
+from deepgen.training.config import Stage, StepMetrics, TrainConfig
 from deepgen.training.finite import StepWatch
 from deepgen.training.interrupts import interruptible
 from deepgen.training.log import RunLog
@@ -127,7 +127,7 @@ def _step(
     synced: MicroBatchSync,
 ) -> None:
     """One optimizer step; one whose loss or gradient is not finite is in no mean of the log."""
-    watch, metrics = StepWatch(), list[Mapping[str, tuple[float, float]]]()
+    watch, metrics = StepWatch(), list[StepMetrics]()
     waited = time.perf_counter()
     for number, micro_batch in enumerate(synced(stage.batches(state.step))):
         log.waited(time.perf_counter() - waited)

@@ -41,6 +41,7 @@ class TrainingBatch:
         image_features: vision features of all references, sample by sample, where they are known.
         max_positions: keep the last so many positions of the VLM, as the original's truncation does.
         samples: numbers of the samples in the run.
+        levels: the noise levels as the host knows them; read from the device where they are not given.
     """
 
     tokens: Tokens
@@ -54,6 +55,12 @@ class TrainingBatch:
     image_features: Sequence[Tensor] | None = None
     max_positions: int | None = None
     samples: Sequence[int] = ()
+    levels: Sequence[float] | None = None
+
+    @property
+    def host_levels(self) -> Sequence[float]:
+        """The noise level of each sample."""
+        return self.sigma.tolist() if self.levels is None else self.levels
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -77,6 +84,7 @@ class TrainingBatch:
             references=None if self.references is None else [self.references[index]],
             image_features=features,
             samples=self.samples[index : index + 1],
+            levels=None if self.levels is None else self.levels[index : index + 1],
         )
 
 
@@ -145,7 +153,7 @@ class FlowMatchingObjective(nn.Module):
             is_prompt_constant=self.is_prompt_constant,
         )
         mask = None
-        if self.padding == "hidden" and not batch.tokens.attention_mask.all():
+        if self.padding == "hidden" and batch.tokens.is_padded:
             mask = F.pad(batch.tokens.attention_mask.bool(), (0, len(think)), value=True)[
                 :, -states.shape[1] :
             ]

@@ -68,6 +68,8 @@ class Processes:
 
     def any(self, value: bool) -> bool:
         """Whether it is true on some process; the same answer on all of them."""
+        if self.world_size == 1:
+            return value
         return bool(self._sum(torch.tensor(float(value), device=self.device)) > 0)
 
     @torch.no_grad()

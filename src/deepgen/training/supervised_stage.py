@@ -37,6 +37,7 @@ from deepgen.training.sharding import is_sharded, shard
 from deepgen.training.supervised_settings import SupervisedSettings
 from deepgen.training.trained_pipeline import TrainedPipeline
 from deepgen.training.validation import Validation
+from deepgen.transfer import to_device
 
 # Edges of the noise levels whose losses are logged apart.
 _SIGMA_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -151,15 +152,16 @@ class SupervisedStage:
         return TrainingBatch(
             tokens=tokens.to(self.device),
             clean=clean,
-            noise=noise.to(self.device),
-            sigma=levels.sigma.to(self.device),
-            timestep=levels.timestep.to(self.device),
-            weights=levels.weights.to(self.device),
+            noise=to_device(noise, self.device),
+            sigma=to_device(levels.sigma, self.device),
+            timestep=to_device(levels.timestep, self.device),
+            weights=to_device(levels.weights, self.device),
             pixels=pixels if is_edit else None,
             references=references if is_edit else None,
             image_features=features if batch.features else None,
             max_positions=self._max_positions(tokens, pixels),
             samples=batch.samples,
+            levels=levels.sigma.tolist(),
         )
 
     def _dropped(self, sample: int, is_edit: bool) -> tuple[bool, bool]:
@@ -202,7 +204,7 @@ class SupervisedStage:
         mean, deviation = moments.float().unbind(1)
         shape = mean.shape[1:]
         noise = torch.stack([normal(self.config.seed, f"posterior of {purpose}", n, shape) for n in samples])
-        drawn = mean + deviation * noise.to(mean.device)
+        drawn = mean + deviation * to_device(noise, mean.device)
         return (drawn - latent_space.shift(self.pipe.vae)) * self.pipe.vae.config.scaling_factor
 
     # --- loss -----------------------------------------------------------------------------------------------
@@ -212,11 +214,15 @@ class SupervisedStage:
         with self.autocast():
             losses = self.losses(batch)
         task = "generate" if batch.pixels is None else "edit"
-        metrics = {"loss": _total(losses), f"loss/{task}": _total(losses)}
+        metrics: dict[str, tuple[float | Tensor, float]] = {
+            "loss": _total(losses),
+            f"loss/{task}": _total(losses),
+        }
         for low, high in pairwise(_SIGMA_BINS):
-            inside = (batch.sigma >= low) & ((batch.sigma < high) | (high == 1.0))
-            if inside.any():
-                metrics[f"loss/sigma {low:g}-{high:g}"] = _total(losses[inside])
+            levels = enumerate(batch.host_levels)
+            inside = [losses[n] for n, level in levels if low <= level and (level < high or high == 1.0)]
+            if inside:
+                metrics[f"loss/sigma {low:g}-{high:g}"] = _total(torch.stack(inside))
         if batch.max_positions is not None:
             room = batch.max_positions - self.pipe.connector.config.num_think_tokens
             num_cut = sum(length > room for length in batch.tokens.lengths)
@@ -327,5 +333,5 @@ def _total_of(latents: Tensor | Sequence[Tensor]) -> Tensor:
     return torch.stack([piece.detach().float().sum() for piece in pieces]).sum()
 
 
-def _total(losses: Tensor) -> tuple[float, float]:
-    return float(losses.detach().sum()), float(len(losses))
+def _total(losses: Tensor) -> tuple[Tensor, float]:
+    return losses.detach().sum(), float(len(losses))
