@@ -226,8 +226,8 @@ class EncodingMixin:
         with self._kept_memory():
             shown = [x.to(device) for x in images.values()]
             states = self.vlm(
-                input_ids=tokens.input_ids.to(device),
-                attention_mask=tokens.attention_mask.to(device),
+                input_ids=tokens.input_ids,  # on the host, which then knows of pads without asking the device
+                attention_mask=tokens.attention_mask,
                 think_tokens=think_tokens,
                 taps=self.connector.taps,
                 pixel_values=shown,
