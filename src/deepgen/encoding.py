@@ -230,8 +230,8 @@ class EncodingMixin:
         with self._kept_memory():
             shown = [to_device(x, device) for x in images.values()]
             states = self.vlm(
-                input_ids=to_device(tokens.input_ids, device),
-                attention_mask=to_device(tokens.attention_mask, device),
+                input_ids=tokens.input_ids,  # on the host, which then knows of pads without asking the device
+                attention_mask=tokens.attention_mask,
                 think_tokens=think_tokens,
                 taps=self.connector.taps,
                 pixel_values=shown,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
+
+from deepgen.models.graphs import outside_graphs
 
 logger = logging.getLogger(__name__)
 
 
+@outside_graphs
 def read_scale(joint_attention_kwargs: Mapping[str, Any] | None) -> float:
     """The strength asked for, 1 by default. ValueError for what this model does not read, or no number."""
     given = dict(joint_attention_kwargs or {})
@@ -27,20 +29,43 @@ def read_scale(joint_attention_kwargs: Mapping[str, Any] | None) -> float:
     return float(scale)
 
 
-@contextmanager
-def scaled(modules: Sequence[Any], scale: float) -> Iterator[None]:
-    """The LoRAs of these modules multiplied by `scale`, and afterwards exactly as they were."""
-    layers = [] if scale == 1.0 else [layer for module in modules for layer in _adapted(module)]
-    if scale != 1.0 and not layers:
-        logger.warning("joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", scale)
-    kept = [dict(layer.scaling) for layer in layers]
-    for layer in layers:
-        layer.scale_layer(scale)
-    try:
-        yield
-    finally:
-        for layer, scaling in zip(layers, kept, strict=True):
-            layer.scaling.update(scaling)
+@outside_graphs
+def scaled(modules: Sequence[Any], scale: float) -> Scaled:
+    """A context in which the LoRAs of these modules are multiplied by `scale`."""
+    return Scaled(modules, scale)
+
+
+class Scaled:
+    """See `scaled`; afterwards the LoRAs are exactly as they were."""
+
+    def __init__(self, modules: Sequence[Any], scale: float) -> None:
+        self._scale = scale
+        self._layers = [] if scale == 1.0 else [layer for module in modules for layer in _adapted(module)]
+        self._kept: list[dict[str, Any]] = []
+
+    @outside_graphs
+    def __enter__(self) -> None:
+        if self._scale != 1.0 and not self._layers:
+            logger.warning(
+                "joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", self._scale
+            )
+        self._kept = [{name: _copy(value) for name, value in layer.scaling.items()} for layer in self._layers]
+        for layer in self._layers:
+            layer.scale_layer(self._scale)
+
+    @outside_graphs
+    def __exit__(self, *error: object) -> None:
+        for layer, scaling in zip(self._layers, self._kept, strict=True):
+            for name, value in scaling.items():
+                if isinstance(value, Tensor):  # the same tensor as before, which a compiled graph holds
+                    layer.scaling[name].copy_(value)
+                else:
+                    layer.scaling[name] = value
+
+
+def _copy(value: Any) -> Any:
+    """The strength as it is now: that of a model prepared for swapping adapters is a tensor."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _adapted(module: Any) -> list[Any]:

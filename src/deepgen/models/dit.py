@@ -22,15 +22,17 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-from diffusers.utils.peft_utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from deepgen.models.adapter_scale import read_scale, scaled
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
 from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
 from deepgen.models.containment import OwnFolderMixin
+from deepgen.models.dit_inputs import key_masks, of_any_sizes, real_positions
+from deepgen.models.graphs import entered_plainly, outside_graphs, traces_next
 
 __all__ = [
     "DeepGenTransformer2DModel",
@@ -135,14 +137,14 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         check_config(config)
         super().enable_cache(config)
 
-    @apply_lora_scale("joint_attention_kwargs")
+    @entered_plainly
     def forward(
         self,
         hidden_states: Tensor | Sequence[Tensor],
         encoder_hidden_states: Tensor,
         pooled_projections: Tensor,
         timestep: Tensor,
-        reference_latents: Sequence[Sequence[Tensor]] | None = None,
+        reference_latents: Tensor | Sequence[Sequence[Tensor]] | None = None,
         encoder_attention_mask: Tensor | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
@@ -156,6 +158,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
             pooled_projections: pooled condition, (B, pooled_projection_dim).
             timestep: 1000 * sigma, (B,).
             reference_latents: per sample, the clean latents (C, h, w) of its references; lists may be empty.
+                References of one size may be one tensor, (B, references, C, h, w).
             encoder_attention_mask: boolean (B, L), True at real context positions; None if all are.
             joint_attention_kwargs: only `scale` (of a LoRA) is read.
             return_dict: wrap the result as diffusers does.
@@ -165,36 +168,110 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         Returns:
             Velocities shaped like `hidden_states`: one tensor if all sizes agree, otherwise a list.
         """
-        samples = [[target] for target in hidden_states]
+        is_compiled = traces_next()
+        with scaled([self], read_scale(joint_attention_kwargs)):
+            tensors, sizes = self._packed(
+                hidden_states,
+                encoder_hidden_states,
+                pooled_projections,
+                timestep,
+                reference_latents,
+                encoder_attention_mask,
+                step_cache,
+                is_compiled,
+            )
+            patches = self.predict(**tensors)
+        return self._unpacked(patches, sizes, return_dict)
+
+    @outside_graphs
+    def _packed(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        reference_latents: Tensor | Sequence[Sequence[Tensor]] | None,
+        encoder_attention_mask: Tensor | None,
+        step_cache: StepCacheLike | None,
+        is_compiled: bool,
+    ) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+        """Arguments of `predict`, and the sizes of the samples, one if they are alike."""
+        rows = hidden_states.shape[0] if isinstance(hidden_states, Tensor) else len(hidden_states)
         if FASTER_CACHE in own_hooks(self):
             # Where it leaves out the negative rows, which come first, it does not know of these arguments.
-            pooled_projections = pooled_projections[-len(samples) :]
-            reference_latents = None if reference_latents is None else reference_latents[-len(samples) :]
-        if reference_latents is not None:
-            if len(reference_latents) != len(samples):
-                raise ValueError(f"{len(samples)} samples but reference_latents for {len(reference_latents)}")
+            pooled_projections = pooled_projections[-rows:]
+            reference_latents = None if reference_latents is None else reference_latents[-rows:]
+        if reference_latents is not None and len(reference_latents) != rows:
+            raise ValueError(f"{rows} samples but reference_latents for {len(reference_latents)}")
+        if isinstance(hidden_states, Tensor) and not isinstance(reference_latents, Sequence):
+            sizes = [tuple(hidden_states.shape[-2:])]
+            references = () if reference_latents is None else reference_latents.unbind(1)
+            image, image_mask = self._embed_alike(hidden_states, references, step_cache), None
+        else:
             samples = [
-                [*own, *references] for own, references in zip(samples, reference_latents, strict=True)
+                [own, *references]
+                for own, references in zip(hidden_states, reference_latents or [()] * rows, strict=True)
             ]
-        sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
-        targets = max(height * width for height, width in sizes) // self.config.patch_size**2
-
-        image, image_mask = self.embed_images(samples, step_cache)  # (B, S, D), (B, S) or None
+            sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
+            image, image_mask = self.embed_images(samples, step_cache)  # (B, S, D), (B, S) or None
         context = self._once("context", encoder_hidden_states, self.context_embedder, step_cache)  # (B, L, D)
-        vectors = None if step_cache is None else step_cache.modulations(self, pooled_projections)
-        modulation = self.time_text_embed(timestep, pooled_projections)  # (B, D)
-        kwargs: dict[str, Any] = self._masks(image_mask, encoder_attention_mask, image, context)
+        if is_compiled and encoder_attention_mask is not None and image_mask is None:
+            image_mask = image.new_ones(
+                image.shape[:2], dtype=torch.bool
+            )  # the graph of padded images serves
+        tensors = {
+            "image": image,
+            "context": context,
+            "pooled": pooled_projections,
+            "timestep": timestep,
+            "masks": key_masks(image_mask, encoder_attention_mask, image, context),
+            "vectors": None if step_cache is None else step_cache.modulations(self, pooled_projections),
+            "num_targets": None  # a slice whose length may be the whole would be a second graph
+            if is_compiled
+            else max(height * width for height, width in sizes) // self.config.patch_size**2,
+            # With an exact cache a call rounds as without one, and as with gradient: a policy is scored on
+            # what it drew.
+            "is_exact": step_cache is None or step_cache.is_exact,
+        }
+        return of_any_sizes(tensors) if is_compiled else tensors, sizes
+
+    def predict(
+        self,
+        image: Tensor,
+        context: Tensor,
+        pooled: Tensor,
+        timestep: Tensor,
+        masks: dict[str, Tensor],
+        vectors: Sequence[tuple[Tensor, Tensor]] | None,
+        num_targets: int | None,
+        is_exact: bool,
+    ) -> Tensor:
+        """The network itself, all tensors: one graph for all sizes, or two, one of them with masks.
+
+        Args:
+            image: image tokens, (B, S, D), the target's first.
+            context: projected context, (B, L, D).
+            pooled: pooled condition, (B, P).
+            timestep: 1000 * sigma, (B,).
+            masks: see `key_masks`.
+            vectors: every block's modulation, where it is known.
+            num_targets: tokens of the largest target, N, which alone are asked for; None: of all images.
+            is_exact: leave nothing out and fuse nothing.
+
+        Returns:
+            Velocities of patches, (B, N or S, p p C) of patch size p.
+        """
+        modulation = self.time_text_embed(timestep, pooled)  # (B, D)
+        kwargs: dict[str, Any] = dict(masks)
         is_divided = self._parallel_config is not None  # among processes, from the first block to proj_out
         if is_divided and kwargs:
             raise ValueError(
                 "a padded batch cannot be divided among processes; draw samples of one size, one number of "
                 "references and equally long prompts together"
             )
-        # Without a cache, or with an exact one, a call rounds as it would with gradient: a policy is scored
-        # on what it drew.
-        if step_cache is not None and not step_cache.is_exact:
+        if not is_exact:
             if not is_divided and isinstance(self.transformer_blocks[-1], FinalJointBlock):
-                kwargs["num_targets"] = targets
+                kwargs["num_targets"] = num_targets
             if vectors is not None:
                 kwargs["may_fuse"] = True
         for index, block in enumerate(self.transformer_blocks):
@@ -207,10 +284,25 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                     temb=modulation if vectors is None else vectors[index],
                     joint_attention_kwargs=kwargs,
                 )  # (B, L, D), (B, S, D)
-        image = image if is_divided else image[:, :targets]  # (B, N, D) unless divided
-        patches = self.proj_out(self.norm_out(image, modulation))[:, :targets]  # (B, N, p p C), patch size p
+        image = image if is_divided else image[:, :num_targets]  # (B, N, D) unless divided
+        return self.proj_out(self.norm_out(image, modulation))[:, :num_targets]  # (B, N or S, p p C)
+
+    @outside_graphs
+    def _unpacked(
+        self, patches: Tensor, sizes: Sequence[tuple[int, int]], return_dict: bool
+    ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
+        """What `forward` returns, of patches (B, N or S, p p C)."""
         output = self.unpatchify(patches, sizes)  # (B, C, h, w), or a list of (C, h_i, w_i)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def _embed_alike(
+        self, targets: Tensor, references: Sequence[Tensor], step_cache: StepCacheLike | None
+    ) -> Tensor:
+        """Tokens (B, S, D) of targets (B, C, h, w) and of one reference of every sample each."""
+        columns = [self.pos_embed(targets)]  # one image of every sample each, (B, S_i, D)
+        for place, images in enumerate(references):
+            columns.append(self._once(("reference", place), images, self.pos_embed, step_cache))
+        return torch.cat(columns, dim=1)  # (B, S, D)
 
     def embed_images(
         self, samples: Sequence[Sequence[Tensor]], step_cache: StepCacheLike | None = None
@@ -225,16 +317,13 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
             shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
             if len(shapes) == 1:
                 targets, *references = (torch.stack(images) for images in zip(*samples, strict=True))
-                columns = [self.pos_embed(targets)]  # one image of every sample each, (B, S_i, D)
-                for place, images in enumerate(references):
-                    columns.append(self._once(("reference", place), images, self.pos_embed, step_cache))
-                return torch.cat(columns, dim=1), None  # (B, S, D)
+                return self._embed_alike(targets, references, step_cache), None  # (B, S, D)
             tokens = [self._kept_tokens(sample, step_cache) for sample in samples]  # (S_i, D) each
-        lengths = torch.tensor([len(x) for x in tokens], device=tokens[0].device)
-        if len({len(x) for x in tokens}) == 1:
+        lengths = [len(x) for x in tokens]
+        if len(set(lengths)) == 1:
             return torch.stack(tokens), None  # (B, S, D)
         padded = pad_sequence(tokens, batch_first=True)  # (B, S, D)
-        return padded, torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
+        return padded, real_positions(lengths, padded.device)
 
     def _kept_tokens(self, sample: Sequence[Tensor], step_cache: StepCacheLike | None) -> Tensor:
         """Tokens of one sample's images, (S, D), references from the cache."""
@@ -252,28 +341,10 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         """`compute(source)`, from the cache where there is one."""
         return compute(source) if step_cache is None else step_cache.once(name, source, compute)
 
-    @staticmethod
-    def _masks(
-        image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
-    ) -> dict[str, Any]:
-        """Key masks for the processors: `image_mask` (B, 1, 1, S) and the joint `attention_mask` (B, 1, 1, S
-        + L).
-        """
-        if image_mask is None and context_mask is None:
-            return {}
-        if image_mask is None:
-            joint_image_mask = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
-        else:
-            joint_image_mask = image_mask
-        if context_mask is None:
-            context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        masks = {"attention_mask": torch.cat([joint_image_mask, context_mask.bool()], dim=1)[:, None, None]}
-        return masks if image_mask is None else {**masks, "image_mask": image_mask[:, None, None]}
-
     def unpatchify(self, patches: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | list[Tensor]:
         """Target tokens back to latents; each token's values are ordered (row, column, channel)."""
         patch = self.config.patch_size
-        if len(set(sizes)) == 1:
+        if len(sizes) == 1 or len(set(sizes)) == 1:
             height, width = sizes[0]
             target = patches[:, : (height // patch) * (width // patch)]  # (B, N, p p C), patch size p
             return rearrange(

@@ -23,12 +23,16 @@ from transformers.conversion_mapping import (
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from deepgen.models.containment import OwnFolderMixin
-from deepgen.models.windows import WindowAttention
+from deepgen.models.graphs import entered_plainly, of_any_size, outside_graphs, traces_next
+from deepgen.models.multimodal_positions import multimodal_positions
+from deepgen.models.windows import WindowAttention, vision_layout
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
 __all__ = ["DeepGenVLM", "PreTrainedModel", "multimodal_positions", "vision_patches"]
 
 # B rows, L prompt tokens with padding, Q think tokens, D width, N image tokens of one reference
+
+Taps = tuple[int, ...] | tuple[str, ...] | None  # numbers of layers, or these as text
 
 # Pixels per merged vision token, before and after the resize that feeds the tower (two patches of 14).
 PIXELS_PER_TOKEN = 32
@@ -74,42 +78,6 @@ def vision_patches(
     return patches, torch.tensor([1, rows, columns], device=pixels.device)
 
 
-def multimodal_positions(
-    input_ids: Tensor, attention_mask: Tensor, image_token_id: int, grids: Sequence[Sequence[tuple[int, int]]]
-) -> Tensor:
-    """Rotary positions of text and image tokens (Qwen2.5-VL's multimodal RoPE for still images).
-
-    Text advances time, row and column together. The tokens of an image of h x w merged tokens that starts at
-    s sit at (s, s + row, s + column), and the next text token at s + max(h, w). Padding gets 1.
-
-    Args:
-        input_ids: (B, L), think tokens included.
-        attention_mask: (B, L), True at real tokens.
-        image_token_id: id of the image placeholder.
-        grids: per row, the merged grid (h, w) of each of its images, in order.
-
-    Returns:
-        (3, B, L) int64.
-    """
-    positions = torch.ones(3, *input_ids.shape, dtype=torch.long)  # (3, B, L)
-    is_image = (input_ids == image_token_id).cpu()  # (B, L)
-    mask = attention_mask.bool().cpu()
-    for row, row_grids in enumerate(grids):
-        kept = is_image[row][mask[row]].tolist()
-        pieces, start, index = [], 0, 0
-        for height, width in row_grids:
-            text = kept.index(True, index) - index
-            pieces.append((start + torch.arange(text)).expand(3, -1))
-            start, index = start + text, index + text
-            rows = start + torch.arange(height).repeat_interleave(width)
-            columns = start + torch.arange(width).repeat(height)
-            pieces.append(torch.stack([torch.full_like(rows, start), rows, columns]))
-            start, index = start + max(height, width), index + height * width
-        pieces.append((start + torch.arange(len(kept) - index)).expand(3, -1))
-        positions[:, row, mask[row]] = torch.cat(pieces, dim=1)
-    return positions.to(input_ids.device)
-
-
 # transformers renames checkpoint keys by class name: ours read and write Qwen's folders like their own class.
 register_checkpoint_conversion_mapping("DeepGenVLM", get_checkpoint_conversion_mapping("Qwen2_5_VLModel"))
 
@@ -121,8 +89,9 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
 
     def __init__(self, config: Qwen2_5_VLConfig) -> None:
         super().__init__(config)
-        for block in self.visual.blocks:
+        for number, block in enumerate(self.visual.blocks):
             block.attn.__class__ = WindowAttention  # the same weights, as they were initialised
+            block.attn.is_whole = number in self.visual.fullatt_block_indexes
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> DeepGenVLM:
@@ -133,6 +102,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             kwargs["dtype"] = torch.float32
         return super().from_pretrained(*args, **kwargs)
 
+    @entered_plainly
     def forward(  # type: ignore[override]
         self,
         input_ids: Tensor,
@@ -147,10 +117,13 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
     ) -> Tensor:
         """Hidden states at every position, think tokens last.
 
+        Prompts and masks may be in the host's memory while the model is on a device: what they tell of pads
+        and places is then known without waiting for the device.
+
         Args:
             input_ids: left-padded prompts, (B, L).
             attention_mask: (B, L), nonzero at real tokens.
-            think_tokens: (Q, D), appended to every row.
+            think_tokens: (Q, D), appended to every row, on the model's device.
             taps: layers whose output is kept; None for the final normed state.
             pixel_values: the distinct reference images, each (3, H, W) in [-1, 1], sides multiples of 32.
             image_index: per row, which of `pixel_values` it shows, in order; rows may share images.
@@ -158,22 +131,50 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             max_positions: keep only the last so many of the L + Q positions (training; positions are not
                 renumbered).
             is_prompt_constant: nothing the prompt passes through is trained. It is then read first and
-            without
-                gradient, and only the think tokens, which no prompt token sees, keep activations. Values
-                and the think tokens' gradients are those of one pass.
+                without gradient, and only the think tokens, which no prompt token sees, keep activations.
+                Values and the think tokens' gradients are those of one pass.
 
         Returns:
             (B, L + Q, len(taps) * D), taps stacked on channels; (B, L + Q, D) without taps.
         """
-        batch, queries = input_ids.shape[0], think_tokens.shape[0]
+        is_compiled = traces_next()
+        if len(pixel_values) and image_features is None:
+            image_features = self.image_features(pixel_values)
+        inputs = self._packed(
+            input_ids, attention_mask, think_tokens, pixel_values, image_index, image_features, max_positions
+        )
+        if is_compiled:
+            inputs = _of_any_sizes(*inputs)
+        # By name, as a graph takes numbers that it is given for symbols.
+        named = None if taps is None else tuple(map(str, taps))
+        if is_prompt_constant:
+            return self._split_states(*inputs, named, think_tokens)
+        return self._states(*inputs, named)
+
+    @outside_graphs
+    def _packed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        think_tokens: Tensor,
+        pixel_values: Sequence[Tensor],
+        image_index: Sequence[Sequence[int]] | None,
+        image_features: Sequence[Tensor] | None,
+        max_positions: int | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Embeddings (B, L + Q, D), which positions are real (B, L + Q), None if all are, and rotary
+        positions (3, B, L + Q).
+        """
+        batch, queries, device = input_ids.shape[0], think_tokens.shape[0], think_tokens.device
         index = [[] for _ in range(batch)] if image_index is None else image_index
         grids = [_merged_grid(pixels) for pixels in pixel_values]
 
-        embeds = self.language_model.embed_tokens(input_ids)  # (B, L, D)
-        if len(pixel_values):
-            features = self.image_features(pixel_values) if image_features is None else image_features
-            shown = torch.cat([features[k] for row in index for k in row]).to(embeds)  # (all N, D)
-            embeds = _place(embeds, input_ids == self.config.image_token_id, shown)
+        ids = input_ids.to(device)
+        embeds = self.language_model.embed_tokens(ids)  # (B, L, D)
+        if image_features is not None and len(pixel_values):
+            shown = torch.cat([image_features[k] for row in index for k in row]).to(embeds)  # (all N, D)
+            _check_placeholders(input_ids == self.config.image_token_id, len(shown))
+            embeds = embeds.masked_scatter((ids == self.config.image_token_id)[..., None], shown)
         embeds = torch.cat([embeds, think_tokens.to(embeds).expand(batch, -1, -1)], dim=1)  # (B, L + Q, D)
 
         real = F.pad(attention_mask.bool(), (0, queries), value=True)  # (B, L + Q)
@@ -182,59 +183,71 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             real,
             self.config.image_token_id,
             [[grids[k] for k in row] for row in index],
-        )  # (3, B, L + Q)
+        ).to(device)  # (3, B, L + Q)
         if max_positions is not None:
             embeds, real, positions = (
                 embeds[:, -max_positions:],
                 real[:, -max_positions:],
                 positions[..., -max_positions:],
             )
-        if is_prompt_constant:
-            return self._split_states(embeds, real, positions, taps, queries)
-        return self._states(embeds, real, positions, taps)
+        # In a graph that is exported nothing is known of the mask. A mask on a device is waited for.
+        is_padded = torch.compiler.is_compiling() or not bool(real.all())
+        return embeds, real.to(device) if is_padded else None, positions
 
-    @torch.no_grad()
+    @entered_plainly
     def image_features(self, pixel_values: Sequence[Tensor]) -> list[Tensor]:
         """Merged vision tokens of each image, (H / 32 * W / 32, D). The tower is never trained, hence no
         gradient.
         """
+        with torch.no_grad():
+            patches, given, lengths = self._packed_images(pixel_values)
+            merged = self.visual(patches, **given).pooler_output  # (all N, D)
+        return list(merged.split(lengths))
+
+    @outside_graphs
+    def _packed_images(self, pixel_values: Sequence[Tensor]) -> tuple[Tensor, dict[str, Any], list[int]]:
+        """Patches of all images, what the tower is told of their sizes, and the merged tokens of each."""
         config = self.config.vision_config
+        merge = config.spatial_merge_size
         patches, grids = zip(
-            *(
-                vision_patches(x, config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
-                for x in pixel_values
-            ),
+            *(vision_patches(x, config.patch_size, config.temporal_patch_size, merge) for x in pixel_values),
             strict=True,
         )
-        merged = self.visual(
-            torch.cat(patches).to(self.visual.dtype), grid_thw=torch.stack(grids)
-        ).pooler_output  # (all N, D)
-        return list(merged.split([int(grid.prod()) // config.spatial_merge_size**2 for grid in grids]))
+        sizes = [tuple(merge * side for side in _merged_grid(x)) for x in pixel_values]
+        layout = vision_layout(tuple(sizes), merge, config.window_size, config.patch_size)
+        packed = torch.cat(patches).to(self.visual.dtype)
+        given = {"grid_thw": torch.stack(grids), **layout.arguments(packed.device)}
+        return packed, given, [length // merge**2 for length in layout.images]
 
-    def _states(
-        self, embeds: Tensor, real: Tensor, positions: Tensor, taps: tuple[int, ...] | None
-    ) -> Tensor:
+    def _states(self, embeds: Tensor, real: Tensor | None, positions: Tensor, taps: Taps) -> Tensor:
         """One pass over every position."""
         rotary = self.language_model.rotary_emb(embeds, positions)
         return self._run_layers(embeds, self._attention_mask(real), rotary, taps)
 
     def _split_states(
-        self, embeds: Tensor, real: Tensor, positions: Tensor, taps: tuple[int, ...] | None, queries: int
+        self,
+        embeds: Tensor,
+        real: Tensor | None,
+        positions: Tensor,
+        taps: Taps,
+        think_tokens: Tensor,
     ) -> Tensor:
         """A pass over the prompt without gradient, then one over the think tokens against its keys and
         values.
         """
+        queries = think_tokens.shape[0]
         length = embeds.shape[1] - queries
         cosine, sine = self.language_model.rotary_emb(embeds, positions)  # (B, L + Q, E)
         cache = DynamicCache()
         with torch.no_grad():
             rotary = (cosine[:, :length], sine[:, :length])
-            mask = self._attention_mask(real[:, :length])
+            mask = self._attention_mask(None if real is None else real[:, :length])
             prompt = self._run_layers(embeds[:, :length], mask, rotary, taps, cache)
         if queries == 0:
             return prompt
         rotary = (cosine[:, length:], sine[:, length:])
-        think = self._run_layers(embeds[:, length:], self._think_mask(real, queries), rotary, taps, cache)
+        mask = self._think_mask(real, queries, embeds)
+        think = self._run_layers(embeds[:, length:], mask, rotary, taps, cache)
         return torch.cat([prompt, think], dim=1)  # (B, L + Q, len(taps) * D)
 
     def _run_layers(
@@ -242,13 +255,14 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
         states: Tensor,
         mask: Tensor | None,
         rotary: tuple[Tensor, Tensor],
-        taps: tuple[int, ...] | None,
+        taps: Taps,
         cache: Cache | None = None,
     ) -> Tensor:
         """The decoder layers up to the deepest tap; taps come deepest first, as asked."""
         model = self.language_model
         kept = {}
-        depth = len(model.layers) if taps is None else max(taps)
+        depth = len(model.layers) if taps is None else max(map(int, taps))
+        named = () if taps is None else tuple(map(str, taps))
         for number, layer in enumerate(model.layers[:depth], start=1):
             states = layer(
                 states,
@@ -257,32 +271,30 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-            if taps is not None and number in taps:
-                kept[number] = states
+            if str(number) in named:
+                kept[str(number)] = states
         if taps is None:
             return model.norm(states)  # (B, K, D), K positions of this pass
-        return torch.cat([kept[number] for number in taps], dim=-1)  # (B, K, len(taps) * D)
+        return torch.cat([kept[name] for name in named], dim=-1)  # (B, K, len(taps) * D)
 
-    def _think_mask(self, real: Tensor, queries: int) -> Tensor | None:
+    def _think_mask(self, real: Tensor | None, queries: int, embeds: Tensor) -> Tensor | None:
         """What think tokens see: every real prompt token and their predecessors, (B or 1, 1, Q, L + Q)
         boolean.
         """
         if "flash" in (self.config._attn_implementation or ""):
-            return None if real.all() else real
-        keys = real.shape[1]
-        causal = torch.ones(queries, keys, dtype=torch.bool, device=real.device).tril(keys - queries)
-        return causal[None, None] if real.all() else causal & real[:, None, None, :]
+            return real
+        keys = embeds.shape[1]
+        causal = torch.ones(queries, keys, dtype=torch.bool, device=embeds.device).tril(keys - queries)
+        return causal[None, None] if real is None else causal & real[:, None, None, :]
 
-    def _attention_mask(self, real: Tensor) -> Tensor | None:
+    def _attention_mask(self, real: Tensor | None) -> Tensor | None:
         """Causal and unpadded, (B, 1, K, K) boolean; None where nothing is padded, so that fused kernels
         apply.
 
         Rows of pads attend to nothing, and SDPA then gives zero, as the original's variable-length kernel
         does.
         """
-        if real.all():
-            return None
-        if "flash" in (self.config._attn_implementation or ""):
+        if real is None or "flash" in (self.config._attn_implementation or ""):
             return real
         length = real.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
@@ -293,10 +305,24 @@ def _merged_grid(pixels: Tensor) -> tuple[int, int]:
     return pixels.shape[-2] // PIXELS_PER_TOKEN, pixels.shape[-1] // PIXELS_PER_TOKEN
 
 
-def _place(embeds: Tensor, is_image: Tensor, features: Tensor) -> Tensor:
-    """Write vision features over the image placeholders, row by row."""
-    if int(is_image.sum()) != len(features):
-        raise ValueError(
-            f"prompts hold {int(is_image.sum())} image placeholders but the images give {len(features)}"
-        )
-    return embeds.masked_scatter(is_image[..., None], features)
+def _check_placeholders(is_image: Tensor, num_features: int) -> None:
+    """ValueError where prompts and images do not fit together; waits for a device that holds the prompts."""
+    if torch.compiler.is_compiling():
+        return
+    if (count := int(is_image.sum())) != num_features:
+        raise ValueError(f"prompts hold {count} image placeholders but the images give {num_features}")
+
+
+@outside_graphs
+def _of_any_sizes(
+    embeds: Tensor, real: Tensor | None, positions: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The arguments of a graph for any batch of two or more, and one row has its own, and any length.
+
+    transformers' attention computes a shape from the others, so the batch cannot be open as the DiT's is.
+    """
+    return (
+        of_any_size(embeds, None, (0, 1)),
+        None if real is None else of_any_size(real, None, (0, 1)),
+        of_any_size(positions, None, (1, 2)),
+    )
