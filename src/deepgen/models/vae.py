@@ -3,9 +3,10 @@
 `AutoencoderTiny` has no posterior: what it encodes to is taken for one without spread.
 
 The convolutions of a 16-bit VAE keep their weights with the channels last in memory. oneDNN, on CPUs that
-multiply bfloat16, and cuDNN, on tensor cores, compute in that order; PyTorch would otherwise bring every input
-and every result from one order to the other. In float32 it makes no difference (benchmarks/vae_layout.py
-measures both), so such a VAE stays as it is stored. What comes out is contiguous either way.
+multiply bfloat16, and cuDNN, on tensor cores, compute in that order; PyTorch would otherwise bring each
+input and each result from one order to the other. In float32 it makes no difference
+(benchmarks/exact_parts.py measures both), so such a VAE stays as it is stored. What comes out is contiguous
+either way.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def is_faster_channels_last(dtype: torch.dtype, device: torch.device) -> bool:
 def lay_out(vae: VAE) -> None:
     """Bring the weights of convolutions into the order that is fast for their number format and device.
 
-    Values stay. `encode` and `decode` call it, so it holds however the VAE was loaded, moved or converted; once
-    done it costs a look at the weights. Left alone are weights that hooks bring in layer by layer, because
-    sequential and group offload keep the layout of what they were given; quantised ones; and a layout of the
-    caller's own.
+    Values stay. `encode` and `decode` call it, so it holds however the VAE was loaded, moved or converted;
+    once done it costs a look at the weights. Left alone are weights that hooks bring in layer by layer,
+    because sequential and group offload keep the layout of what they were given; quantised ones; and a
+    layout of the caller's own.
     """
     convolutions = [layer for layer in vae.modules() if isinstance(layer, nn.Conv2d) and _is_plain(layer)]
     if not convolutions:

@@ -23,6 +23,7 @@ from transformers.conversion_mapping import (
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from deepgen.models.containment import OwnFolderMixin
+from deepgen.models.vision_tower import compute_faster
 from deepgen.models.windows import WindowAttention
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
@@ -123,6 +124,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
         super().__init__(config)
         for block in self.visual.blocks:
             block.attn.__class__ = WindowAttention  # the same weights, as they were initialised
+        compute_faster(self.visual)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> DeepGenVLM:
