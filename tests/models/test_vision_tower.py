@@ -47,7 +47,7 @@ def test_the_whole_tower_gives_the_librarys_features(pipe: DeepGenPipeline, dtyp
     plain = as_the_library(tower)
     torch.manual_seed(0)
     grid = torch.tensor([[1, 8, 12], [1, 4, 4]])
-    width = plain.patch_embed.proj.weight[0].numel()
+    width = plain.patch_embed.proj.weight[0].numel()  # pyright: ignore
     patches = torch.randn(int(grid.prod(1).sum()), width).to(dtype)
     with torch.no_grad():
         ours, theirs = (one(patches, grid_thw=grid).pooler_output for one in (tower, plain))
