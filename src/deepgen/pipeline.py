@@ -127,6 +127,8 @@ class DeepGenPipeline(
         given = {"defaults": defaults or None, "max_prompt_tokens": max_prompt_tokens, "world": world}
         usual = {"defaults": FALLBACK_DEFAULTS, "max_prompt_tokens": None, "world": None}
         self.register_to_config(**inherited(connector, given, usual))
+        if isinstance(vae, torch.nn.Module):
+            latent_space.lay_out(vae)  # before hooks of offloading take its weights in hand
         self._negatives = ConditionCache()
         self.guidance_batching: GuidanceBatching = "auto"  # of calls that do not say
         self.model_name = type(self).__name__  # in the records of pictures; `from_pretrained` knows better

@@ -44,7 +44,7 @@ def _is_fusable(mlp: nn.Module, first: nn.Module, x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype in _DTYPES
-        and all(_is_plain(module) for module in (mlp, first, proj))
+        and all(is_called_plainly(module) for module in (mlp, first, proj))
         and type(proj) is nn.Linear
         and all(type(tensor) is nn.Parameter for tensor in (proj.weight, proj.bias))
         and (proj.weight.dtype == proj.bias.dtype == x.dtype or is_widened(proj))
@@ -52,7 +52,7 @@ def _is_fusable(mlp: nn.Module, first: nn.Module, x: Tensor) -> bool:
     )
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_called_plainly(module: nn.Module) -> bool:
     """Whether calling the module is its class's own `forward`, which may be widened, and nothing else."""
     if module._forward_hooks or module._forward_pre_hooks:
         return False

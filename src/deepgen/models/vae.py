@@ -1,6 +1,12 @@
 """Pixels to latents and back, in the DiT's scale: z = (posterior - shift) * scale.
 
 `AutoencoderTiny` has no posterior: what it encodes to is taken for one without spread.
+
+The convolutions of a 16-bit VAE keep their weights with the channels last in memory. oneDNN, on CPUs that
+multiply bfloat16, and cuDNN, on tensor cores, compute in that order; PyTorch would otherwise bring each
+input and each result from one order to the other. In float32 it makes no difference
+(benchmarks/exact_parts.py measures both), so such a VAE stays as it is stored. What comes out is contiguous
+either way.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepgen.transfer import to_device, to_host
 
@@ -19,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 Posterior = Literal["sample", "mode"]
 VAE = AutoencoderKL | AutoencoderTiny
+
+_CHANNELS_LAST_DEVICES = ("cpu", "cuda")
+_LAID_OUT = "_deepgen_laid_out"  # on a VAE whose layout is our doing, which is then also ours to take back
 
 
 def scale_factor(vae: VAE) -> int:
@@ -31,12 +40,50 @@ def shift(vae: VAE) -> float:
     return vae.config.get("shift_factor") or 0.0
 
 
+def is_faster_channels_last(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether convolutions of that number format run faster there with the channels last in memory."""
+    return dtype in (torch.bfloat16, torch.float16) and device.type in _CHANNELS_LAST_DEVICES
+
+
+def lay_out(vae: VAE) -> None:
+    """Bring the weights of convolutions into the order that is fast for their number format and device.
+
+    Values stay. `encode` and `decode` call it, so it holds however the VAE was loaded, moved or converted;
+    once done it costs a look at the weights. Left alone are weights that hooks bring in layer by layer,
+    because sequential and group offload keep the layout of what they were given; quantised ones; and a
+    layout of the caller's own.
+    """
+    convolutions = [layer for layer in vae.modules() if isinstance(layer, nn.Conv2d) and _is_plain(layer)]
+    if not convolutions:
+        return
+    is_last = is_faster_channels_last(vae.dtype, convolutions[0].weight.device)
+    if not is_last and not getattr(vae, _LAID_OUT, False):
+        return
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    with torch.inference_mode(False), torch.no_grad():
+        for layer in convolutions:
+            if not layer.weight.is_contiguous(memory_format=layout):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
+    setattr(vae, _LAID_OUT, is_last)
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    """Whether its weight is an ordinary tensor that is here to stay."""
+    weight = layer.weight
+    return type(weight) is nn.Parameter and not weight.is_meta and not hasattr(layer, "_diffusers_hook")
+
+
 def encode(vae: VAE, pixels: Tensor) -> DiagonalGaussianDistribution:
     """Posterior of images (B, 3, H, W) in [-1, 1], over the VAE's own (B, C, H / 8, W / 8) latents."""
+    lay_out(vae)
     encoded = vae.encode(pixels.to(vae.dtype))
     if hasattr(encoded, "latent_dist"):
-        return encoded.latent_dist
-    mean_and_log_variance = torch.cat([encoded.latents, torch.zeros_like(encoded.latents)], dim=1)
+        found = encoded.latent_dist
+        if found.parameters.is_contiguous():
+            return found
+        return DiagonalGaussianDistribution(found.parameters.contiguous(), deterministic=found.deterministic)
+    latents = encoded.latents.contiguous()
+    mean_and_log_variance = torch.cat([latents, torch.zeros_like(latents)], dim=1)
     return DiagonalGaussianDistribution(mean_and_log_variance, deterministic=True)
 
 
@@ -66,8 +113,9 @@ def decode(vae: VAE, latents: Tensor, *, is_checked: bool = True) -> Tensor:
 
     With `is_checked` the host waits for them and warns of those that are not finite.
     """
+    lay_out(vae)
     scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift(vae)
-    pixels = vae.decode(scaled, return_dict=False)[0]
+    pixels = vae.decode(scaled, return_dict=False)[0].contiguous()
     if is_checked:
         warn_of_not_finite(to_host([are_finite(latents, pixels)])[0], latents.dtype, pixels.dtype)
     return pixels

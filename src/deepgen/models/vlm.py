@@ -25,6 +25,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from deepgen.models.containment import OwnFolderMixin
 from deepgen.models.graphs import entered_plainly, of_any_size, outside_graphs, traces_next
 from deepgen.models.multimodal_positions import multimodal_positions
+from deepgen.models.vision_tower import compute_faster
 from deepgen.models.windows import WindowAttention, vision_layout
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
@@ -92,6 +93,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
         for number, block in enumerate(self.visual.blocks):
             block.attn.__class__ = WindowAttention  # the same weights, as they were initialised
             block.attn.is_whole = number in self.visual.fullatt_block_indexes
+        compute_faster(self.visual)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> DeepGenVLM:

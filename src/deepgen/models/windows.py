@@ -20,10 +20,11 @@ from einops import rearrange
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionAttention,
-    apply_rotary_pos_emb_vision,
     get_vision_position_ids,
     get_vision_window_index,
 )
+
+from deepgen.models.vision_tower import rotate
 
 # S patches of all images, N windows of W patches, H heads, E head width, D width
 
@@ -113,7 +114,7 @@ class WindowAttention(Qwen2_5_VLVisionAttention):
                 hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs
             )
         query, key, value = rearrange(self.qkv(hidden_states), "s (n h e) -> n s h e", n=3, h=self.num_heads)
-        query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+        query, key = rotate(query, key, *position_embeddings)
         groups = image_groups if self.is_whole else window_groups
         if groups is None:
             groups = _moved(_groups(cu_seqlens.diff().tolist()), cu_seqlens.device)
