@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A new file of recipes has a table RECIPES and a line here.
 _MODULES = (
     *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
-    *("deepgen.recipes.supervised", "deepgen.recipes.rl"),
+    *("deepgen.recipes.supervised", "deepgen.recipes.rl", "deepgen.recipes.distill"),
 )
 # Of no use to a finished run, and perhaps a file of the user's own.
 _OF_THE_LOSS = ("objective", "objective_options")
