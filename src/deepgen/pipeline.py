@@ -364,8 +364,8 @@ class DeepGenPipeline(
             num_inference_steps: solver steps; default the model's own.
             guidance_scale: 1 or less draws without a negative branch; default the model's own.
             preset: "exact" is the pipeline's scheduler with the model's own steps; "balanced" and "fast" are
-                a better solver with a third of the steps or fewer (docs/generate.md has their errors); "turbo"
-                is four steps without a negative branch, of a model or LoRA that was distilled.
+                a better solver with a third of the steps or fewer (docs/generate.md has their errors); with
+                "turbo" a model or LoRA that was distilled takes four steps without a negative branch.
             guidance_batching: see `denoise`; default the pipeline's attribute of this name, "auto".
             num_images_per_prompt: samples per prompt.
             seed: image k of the call is drawn with seed + k, or with the k-th of a list.

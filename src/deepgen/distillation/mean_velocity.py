@@ -8,8 +8,8 @@ is the mean of the teacher's over that piece of the path,
 (MeanFlow, arXiv 2505.13447, equation 3; many steps of a teacher in one of a student: progressive
 distillation, arXiv 2202.00512). x_t is a function of x_s, so the minimiser of the squared error is that
 function itself and nothing is averaged away: a student that fits draws what its teacher draws from the same
-noise, and with it keeps the teacher's variety. The integral is solved (`teacher_path`), not differentiated, so that no product
-of Jacobian and vector is needed.
+noise, and with it keeps the teacher's variety. The integral is solved (`teacher_path`), not differentiated,
+so that no product of Jacobian and vector is needed.
 
 Where the student's own steps lead is not where the teacher's path lies, and a network that has seen the path
 alone goes wrong more with each step. So the states x_s also come from the student's own steps, with the

@@ -1,13 +1,13 @@
 """What a model that was distilled to few steps was trained for: its noise levels, for each number of steps.
 
 Training draws its intervals from `even_schedules`, writes them beside the weights, and drawing takes them
-from there; so a model is drawn with exactly the levels it has seen. They stand in the model's defaults and in the
-metadata of a LoRA under `KEY`.
+from there; so a model is drawn with exactly the levels it has seen. They stand in the model's defaults and
+in the metadata of a LoRA under `KEY`.
 
-One network serves several numbers of steps. At one noise level it then has to know how far the step goes, and
-the DiT has no second time input. So every number but the usual one has its timesteps moved by an offset,
-which an adapter on the timestep embedding can tell apart. With the usual number nothing is moved: that model is an
-ordinary one with other weights.
+One network serves several numbers of steps. At one noise level it then has to know how far the step goes,
+and the DiT has no second time input. So every number but the usual one has its timesteps moved by an offset,
+which an adapter on the timestep embedding can tell apart. With the usual number nothing is moved: that model
+is an ordinary one with other weights.
 """
 
 from __future__ import annotations
