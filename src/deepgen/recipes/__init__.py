@@ -32,6 +32,7 @@ _OF_THE_LOSS = ("objective", "objective_options")
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
 if TYPE_CHECKING:
+    from deepgen.distillation.plan import DistillPlan
     from deepgen.rl.plan import RLPlan
     from deepgen.training.plan import TrainingPlan
     from deepgen.training.preflight import Preflight
@@ -255,7 +256,7 @@ def plan_run(
     card_name: str,
     num_cards: int = 1,
     price: float | None = None,
-) -> TrainingPlan | RLPlan:
+) -> TrainingPlan | RLPlan | DistillPlan:
     """What a recipe would need on such cards; opens neither weights nor data nor prompts.
 
     Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it, or follow from the
@@ -266,6 +267,8 @@ def plan_run(
     """
     from deepgen.data.mixture_file import read_outline
     from deepgen.data.opening import recognise
+    from deepgen.distillation.config import DistillSettings
+    from deepgen.distillation.plan import plan_distill
     from deepgen.rl.config import RLSettings
     from deepgen.rl.plan import plan_rl
     from deepgen.training.plan import accelerator, plan, plan_of_recipe
@@ -277,6 +280,8 @@ def plan_run(
     architecture = config.start.architecture()
     if isinstance(config, RLSettings):
         return plan_rl(config, architecture, accelerator(card_name), num_cards, price)
+    if isinstance(config, DistillSettings):
+        return plan_distill(config, architecture, accelerator(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
     found = None if config.data is None else recognise(config.data)
     if found is None or found.kind == "source":
