@@ -37,6 +37,11 @@ class DistilledLoraMixin:
                 return self._distilled_adapters[name]
         return (self.config.get("defaults") or {}).get(KEY)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', of the DiT without the model's own LoRA, which is a file beside it."""
+        self._use_distilled(False)
+        super().save_pretrained(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def _use_distilled(self, is_wanted: bool) -> None:
         """Have the model's own LoRA in the DiT, or not."""
         entry, has_it = self.distilled, OWN in (getattr(self.transformer, "peft_config", None) or {})
