@@ -70,7 +70,8 @@ class DistilledLoraMixin:
             self._distilled_adapters[name] = found.to_json()
 
     def _active_adapters(self) -> list[str]:
-        if not getattr(self.transformer, "peft_config", None):
+        is_adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)  # False beside PEFT's own
+        if not is_adapted or not getattr(self.transformer, "peft_config", None):
             return []
         active = self.transformer.active_adapters
         return list(active() if callable(active) else active)

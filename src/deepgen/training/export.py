@@ -96,6 +96,8 @@ class Trained:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 _move(name, parameter, values[name].to(parameter), self.strength)
+        if config.few_steps is not None:  # so that it can be drawn with preset "turbo"
+            pipe.register_to_config(defaults={**pipe.config.defaults, KEY: config.few_steps.to_json()})
         return pipe
 
     @property
@@ -109,10 +111,9 @@ def export_folder(trained: Trained, output_dir: Path) -> None:
     pipe = trained.load()
     merge_adapters(pipe)
     pipe = pipe.to(trained.stored_dtype)
-    few_steps = trained.config.few_steps
-    if few_steps is not None:
+    if trained.config.few_steps is not None:
         guidance = {"guidance_scale": 1.0, "edit_guidance_scale": 1.0}  # it is in the weights now
-        pipe.register_to_config(defaults={**pipe.config.defaults, **guidance, KEY: few_steps.to_json()})
+        pipe.register_to_config(defaults={**pipe.config.defaults, **guidance})
     for name in WEIGHTED:
         _require_finite_export(name, getattr(pipe, name).state_dict())
     pipe.save_pretrained(output_dir)
