@@ -49,7 +49,7 @@ LEVELS = (
     ("tiny.source", "tiny.rewards"),
     ("checkpoints",),
     ("sampling",),
-    ("generation",),
+    ("generation", "distilled_lora"),
     ("arguments", "image_sizes", "masking", "lora", "output", "saved_pipeline"),
     ("denoising", "encoding"),
     ("pipeline", "planning"),
@@ -58,6 +58,7 @@ LEVELS = (
     ("training", "serving"),
     ("tiny.stages",),
     ("rl",),  # a stage of the training loop, which mixes in the supervised one
+    ("distillation",),  # another, whose student and teacher are a policy and its reference
     ("recipes",),
     ("tiny.recipes",),
     ("cli",),

@@ -7,13 +7,18 @@ import json
 import pytest
 import torch
 
+from deepgen.checkpoints.saving import DISTILLED_FILE
 from deepgen.checkpoints.verify import verify
 from deepgen.evaluation.benchmarks.shapes import evaluate
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 
-def test_its_files_fit_in_twelve_megabytes() -> None:
-    assert sum(file.stat().st_size for file in TINY_DIR.rglob("*") if file.is_file()) <= 12_000_000
+def test_its_files_fit_in_twelve_megabytes_and_its_student_in_three() -> None:
+    sizes = {file: file.stat().st_size for file in TINY_DIR.rglob("*") if file.is_file()}
+    student = (TINY_DIR / DISTILLED_FILE).stat().st_size
+    assert student <= 3_000_000
+    total = sum(sizes.values())
+    assert total - student <= 12_000_000, sizes
 
 
 def test_its_files_are_whole() -> None:

@@ -341,7 +341,7 @@ def _last() -> dict[str, Any]:
     """Fields that came later, and former names as inputs without a field, for workflows in API format."""
     return {
         "negative_prompt": ("STRING", {"multiline": True, "default": ""}),
-        "preset": (["exact", "balanced", "fast"],),
+        "preset": (["exact", "balanced", "fast", "turbo"],),
         "solver": (["default", "euler", "heun", "dpm++", "unipc"],),
         "steps": ("INT", {**_STEPS, "forceInput": True, "tooltip": "former name of num_inference_steps"}),
         "guidance": ("FLOAT", {**_GUIDANCE, "forceInput": True, "tooltip": "former name of guidance_scale"}),

@@ -17,6 +17,7 @@ from deepgen.suggestions import nearest, suggestion
 
 if TYPE_CHECKING:
     from deepgen.data.png import ImageRecord
+    from deepgen.sampling.few_steps import FewStepSchedule
     from deepgen.sampling.presets import Preset
 
 # Of a model that names no defaults of its own: the published ones.
@@ -80,17 +81,20 @@ class GenerationSettings:
 
         Args:
             model_defaults: height, width, num_inference_steps, guidance_scale and, where a model has another
-                one for edits, edit_guidance_scale; `preset` where a server was started with one. What is
-                missing is the published model's.
+                one for edits, edit_guidance_scale; `preset` where a server was started with one; `distilled`
+                where preset "turbo" may be used. What is missing is the published model's.
             is_edit: whether there are references. Without a size, an edit keeps its source's: height and
                 width stay None.
 
         Raises:
-            ValueError: the preset or the solver is unknown, or the preset chooses another solver.
+            ValueError: the preset or the solver is unknown, or the preset chooses another solver, or is for
+                distilled models and this one, the number of steps or the guidance is not so.
         """
         defaults = {**FALLBACK_DEFAULTS, **model_defaults}
         chosen = _preset(self.preset or defaults.get("preset") or "exact")
-        steps, guidance_scale = self.num_inference_steps, self.guidance_scale
+        steps, guidance_scale, schedule = self.num_inference_steps, self.guidance_scale, None
+        if chosen.is_distilled:
+            steps, guidance_scale, schedule = self._distilled(defaults, chosen.name)
         if steps is None:
             steps = chosen.num_steps or defaults["num_inference_steps"]
         if guidance_scale is None:
@@ -117,24 +121,46 @@ class GenerationSettings:
                 "width": width,
                 "preset": chosen.name,
                 "solver": None if chosen.solver else self.solver,  # the preset's own
+                "schedule": schedule,
             }
         )
+
+    def _distilled(self, defaults: Mapping[str, Any], preset: str) -> tuple[int, float, FewStepSchedule]:
+        """Steps, guidance and noise levels of a preset for distilled models."""
+        from deepgen.sampling.few_steps import KEY, required
+
+        made_for = required(defaults.get(KEY), preset)
+        if self.guidance_scale is not None and self.guidance_scale > 1:
+            raise ValueError(
+                f"preset {preset!r} has the guidance learnt and draws without a negative branch; leave out "
+                f"guidance_scale {self.guidance_scale:g}"
+            )
+        given = [self.negative_prompt] if isinstance(self.negative_prompt, str) else self.negative_prompt
+        if any(given or ()):
+            raise ValueError(
+                f"preset {preset!r} draws without a negative branch, so a negative_prompt would do nothing; "
+                "leave it out, or use preset balanced"
+            )
+        steps = self.num_inference_steps or made_for.usual_steps
+        return steps, 1.0, made_for.schedule(steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSettings(GenerationSettings):
     """Settings that leave nothing open but the size of an edit, which is its source's where None, and the
-    solver, which is the preset's or the pipeline's scheduler where None.
+    solver, which is the preset's or the pipeline's scheduler where None. `schedule` has the noise levels of a
+    distilled model, where the preset is for one.
     """
 
     num_inference_steps: int = field()
     guidance_scale: float = field()
     preset: str = field()
+    schedule: FewStepSchedule | None = None
 
     @property
     def chosen_preset(self) -> Preset:
-        """The preset of that name."""
-        return _preset(self.preset)
+        """The preset of that name, with the model's own levels where it is for distilled ones."""
+        return _preset(self.preset).with_schedule(self.schedule)
 
     @property
     def is_guided(self) -> bool:

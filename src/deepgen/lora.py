@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import SanaLoraLoaderMixin, _load_lora_into_text_encoder
@@ -20,6 +21,8 @@ from deepgen.checkpoints.layouts import HubOptions
 from deepgen.checkpoints.lora_files import LoraFile, read_lora
 from deepgen.checkpoints.lora_fit import FittedLora, LowRankUpdate, fit, peft_settings
 from deepgen.checkpoints.lora_keys import PARTS
+from deepgen.checkpoints.saving import LORA_FILE
+from deepgen.distilled_lora import DistilledLoraMixin, write_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ _HUB = ("revision", "cache_dir", "token", "local_files_only")
 _IGNORED = ("use_safetensors", "force_download", "proxies", "low_cpu_mem_usage")  # of diffusers' method
 
 
-class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
+class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
     """`load_lora_weights`, `set_adapters`, `fuse_lora` and the rest of diffusers' LoRA methods, for our
     parts.
 
@@ -67,6 +70,7 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
             with _all_or_nothing(self, fitted.parts, name):
                 for part in fitted.parts:
                     self._add_adapter(part, fitted.of(part), name)
+        self._remember_distilled(name, fitted.distilled)
         for notice in fitted.notices:
             logger.warning("%s: %s", fitted.origin, notice)
 
@@ -201,6 +205,8 @@ class DeepGenLoraLoaderMixin(SanaLoraLoaderMixin):
                 part: module.peft_config[adapter_name].to_dict() for part, module in adapted.items()
             },
         )
+        if adapter_name in self._distilled_adapters:
+            write_metadata(Path(save_directory) / LORA_FILE, self._distilled_adapters[adapter_name])
 
 
 def _state(updates: list[LowRankUpdate]) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from deepgen.data.pixels import (
     resize_pixels,
 )
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
+from deepgen.distilled_lora import located
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
 from deepgen.image_sizes import SizeRules
@@ -48,6 +49,7 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.output import DeepGenPipelineOutput, attach_records, make_records, source_name, source_names
 from deepgen.prompt_text import PromptCut
+from deepgen.sampling.few_steps import KEY
 from deepgen.sampling.schedule import check_sigmas
 from deepgen.sampling.solvers import name_of
 from deepgen.saved_pipeline import SavedPipelineMixin, inherited
@@ -162,6 +164,11 @@ class DeepGenPipeline(
         pipe.model_name = str(pretrained_model_name_or_path)
         return pipe
 
+    def _locate_distilled(self, folder: Path) -> DeepGenPipeline:
+        """Say where the folder's own LoRA is, which the model's defaults only name."""
+        self.register_to_config(defaults=located(self.config.defaults, folder))
+        return self
+
     @classmethod
     def _load(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> DeepGenPipeline:
         """See `from_pretrained`."""
@@ -199,14 +206,17 @@ class DeepGenPipeline(
         if layout.kind != "deepgen" or "lora" in kwargs or gguf is not None:
             if variant is not None:
                 raise ValueError("variant is for folders that save_pretrained wrote, without lora or GGUF")
-            return cls(**load_components(layout, torch_dtype=dtype, **placed, **kwargs))
+            made = cls(**load_components(layout, torch_dtype=dtype, **placed, **kwargs))
+            return made._locate_distilled(layout.path)
         checkpoint = read_checkpoint(layout, variant=variant)
         given = {name: kwargs[name] for name in ("vlm", "connector", "transformer", "vae") if name in kwargs}
         dtypes = part_dtypes(dtype, checkpoint.parts, given)
         if layout.path != TINY_DIR:
             if set(kwargs) <= set(hub) and checkpoint.is_plain():
                 # The libraries map files and copy out of them, which takes more than twice the weights.
-                return cls(**load_components(layout, torch_dtype=dtypes, **placed))
+                return cls(**load_components(layout, torch_dtype=dtypes, **placed))._locate_distilled(
+                    layout.path
+                )
             checkpoint.check()  # the libraries would fill a missing tensor with noise and go on
         # Said to both libraries, whose defaults differ.
         kwargs["dtype"] = next(iter(dtypes.values())) if len(set(dtypes.values())) == 1 else dtypes
@@ -215,7 +225,7 @@ class DeepGenPipeline(
             pipe.to(device)
         if (layout.path / "vlm_lora").is_dir():  # written by `deepgen convert --lora adapter`
             pipe.vlm.load_adapter(str(layout.path / "vlm_lora"))
-        return pipe
+        return pipe._locate_distilled(layout.path)
 
     # --- sizes ----------------------------------------------------------------------------------------------
 
@@ -238,8 +248,11 @@ class DeepGenPipeline(
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The model's own height, width, num_inference_steps and guidance_scale."""
-        return {**FALLBACK_DEFAULTS, **self.config.defaults}
+        """The model's own height, width, num_inference_steps and guidance_scale, and where it or an active
+        LoRA was distilled, what for.
+        """
+        made_for = {} if self.distilled is None else {KEY: self.distilled}
+        return {**FALLBACK_DEFAULTS, **self.config.defaults, **made_for}
 
     @property
     def world(self) -> str | None:
@@ -361,7 +374,8 @@ class DeepGenPipeline(
             num_inference_steps: solver steps; default the model's own.
             guidance_scale: 1 or less draws without a negative branch; default the model's own.
             preset: "exact" is the pipeline's scheduler with the model's own steps; "balanced" and "fast" are
-                a better solver with a third of the steps or fewer (docs/generate.md has their errors).
+                a better solver with a third of the steps or fewer (docs/generate.md has their errors); with
+                "turbo" a model or LoRA that was distilled takes four steps without a negative branch.
             guidance_batching: see `denoise`; default the pipeline's attribute of this name, "auto".
             num_images_per_prompt: samples per prompt.
             seed: image k of the call is drawn with seed + k, or with the k-th of a list.
@@ -402,6 +416,7 @@ class DeepGenPipeline(
             preset=preset,
             solver=solver,
         ).resolve(self.defaults, is_edit=image is not None)
+        self._use_distilled(settings.schedule is not None)
         lora_scale = read_scale(joint_attention_kwargs)
         callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         self._check_arguments(num_images_per_prompt, output_type, callback_inputs)

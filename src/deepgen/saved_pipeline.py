@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.checkpoints import remote_code
+from deepgen.distilled_lora import saved
 
 _SETTINGS = "_pipeline_settings"  # on the connector, the part that no other pipeline has
 
@@ -35,6 +36,7 @@ class SavedPipelineMixin(_Base):
         index_path = Path(save_directory) / "model_index.json"
         index = json.loads(index_path.read_text(encoding="utf-8"))
         index["_class_name"] = remote_code.CLASS_NAME
+        saved(index, Path(save_directory))
         index_path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         remote_code.write(Path(save_directory))
 

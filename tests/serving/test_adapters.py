@@ -176,7 +176,7 @@ def test_rows_that_do_not_fit_the_batch_are_an_error_and_leave_the_layers_as_the
 ) -> None:
     sampler = Sampler(pipe, files("attention"))
     sample = begin(sampler, 0, **ASKED, lora="a")
-    wrong = row_adapters(pipe.transformer, ["a", None, "a"])
+    wrong = row_adapters(pipe.transformer, [["a"], [], ["a"]])
     with pytest.raises(RuntimeError, match="has 2 rows in a forward of 3"), torch.no_grad(), wrong:
         sampler._velocity([sample])
     assert not any(module._forward_hooks for module in pipe.transformer.modules())

@@ -8,7 +8,7 @@ question of `lora_fit`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ SUFFIX = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 PEFT_WEIGHTS, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 USUAL_NAMES = (PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
+DISTILLED = "distilled"  # in a file's metadata: steps and noise levels, see sampling/few_steps.py
 SHOWN = 3  # keys that an error names
 
 
@@ -65,12 +66,14 @@ class LoraFile:
         pairs: what it adds, in the order of the file.
         foreign: keys that are no plain LoRA, with the reason.
         has_strength: whether file or settings say how strong it is, or its trainer always has alpha = rank.
+        distilled: what it was distilled for, as JSON; None of an ordinary one.
     """
 
     origin: str
     pairs: tuple[FactorPair, ...]
     foreign: Mapping[str, str] = field(default_factory=dict)
     has_strength: bool = True
+    distilled: str | None = None
 
 
 def read_lora(
@@ -102,8 +105,9 @@ def read_lora(
     header, _ = read_header(path)
     beside = path.with_name(PEFT_SETTINGS)
     is_peft = path.name == PEFT_WEIGHTS and beside.is_file()
-    settings = read_settings(header.get("__metadata__"), beside if is_peft else None, str(path))
-    return _take_apart(str(path), tensors, settings)
+    metadata = header.get("__metadata__")
+    settings = read_settings(metadata, beside if is_peft else None, str(path))
+    return replace(_take_apart(str(path), tensors, settings), distilled=(metadata or {}).get(DISTILLED))
 
 
 # --- where it is

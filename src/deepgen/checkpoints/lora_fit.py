@@ -62,12 +62,14 @@ class FittedLora:
         updates: one for each layer.
         left_out: the file's keys that have no place, with the reason.
         has_strength: whether the file says how strong it is.
+        distilled: see `LoraFile`.
     """
 
     origin: str
     updates: tuple[LowRankUpdate, ...]
     left_out: Mapping[str, str]
     has_strength: bool = True
+    distilled: str | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -128,7 +130,7 @@ def fit(file: LoraFile, models: Mapping[str, nn.Module], *, is_strict: bool = Tr
     found = tuple(update for update, _ in updates.values())
     if not any(update.scale and update.a.any() and update.b.any() for update in found):
         raise LoraError(f"{file.origin} changes nothing: what fits the model are updates by zero")
-    return FittedLora(file.origin, found, misfits | unused, file.has_strength)
+    return FittedLora(file.origin, found, misfits | unused, file.has_strength, file.distilled)
 
 
 def peft_settings(updates: Sequence[LowRankUpdate]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from deepgen.checkpoints import remote_code
 from deepgen.checkpoints.sums import write_sums
 from deepgen.models.containment import check_folder
 
+DISTILLED_FILE = "distilled_lora.safetensors"  # of a model that has one for preset "turbo"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
@@ -28,7 +29,8 @@ class TrustedFilesMixin:
 
     def _write_sums(self, folder: str | os.PathLike) -> None:
         parts: Any = self.components  # pyright: ignore[reportAttributeAccessIssue]
-        write_sums(Path(folder), ["model_index.json", f"{remote_code.MODULE}.py", *parts])
+        own = [DISTILLED_FILE] if (Path(folder) / DISTILLED_FILE).is_file() else []
+        write_sums(Path(folder), ["model_index.json", f"{remote_code.MODULE}.py", *own, *parts])
 
     def save_lora_weights(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As the LoRA methods', and adds the file to the folder's SHA256SUMS."""

@@ -296,7 +296,9 @@ class EvalRun(PluginOptions):
         from deepgen.evaluation.benchmark import settings_with
         from deepgen.sampling.presets import get_preset
 
-        negative = self.negative_prompt
+        negative, is_distilled = self.negative_prompt, get_preset(self.preset).is_distilled
+        if is_distilled:
+            negative = negative or ""  # there is no negative branch
         if negative is None and benchmark.is_edit and _is_published(benchmark):
             raise ValueError(
                 f"{benchmark.name}: the published setting is a long negative prompt, which is not part of "
@@ -308,7 +310,7 @@ class EvalRun(PluginOptions):
         return settings_with(
             benchmark.settings,
             num_inference_steps=self.num_inference_steps or get_preset(self.preset).num_steps,
-            guidance_scale=self.guidance_scale,
+            guidance_scale=1.0 if is_distilled and self.guidance_scale is None else self.guidance_scale,
             height=self.size,
             width=self.size,
             num_samples=self.samples,

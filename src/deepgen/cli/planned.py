@@ -116,10 +116,13 @@ def drawing_config(
 
     from deepgen.models.config import architecture
     from deepgen.planning.drawing import DrawingConfig
+    from deepgen.sampling.few_steps import KEY, USUAL_STEPS, FewSteps, even_schedules
     from deepgen.sampling.solvers import make_scheduler
 
     nominal = architecture(NOMINAL)
-    settings = options.settings().resolve(nominal.defaults, is_edit)
+    steps = options.num_inference_steps or USUAL_STEPS
+    as_if = FewSteps(schedules=even_schedules((steps,), 0.0)).to_json()  # a plan needs no distilled weights
+    settings = options.settings().resolve({**nominal.defaults, KEY: as_if}, is_edit)
     height, width = _drawn_size(models, settings, references)
     preset = settings.chosen_preset
     solver = make_scheduler(options.solver, FlowMatchEulerDiscreteScheduler(**nominal.scheduler))

@@ -32,7 +32,8 @@ class _Recipe(PluginOptions):
     data: Annotated[Path | None, arg(metavar="FOLDER|FILE")] = None
     """What to train on: a folder of pictures with captions, a mixture file, or PATH.py:NAME, a source."""
     prompts: Annotated[Path | None, arg(metavar="FILE")] = None
-    """For reinforcement learning: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file."""
+    """For reinforcement learning and distillation: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet
+    file."""
     rewards: Annotated[tuple[str, ...], arg(metavar="NAME=WEIGHT")] = ()
     """For reinforcement learning on a file that is no mix: what its pictures are worth. NAME may be the
     place of your own, as mine.py:redness."""

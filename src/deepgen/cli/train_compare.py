@@ -25,7 +25,7 @@ class TrainCompare:
     """How many captions of the run's data; default the recipe's before_after.num_captions, or 4."""
     seed: int = 0
     """Of the first prompt; the next has the next."""
-    preset: Literal["exact", "balanced", "fast"] = "balanced"
+    preset: Literal["exact", "balanced", "fast", "turbo"] = "balanced"
     """How it is drawn, as in `generate`."""
     weights: Literal["ema", "raw"] = "ema"
     """As in `train export`."""

@@ -151,8 +151,15 @@ def is_mix(path: str | Path) -> bool:
     return Path(path).suffix.lower() not in _FORMATS
 
 
-def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -> PromptMix:
+def open_prompts(
+    path: str | Path, rewards: Mapping[str, float] | None = None, *, is_scored: bool = True
+) -> PromptMix:
     """The prompts a file holds: a mix (.yaml), or one set (.txt, .jsonl, .parquet) scored with `rewards`.
+
+    Args:
+        path: the file.
+        rewards: of a file that is no mix.
+        is_scored: whether rewards are needed; without, those that a mix names are not read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -162,20 +169,22 @@ def open_prompts(path: str | Path, rewards: Mapping[str, float] | None = None) -
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.absolute()}")
     if not is_mix(path):
-        if not rewards:
+        if not rewards and is_scored:
             raise ValueError(f"{path} is scored with nothing; name rewards, or list the file in a .yaml mix")
-        return PromptMix(sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards),))
+        return PromptMix(
+            sets=(PromptSet(name=path.stem, rows=_open(path), weight=1.0, rewards=rewards or {}),)
+        )
     content = read_yaml(path, "a mix of prompts needs PyYAML", "rl")
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no mix of prompts: expected datasets, found {type(content).__name__}")
-    return _PromptMixReader(path, content).mix()
+    return _PromptMixReader(path, content, is_scored).mix()
 
 
 class _PromptMixReader:
     """Turns a mix's content into prompts, collecting what is wrong on the way."""
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self.path, self.content = path, content
+    def __init__(self, path: Path, content: dict[str, Any], is_scored: bool = True) -> None:
+        self.path, self.content, self.is_scored = path, content, is_scored
         self.problems: list[str] = []
 
     def mix(self) -> PromptMix:
@@ -217,7 +226,7 @@ class _PromptMixReader:
         if not _is_weight(weight):
             self.problems.append(f"{name}: sample_weight must be above 0, got {weight!r}")
             return []
-        rewards = self._rewards(name, entry.get("rewards"))
+        rewards = self._rewards(name, entry.get("rewards")) if self.is_scored else {}
         found = self._rows(name, entry)
         if found is None or rewards is None:
             return []

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # A new file of recipes has a table RECIPES and a line here.
 _MODULES = (
     *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
-    *("deepgen.recipes.supervised", "deepgen.recipes.rl"),
+    *("deepgen.recipes.supervised", "deepgen.recipes.rl", "deepgen.recipes.distill"),
 )
 # Of no use to a finished run, and perhaps a file of the user's own.
 _OF_THE_LOSS = ("objective", "objective_options")
@@ -33,6 +33,7 @@ _OF_THE_LOSS = ("objective", "objective_options")
 _ORIGIN = ("model", "vlm", "transformer", "vae", "new_connector", "connector_options", "seed")
 
 if TYPE_CHECKING:
+    from deepgen.distillation.plan import DistillPlan
     from deepgen.rl.plan import RLPlan
     from deepgen.training.plan import TrainingPlan
     from deepgen.training.preflight import Preflight
@@ -256,7 +257,7 @@ def plan_run(
     card_name: str,
     num_cards: int = 1,
     price: float | None = None,
-) -> TrainingPlan | RLPlan:
+) -> TrainingPlan | RLPlan | DistillPlan:
     """What a recipe would need on such cards; opens neither weights nor data.
 
     The prompts are counted where a run of reinforcement learning ends after epochs of them and they are here.
@@ -269,6 +270,8 @@ def plan_run(
     """
     from deepgen.data.mixture_file import read_outline
     from deepgen.data.opening import recognise
+    from deepgen.distillation.config import DistillSettings
+    from deepgen.distillation.plan import plan_distill
     from deepgen.rl.config import RLSettings
     from deepgen.rl.plan import plan_rl
     from deepgen.training.plan import accelerator, plan, plan_of_recipe
@@ -289,6 +292,8 @@ def plan_run(
             plan_rl(config, architecture, accelerator(card_name), num_cards, price),
             num_epochs=None if is_length_known else config.num_epochs,
         )
+    if isinstance(config, DistillSettings):
+        return plan_distill(config, architecture, accelerator(card_name), num_cards, price)
     changes: dict[str, Any] = {"num_processes": num_cards}
     found = None if config.data is None else recognise(config.data)
     if found is None or found.kind == "source":

@@ -15,12 +15,14 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepgen.data.prompts import Prompt
 from deepgen.generation import GenerationSettings
 from deepgen.models import vae as latent_space
+from deepgen.sampling.few_steps import KEY, read_few_steps
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.step_cache import StepCache, may_keep
@@ -233,9 +235,22 @@ class Policy:
                 self.pipe.transformer.enable_adapters()
 
     def sigmas(self, num_steps: int, latent_size: tuple[int, int]) -> Tensor:
-        """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0, on the host."""
+        """Noise levels of a rollout, float32 (num_steps + 1,), from 1 to 0, on the host; of a distilled model
+        its own.
+
+        Raises:
+            ValueError: the model was distilled, and not for so many steps.
+        """
         tokens = latent_size[0] * latent_size[1] // self.pipe.transformer.config.patch_size**2
-        set_timesteps(self.pipe.scheduler, num_steps, num_tokens=tokens)
+        levels, made_for = None, read_few_steps(self.pipe.defaults.get(KEY), "the model's defaults")
+        if made_for is not None and made_for.lora is None:
+            schedule = made_for.schedule(num_steps)
+            if schedule.timestep_offset:
+                raise ValueError(
+                    f"a rollout of a distilled model takes {made_for.usual_steps} steps, got {num_steps}"
+                )
+            levels = np.array(schedule.sigmas, np.float32)
+        set_timesteps(self.pipe.scheduler, num_steps, num_tokens=tokens, sigmas=levels)
         return self.pipe.scheduler.sigmas.to("cpu", torch.float32)
 
     def decode(self, clean: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ last step of UniPC can only be of first order, so it must be short: noise levels
 together towards the picture. And the difference between both branches of guidance hardly changes near the
 picture, so below some noise level it is computed no more and the last one is kept.
 
+A model that was distilled (docs/distillation.md) needs four steps and no negative branch: `turbo`.
+
 Caches of blocks (first-block cache, TaylorSeer) are not in here. `benchmarks/preset_quality.py` measures them
 beside the presets; the former also decides for a whole batch at once, so a picture would depend on its
 neighbours.
@@ -14,13 +16,14 @@ neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepgen.sampling.few_steps import USUAL_STEPS, FewStepSchedule
 from deepgen.sampling.schedule import set_timesteps
 from deepgen.sampling.solvers import make_scheduler
 
@@ -37,6 +40,8 @@ class Preset:
             last^(1 / power), raised to the power; None: the solver's own.
         guided_above: noise level in [0, 1] below which the negative branch is skipped and the last difference
             of both branches is kept; 0 computes both at every step.
+        is_distilled: for models that were distilled: no negative branch, and their own noise levels.
+        schedule: those levels, once the model and the number of steps are known (`with_schedule`).
     """
 
     name: str
@@ -44,6 +49,12 @@ class Preset:
     num_steps: int | None = None
     spacing: tuple[float, float] | None = None
     guided_above: float = 0.0
+    is_distilled: bool = False
+    schedule: FewStepSchedule | None = None
+
+    def with_schedule(self, schedule: FewStepSchedule | None) -> Preset:
+        """This preset with the noise levels of a distilled model."""
+        return self if schedule is None else replace(self, schedule=schedule)
 
     def prepare(
         self,
@@ -65,7 +76,8 @@ class Preset:
 
         Raises:
             ValueError: the preset chooses the solver, and the pipeline's was already replaced, or its
-                schedule shifts dynamically; or the preset spaces the steps and sigmas are given.
+                schedule shifts dynamically; or the preset spaces the steps and sigmas are given, or needs a
+                distilled model's levels and has none.
         """
         if self.solver is not None:
             if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
@@ -79,7 +91,13 @@ class Preset:
             if sigmas is not None:
                 raise ValueError(f"preset {self.name!r} spaces its steps itself; use 'exact' with sigmas")
             spacing = spaced(num_steps, *self.spacing)
-        return scheduler, set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=spacing)
+        offset = 0.0
+        if self.is_distilled:
+            if sigmas is not None or self.schedule is None:
+                raise ValueError(f"preset {self.name!r} draws with the levels the model was distilled for")
+            spacing, offset = np.array(self.schedule.sigmas, np.float32), self.schedule.timestep_offset
+        timesteps = set_timesteps(scheduler, num_steps, device, num_tokens=num_tokens, sigmas=spacing)
+        return scheduler, timesteps + offset if offset else timesteps
 
     def guided(self, timesteps: Tensor) -> list[bool]:
         """Whether the negative branch runs, of each model call's 1000 * sigma, (num_calls,), on the host."""
@@ -98,6 +116,7 @@ PRESETS = {
         Preset(name="exact"),
         Preset(name="balanced", solver="unipc", num_steps=17, spacing=(1.6, 0.01), guided_above=0.1),
         Preset(name="fast", solver="unipc", num_steps=12, spacing=(1.4, 0.02), guided_above=0.2),
+        Preset(name="turbo", solver="euler", num_steps=USUAL_STEPS, is_distilled=True),
     )
 }
 NAMES = tuple(PRESETS)

@@ -18,7 +18,10 @@ from deepgen.checkpoints.lora_files import LoraFile, read_lora
 from deepgen.checkpoints.lora_keys import PARTS
 from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.checkpoints.tensors import CheckpointError
+from deepgen.distilled_lora import OWN
+from deepgen.generation import ResolvedSettings
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.few_steps import KEY, read_few_steps
 from deepgen.serving.encoding_cache import Reader
 from deepgen.serving.row_adapters import can_share, row_adapters
 
@@ -47,6 +50,7 @@ class Adapter:
         is_loaded: its weights are in the model.
         can_share: rows with it may share a forward of the DiT with others; known once it is loaded.
         is_leaving: nothing new may ask for it; it goes when nothing that was accepted uses it.
+        distilled: what it was distilled for, as JSON; None of an ordinary one.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Adapter:
     is_loaded: bool = False
     can_share: bool = False
     is_leaving: bool = False
+    distilled: str | None = None
 
 
 class LoraAdapters:
@@ -75,15 +80,39 @@ class LoraAdapters:
         # Adapters the pipeline came with are part of the model and stay active under every other.
         self._own = {part: list(_active(getattr(pipe, part))) for part in PARTS}
         self._known: dict[str, Adapter] = {}
-        self._in_use: tuple[str | None] | None = (None,)  # None: not known
+        self._in_use: tuple[str, ...] | None = ()  # None: not known
+        self._defaults = pipe.defaults  # before others are active, which may be distilled
         for name, path in paths.items():
             with named(name):
-                self._known[name] = Adapter(name, path, tuple(pipe.check_lora_weights(path).parts))
+                self._know(name, path)
+        own = (pipe.distilled or {}).get("lora")
+        if own is not None:
+            self._know(OWN, own)
+
+    def _know(self, name: str, source: str | LoraFile) -> Adapter:
+        fitted = self._pipe.check_lora_weights(source)
+        self._known[name] = Adapter(name, source, tuple(fitted.parts), distilled=fitted.distilled)
+        return self._known[name]
 
     @property
     def names(self) -> list[str]:
-        """All that may be asked for, in order."""
-        return sorted(adapter.name for adapter in list(self._known.values()) if not adapter.is_leaving)
+        """All that may be asked for, in order; the model's own is asked for by preset."""
+        known = list(self._known.values())
+        return sorted(one.name for one in known if not one.is_leaving and one.name != OWN)
+
+    def defaults(self, name: str | None) -> dict[str, Any]:
+        """The model's defaults for images with this adapter, which may be a distilled one."""
+        said = None if name is None else read_few_steps(self._known[name].distilled, f"LoRA {name}")
+        return self._defaults | ({} if said is None else {KEY: said.to_json()})
+
+    def of_dit(self, name: str | None, settings: ResolvedSettings) -> tuple[str, ...]:
+        """What the DiT runs with for an image: the adapter that is asked for, and with a preset for
+        distilled models the model's own, unless the adapter is distilled itself.
+        """
+        asked = () if name is None else (name,)
+        is_own = settings.schedule is not None and OWN in self._known
+        is_own = is_own and (name is None or self._known[name].distilled is None)
+        return (*asked, OWN) if is_own else asked
 
     def check(self, name: str | None) -> None:
         """ValueError where there is no adapter of that name; None is always fine."""
@@ -91,36 +120,31 @@ class LoraAdapters:
 
     # --- for forwards -------------------------------------------------------------------------------------
 
-    def use(self, name: str | None) -> None:
-        """Make the next forwards run with this adapter, and no other of these."""
-        if self._in_use == (name,):
+    def use(self, *names: str) -> None:
+        """Make the next forwards run with these adapters, and no others of these."""
+        if self._in_use == names:
             return
-        adapter = None if name is None else self._loaded(name)
+        adapters = [self._loaded(name) for name in names]
         for part in {part for one in self._known.values() if one.is_loaded for part in one.parts}:
-            has_it = adapter is not None and part in adapter.parts
-            wanted = [*self._own[part], *([adapter.name] if adapter is not None and has_it else [])]
+            wanted = [*self._own[part], *(one.name for one in adapters if part in one.parts)]
             module = getattr(self._pipe, part)
             if wanted:
                 _enable(module, True)
                 module.set_adapters(wanted) if hasattr(module, "set_adapters") else module.set_adapter(wanted)
             else:
                 _enable(module, False)
-        self._in_use = (name,)
+        self._in_use = names
 
-    def forward_group(self, name: str | None) -> str | None:
-        """What images must agree in to share a forward of the DiT: None for all whose adapter does not
-        matter there or can be added row by row, otherwise the adapter's name.
+    def forward_group(self, names: Sequence[str]) -> str | None:
+        """What images must agree in to share a forward of the DiT: None for all whose adapters do not
+        matter there or can be added row by row, otherwise the adapters' names.
         """
-        adapter = None if name is None else self._loaded(name)
-        if adapter is None or "transformer" not in adapter.parts:
-            return None
-        return None if adapter.can_share else name
+        adapters = [one for one in map(self._loaded, names) if "transformer" in one.parts]
+        return None if all(one.can_share for one in adapters) else " ".join(names)
 
-    def rows(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
-        """The DiT with an adapter for each row, all of one `forward_group` of None."""
-        in_transformer = [
-            name if name is not None and "transformer" in self._known[name].parts else None for name in names
-        ]
+    def rows(self, names: Sequence[Sequence[str]]) -> AbstractContextManager[None]:
+        """The DiT with adapters for each row, all of one `forward_group` of None."""
+        in_transformer = [[name for name in own if "transformer" in self._known[name].parts] for own in names]
         return row_adapters(self._pipe.transformer, in_transformer)
 
     def reader(self, name: str | None) -> Reader:
@@ -144,13 +168,14 @@ class LoraAdapters:
         if name in self._known:
             raise NameTaken(name, self._known[name].is_leaving)
         with named(name):
-            adapter = Adapter(name, file, tuple(self._pipe.check_lora_weights(file).parts))
+            fitted = self._pipe.check_lora_weights(file)
+            adapter = Adapter(name, file, tuple(fitted.parts), distilled=fitted.distilled)
             self._load(adapter)
         self._known[name] = adapter
 
     def load_all(self) -> None:
         """Load those that were not asked for yet: layers that get adapters round otherwise than before."""
-        for name in self.names:
+        for name in list(self._known):
             self._loaded(name)
 
     def leave(self, name: str) -> None:
@@ -192,6 +217,8 @@ def check_known(name: str | None, names: Sequence[str]) -> None:
 
 def check_name(name: str) -> None:
     """ValueError where an adapter cannot be called so."""
+    if name == OWN:
+        raise ValueError(f"LoRA {name!r}: that name is the model's own; give it another")
     if not name or "." in name or "/" in name or not name.isprintable() or len(name) > 100:
         raise ValueError(
             f"LoRA {name[:100]!r}: give it a name of at most 100 printable characters without dots or slashes"
@@ -224,7 +251,7 @@ def read_loras(given: Sequence[str]) -> dict[str, str]:
         for key, file in pairs:
             if not file.exists():
                 raise ValueError(f"LoRA {key}: there is nothing at {file}")
-            if not key or "." in key or key in found:
+            if not key or "." in key or key in found or key == OWN:
                 raise ValueError(f"LoRA {key!r}: give it a name of its own, without dots (NAME=PATH)")
             found[key] = str(file)
     for name, path in found.items():

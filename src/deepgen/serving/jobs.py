@@ -20,6 +20,7 @@ from PIL import Image
 from deepgen.generation import NAMES as SETTINGS
 from deepgen.generation import GenerationSettings, ResolvedSettings
 from deepgen.prompt_text import PromptCut
+from deepgen.sampling.few_steps import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +217,12 @@ class ModelInfo:
     def resolve(self, settings: GenerationSettings, is_edit: bool = False) -> ResolvedSettings:
         """Settings of a request with the model's own, and the server's preset, in place of None."""
         return settings.resolve({**self.defaults, "preset": self.preset}, is_edit)
+
+    def can_use(self, preset: str) -> bool:
+        """Whether the model can be drawn with a preset: some are for distilled models."""
+        from deepgen.sampling.presets import get_preset  # here: it loads torch
+
+        return not get_preset(preset).is_distilled or KEY in self.defaults
 
     def usual_steps(self, preset: str | None = None) -> int:
         """Solver steps of a request that asks for this preset, or for none, and not for their number."""

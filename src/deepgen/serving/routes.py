@@ -127,7 +127,7 @@ class AboutRoutes:
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
         defaults = {name: info.defaults[name] for name in names if name in info.defaults}
         limit = self._handler.config.limits.max_steps
-        presets = {name: min(limit, info.usual_steps(name)) for name in PRESETS}
+        presets = {name: min(limit, info.usual_steps(name)) for name in PRESETS if info.can_use(name)}
         return ModelCard(
             id=self._handler.config.model_name,
             object="model",

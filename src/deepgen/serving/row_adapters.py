@@ -1,4 +1,4 @@
-"""Several LoRAs in one forward: each row of a batch gets the low-rank update of its own adapter.
+"""Several LoRAs in one forward: each row of a batch gets the low-rank updates of its own adapters.
 
 A layer with LoRAs computes W x, which no adapter changes, for all rows at once, and adds scale B (A x) to the
 rows of each adapter. That is the arithmetic of an adapter that is active alone, in its order; what may differ
@@ -12,7 +12,7 @@ layer, and a layer with a variant of LoRA, are not among them: adapters of those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,8 +39,8 @@ def can_share(module: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def row_adapters(module: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
-    """Forwards of `module` with R rows, row r with the adapter of its name, or without one.
+def row_adapters(module: nn.Module, names: Sequence[Collection[str]]) -> Iterator[None]:
+    """Forwards of `module` with R rows, row r with the adapters of its names, or without any.
 
     Args:
         module: has the adapters, each of which `can_share`. Those that are active otherwise do not count.
@@ -51,9 +51,8 @@ def row_adapters(module: nn.Module, names: Sequence[str | None]) -> Iterator[Non
     """
     device = next(module.parameters()).device
     rows = {
-        name: to_device(torch.tensor([row for row, own in enumerate(names) if own == name]), device)
-        for name in dict.fromkeys(names)
-        if name is not None
+        name: to_device(torch.tensor([row for row, own in enumerate(names) if name in own]), device)
+        for name in dict.fromkeys(name for own in names for name in own)
     }
     changed: list[tuple[Linear, bool, Any]] = []
     try:

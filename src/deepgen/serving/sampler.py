@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.prompt_text import check_prompt
 from deepgen.sampling import ode
+from deepgen.sampling.few_steps import KEY, required
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.presets import get_preset
@@ -63,7 +64,8 @@ class Plan:
         final_size: (height, width) it is brought to afterwards; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1].
         image_digests: of the references, see `encoding_cache.digest`.
-        lora: the name of the adapter it is drawn with; None: without.
+        lora: the name of the adapter that was asked for, with which prompts are read; None: without.
+        dit_loras: the adapters the DiT draws with.
         kept: with a mask, what the result keeps of the first reference.
         info: what was decided, for the client.
     """
@@ -78,6 +80,7 @@ class Plan:
     info: JobInfo
     image_digests: tuple[bytes, ...] = ()
     lora: str | None = None
+    dit_loras: tuple[str, ...] = ()
 
     @property
     def is_guided(self) -> bool:
@@ -136,7 +139,7 @@ class Sample(ode.SamplingState):
     def exact_key(self) -> BatchKey:
         """Samples that agree in this can share a forward whose shapes do not tell one from another."""
         shapes = tuple(tuple(reference.shape) for reference in self.references)
-        return *self.batch_key, shapes, self.text_length, self.plan.lora
+        return *self.batch_key, shapes, self.text_length, self.plan.dit_loras
 
 
 class Sampler:
@@ -150,8 +153,8 @@ class Sampler:
         max_encoding_bytes: what encoded prompts and references that are kept may take.
 
     Raises:
-        ValueError: the preset is unknown, the solver is not Euler, or the DiT keeps a cache from step to
-            step, which a batch that changes between steps would mix up.
+        ValueError: the preset is unknown or not for this model, the solver is not Euler, or the DiT keeps a
+            cache from step to step, which a batch that changes between steps would mix up.
     """
 
     def __init__(
@@ -171,6 +174,8 @@ class Sampler:
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe, self._preset = pipe, get_preset(preset)
+        if self._preset.is_distilled:
+            required(pipe.defaults.get(KEY), preset)
         self.loras = LoraAdapters(pipe, loras or {})
         self.encodings = EncodingCache(max_encoding_bytes)
         self._scheduler = copy.deepcopy(scheduler)
@@ -178,7 +183,7 @@ class Sampler:
         self._velocity = GuidedVelocity(pipe.transformer)
         # A copy with a lock: a fast tokenizer that is used by two threads at once raises an error.
         self._tokenizer, self._counting = copy.deepcopy(pipe.tokenizer), threading.Lock()
-        self._schedules: dict[tuple[str, str | None, int, int], Schedule] = {}
+        self._schedules: dict[tuple[Any, ...], Schedule] = {}
 
     @property
     def model_info(self) -> ModelInfo:
@@ -186,7 +191,7 @@ class Sampler:
         unit = self.pipe.size_unit
         side = self.pipe.transformer.config.pos_embed_max_size * unit
         return ModelInfo(
-            defaults=self.pipe.defaults,
+            defaults=self.loras.defaults(None),
             size_unit=unit,
             max_side=side,
             loras=tuple(self.loras.names),
@@ -198,7 +203,8 @@ class Sampler:
         """Make every choice and check every value; ValueError names what is wrong. No model runs."""
         check_prompt(request.prompt, "prompt")
         self.loras.check(request.lora)
-        settings = self.model_info.resolve(request.settings, is_edit=bool(request.images))
+        model = replace(self.model_info, defaults=self.loras.defaults(request.lora))
+        settings = model.resolve(request.settings, is_edit=bool(request.images))
         references = [list(request.images)] if request.images else None
         sizes, pixels = self.pipe.plan(references, 1, request.height, request.width)
         final_size = request.final_size
@@ -237,6 +243,7 @@ class Sampler:
             kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
             info=info,
             lora=request.lora,
+            dit_loras=self.loras.of_dit(request.lora, settings),
         )
 
     @torch.no_grad()
@@ -250,7 +257,7 @@ class Sampler:
             return self.encodings.features(images, reader, lambda: self.pipe.vlm.image_features(pixels))
 
         def read() -> tuple[Condition, Condition | None]:
-            self.loras.use(plan.lora)
+            self.loras.use(*(() if plan.lora is None else (plan.lora,)))
             pixels = [plan.pixels] if plan.pixels else None
             return self.pipe.encode_prompt(*prompts, pixels, guided=plan.is_guided, read_images=read_images)
 
@@ -299,12 +306,12 @@ class Sampler:
             plan=plan,
             references=references,
             text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
-            forward_group=self.loras.forward_group(plan.lora),
+            forward_group=self.loras.forward_group(plan.dit_loras),
         )
 
     def _schedule(self, settings: ResolvedSettings, latents: Tensor) -> Schedule:
         patches = latents.shape[-2] * latents.shape[-1] // self.pipe.transformer.config.patch_size**2
-        key = settings.preset, settings.solver, settings.num_inference_steps, patches
+        key = settings.preset, settings.schedule, settings.solver, settings.num_inference_steps, patches
         if key not in self._schedules:
             if len(self._schedules) > 256:  # sizes and steps are the clients' choice, and they have many
                 self._schedules.clear()
@@ -328,14 +335,14 @@ class Sampler:
         text_length = None if exact_batch is None else samples[0].text_length
         velocity = partial(self._velocity, num_samples=exact_batch, text_length=text_length)
         moved = [sample.copy() for sample in samples]
-        if len({sample.plan.lora for sample in samples}) == 1:
-            self.loras.use(samples[0].plan.lora)
+        if len({sample.plan.dit_loras for sample in samples}) == 1:
+            self.loras.use(*samples[0].plan.dit_loras)
             ode.step(moved, velocity)
         else:
             for sample in moved:  # the vectors of a sample's own steps are made with its own adapter
                 self._prepare_modulation(sample)
             branches = 2 if moved[0].runs_both else 1  # rows are all negatives, then all positives
-            with self.loras.rows([sample.plan.lora for sample in moved] * branches):
+            with self.loras.rows([sample.plan.dit_loras for sample in moved] * branches):
                 ode.step(moved, velocity)
         for sample, state in zip(samples, moved, strict=True):
             vars(sample).update(vars(state))
@@ -348,7 +355,7 @@ class Sampler:
         inputs = sample.inputs.positive if sample.skip_uncond else sample.inputs
         given = inputs.arguments([sample.step])
         if "step_cache" in given and not given["step_cache"].has_modulation(given["pooled_projections"]):
-            self.loras.use(sample.plan.lora)
+            self.loras.use(*sample.plan.dit_loras)
             given["step_cache"].modulations(self.pipe.transformer, given["pooled_projections"])
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import nn
 
 from deepgen.models.vlm import DeepGenVLM
 
-Targets = Literal["useful", "upstream"]
+Targets = Literal["useful", "upstream", "linear"]
 
 _LLM = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _DIT = (
@@ -26,7 +26,9 @@ class LoraSettings:
         rank: of the two factors.
         alpha: strength; an update is scaled by alpha / rank.
         dropout: share of the adapter's inputs that are left out.
-        targets: useful: the linear layers that feed a tap; upstream: those the original adapts.
+        targets: of the VLM, useful: the linear layers that feed a tap; upstream: those the original adapts.
+            Of the DiT both are attention and feed-forward. linear: every linear layer, in the DiT those of
+            modulation and timestep too.
     """
 
     rank: int = 64
@@ -41,8 +43,8 @@ class LoraSettings:
                 "rank must be at least 1, alpha positive and dropout in [0, 1), "
                 f"got {self.rank}, {self.alpha} and {self.dropout}"
             )
-        if self.targets not in ("useful", "upstream"):
-            raise ValueError(f"unknown LoRA targets {self.targets!r}; known: useful, upstream")
+        if self.targets not in ("useful", "upstream", "linear"):
+            raise ValueError(f"unknown LoRA targets {self.targets!r}; known: useful, upstream, linear")
 
 
 def adapt_vlm(vlm: DeepGenVLM, settings: LoraSettings, taps: tuple[int, ...] | None) -> None:
@@ -50,7 +52,7 @@ def adapt_vlm(vlm: DeepGenVLM, settings: LoraSettings, taps: tuple[int, ...] | N
 
     "useful" adapts the linear layers of the decoder layers that feed a tap. "upstream" adapts every
     linear layer and embedding by name, the vision tower (which runs without gradient) and layers above
-    the deepest tap included.
+    the deepest tap included; "linear" the same without embeddings.
     """
     if settings.targets == "useful":
         depth = len(vlm.language_model.layers) if taps is None else max(taps)
@@ -62,15 +64,19 @@ def adapt_vlm(vlm: DeepGenVLM, settings: LoraSettings, taps: tuple[int, ...] | N
             if isinstance(module, nn.Linear) and name.endswith(_LLM)
         ]
     else:
-        names = [
-            name for name, module in vlm.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))
-        ]
+        kinds = nn.Linear if settings.targets == "linear" else (nn.Linear, nn.Embedding)
+        names = [name for name, module in vlm.named_modules() if isinstance(module, kinds)]
     vlm.add_adapter(_config(settings, names))
 
 
 def adapt_transformer(transformer: Any, settings: LoraSettings) -> None:
-    """Add a trainable adapter to the attention and feed-forward layers of the DiT."""
-    transformer.add_adapter(_config(settings, list(_DIT)))
+    """Add a trainable adapter to the attention and feed-forward layers of the DiT, or with targets "linear"
+    to every linear layer.
+    """
+    names = list(_DIT)
+    if settings.targets == "linear":
+        names = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    transformer.add_adapter(_config(settings, names))
 
 
 def _config(settings: LoraSettings, names: list[str]) -> Any:

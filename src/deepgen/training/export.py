@@ -19,8 +19,11 @@ from safetensors.torch import save_file
 from deepgen.checkpoints.lora import DEFAULT_SCALE
 from deepgen.checkpoints.names import lora_name, native_name
 from deepgen.checkpoints.parts import WEIGHTED
+from deepgen.checkpoints.saving import LORA_FILE
 from deepgen.checkpoints.sums import write_sums
+from deepgen.distilled_lora import write_metadata
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.sampling.few_steps import KEY
 from deepgen.training.checkpoint_folders import USE_OLDER, whole_checkpoint
 from deepgen.training.checkpoints import read_checkpoint_folder
 from deepgen.training.finite import require_finite
@@ -93,6 +96,8 @@ class Trained:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 _move(name, parameter, values[name].to(parameter), self.strength)
+        if config.few_steps is not None:  # so that it can be drawn with preset "turbo"
+            pipe.register_to_config(defaults={**pipe.config.defaults, KEY: config.few_steps.to_json()})
         return pipe
 
     @property
@@ -106,6 +111,9 @@ def export_folder(trained: Trained, output_dir: Path) -> None:
     pipe = trained.load()
     merge_adapters(pipe)
     pipe = pipe.to(trained.stored_dtype)
+    if trained.config.few_steps is not None:
+        guidance = {"guidance_scale": 1.0, "edit_guidance_scale": 1.0}  # it is in the weights now
+        pipe.register_to_config(defaults={**pipe.config.defaults, **guidance})
     for name in WEIGHTED:
         _require_finite_export(name, getattr(pipe, name).state_dict())
     pipe.save_pretrained(output_dir)
@@ -129,6 +137,9 @@ def export_lora(trained: Trained, output_dir: Path) -> None:
             f"{trained.run_dir} trained whole weights, which a LoRA file cannot hold; export a folder"
         )
     trained.load().save_lora_weights(output_dir)
+    if trained.config.few_steps is not None:
+        write_metadata(output_dir / LORA_FILE, trained.config.few_steps)
+        write_sums(output_dir, [LORA_FILE])
 
 
 def export_native(trained: Trained, output_dir: Path) -> None:

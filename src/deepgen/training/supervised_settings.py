@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from deepgen.data.example import Task
+from deepgen.sampling.few_steps import FewSteps
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.benchmarks import BenchmarksConfig
 from deepgen.training.config import TrainConfig
@@ -173,6 +174,11 @@ class SupervisedSettings(TrainConfig):
             raise ValueError("nothing to train: switch on connector, transformer or a LoRA")
         if self.trains_transformer and self.transformer_lora:
             raise ValueError("train the transformer or a LoRA of it, not both")
+
+    @property
+    def few_steps(self) -> FewSteps | None:
+        """What the model is distilled for; None where it is trained at all noise levels."""
+        return None
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """Of frozen weights and of arithmetic."""

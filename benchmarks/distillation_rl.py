@@ -1,0 +1,141 @@
+"""Reinforcement learning of a distilled model beside that of its teacher, from one set-up.
+
+    python benchmarks/distillation_rl.py OUTPUT --student STUDENT
+
+Both learn the same weak kinds of captions, with the same prompts, groups, rewards, adapter and learning
+rate; each is drawn in the rollout as a user draws it: the teacher with its guidance in its own number of
+steps, the student in four steps without. The cost is counted in passes of one branch of one image through
+the DiT: one for each solver step and branch, three for each trained step and branch (forward, and a
+backward of twice the work). Before and after, held-out prompts of these kinds are drawn and scored exactly.
+Writes OUTPUT.json; what is there is not repeated. STUDENT is the exported folder of a `distill` run.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import Positional, arg
+
+from deepgen.evaluation.benchmarks.shapes import prompts, score
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.recipes.rl import rl_tiny
+from deepgen.rl.recipe import RLConfig
+from deepgen.sampling.windows import WindowConfig
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.export import Trained
+from deepgen.training.loop import train
+from deepgen.training.optim import OptimConfig
+
+TRAINED = 3  # steps of a rollout, from the first on
+PASSES_OF_A_TRAINED_STEP = 3
+MIX = """\
+rewards: {{right: {{scorer: shapes, credit: partial}}}}
+datasets:
+  - {{name: weak, shapes: generate, kinds: [{kinds}], rows: 1000, rewards: {{right: 1}}}}
+"""
+
+Way = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationRL:
+    """Run what is missing, and write the table."""
+
+    output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
+    student: Path
+    model: str = "tiny"
+    ways: tuple[Way, ...] = ("student", "teacher")
+    kinds: tuple[str, ...] = ("two", "relation", "counting")
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 12
+    """Rollouts of the teacher; the student has as many."""
+    prompts: int = 12
+    group_size: int = 8
+    lr: float = 5e-4
+    limit: int = 48
+    """Held-out items of each kind."""
+
+    def run(self) -> None:
+        """Train, score, print."""
+        torch.set_num_threads(1)
+        file = self.output.with_suffix(".json")
+        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        for seed in self.seeds:
+            for way in self.ways:
+                if f"{way} {seed}" not in found:
+                    found[f"{way} {seed}"] = self._measured(way, seed)
+                    file.write_text(json.dumps(found, indent=1) + "\n")
+        print("| run | passes of an image | passes | right before | after | gain of 1,000 passes |")
+        print("|---|---|---|---|---|---|")
+        for name, one in found.items():
+            gain = 100 * (one["after"] - one["before"])
+            print(
+                f"| {name} | {one['passes_per_image']:.0f} | {one['passes']:,.0f} | {one['before']:.3f} | "
+                f"{one['after']:.3f} | {1000 * gain / one['passes']:.3f} points |"
+            )
+
+    def _measured(self, way: Way, seed: int) -> dict[str, Any]:
+        run_dir = self.output.with_name(f"{self.output.name}_{way}_{seed}")
+        config = self.config(way, seed)
+        train(config, run_dir, resume="auto")
+        lines = map(json.loads, (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines())
+        log = [line for line in lines if "dit_passes" in line]
+        drawn = sum(row["dit_passes"] for row in log)
+        images = self.prompts * self.group_size * len(log)
+        branches = 1 if way == "student" else 2
+        passes = drawn + images * TRAINED * PASSES_OF_A_TRAINED_STEP * branches
+        before = DeepGenPipeline.from_pretrained(config.model or "")
+        after = Trained(config, run_dir).load()
+        return {
+            "passes": passes,
+            "passes_per_image": passes / images,
+            "rewards": [row["reward"] for row in log],
+            "before": self._right(before, way),
+            "after": self._right(after, way),
+        }
+
+    def config(self, way: Way, seed: int) -> RLConfig:
+        """Of one run."""
+        mix = self.output.with_name("distillation_rl_prompts.yaml")
+        mix.write_text(MIX.format(kinds=", ".join(self.kinds)))
+        own = {"model": str(self.student), "num_inference_steps": 4, "guidance_scale": 1.0}
+        if way == "teacher":
+            own = {"model": self.model, "num_inference_steps": 24, "guidance_scale": None}
+        return replace(
+            rl_tiny(),
+            **own,
+            seed=seed,
+            prompts=mix,
+            num_steps=self.steps,
+            save_every=4,
+            prompts_per_rollout=self.prompts,
+            group_size=self.group_size,
+            window=WindowConfig(kind="fixed", size=TRAINED),
+            transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
+            optim=OptimConfig(lr=self.lr, muon_lr=None, warmup_steps=2, decay_share=0.0, betas=(0.9, 0.999)),
+            sheet_every=0,
+            num_threads=1,
+        )
+
+    def _right(self, pipe: DeepGenPipeline, way: Way) -> float:
+        """Share of right pictures of the weak kinds, drawn as a user does."""
+        pipe.set_progress_bar_config(disable=True)
+        options = {"preset": "turbo"} if way == "student" else {}
+        items = [item for item in prompts(self.limit) if item.kind in self.kinds]
+        verdicts: list[bool] = []
+        for begin in range(0, len(items), 24):
+            some = items[begin : begin + 24]
+            seeds = list(range(begin, begin + len(some)))
+            drawn = pipe([item.text for item in some], seed=seeds, **options).images
+            verdicts += [score(item, image).is_right for item, image in zip(some, drawn, strict=True)]
+        return statistics.fmean(verdicts)
+
+
+if __name__ == "__main__":
+    tyro.cli(DistillationRL).run()

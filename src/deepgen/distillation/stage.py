@@ -1,0 +1,138 @@
+"""Distillation as a stage of the training loop: draw, ask, learn.
+
+    answers = draw the student's and the teacher's paths for some prompts, and ask the teacher at each step
+    loss    = squared error of the student's velocity against the mean of the teacher's
+
+A round is drawn with the weights of its beginning and followed by exactly `updates_per_round` optimizer
+steps, after which it is forgotten; so a run is stopped and saved between rounds only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepgen.data.prompts import PromptMix
+from deepgen.distillation.answers import AnswerSampler, StepTarget
+from deepgen.distillation.config import DistillSettings
+from deepgen.distillation.mean_velocity import mean_velocity_losses
+from deepgen.rl.policy import Policy
+from deepgen.training.config import StageLoss
+from deepgen.training.parallel import Processes
+from deepgen.training.randomness import generator
+from deepgen.training.supervised_stage import SupervisedStage
+from deepgen.training.trained_pipeline import TrainedPipeline
+
+Metrics = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class DistillBatch:
+    """A micro-batch of answers of one size, and the number of all answers of the optimizer step."""
+
+    answers: Sequence[StepTarget]
+    num_total: int
+
+
+class DistillStage:
+    """Rounds of answers, and micro-batches of the student's loss.
+
+    Args:
+        config: the recipe.
+        processes: this process among the others.
+        pipe: the model; its DiT is changed in place.
+        mix: prompts.
+    """
+
+    def __init__(
+        self, config: DistillSettings, processes: Processes, pipe: TrainedPipeline, mix: PromptMix
+    ) -> None:
+        self.config, self.processes, self.mix = config, processes, mix
+        self.supervised = SupervisedStage(config, processes, pipe, None)
+        self.modules, self.device = self.supervised.modules, self.supervised.device
+        self.policy = Policy(
+            pipe,
+            guidance_scale=config.guidance_scale,
+            is_condition_trained=False,
+            has_reference=True,
+            device=self.device,
+        )
+        self.sampler = AnswerSampler(config, self.policy, mix, self.supervised.dtype)
+        self.period = config.updates_per_round
+        self.observers: list = []
+        self._round, self._answers = -1, list[StepTarget]()
+        self._metrics: Metrics = {}
+
+    def batches(self, step: int) -> Iterator[DistillBatch]:
+        """This process's micro-batches of an optimizer step; the first of a round draws it."""
+        number, update = divmod(step, self.config.updates_per_round)
+        if update == 0 or self._round != number:  # the latter: a run that ended inside a round goes on
+            self._draw(number)
+        part = self.part(number, update)
+        wanted = set(part)
+        alike: dict[tuple, list[StepTarget]] = {}
+        for answer in self._answers:
+            if (answer.path, answer.step) in wanted:
+                key = answer.prompt.size, len(answer.prompt.references)
+                alike.setdefault(key, []).append(answer)
+        size = self.config.micro_batch_size
+        for members in alike.values():
+            for begin in range(0, len(members), size):
+                yield DistillBatch(members[begin : begin + size], len(part))
+
+    def part(self, number: int, update: int) -> list[tuple[int, int]]:
+        """(path, step) of all processes' answers that an update of a round learns from."""
+        config = self.config
+        every = [(path, step) for path in self.paths(number) for step in range(self.sampler.num_steps(path))]
+        once, part = divmod(update, config.updates_per_pass)
+        order = generator(config.seed, "answers", number, once).permutation(len(every))
+        return [every[place] for place in order[part :: config.updates_per_pass]]
+
+    def paths(self, number: int) -> range:
+        """Numbers of the paths of a round, of all processes."""
+        count = self.config.paths_per_round
+        return range(number * count, (number + 1) * count)
+
+    def _draw(self, number: int) -> None:
+        started, self.sampler.num_forwards = time.perf_counter(), 0
+        own = list(self.paths(number)[self.processes.rank :: self.processes.world_size])
+        with self.supervised.autocast():
+            self._answers, self._round = self.sampler.draw(own), number
+        self._metrics = {
+            "seconds/draw": (time.perf_counter() - started, 1.0),
+            "dit_passes": (float(sum(self.processes.gather(self.sampler.num_forwards))), 1.0),
+        }
+
+    def loss(self, batch: DistillBatch) -> StageLoss:
+        """A micro-batch's share of the mean over the step's answers."""
+        answers = batch.answers
+        with self.supervised.autocast():
+            losses = self.losses(answers)
+        tasks = ["edit" if answer.prompt.references else "generate" for answer in answers]
+        names = [f"loss/step {answer.step + 1} of {answer.num_steps}" for answer in answers]
+        metrics: Metrics = {}
+        for value, task, name, answer in zip(losses.detach().tolist(), tasks, names, answers, strict=True):
+            scale = float(answer.target.float().square().mean())
+            shown = {"loss": value, f"loss/{task}": value, name: value, "error_share": value / scale}
+            for key, one in shown.items():
+                total, count = metrics.get(key, (0.0, 0.0))
+                metrics[key] = total + one, count + 1
+        return StageLoss(losses.sum() / batch.num_total, metrics)
+
+    def losses(self, answers: Sequence[StepTarget]) -> Tensor:
+        """Of every answer, float32 (B,)."""
+        noisy = torch.stack([answer.noisy for answer in answers])  # (B, C, h, w)
+        target = torch.stack([answer.target for answer in answers])
+        levels = [self.sampler.level(answer.num_steps, answer.sigma) for answer in answers]
+        level = torch.tensor(levels, device=self.device)  # (B,)
+        velocity = self.sampler.student([answer.prompt for answer in answers], noisy, level)
+        return mean_velocity_losses(velocity, target)
+
+    def take_metrics(self) -> Metrics:
+        """What a round has to say of itself, once, with its first optimizer step."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics
