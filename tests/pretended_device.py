@@ -301,10 +301,8 @@ def _count_copies(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool)
     if was_on_device and not to_device:
         _note("copy to the host")
     if to_device and not was_on_device and source.numel():
-        is_free = kwargs.get(
-            "non_blocking", args[2] if func is aten.copy_.default and len(args) > 2 else False
-        )
-        if not is_free:
+        is_queued = kwargs.get("non_blocking", func is aten.copy_.default and args[2:3] == (True,))
+        if not (is_queued and getattr(source, "is_page_locked", False)):
             _note("copy to the device")
 
 
@@ -358,6 +356,10 @@ class _Functions(TorchFunctionMode):
             place = kwargs.pop("device", None) or CUDA
             kwargs.setdefault("dtype", args[0].dtype)
             return torch.tensor(*args[1:], **kwargs).to(place)
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            tensor, index, *value = args
+            several = index if isinstance(index, tuple) else (index,)
+            args = tensor, tuple(torch.tensor(x) if isinstance(x, list) else x for x in several), *value
         if func is torch.Tensor.cuda:
             return args[0].to(CUDA, **{k: v for k, v in kwargs.items() if k == "non_blocking"})
         if func is torch.Tensor.pin_memory:
@@ -372,8 +374,6 @@ class _Functions(TorchFunctionMode):
         if kwargs.get("generator") is not None:
             place = kwargs.get("device") or (args[0].device if isinstance(args[0], Tensor) else CPU)
             _check_generator(kwargs["generator"], torch.device(place).type == "cuda")
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            return _attend(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -400,16 +400,6 @@ def _with_index(place: Any) -> Any:
     """`cuda:0` for `cuda`: PyTorch would ask which device is the current one."""
     is_device = isinstance(place, (str, torch.device)) and str(place) == "cuda"
     return CUDA if is_device or (isinstance(place, int) and not isinstance(place, bool)) else place
-
-
-def _attend(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Attention as the CPU computes it, where no gradient is wanted: otherwise it is PyTorch's plain one."""
-    tensors = _tensors(args, kwargs)
-    is_plain = not isinstance(tensors[0], DeviceTensor)
-    if is_plain or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
-        return func(*args, **kwargs)
-    _check_devices(aten._scaled_dot_product_flash_attention.default, tensors, tensors)
-    return DeviceTensor.of(func(*_mapped(_held, args), **_mapped(_held, kwargs)))
 
 
 @contextmanager

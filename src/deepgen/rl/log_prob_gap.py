@@ -34,26 +34,34 @@ class LogProbGap:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._largest: dict[str, float] = {}
+        self._found: list[tuple[Tensor, Tensor]] = []  # noise level and widest gap, not read yet
 
     def add(self, sigma: Tensor, gaps: Tensor) -> None:
-        """Gaps of some images at a noise level in (0, 1], (B,); the host waits for them once.
+        """Gaps of some images at a noise level in (0, 1], (B,); nothing is read yet."""
+        self._found.append((sigma, gaps.abs().max()))
+
+    def check(self) -> None:
+        """Read what was added; the host waits for the device once.
 
         Raises:
-            PolicyMismatch: one of them is beyond the limit, or no number.
+            PolicyMismatch: a gap is beyond the limit, or no number.
         """
-        level, widest = (float(number) for number in to_host([sigma, gaps.abs().max()]))
-        bin_name = _bin(level)
-        self._largest[bin_name] = max(self._largest.get(bin_name, 0.0), widest)
-        if not widest <= self.limit:
-            raise PolicyMismatch(
-                f"log-probabilities of a rollout and of its first loss differ by {widest:.3g} at noise "
-                f"level {level:.3g}, and max_log_prob_gap is {self.limit:g}: what is trained is not the "
-                "policy that drew the images; look for dropout or a number format that differ between the "
-                "two, or raise the limit"
-            )
+        numbers = to_host([number for pair in self._found for number in pair])
+        self._found = []
+        for level, widest in zip(map(float, numbers[::2]), map(float, numbers[1::2]), strict=True):
+            bin_name = _bin(level)
+            self._largest[bin_name] = max(self._largest.get(bin_name, 0.0), widest)
+            if not widest <= self.limit:
+                raise PolicyMismatch(
+                    f"log-probabilities of a rollout and of its first loss differ by {widest:.3g} at noise "
+                    f"level {level:.3g}, and max_log_prob_gap is {self.limit:g}: what is trained is not the "
+                    "policy that drew the images; look for dropout or a number format that differ between "
+                    "the two, or raise the limit"
+                )
 
     def take(self, processes: Processes) -> dict[str, tuple[float, float]]:
         """`log_prob_gap/largest` and `log_prob_gap/sigma A-B` over all processes, once; as (value, 1)."""
+        self.check()
         mine, self._largest = self._largest, {}
         largest: dict[str, float] = {}
         for part in processes.gather(mine):

@@ -255,6 +255,10 @@ class RLStage:
             metrics["ratio_error"] = ((result.metrics["ratio"] - 1).abs().max(), 1.0)
         return StageLoss(loss, metrics)
 
+    def check_step(self) -> None:
+        """Before an update: PolicyMismatch where another policy is trained than the one that drew."""
+        self._gap.check()
+
     def losses(self, batch: PolicyBatch) -> ObjectiveLoss:
         """The objective of a micro-batch, one loss an image."""
         return self.objective(self.policy_steps(batch))

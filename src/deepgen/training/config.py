@@ -142,7 +142,8 @@ class Stage(Protocol):
 
     A stage may have `observers`, on the main process only unless the modules are sharded; a `period`: so
     many steps belong together, and a run is saved and stopped between such periods only; and `take_metrics`,
-    for what it has to say of a step beside its losses, each as (sum, count). Who calls
+    for what it has to say of a step beside its losses, each as (sum, count); and `check_step`, which may stop
+    the run after the last micro-batch and before the update. Who calls
     `sharding.shard` on the modules is the stage, which knows what every micro-batch passes through.
     """
 

@@ -140,6 +140,8 @@ def _step(
             metrics.append(result.metrics)
         log.computed(result.flops)
         waited = time.perf_counter()
+    if hasattr(stage, "check_step"):
+        stage.check_step()
     norms = state.update(watch)
     if norms is not None:
         for one in (*metrics, {name: (value, 1.0) for name, value in norms.items()}):

@@ -1,0 +1,116 @@
+"""Stages of training on a pretended CUDA device: the CPU's losses and gradients, and no wait in a
+micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import PartialState
+
+from deepgen.recipes import recipe, run
+from deepgen.training.adapters import LoraSettings
+from deepgen.training.finite import StepWatch
+from deepgen.training.overrides import override
+from deepgen.training.parallel import Processes
+from deepgen.training.state import TrainState
+from pretended_device import PretendedDevice
+from small_runs import small
+
+# Inside the forwards of the VLM and its vision tower; the aim is 0.
+INSIDE_MODELS = ("models/vlm.py", "models/windows.py")
+WAITS_AN_UPDATE = 2  # the norms with what is watched, and whether the weights are finite
+
+
+@pytest.fixture(autouse=True)
+def _own_processes() -> Iterator[None]:
+    """accelerate remembers the device of a process."""
+    PartialState._reset_state()
+    yield
+    PartialState._reset_state()
+
+
+def steps(
+    mixture: Path, name: str, device: str, pretended: PretendedDevice | None = None, **options: Any
+) -> tuple[list[float], list[float]]:
+    """Losses of the micro-batches and norms of the gradients of two optimizer steps."""
+    PartialState._reset_state()
+    precision = options.pop("precision", "float32")
+    config = replace(override(recipe(name), small(mixture, device=device, precision=precision)), **options)
+    torch.manual_seed(0)  # of a LoRA's first weights
+    stage = config.build(Processes(device))
+    state = TrainState(stage.modules, config.optim, config.num_steps, None)
+    losses, norms = [], []
+    if pretended is not None:
+        pretended.forget()
+    for step in range(2):
+        watch = StepWatch()
+        for batch in stage.batches(step):
+            torch.manual_seed(step)
+            result = stage.loss(batch)
+            result.loss.backward()
+            watch.add(result, batch)
+            losses.append(result.loss.detach())
+        if pretended is not None:
+            pretended.phase = "update"
+        norms.append((state.update(watch) or {})["grad_norm"])
+        if pretended is not None:
+            pretended.phase = ""
+    if pretended is not None:
+        own = [wait for wait in pretended.waits if not wait.line.startswith(INSIDE_MODELS)]
+        assert all(wait.phase == "update" for wait in own), pretended.report()
+        assert len(own) <= 2 * WAITS_AN_UPDATE, pretended.report()
+    return [float(loss) for loss in losses], norms
+
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {}),
+    "sft of a LoRA in the VLM": ("sft", {"vlm_lora": LoraSettings(rank=4, dropout=0.0)}),
+    "sft of a LoRA in the DiT": ("sft", {"transformer_lora": LoraSettings(rank=4, dropout=0.0)}),
+    "sft with checkpointed activations": ("sft", {"is_checkpointing_activations": True}),
+}
+
+
+def check(mixture: Path, name: str, options: dict[str, Any]) -> None:
+    losses, norms = steps(mixture, name, "cpu", **options)
+    with PretendedDevice() as device:
+        found, found_norms = steps(mixture, name, "cuda", device, **options)
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert found_norms == pytest.approx(norms, rel=1e-4)
+
+
+def test_alignment_has_the_cpus_losses_and_does_not_wait_in_a_micro_batch(mixture: Path) -> None:
+    check(mixture, "alignment", {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OPTIONS)
+def test_other_stages_have_the_cpus_losses(case: str, mixture: Path) -> None:
+    check(mixture, *OPTIONS[case])
+
+
+@pytest.mark.slow
+def test_a_device_trains_in_bfloat16_unless_it_is_told_otherwise(mixture: Path) -> None:
+    losses, _ = steps(mixture, "alignment", "cpu")
+    with PretendedDevice() as device:
+        found, _ = steps(mixture, "alignment", "cuda", device, precision="auto")
+    assert found == pytest.approx(losses, rel=0.05)
+    assert found != pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_whole_run_saves_validates_and_goes_on(mixture: Path, tmp_path: Path) -> None:
+    with PretendedDevice():
+        settings = small(mixture, device="auto", num_steps="2", log_every="1", save_every="1")
+        config = override(recipe("alignment"), settings)
+        run(config, tmp_path / "run")
+        PartialState._reset_state()
+        longer = override(config, {"num_steps": "3"})
+        run(longer, tmp_path / "run", resume=True, accept_changes=True)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 3
