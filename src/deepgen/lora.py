@@ -30,6 +30,12 @@ _HUB = ("revision", "cache_dir", "token", "local_files_only")
 _IGNORED = ("use_safetensors", "force_download", "proxies", "low_cpu_mem_usage")  # of diffusers' method
 
 
+def uncompiled(pipe: Any, part: str) -> Any:
+    """A part of a pipeline itself, where `torch.compile(part)` was put in its place."""
+    module = getattr(pipe, part)
+    return getattr(module, "_orig_mod", module)
+
+
 class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
     """`load_lora_weights`, `set_adapters`, `fuse_lora` and the rest of diffusers' LoRA methods, for our
     parts.
@@ -65,7 +71,7 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
         name = self._adapter_name(adapter_name, fitted, hotswap)
         if hotswap:
             for part in fitted.parts:
-                _hotswap(getattr(self, part), fitted.of(part), name, self)
+                _hotswap(uncompiled(self, part), fitted.of(part), name, self)
         else:
             with _all_or_nothing(self, fitted.parts, name):
                 for part in fitted.parts:
@@ -98,14 +104,14 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
                 "query, key and value are fused, so that LoRAs on them would have no effect; call "
                 "transformer.unfuse_qkv_projections() first"
             )
-        return fit(file, {part: getattr(self, part) for part in PARTS}, is_strict=strict)
+        return fit(file, {part: uncompiled(self, part) for part in PARTS}, is_strict=strict)
 
     def remove_lora(self, adapter_name: str) -> None:
         """Take an adapter out of all parts, and the layers that were made for it alone: afterwards they are
         as if it had not been loaded. diffusers' `delete_adapters` leaves the layers.
         """
         for part in PARTS:
-            module = getattr(self, part)
+            module = uncompiled(self, part)
             if adapter_name in (getattr(module, "peft_config", None) or {}):
                 _remove(module, adapter_name, [name for name in _active(module) if name != adapter_name])
 
@@ -118,13 +124,13 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
         super().unfuse_lora(components=self._adapted() if components is None else components, **kwargs)
 
     def _adapted(self) -> list[str]:
-        adapted = [part for part in PARTS if getattr(getattr(self, part), "peft_config", None)]
+        adapted = [part for part in PARTS if getattr(uncompiled(self, part), "peft_config", None)]
         return adapted or ["transformer"]  # where there is nothing to fuse, as diffusers says it
 
     def _add_adapter(self, part: str, updates: list[LowRankUpdate], name: str) -> None:
         """Put new layers into one part and fill them."""
         state, settings = _state(updates), peft_settings(updates)
-        model = getattr(self, part)
+        model = uncompiled(self, part)
         if part == "vlm":
             with _quiet_load_report():
                 _load_lora_into_text_encoder(
@@ -142,7 +148,7 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
 
     def _adapter_name(self, name: str | None, fitted: FittedLora, hotswap: bool) -> str:
         """The name of the new adapter. ValueError where it cannot be used, or swapped as asked."""
-        names = {part: set(getattr(getattr(self, part), "peft_config", None) or {}) for part in PARTS}
+        names = {part: set(getattr(uncompiled(self, part), "peft_config", None) or {}) for part in PARTS}
         if hotswap:
             self._check_hotswap(name, fitted, [part for part in PARTS if name in names[part]])
             return str(name)
@@ -189,9 +195,9 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
         from peft.utils import get_peft_model_state_dict
 
         adapted = {
-            part: getattr(self, part)
+            part: uncompiled(self, part)
             for part in PARTS
-            if adapter_name in (getattr(getattr(self, part), "peft_config", None) or {})
+            if adapter_name in (getattr(uncompiled(self, part), "peft_config", None) or {})
         }
         if not adapted:
             raise ValueError(f"no part has an adapter named {adapter_name!r}; there is nothing to save")
@@ -241,12 +247,12 @@ def _hotswap(model: Any, updates: list[LowRankUpdate], name: str, pipe: Any) -> 
 @contextmanager
 def _all_or_nothing(pipe: Any, parts: list[str], name: str) -> Iterator[None]:
     """Take the adapter `name` out of all parts again where one of them could not be given it."""
-    active = {part: _active(getattr(pipe, part)) for part in parts}
+    active = {part: _active(uncompiled(pipe, part)) for part in parts}
     try:
         yield
     except BaseException:  # Ctrl-C too: half an adapter must not stay
         for part in parts:
-            _remove(getattr(pipe, part), name, active[part])
+            _remove(uncompiled(pipe, part), name, active[part])
         raise
 
 

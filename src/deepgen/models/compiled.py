@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-# Two kinds of block and the last; masks or none; a batch of one or more; modulation given or not.
+# Two kinds of block and the last; masks or none; modulation given or not; with gradient or without.
 _GRAPHS = 64
 
 

@@ -31,8 +31,15 @@ from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
 from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
 from deepgen.models.containment import OwnFolderMixin
-from deepgen.models.dit_inputs import key_masks, of_any_sizes, real_positions
-from deepgen.models.graphs import entered_plainly, outside_graphs, traces_next
+from deepgen.models.dit_inputs import (
+    count,
+    key_masks,
+    masks_of_any_size,
+    of_any_sizes,
+    real_positions,
+    vectors_of_any_batch,
+)
+from deepgen.models.graphs import are_compiled, entered_plainly, of_any_size, outside_graphs, traces_next
 
 __all__ = [
     "DeepGenTransformer2DModel",
@@ -196,15 +203,15 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         is_compiled: bool,
     ) -> tuple[dict[str, Any], list[tuple[int, int]]]:
         """Arguments of `predict`, and the sizes of the samples, one if they are alike."""
-        rows = hidden_states.shape[0] if isinstance(hidden_states, Tensor) else len(hidden_states)
+        rows = count(hidden_states)
         if FASTER_CACHE in own_hooks(self):
             # Where it leaves out the negative rows, which come first, it does not know of these arguments.
             pooled_projections = pooled_projections[-rows:]
             reference_latents = None if reference_latents is None else reference_latents[-rows:]
-        if reference_latents is not None and len(reference_latents) != rows:
-            raise ValueError(f"{rows} samples but reference_latents for {len(reference_latents)}")
+        if reference_latents is not None and (given := count(reference_latents)) != rows:
+            raise ValueError(f"{rows} samples but reference_latents for {given}")
         if isinstance(hidden_states, Tensor) and not isinstance(reference_latents, Sequence):
-            sizes = [tuple(hidden_states.shape[-2:])]
+            sizes = [(hidden_states.shape[-2], hidden_states.shape[-1])]
             references = () if reference_latents is None else reference_latents.unbind(1)
             image, image_mask = self._embed_alike(hidden_states, references, step_cache), None
         else:
@@ -212,7 +219,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                 [own, *references]
                 for own, references in zip(hidden_states, reference_latents or [()] * rows, strict=True)
             ]
-            sizes = [tuple(sample[0].shape[-2:]) for sample in samples]
+            sizes = [(sample[0].shape[-2], sample[0].shape[-1]) for sample in samples]
             image, image_mask = self.embed_images(samples, step_cache)  # (B, S, D), (B, S) or None
         context = self._once("context", encoder_hidden_states, self.context_embedder, step_cache)  # (B, L, D)
         if is_compiled and encoder_attention_mask is not None and image_mask is None:
@@ -274,7 +281,13 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
                 kwargs["num_targets"] = num_targets
             if vectors is not None:
                 kwargs["may_fuse"] = True
+        has_own_graphs = are_compiled(self.transformer_blocks)
+        if has_own_graphs:
+            kwargs |= masks_of_any_size(masks)
+            modulation, vectors = of_any_size(modulation, 0, is_own=True), vectors_of_any_batch(vectors)
         for index, block in enumerate(self.transformer_blocks):
+            if has_own_graphs:
+                image, context = (of_any_size(x, 0, (1,), is_own=True) for x in (image, context))
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 context, image = self._gradient_checkpointing_func(block, image, context, modulation, kwargs)
             else:

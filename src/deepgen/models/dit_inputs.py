@@ -13,6 +13,11 @@ from deepgen.models.graphs import of_any_size
 # B batch, S image tokens, L context tokens
 
 
+def count(samples: Tensor | Sequence[Any]) -> int:
+    """Number of samples; of a tensor it may be a symbol, which `len` would make a number."""
+    return samples.shape[0] if isinstance(samples, Tensor) else len(samples)
+
+
 def real_positions(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Which positions of right-padded rows are real, boolean (B, the longest)."""
     ends = torch.tensor(lengths, device=device)
@@ -45,11 +50,22 @@ def key_masks(
 
 def of_any_sizes(inputs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the DiT's `predict` for a graph of any batch and any lengths."""
-    vectors = inputs["vectors"]
     return {
         **inputs,
         **{name: of_any_size(inputs[name], 0, (1,)) for name in ("image", "context")},
         **{name: of_any_size(inputs[name], 0) for name in ("pooled", "timestep")},
-        "masks": {name: of_any_size(mask, 0, (3,)) for name, mask in inputs["masks"].items()},
-        "vectors": vectors and [tuple(of_any_size(vector, 0) for vector in own) for own in vectors],
+        "masks": masks_of_any_size(inputs["masks"]),
+        "vectors": vectors_of_any_batch(inputs["vectors"]),
     }
+
+
+def masks_of_any_size(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Key masks (B, 1, 1, keys) for a graph of any batch and any number of keys."""
+    return {name: of_any_size(mask, 0, (3,)) for name, mask in masks.items()}
+
+
+def vectors_of_any_batch(
+    vectors: Sequence[tuple[Tensor, Tensor]] | None,
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Every block's modulation for a graph of any batch."""
+    return vectors and [(of_any_size(image, 0), of_any_size(context, 0)) for image, context in vectors]

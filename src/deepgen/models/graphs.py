@@ -13,12 +13,12 @@ of one, and takes two sizes for one size where the first call has them equal.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._dynamo import eval_frame
 from torch._dynamo.decorators import mark_dynamic, mark_unbacked
 from torch._dynamo.eval_frame import skip_code
@@ -57,15 +57,26 @@ def traces_next() -> bool:
 entered_plainly(traces_next)
 
 
-def of_any_size(tensor: Tensor, batch: int | None, lengths: Sequence[int] = ()) -> Tensor:
-    """A copy of a tensor for a graph that holds for any size of some dimensions.
+def are_compiled(modules: Iterable[nn.Module]) -> bool:
+    """Whether each of these modules is called as graphs of its own."""
+    return not torch.compiler.is_compiling() and all(
+        getattr(module, "_compiled_call_impl", None) is not None for module in modules
+    )
+
+
+def of_any_size(
+    tensor: Tensor, batch: int | None, lengths: Sequence[int] = (), *, is_own: bool = False
+) -> Tensor:
+    """A tensor for a graph that holds for any size of some dimensions; a copy, unless `is_own`.
 
     Args:
         tensor: given to the graph.
         batch: dimension of the samples, of which there may be one.
         lengths: dimensions of two or more, not equal to others but by chance.
+        is_own: nothing else holds this tensor.
     """
-    marked = tensor.clone()  # marks stay on the object, and a view's sizes are those of its base as well
+    # Marks stay on the object, and a view's sizes are those of its base as well.
+    marked = tensor if is_own and not tensor._is_view() else tensor.clone()
     if batch is not None and _HAS_BATCHES:
         mark_unbacked(marked, batch, shape_id="batch")
     for dimension in lengths:

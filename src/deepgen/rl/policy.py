@@ -194,7 +194,7 @@ class Policy:
         negatives = [one.negative for one in prompts if one.negative is not None]
         negative = Condition.cat(negatives).select(rows) if negatives else None
         make_cache = None
-        if timesteps is not None and may_keep(self.pipe.transformer):
+        if timesteps is not None and may_keep(self.pipe.transformer, is_exact=True):
             make_cache = partial(StepCache, timesteps, is_exact=True)
         return GuidedInputs(
             guided_condition(positive, negative, self.pipe.transformer.dtype),

@@ -150,11 +150,12 @@ def join_rows(values: Sequence[Tensor], num_branches: int) -> Tensor:
     return torch.cat([half for branch in zip(*(x.chunk(2) for x in values), strict=True) for half in branch])
 
 
-def may_keep(transformer: Any) -> bool:
-    """Whether a run may hand the DiT a cache: not in training, nor to a graph compiled as a whole. Compiled
-    blocks do not matter.
+def may_keep(transformer: Any, *, is_exact: bool = False) -> bool:
+    """Whether a run may hand the DiT a cache: not in training, nor an exact one to a DiT compiled as a whole,
+    whose graph rounds otherwise with one. The cache is filled and read outside of graphs.
     """
-    return not torch.is_grad_enabled() and getattr(transformer, "_compiled_call_impl", None) is None
+    is_whole = getattr(transformer, "_compiled_call_impl", None) is not None
+    return not torch.is_grad_enabled() and not (is_exact and is_whole)
 
 
 def _table(transformer: Any, steps: Tensor, pooled: Tensor) -> list[Vectors]:
