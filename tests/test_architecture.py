@@ -27,6 +27,7 @@ LEVELS = (
         "json_values",
         "processes",
         "progress",
+        "resident",
         "image_colors",
         "text_lines",
         "transfer",

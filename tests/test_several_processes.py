@@ -304,7 +304,7 @@ def commands_below(command: Any) -> set[type]:
 
 ALONE = {
     *("Convert", "ConvertData", "TrainExport", "TrainCompare", "TrainPlot", "EvalShapes", "EvalReport"),
-    *("ScoreImage", "TuneGuidance", "Serve", "Ui", "Mcp", "Doctor"),
+    *("ScoreImage", "TuneGuidance", "Serve", "Ui", "Mcp", "Doctor", "Resident"),
 }
 
 

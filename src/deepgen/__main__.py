@@ -2,6 +2,6 @@
 
 import sys
 
-from deepgen.cli.app import main
+from deepgen.cli import main
 
 sys.exit(main())

@@ -12,7 +12,18 @@ from deepgen.moved import renamed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit code; `deepgen` in a terminal calls this."""
+    """Run one command and return the process's exit code; `deepgen` in a terminal calls this.
+
+    Without `arguments` they are those of the process, and a resident process may run the command.
+    """
+    if arguments is None:
+        import sys
+
+        from deepgen.resident import run_there
+
+        code = run_there(sys.argv[1:])
+        if code is not None:
+            return code
     from deepgen.cli.app import main as run  # here: a module that needs one command loads no other
 
     return run(arguments)

@@ -26,6 +26,7 @@ from deepgen.cli.generate import Generate
 from deepgen.cli.info import Info
 from deepgen.cli.mcp import Mcp
 from deepgen.cli.parsing import parse
+from deepgen.cli.resident import Resident
 from deepgen.cli.rewards import Rewards
 from deepgen.cli.serve import Serve
 from deepgen.cli.several_processes import check_processes
@@ -50,6 +51,7 @@ Command = (
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Mcp, subcommand("mcp")]
     | Annotated[Ui, subcommand("ui")]
+    | Annotated[Resident, subcommand("resident")]
 )
 
 DESCRIPTION = f"DeepGen {__version__}: draw and edit pictures, and look after the model that does it."
