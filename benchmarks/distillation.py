@@ -75,6 +75,8 @@ class Distillation:
     """Items of each kind of caption, and half as many of each kind of edit."""
     parts: tuple[str, ...] = ("teacher", "student", "distance", "pictures")
     """What is measured now."""
+    only: tuple[str, ...] = ()
+    """Of teacher and student these ways alone, such as "exact 24"; with more items than the others had."""
 
     def run(self) -> None:
         """Measure and write."""
@@ -84,6 +86,7 @@ class Distillation:
         teacher, student = self._pipe(is_student=False), self._pipe(is_student=True)
         pairs = [(teacher, way) for way in (*EXACT, *OTHERS) if "teacher" in self.parts]
         pairs += [(student, way) for way in STUDENT if "student" in self.parts]
+        pairs = [(pipe, way) for pipe, way in pairs if not self.only or str(way) in self.only]
         for pipe, way in pairs:
             for seed in self.seeds:
                 kept = found["accuracy"].setdefault(str(way), {})
@@ -150,7 +153,12 @@ def summary(accuracy: dict[str, Any]) -> dict[str, Any]:
         means = [statistics.fmean(row["kinds"].values()) for row in rows]
         kinds = {kind: interval([row["kinds"][kind] for row in rows]) for kind in rows[0]["kinds"]}
         passes = statistics.fmean(row["passes"] for row in rows)
-        result[way] = {"passes": passes, "mean": interval(means), "kinds": kinds}
+        result[way] = {
+            "passes": passes,
+            "items": rows[0]["limit"],
+            "mean": interval(means),
+            "kinds": kinds,
+        }
     return result
 
 
