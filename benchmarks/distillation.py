@@ -1,6 +1,6 @@
 """A distilled model beside its teacher: accuracy against passes through the DiT, distance and variety.
 
-    python benchmarks/distillation.py docs/distillation
+    python benchmarks/distillation.py --record benchmarks/results/distillation.json
 
 Teacher and student draw the held-out prompts of the shapes benchmark, with the same noise, in each way: the
 teacher with each preset in fewer and fewer steps, the student in 8, 4, 2 and 1. A pass is one branch of one
@@ -12,8 +12,7 @@ same noise (Heun, 100 steps), as a share of the solution's own root mean square.
 square difference between pictures of one prompt from different noise, as a share of the teacher's at 50
 steps.
 
-What was measured is kept in OUTPUT.json and not measured again. Writes OUTPUT.json, OUTPUT.png (curves) and
-OUTPUT_pictures.png.
+What was measured is kept in the record and not measured again.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import tyro
 from PIL import Image, ImageDraw
 from torch import Tensor
-from tyro.conf import Positional, arg
 
 from deepgen.data.png import save_png
 from deepgen.evaluation.benchmarks.shapes import evaluate
@@ -66,7 +64,10 @@ STUDENT = [Way("turbo", steps) for steps in (8, 4, 2, 1)]
 class Distillation:
     """Measure what is missing, and write table and figures."""
 
-    output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
+    record: Path = Path("distillation.json")
+    """What was measured; gets what is missing."""
+    figures: Path = Path("docs/distillation")
+    """Curves go to FIGURES.png, pictures to FIGURES_pictures.png."""
     model: str = "tiny"
     lora: Path | None = None
     """Of the student; default the model's own."""
@@ -75,15 +76,18 @@ class Distillation:
     """Items of each kind of caption, and half as many of each kind of edit."""
     parts: tuple[str, ...] = ("teacher", "student", "distance", "pictures")
     """What is measured now."""
+    only: tuple[str, ...] = ()
+    """Of teacher and student these ways alone, such as "exact 24"; with more items than the others had."""
 
     def run(self) -> None:
         """Measure and write."""
         torch.set_num_threads(1)
-        file = self.output.with_suffix(".json")
+        file = self.record
         found = json.loads(file.read_text()) if file.is_file() else {"accuracy": {}}
         teacher, student = self._pipe(is_student=False), self._pipe(is_student=True)
         pairs = [(teacher, way) for way in (*EXACT, *OTHERS) if "teacher" in self.parts]
         pairs += [(student, way) for way in STUDENT if "student" in self.parts]
+        pairs = [(pipe, way) for pipe, way in pairs if not self.only or str(way) in self.only]
         for pipe, way in pairs:
             for seed in self.seeds:
                 kept = found["accuracy"].setdefault(str(way), {})
@@ -97,8 +101,8 @@ class Distillation:
         file.write_text(json.dumps(found, indent=1) + "\n")
         print(table(found))
         if "pictures" in self.parts:
-            save_png(picture_rows(ways), self.output.with_name(f"{self.output.name}_pictures.png"))
-            curves(found, self.output.with_suffix(".png"))
+            save_png(picture_rows(ways), self.figures.with_name(f"{self.figures.name}_pictures.png"))
+            curves(found, self.figures.with_suffix(".png"))
 
     def _pipe(self, is_student: bool) -> DeepGenPipeline:
         pipe = DeepGenPipeline.from_pretrained(self.model)
@@ -150,7 +154,12 @@ def summary(accuracy: dict[str, Any]) -> dict[str, Any]:
         means = [statistics.fmean(row["kinds"].values()) for row in rows]
         kinds = {kind: interval([row["kinds"][kind] for row in rows]) for kind in rows[0]["kinds"]}
         passes = statistics.fmean(row["passes"] for row in rows)
-        result[way] = {"passes": passes, "mean": interval(means), "kinds": kinds}
+        result[way] = {
+            "passes": passes,
+            "items": rows[0]["limit"],
+            "mean": interval(means),
+            "kinds": kinds,
+        }
     return result
 
 

@@ -1,0 +1,30 @@
+"""The figures of docs/distillation.md are those of the recorded measurement."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RECORD = json.loads((ROOT / "benchmarks" / "results" / "distillation.json").read_text())
+
+
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("distillation", ROOT / "benchmarks" / "distillation.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_page_is_that_of_the_record() -> None:
+    module = benchmark()
+    assert json.loads(json.dumps(module.summary(RECORD["accuracy"]))) == RECORD["summary"]
+    page = (ROOT / "docs" / "distillation.md").read_text()
+    for line in module.table(RECORD).splitlines():
+        assert line in page
