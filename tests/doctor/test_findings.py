@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deepgen.doctor.examination import Death
+from deepgen.extras import core_hint
 from doctor.facts import (
     CARD,
     CPU,
@@ -222,7 +223,7 @@ def test_a_device_that_kills_or_hangs_its_process_is_named_with_what_it_did() ->
 def test_a_damaged_model_is_a_problem() -> None:
     told = only(problems(examination(model_faults=["vlm/model.safetensors is not as it was made"])))
     assert "the embedded model `tiny` is damaged: vlm/model.safetensors is not as it was made" in told
-    assert "deepgen-image" in told
+    assert core_hint(again=True) in told
 
 
 # --- picture ------------------------------------------------------------------------------------------------

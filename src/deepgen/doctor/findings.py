@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from deepgen.doctor.examination import Examination
 from deepgen.doctor.packages import PackageFacts
-from deepgen.extras import DISTRIBUTION, Extra, install_hint
+from deepgen.extras import Extra, core_hint, install_hint
 
 GB = 10**9
 WEIGHTS_GB = 14  # of the published model, to download
@@ -185,7 +185,7 @@ def _install(package: PackageFacts) -> str:
         return "Install the build for this machine: https://pytorch.org/get-started/locally"
     if package.extra is not None:
         return f"Install the extra again: {install_hint(cast(Extra, package.extra))}"
-    return f"Install DeepGen's needs again: {install_hint('train').replace('[train]', '')}"
+    return f"Install DeepGen's needs again: {core_hint()}"
 
 
 def _of_devices(found: Examination) -> Iterator[Finding]:
@@ -231,8 +231,8 @@ def _of_model(found: Examination) -> Iterator[Finding]:
         yield Finding(
             "problem",
             f"the embedded model `tiny` is damaged: {'; '.join(found.model_faults[:3])}",
-            f"Install the package again (pip install --force-reinstall --no-deps {DISTRIBUTION}, or git "
-            "checkout in a clone); the checks of numbers were left out",
+            f"Install the package again ({core_hint(again=True)}, or git checkout in a clone); the checks of "
+            "numbers were left out",
         )
 
 
