@@ -41,7 +41,7 @@ def install_hint(extra: Extra) -> str:
 
 
 def core_hint(*, again: bool = False) -> str:
-    """The command that installs what is always needed; `again`: the package's own files too, and only those."""
+    """The command that installs what is always needed; with `again` our own files, and only those."""
     is_clone = not _is_installed() and (_CLONE / "pyproject.toml").is_file()
     what = f"-e '{_CLONE}'" if is_clone else DISTRIBUTION
     return f"pip install --force-reinstall --no-deps {what}" if again else f"pip install {what}"

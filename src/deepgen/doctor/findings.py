@@ -68,7 +68,7 @@ def _of_torch(found: Examination) -> Iterator[Finding]:
         reasons = [death.reason for death in found.deaths if death.job == "torch"]
         yield Finding(
             "problem",
-            f"PyTorch {package.version} is installed and cannot be imported: {'; '.join(reasons)}",
+            f"PyTorch {package.version} is installed and does not work: {'; '.join(reasons)}",
             "Install it again into this Python, with the build for this machine "
             "(https://pytorch.org/get-started/locally)",
         )
@@ -96,13 +96,19 @@ def _of_build(found: Examination) -> Iterator[Finding]:
             "built without ROCm: pictures are drawn on the processor",
             _BUILD,
         )
-    elif (torch["cuda"] or torch["hip"]) and not has_cuda:
+    elif (torch["cuda"] or torch["hip"]) and not has_cuda and not torch["broken"]:
         yield from _of_hidden_cards(found)
     if machine.apple_chip and not any(device["name"] == "mps" for device in found.devices):
         yield Finding(
             "problem",
             f"this is an Apple chip, and PyTorch {torch['version']} does not compute on it (MPS)",
             "Use macOS 14 or newer and a PyTorch for arm64, not one that runs under Rosetta",
+        )
+    for text in torch["broken"]:
+        yield Finding(
+            "problem",
+            f"a card is there and does not answer PyTorch: {text}",
+            "Look whether another program holds it, and start the machine anew",
         )
     for text in torch["warnings"]:
         yield Finding("note", f"PyTorch says: {text}")
