@@ -13,6 +13,7 @@ left for says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -36,10 +37,13 @@ WHEELS = ROOT / ".whl"
 FETCHED = (
     *("transformers", "diffusers", "huggingface_hub", "tokenizers", "accelerate", "peft", "safetensors"),
     *("einops", "pillow", "psutil", "tyro", "docstring-parser", "typeguard", "httpx", "torchao"),
+    *("httpx2", "httpcore2", "truststore", "importlib-metadata", "lazy-importer", "anyio", "idna", "h11"),
+    *("click", "typing-extensions", "zipp", "filelock", "packaging", "fsspec"),
 )
 _GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)  # minor versions that wheels are built for
 PLATFORMS = (*(f"manylinux_2_{number}_x86_64" for number in _GLIBC), "manylinux2014_x86_64")
-RESERVE_S = 15.0  # for writing the results
+RESERVE_S = 20.0  # for ending the last step and writing the results
+GRACE_S = 5.0  # from asking a step to end to ending it
 LEAST_S = 20.0  # a step is not begun with less
 
 
@@ -81,16 +85,21 @@ def steps_of(device: str, size: str, work: Path) -> list[GpuStep]:
 
 
 def run_steps(
-    steps: Sequence[GpuStep], work: Path, until: float, environment: Mapping[str, str]
+    steps: Sequence[GpuStep],
+    work: Path,
+    until: float,
+    environment: Mapping[str, str],
+    least_s: float = LEAST_S,
 ) -> list[StepOutcome]:
-    """One after the other, until the clock (`time.monotonic`) says `until`.
+    """One after the other, until the clock (`time.monotonic`) says `until`; none is begun with less than
+    `least_s` seconds left.
 
     What a step prints goes to `work`, in files named by the step.
     """
     found = []
     for step in steps:
         left = until - time.monotonic()
-        if left < LEAST_S:
+        if left < least_s:
             found.append(
                 StepOutcome(name=step.name, state="left out", said=f"{max(0, left):.0f} s were left")
             )
@@ -121,13 +130,25 @@ def run_step(step: GpuStep, work: Path, limit_s: float, environment: Mapping[str
             code, state = None, "ended"
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
     lines = [line for line in (work / f"{name}.err").read_text(errors="replace").splitlines() if line.strip()]
     said = lines[-1][:500] if state == "failed" and lines else ""
     return StepOutcome(
         name=step.name, state=state, seconds=round(time.monotonic() - started, 1), code=code, said=said
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started; a moment is left to remove what lies in main memory."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def collect(work: Path, outcomes: Sequence[StepOutcome], minutes: float) -> dict[str, Any]:

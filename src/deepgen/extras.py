@@ -40,6 +40,13 @@ def install_hint(extra: Extra) -> str:
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
+def core_hint(*, again: bool = False) -> str:
+    """The command that installs what is always needed; with `again` our own files, and only those."""
+    is_clone = not _is_installed() and (_CLONE / "pyproject.toml").is_file()
+    what = f"-e '{_CLONE}'" if is_clone else DISTRIBUTION
+    return f"pip install --force-reinstall --no-deps {what}" if again else f"pip install {what}"
+
+
 def missing_extra(needs: str, extra: Extra, error: ImportError | None = None) -> ModuleNotFoundError:
     """The error to raise where a package of an extra cannot be imported.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deepgen.doctor.examination import Death
+from deepgen.extras import core_hint
 from doctor.facts import (
     CARD,
     CPU,
@@ -52,7 +53,7 @@ def test_pytorch_that_is_missing_too_old_or_broken_is_the_first_problem() -> Non
     assert told.startswith("problem: PyTorch 2.5.1+cu124 is too old: 2.6 or newer is needed. Install")
     reason = "OSError: libtorch_cpu.so: cannot open shared object file"
     told = only(problems(examination(None, deaths=[Death(job="torch", reason=reason)])))
-    assert f"PyTorch 2.13.0 is installed and cannot be imported: {reason}" in told
+    assert f"PyTorch 2.13.0 is installed and does not work: {reason}" in told
 
 
 def test_a_build_for_processors_beside_a_card_of_nvidia_is_a_problem() -> None:
@@ -89,6 +90,11 @@ def test_a_build_for_cards_on_a_machine_without_one_is_no_problem() -> None:
     found = examination(replace(CUDA_BUILD, devices=(CPU,), architectures=()), LINUX)
     assert problems(found) == []
     assert "finds no card, and no driver shows one" in only(notes(found))
+
+
+def test_a_card_that_does_not_answer_is_a_problem() -> None:
+    broken = replace(CUDA_BUILD, broken=("cuda:1: AcceleratorError: CUDA error: device unavailable",))
+    assert "does not answer PyTorch: cuda:1: AcceleratorError" in only(problems(examination(broken, NVIDIA)))
 
 
 def test_an_apple_chip_that_is_not_computed_on_is_a_problem() -> None:
@@ -222,7 +228,7 @@ def test_a_device_that_kills_or_hangs_its_process_is_named_with_what_it_did() ->
 def test_a_damaged_model_is_a_problem() -> None:
     told = only(problems(examination(model_faults=["vlm/model.safetensors is not as it was made"])))
     assert "the embedded model `tiny` is damaged: vlm/model.safetensors is not as it was made" in told
-    assert "deepgen-image" in told
+    assert core_hint(again=True) in told
 
 
 # --- picture ------------------------------------------------------------------------------------------------

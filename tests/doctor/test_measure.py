@@ -185,6 +185,18 @@ def test_the_embedded_model_is_whole_and_damage_is_named(tmp_path: Path) -> None
     assert model_faults(copy) == ["tiny/SHA256SUMS is missing"]
 
 
+def test_a_card_that_cannot_be_asked_hides_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(number: int) -> None:
+        raise RuntimeError("CUDA error: device is busy")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fails)
+    found = gather()
+    assert found.broken == ("cuda:0: RuntimeError: CUDA error: device is busy",)
+    assert [one.name for one in found.devices] == ["cpu"]
+
+
 def test_the_doctor_draws_in_the_format_that_generate_takes() -> None:
     device = next(one for one in gather().devices if one.name == "cpu")
     assert f"torch.{device.drawn_in}" == str(choose_dtype("auto", "cpu", model_is_large=False))

@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from deepgen.doctor.examination import Examination
 from deepgen.doctor.packages import PackageFacts
-from deepgen.extras import DISTRIBUTION, Extra, install_hint
+from deepgen.extras import Extra, core_hint, install_hint
 
 GB = 10**9
 WEIGHTS_GB = 14  # of the published model, to download
@@ -68,7 +68,7 @@ def _of_torch(found: Examination) -> Iterator[Finding]:
         reasons = [death.reason for death in found.deaths if death.job == "torch"]
         yield Finding(
             "problem",
-            f"PyTorch {package.version} is installed and cannot be imported: {'; '.join(reasons)}",
+            f"PyTorch {package.version} is installed and does not work: {'; '.join(reasons)}",
             "Install it again into this Python, with the build for this machine "
             "(https://pytorch.org/get-started/locally)",
         )
@@ -96,13 +96,19 @@ def _of_build(found: Examination) -> Iterator[Finding]:
             "built without ROCm: pictures are drawn on the processor",
             _BUILD,
         )
-    elif (torch["cuda"] or torch["hip"]) and not has_cuda:
+    elif (torch["cuda"] or torch["hip"]) and not has_cuda and not torch["broken"]:
         yield from _of_hidden_cards(found)
     if machine.apple_chip and not any(device["name"] == "mps" for device in found.devices):
         yield Finding(
             "problem",
             f"this is an Apple chip, and PyTorch {torch['version']} does not compute on it (MPS)",
             "Use macOS 14 or newer and a PyTorch for arm64, not one that runs under Rosetta",
+        )
+    for text in torch["broken"]:
+        yield Finding(
+            "problem",
+            f"a card is there and does not answer PyTorch: {text}",
+            "Look whether another program holds it, and start the machine anew",
         )
     for text in torch["warnings"]:
         yield Finding("note", f"PyTorch says: {text}")
@@ -185,7 +191,7 @@ def _install(package: PackageFacts) -> str:
         return "Install the build for this machine: https://pytorch.org/get-started/locally"
     if package.extra is not None:
         return f"Install the extra again: {install_hint(cast(Extra, package.extra))}"
-    return f"Install DeepGen's needs again: {install_hint('train').replace('[train]', '')}"
+    return f"Install DeepGen's needs again: {core_hint()}"
 
 
 def _of_devices(found: Examination) -> Iterator[Finding]:
@@ -231,8 +237,8 @@ def _of_model(found: Examination) -> Iterator[Finding]:
         yield Finding(
             "problem",
             f"the embedded model `tiny` is damaged: {'; '.join(found.model_faults[:3])}",
-            f"Install the package again (pip install --force-reinstall --no-deps {DISTRIBUTION}, or git "
-            "checkout in a clone); the checks of numbers were left out",
+            f"Install the package again ({core_hint(again=True)}, or git checkout in a clone); the checks of "
+            "numbers were left out",
         )
 
 

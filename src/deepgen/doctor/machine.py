@@ -69,7 +69,7 @@ def gather(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) 
         environment: of the process.
     """
     cards, driver = _nvidia(root)
-    memory, free = _memory()
+    memory, free = main_memory()
     cache = hub_folder(environment)
     return MachineFacts(
         system=f"{platform.platform()} ({platform.machine()})",
@@ -151,7 +151,7 @@ def _run(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _memory() -> tuple[int, int]:
+def main_memory() -> tuple[int, int]:
     """All and free main memory in bytes; 0 where the system does not say."""
     try:
         import psutil

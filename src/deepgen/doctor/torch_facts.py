@@ -43,6 +43,7 @@ class TorchFacts:
         has_mps: built for Apple's.
         architectures: of cards it has kernels for.
         warnings: what it said while it looked, such as that a driver is too old.
+        broken: devices that it counts and cannot ask, with the reason.
         devices: the ones it can compute on, the one `--device auto` takes first.
         threads: of the processor.
         instructions: of the processor that its kernels use.
@@ -55,6 +56,7 @@ class TorchFacts:
     has_mps: bool = False
     architectures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
     devices: tuple[DeviceFacts, ...] = ()
     threads: int = 1
     instructions: str = ""
@@ -77,7 +79,8 @@ def gather() -> TorchFacts:
         warnings.simplefilter("always")
         import torch
 
-        devices = (*_cuda(torch), *_mps(torch), _cpu(torch))
+        cards, broken = _cuda(torch)
+        devices = (*cards, *_mps(torch), _cpu(torch))
     return TorchFacts(
         version=torch.__version__,
         cuda=torch.version.cuda,
@@ -85,6 +88,7 @@ def gather() -> TorchFacts:
         has_mps=torch.backends.mps.is_built(),
         architectures=tuple(torch.cuda.get_arch_list()) if torch.cuda.is_available() else (),
         warnings=tuple(dict.fromkeys(" ".join(str(one.message).split())[:500] for one in said)),
+        broken=tuple(broken),
         devices=devices,
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
@@ -96,31 +100,36 @@ def gather() -> TorchFacts:
     )
 
 
-def _cuda(torch: Any) -> list[DeviceFacts]:
-    """Cards of NVIDIA, and of AMD in a build for ROCm, which PyTorch calls cuda as well."""
-    if not torch.cuda.is_available():
-        return []
-    found = []
-    for number in range(torch.cuda.device_count()):
-        named = f"cuda:{number}"
-        properties = torch.cuda.get_device_properties(number)
-        free, total = torch.cuda.mem_get_info(number)
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        is_amd = torch.version.hip is not None
-        major, minor = torch.cuda.get_device_capability(number)
-        found.append(
-            DeviceFacts(
-                name=named,
-                hardware=torch.cuda.get_device_name(number),
-                total_bytes=total,
-                free_bytes=free,
-                has_own_memory=True,
-                architecture=properties.gcnArchName.split(":")[0] if is_amd else f"sm_{major}{minor}",
-                has_bfloat16=has_bfloat16,
-                drawn_in="bfloat16" if has_bfloat16 else "float16",
-            )
-        )
-    return found
+def _cuda(torch: Any) -> tuple[list[DeviceFacts], list[str]]:
+    """Cards of NVIDIA, and of AMD in a build for ROCm, which PyTorch calls cuda as well; and those that
+    cannot be asked.
+    """
+    found, broken = [], []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        try:
+            found.append(_card(torch, number))
+        except Exception as error:  # a card that fell off the bus, one that another process holds alone
+            broken.append(f"cuda:{number}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return found, broken
+
+
+def _card(torch: Any, number: int) -> DeviceFacts:
+    """What one card says of itself."""
+    properties = torch.cuda.get_device_properties(number)
+    free, total = torch.cuda.mem_get_info(number)
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    major, minor = torch.cuda.get_device_capability(number)
+    is_amd = torch.version.hip is not None
+    return DeviceFacts(
+        name=f"cuda:{number}",
+        hardware=torch.cuda.get_device_name(number),
+        total_bytes=total,
+        free_bytes=free,
+        has_own_memory=True,
+        architecture=properties.gcnArchName.split(":")[0] if is_amd else f"sm_{major}{minor}",
+        has_bfloat16=has_bfloat16,
+        drawn_in="bfloat16" if has_bfloat16 else "float16",
+    )
 
 
 def _mps(torch: Any) -> list[DeviceFacts]:
@@ -155,7 +164,7 @@ def _cpu(torch: Any) -> DeviceFacts:
 
 
 def _machine_memory() -> tuple[int, int]:
-    import psutil
+    from deepgen.doctor.machine import main_memory
 
-    memory = psutil.virtual_memory()
-    return memory.available, memory.total
+    total, free = main_memory()
+    return free, total
