@@ -1,5 +1,4 @@
-"""Reinforcement learning on a pretended CUDA device: the CPU's rollouts and losses, no wait in a micro-batch.
-"""
+"""Reinforcement learning on a pretended CUDA device: rollouts and losses are the CPU's."""
 
 from __future__ import annotations
 
