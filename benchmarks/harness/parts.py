@@ -16,6 +16,7 @@ from deepgen.sampling.step_cache import StepCache
 from harness import inputs
 from harness.machine import matmul_peak, seconds
 from harness.models import Subject
+from harness.reference import as_loaded
 from harness.store import Store
 
 
@@ -35,17 +36,18 @@ def run(subject: Subject, store: Store, settings: dict[str, Any]) -> None:
         ("DiT step, 1 reference", "dit", edits[1], 2),
         ("DiT step, 3 references", "dit", edits[3], 1),
         ("VAE encoder", "encoder", image, 1),
+        ("VAE encoder, contiguous weights", "encoder", image, 1),
         ("VAE decoder", "decoder", image, 1),
-        ("VAE decoder, channels last", "decoder", image, 1),
+        ("VAE decoder, contiguous weights", "decoder", image, 1),
     ):
         few = (
             1 if subject.size != "tiny" and (part in ("encoder", "decoder") or sample.references) else rounds
         )
-        is_last = name.endswith("channels last")
+        is_contiguous = name.endswith("contiguous weights")
         store.cell(
             name,
-            lambda part=part, sample=sample, rows=rows, few=few, is_last=is_last: measure(
-                subject, part, sample, rows, few, is_last
+            lambda part=part, sample=sample, rows=rows, few=few, is_contiguous=is_contiguous: measure(
+                subject, part, sample, rows, few, is_contiguous
             ),
         )
     store.content["attention"] = ways_of_attention(subject, plain)
@@ -73,12 +75,17 @@ def _peaks(device: str) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(
-    subject: Subject, part: str, sample: SampleShape, rows: int, rounds: int, is_channels_last: bool = False
+    subject: Subject, part: str, sample: SampleShape, rows: int, rounds: int, is_contiguous: bool = False
 ) -> dict[str, Any]:
-    """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after."""
+    """FLOP, seconds, FLOP/s and the share of the peak, which is measured before and after.
+
+    The VAE's weights lie as the package has them, or contiguous.
+    """
     arithmetic = subject.pipe.vae.dtype if part in ("encoder", "decoder") else subject.arithmetic
-    layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    subject.pipe.vae.to(memory_format=layout)
+    if is_contiguous:
+        subject.pipe.vae.to(memory_format=torch.contiguous_format)
+        with as_loaded():
+            return measure(subject, part, sample, rows, rounds)
     call = caller(subject, part, sample, rows)
     if subject.size == "tiny" or subject.device == "cuda":
         call()

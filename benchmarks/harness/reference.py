@@ -9,7 +9,8 @@ and 8):
 - every image of every sample patched by itself, references again at each step; context projected at each
   step; the blocks are diffusers' own, with a dense boolean mask made and used in every attention call,
   although nothing is padded;
-- the picture decoded in the memory format the weights were loaded in.
+- the picture decoded in the memory format the weights were loaded in, and references read in that format;
+- patches embedded by a convolution, and a feed-forward of the vision tower in its four operations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,10 @@ from diffusers.models.attention import JointTransformerBlock
 from einops import rearrange
 from original_training import OriginalObjective, OriginalTransformer
 from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed, Qwen2_5_VLMLP
 
+from deepgen.models import vae as latent_space
+from deepgen.models.vision_tower import GatedFeedForward, PatchProduct
 from deepgen.pipeline import DeepGenPipeline, GuidanceBatching
 from deepgen.sampling.guidance import guide
 from deepgen.sampling.presets import PRESETS, Preset
@@ -163,9 +168,23 @@ class ReferencePipeline(DeepGenPipeline):
                 callback_on_step_end(self, step, timestep, {})
         return latents
 
+    def encode_reference(self, pixels: Tensor) -> Any:
+        """By the VAE as it was loaded."""
+        with as_loaded():
+            return super().encode_reference(pixels)
+
+    def _decode(self, *arguments: Any) -> list[Tensor]:
+        with as_loaded():
+            return super()._decode(*arguments)
+
     def _kept_memory(self) -> AbstractContextManager[None]:
         """The C library's own way with freed memory."""
         return nullcontext()
+
+
+def as_loaded() -> Any:
+    """While it is entered, no VAE's weights are brought into another order."""
+    return mock.patch.object(latent_space, "lay_out", return_value=None)
 
 
 def reference_of(pipe: DeepGenPipeline) -> ReferencePipeline:
@@ -176,9 +195,22 @@ def reference_of(pipe: DeepGenPipeline) -> ReferencePipeline:
     transformer.transformer_blocks = nn.ModuleList(
         views[id(block)] for block in pipe.transformer.transformer_blocks
     )
-    reference.register_modules(transformer=transformer)
+    vae: Any = copy.deepcopy(pipe.vae).to(memory_format=torch.contiguous_format)
+    reference.register_modules(transformer=transformer, vae=vae, vlm=_with_stock_tower(pipe.vlm))
     reference.set_progress_bar_config(disable=True)
     return reference
+
+
+def _with_stock_tower(vlm: Any) -> Any:
+    """The same weights, with the library's own parts in the vision tower; attention by windows stays."""
+    shared = {id(tensor): tensor for tensor in (*vlm.visual.parameters(), *vlm.visual.buffers())}
+    tower = copy.deepcopy(vlm.visual, shared)
+    stock = {PatchProduct: Qwen2_5_VisionPatchEmbed, GatedFeedForward: Qwen2_5_VLMLP}
+    for layer in tower.modules():
+        layer.__class__ = stock.get(type(layer), type(layer))
+    view = _view(vlm, type(vlm))
+    view._modules["visual"] = tower
+    return view
 
 
 def _stock_block(block: Any) -> nn.Module:

@@ -51,12 +51,12 @@ class Info:
 
     def run(self) -> int:
         """Exit code 0 once it is printed."""
-        from deepgen.checkpoints.info import info
-
         name = needed_model(self.path, self.model, "info")
         if Path(name).suffix.lower() in _IMAGES:
             print_report(_of_image(Path(name).expanduser()), as_json=self.json)
             return 0
+        from deepgen.checkpoints.info import info
+
         source = locate(name)
         print_report(info(source), as_json=self.json)
         return 0
