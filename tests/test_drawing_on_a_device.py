@@ -110,16 +110,8 @@ def check(name: str, call: dict[str, Any], pipe: DeepGenPipeline, other: DeepGen
         found = drawn(other, call)
         report = device.report()
     assert_same(found, expected, LEVELS if call.get("output_type") == "pil" else CLOSE)
-    is_edit = "image" in call
-    steps = [wait for wait in device.waits if wait.phase == "steps"]
-    assert all(wait.line.startswith("models/dit.py") for wait in steps), report
-    assert len(steps) <= (12 * DIT_WAITS_A_STEP if is_edit else 0), report
-    assert sum("transfer.py" in wait.line for wait in device.waits if wait.phase == "after") == 1, report
-    own = [w for w in device.waits if w.phase == "before" and not w.line.startswith(VLM_FILES)]
-    assert len(own) <= 1, report
-    if not is_edit:
-        rows = len(call["prompt"]) if isinstance(call["prompt"], list) else 1
-        assert device.count("before") <= 1 + 2 * rows * VLM_WAITS_A_PASS, report
+    assert device.count("steps") == 0, report
+    assert device.count("before") <= 1, report
     if name not in ("latents", "tensors"):  # which the test itself copies to the host
         assert device.count("after") == 1, report
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepgen.models.graphs import of_any_size
+from deepgen.transfer import to_device
 
 # B batch, S image tokens, L context tokens
 
@@ -20,8 +21,7 @@ def count(samples: Tensor | Sequence[Any]) -> int:
 
 def real_positions(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Which positions of right-padded rows are real, boolean (B, the longest)."""
-    ends = torch.tensor(lengths, device=device)
-    return torch.arange(max(lengths), device=device) < ends[:, None]
+    return to_device(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], device)
 
 
 def key_masks(

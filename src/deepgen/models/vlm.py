@@ -27,6 +27,7 @@ from deepgen.models.graphs import entered_plainly, of_any_size, outside_graphs, 
 from deepgen.models.multimodal_positions import multimodal_positions
 from deepgen.models.vision_tower import compute_faster
 from deepgen.models.windows import WindowAttention, vision_layout
+from deepgen.transfer import to_device
 
 # diffusers finds out how to load a part by looking for PreTrainedModel in the module of its class.
 __all__ = ["DeepGenVLM", "PreTrainedModel", "multimodal_positions", "vision_patches"]
@@ -65,7 +66,7 @@ def vision_patches(
     resized = F.interpolate(
         pixels[None].float(), scale_factor=VISION_SCALE, mode="bilinear", align_corners=False
     )[0]
-    mean, std = (resized.new_tensor(x)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
+    mean, std = to_device(torch.tensor([CLIP_MEAN, CLIP_STD]), resized.device)[..., None, None]
     normed = ((resized + 1) / 2 - mean) / std  # (3, h, w)
     rows, columns = (side // patch for side in resized.shape[-2:])
     patches = rearrange(
@@ -76,7 +77,7 @@ def vision_patches(
         p=patch,
         q=patch,
     )
-    return patches, torch.tensor([1, rows, columns], device=pixels.device)
+    return patches, to_device(torch.tensor([1, rows, columns]), pixels.device)
 
 
 # transformers renames checkpoint keys by class name: ours read and write Qwen's folders like their own class.
@@ -171,7 +172,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
         index = [[] for _ in range(batch)] if image_index is None else image_index
         grids = [_merged_grid(pixels) for pixels in pixel_values]
 
-        ids = input_ids.to(device)
+        ids = to_device(input_ids, device)
         embeds = self.language_model.embed_tokens(ids)  # (B, L, D)
         if image_features is not None and len(pixel_values):
             shown = torch.cat([image_features[k] for row in index for k in row]).to(embeds)  # (all N, D)
@@ -185,7 +186,8 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             real,
             self.config.image_token_id,
             [[grids[k] for k in row] for row in index],
-        ).to(device)  # (3, B, L + Q)
+        )
+        positions = to_device(positions, device)  # (3, B, L + Q)
         if max_positions is not None:
             embeds, real, positions = (
                 embeds[:, -max_positions:],
@@ -194,7 +196,7 @@ class DeepGenVLM(OwnFolderMixin, Qwen2_5_VLModel):
             )
         # In a graph that is exported nothing is known of the mask. A mask on a device is waited for.
         is_padded = torch.compiler.is_compiling() or not bool(real.all())
-        return embeds, real.to(device) if is_padded else None, positions
+        return embeds, to_device(real, device) if is_padded else None, positions
 
     @entered_plainly
     def image_features(self, pixel_values: Sequence[Tensor]) -> list[Tensor]:

@@ -25,6 +25,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from deepgen.models.vision_tower import rotate
+from deepgen.transfer import to_device
 
 # S patches of all images, N windows of W patches, H heads, E head width, D width
 
@@ -55,10 +56,10 @@ class VisionLayout:
         """As the tower's forward takes them, on a device."""
         ends = {"cu_window_seqlens": self.windows, "cu_seqlens": self.images}
         return {
-            "position_ids": self.position_ids.to(device),
-            "window_index": self.window_index.to(device),
+            "position_ids": to_device(self.position_ids, device),
+            "window_index": to_device(self.window_index, device),
             **{
-                name: torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+                name: to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
                 for name, lengths in ends.items()
             },
             "max_seqlen": max(self.images),
@@ -144,4 +145,6 @@ def _groups(lengths: Sequence[int]) -> Groups:
 
 
 def _moved(groups: Groups, device: torch.device) -> Groups:
-    return [(length, patches if patches is None else patches.to(device)) for length, patches in groups]
+    return [
+        (length, patches if patches is None else to_device(patches, device)) for length, patches in groups
+    ]
