@@ -230,9 +230,9 @@ class EncodingMixin:
         with self._kept_memory():
             shown = [to_device(x, device) for x in images.values()]
             states = self.vlm(
+                think_tokens=think_tokens,  # first: hooks of offloading give states back where the first input is
                 input_ids=tokens.input_ids,  # on the host, which then knows of pads without asking the device
                 attention_mask=tokens.attention_mask,
-                think_tokens=think_tokens,
                 taps=self.connector.taps,
                 pixel_values=shown,
                 image_index=None if pixels is None else [[places[id(x)] for x in row] for row in pixels],
