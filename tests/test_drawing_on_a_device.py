@@ -150,15 +150,19 @@ OFFLOADS: dict[str, Callable[[DeepGenPipeline], Any]] = {
     "name", [pytest.param(n, marks=[] if n == "model" else pytest.mark.slow) for n in OFFLOADS]
 )
 @pytest.mark.parametrize(
-    "call", ["several prompts", pytest.param("mixed references", marks=pytest.mark.slow)]
+    "call",
+    [
+        "several prompts",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("an edit", "mixed references")),
+    ],
 )
 def test_offloading_draws_the_cpus_pictures(
     name: str, call: str, pipe: DeepGenPipeline, fresh_pipe: DeepGenPipeline
 ) -> None:
-    expected = drawn(pipe, CALLS[call])
+    expected = drawn(pipe, {**CALLS, **MORE_CALLS}[call])
     with PretendedDevice():
         OFFLOADS[name](fresh_pipe)
-        assert_same(drawn(fresh_pipe, CALLS[call]), expected, LEVELS)
+        assert_same(drawn(fresh_pipe, {**CALLS, **MORE_CALLS}[call]), expected, LEVELS)
 
 
 @pytest.mark.slow

@@ -230,7 +230,7 @@ class EncodingMixin:
         with self._kept_memory():
             shown = [to_device(x, device) for x in images.values()]
             states = self.vlm(
-                think_tokens=think_tokens,  # first: hooks of offloading give states back where the first input is
+                think_tokens=think_tokens,  # first: offloading gives states back where the first input is
                 input_ids=tokens.input_ids,  # on the host, which then knows of pads without asking the device
                 attention_mask=tokens.attention_mask,
                 taps=self.connector.taps,

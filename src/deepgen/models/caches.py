@@ -35,6 +35,12 @@ def own_hooks(module: nn.Module) -> dict[str, Any]:
     return {} if registry is None else registry.hooks
 
 
+def remove_hooks(module: nn.Module) -> None:
+    """Take diffusers' hooks off this module itself."""
+    for name in list(own_hooks(module)):
+        module._diffusers_hook.remove_hook(name, recurse=False)
+
+
 def hooks(module: nn.Module) -> dict[str, Any]:
     """diffusers' hooks on a module and on everything inside, one of each name."""
     return {name: hook for part in module.modules() for name, hook in own_hooks(part).items()}

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from deepgen.models.adapter_scale import read_scale, scaled
 from deepgen.models.attention import JointAttentionProcessor
 from deepgen.models.blocks import FinalJointBlock, as_joint_block
-from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks
+from deepgen.models.caches import FASTER_CACHE, check_config, own_hooks, remove_hooks
 from deepgen.models.containment import OwnFolderMixin
 from deepgen.models.dit_inputs import (
     count,
@@ -145,6 +145,16 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         super().enable_cache(config)
 
     @entered_plainly
+    def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, but the embedding of images (small) stays on the device.
+
+        It is called once for each image, and what is loaded ahead is put away after the first call.
+        """
+        super().enable_group_offload(onload_device, *args, **kwargs)
+        for part in self.pos_embed.modules():
+            remove_hooks(part)
+        self.pos_embed.to(onload_device)
+
     def forward(
         self,
         hidden_states: Tensor | Sequence[Tensor],
