@@ -29,7 +29,10 @@ def test_neither_the_text_nor_the_json_holds_them(monkeypatch: pytest.MonkeyPatc
     home = str(Path("~").expanduser())
     faults = [f"{home}/tiny/vlm cannot be read: hf_secretsecret"]
     report = DoctorReport.of(examination(model_faults=faults))
-    for text in (str(report), json.dumps(report.to_dict())):
+    whole = str(report)
+    assert f"{home}/tiny/vlm cannot be read: [$HF_TOKEN]" in whole, "commands to type keep their paths"
+    assert "hf_secretsecret" not in whole
+    for text in (whole[whole.index("```") :], json.dumps(report.to_dict())):
         assert "hf_secretsecret" not in text
         assert f"{home}/tiny" not in text
         assert "~/tiny/vlm cannot be read: [$HF_TOKEN]" in text

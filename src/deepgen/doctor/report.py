@@ -78,8 +78,9 @@ class DoctorReport:
             ("Findings", [str(one) for one in self.findings] or ["nothing is wrong"]),
         ]
         blocks = ["\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections if lines]
-        paste = "\n".join(["To paste into a bug report:", "", *self.block()])
-        return redacted("\n\n".join([*blocks, paste]))
+        # Only the block leaves the machine: a command to type needs its whole path.
+        read_here = redacted("\n\n".join(blocks), home=Path("/"))
+        return "\n\n".join([read_here, "To paste into a bug report:", redacted("\n".join(self.block()))])
 
     def block(self) -> Iterator[str]:
         """What a bug report needs, in few lines of Markdown."""
