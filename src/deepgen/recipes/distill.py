@@ -41,7 +41,7 @@ def distill_tiny() -> TrainConfig:
     return DistillConfig(
         model="tiny",
         prompts=_MIXTURES / "distill-tiny.yaml",
-        num_steps=1200,
+        num_steps=800,
         optim=OptimConfig(lr=1e-3, muon_lr=None, warmup_steps=20, decay_share=0.5, betas=(0.9, 0.99)),
         ema_decay=0.99,
         transformer_lora=LoraSettings(rank=32, alpha=32, dropout=0.0, targets="linear"),
