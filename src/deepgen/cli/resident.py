@@ -33,6 +33,7 @@ _IMPORTED = (
     *("checkpoints.lora_files", "data.image_files", "data.images", "data.masks", "data.png", "image_sizes"),
     *("planning.drawing", "sampling.solvers", "evaluation.runner", "training.loop", "training.start"),
 )
+_COMMANDS = "deepgen.cli.app"  # by name: the table of commands imports this one
 _SOURCES = Path(resident.__file__).parent
 
 
@@ -214,10 +215,8 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
     """The command, then the end of this process as Python ends one; does not return."""
     code: Any = 1
     try:
-        from deepgen.cli.app import main
-
         _begin(request, streams)
-        code = main(request["arguments"])
+        code = import_module(_COMMANDS).main(request["arguments"])
     except SystemExit as end:
         code = end.code
         if code is not None and not isinstance(code, int):
