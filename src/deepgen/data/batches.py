@@ -30,6 +30,7 @@ from deepgen.data.mixture_config import ImageRule
 from deepgen.data.order import random_bits, stream_key
 from deepgen.data.resize import resize_rule, square_crop
 from deepgen.moved import renamed
+from deepgen.transfer import to_device
 
 _KEPT_SHAPES = 2**17
 _Sizes = tuple[Size, tuple[Size, ...]]
@@ -88,8 +89,8 @@ class MicroBatch:
     features: list[Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same on a device, without waiting for pinned memory."""
-        return self._mapped(lambda pixels: pixels.to(device, non_blocking=True))
+        """The same on a device, for whose work the host does not wait."""
+        return self._mapped(lambda pixels: to_device(pixels, device))
 
     def pin_memory(self) -> MicroBatch:
         """The same in page-locked memory; PyTorch's loader asks for it by this name."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from deepgen.config import COUNT, check_bounds
 from deepgen.data.batches import Batches, MicroBatch
@@ -20,6 +21,7 @@ from deepgen.data.example_images import load_image
 from deepgen.data.mixture import Mixture
 from deepgen.data.png import image_grid, read_records, save_png
 from deepgen.training.objective import TrainingBatch
+from deepgen.transfer import to_host
 
 NUM_LEVELS = 8
 
@@ -83,14 +85,18 @@ class Validation:
 
     @torch.no_grad()
     def _losses(self) -> dict[str, tuple[float, float]]:
-        totals: dict[str, tuple[float, float]] = {}
+        found: list[tuple[str, Tensor, int]] = []  # read together at the end
         for micro_batch in self._micro_batches():
             prepared = self.stage.prepare(micro_batch, is_training=False)
             for number in range(NUM_LEVELS):
                 losses = self.stage.losses(at_level(prepared, (number + 0.5) / NUM_LEVELS))
                 for name in (micro_batch.task, f"{micro_batch.task} at {(number + 0.5) / NUM_LEVELS:.4f}"):
-                    total, count = totals.get(f"validation/{name}", (0.0, 0.0))
-                    totals[f"validation/{name}"] = (total + float(losses.sum()), count + len(losses))
+                    found.append((f"validation/{name}", losses.sum(), len(losses)))
+        totals: dict[str, tuple[float, float]] = {}
+        sums = to_host([value for _, value, _ in found])
+        for (name, _, number), value in zip(found, sums, strict=True):
+            total, count = totals.get(name, (0.0, 0.0))
+            totals[name] = (total + float(value), count + number)
         return totals
 
     def _grid(self) -> Image.Image:
@@ -120,7 +126,8 @@ class Validation:
 def at_level(batch: TrainingBatch, sigma: float) -> TrainingBatch:
     """The batch with every sample at one noise level, each weighing the same."""
     sigmas = torch.full_like(batch.sigma, sigma)
-    return replace(batch, sigma=sigmas, timestep=1000 * sigmas, weights=torch.ones_like(sigmas))
+    ones = torch.ones_like(sigmas)
+    return replace(batch, sigma=sigmas, timestep=1000 * sigmas, weights=ones, levels=[sigma] * len(batch))
 
 
 @contextmanager
