@@ -434,8 +434,7 @@ class DeepGenPipeline(
             prompts, given, settings, targets.pixels, padding, lora_scale
         )
 
-        drawn: dict[int, Tensor] = {}
-        finite: list[Tensor] = []
+        drawn, finite = dict[int, Tensor](), list[Tensor]()
         for samples in groups.values():
             if self._interrupt and drawn:  # what was not begun would be noise, so it is left out
                 break

@@ -21,6 +21,7 @@ from deepgen.doctor.examination import Examination, examine
 from deepgen.doctor.picture import shows_a_red_circle, write
 from deepgen.output import DeepGenPipelineOutput
 from doctor.facts import CPU_BUILD, examination, only, packages, problems
+from pretended_device import PretendedDevice
 
 SOURCE = Path(__file__).parents[2] / "src"
 LIBRARIES = Path(safetensors.__file__).parents[1]
@@ -210,7 +211,7 @@ def test_a_damaged_model_is_said_and_its_numbers_are_left_out(tmp_path: Path) ->
 )
 def test_a_device_is_measured_drawn_on_and_planned_for(formats: tuple[str, ...], tmp_path: Path) -> None:
     """On the CUDA device that the tests pretend, whose numbers are the processor's; the long one draws."""
-    device = pytest.importorskip("pretended_device").PretendedDevice()
+    device = PretendedDevice()
     known = Examination(
         machine=examination().machine, packages=[one for one in packages() if one.name == "torch"]
     )

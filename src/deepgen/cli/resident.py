@@ -133,7 +133,7 @@ def _as_a_copy(
         listener.close()
         with suppress(EOFError, ConnectionError):
             _attend(connection, before, newest)
-    except BaseException:
+    except BaseException:  # whatever it is, this copy ends; the original serves others
         traceback.print_exc()
     finally:
         os._exit(0)
@@ -224,7 +224,7 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
             code = 1
     except KeyboardInterrupt:
         code = 130
-    except BaseException:
+    except BaseException:  # printed, as Python does at its end
         traceback.print_exc()
     finally:
         with suppress(BaseException):
