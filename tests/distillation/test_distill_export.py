@@ -52,6 +52,7 @@ def test_a_lora_file_and_a_folder_draw_the_same_in_the_steps_they_learnt(run: Pa
         adapted("a red circle", preset="turbo", num_inference_steps=4)
 
 
+@pytest.mark.slow
 def test_a_student_is_not_distilled_again(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

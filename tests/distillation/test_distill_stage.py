@@ -130,7 +130,8 @@ def test_states_of_the_student_are_its_own_steps(prompts: Path) -> None:
 
 
 def test_the_loss_falls_and_a_resumed_run_is_the_run_without_a_stop(prompts: Path, tmp_path: Path) -> None:
-    config = small(prompts, num_steps=8, num_inference_steps=(2,), micro_batch_size=16)
+    changes = {"num_inference_steps": (2,), "teacher_steps": 2, "paths_per_round": 2, "micro_batch_size": 16}
+    config = small(prompts, num_steps=8, **changes)
     train(config, tmp_path / "whole")
     losses = [json.loads(x)["loss"] for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 8
@@ -159,6 +160,7 @@ def test_what_cannot_be_distilled_is_refused(prompts: Path, changes: dict[str, A
         small(prompts, **changes)
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_the_5b_model_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "distill", "--plan", "--card", "h100", "--cards", "8"]) == 0
     said = capsys.readouterr().out
