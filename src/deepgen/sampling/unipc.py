@@ -108,7 +108,10 @@ class HostUniPC(UniPCMultistepScheduler):
             weight * ((other - clean) / ratio)
             for weight, other, ratio in zip(weights, older, one.ratios, strict=True)
         ]
-        return sum(terms[1:], terms[0]) if terms else None
+        total = terms[0] if terms else None
+        for term in terms[1:]:
+            total = term if total is None else total + term
+        return total
 
 
 def _solved(one: _UpdateCoefficients, count: int) -> list[Tensor]:
