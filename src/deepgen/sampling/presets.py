@@ -25,7 +25,7 @@ from torch import Tensor
 
 from deepgen.sampling.few_steps import USUAL_STEPS, FewStepSchedule
 from deepgen.sampling.schedule import set_timesteps
-from deepgen.sampling.solvers import make_scheduler
+from deepgen.sampling.solvers import make_scheduler, without_waits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ class Preset:
                     f"{type(scheduler).__name__}; leave out --scheduler, or use preset 'exact'"
                 )
             scheduler = make_scheduler(self.solver, scheduler)
+        scheduler = without_waits(scheduler)
         spacing = None if sigmas is None else np.array(sigmas, dtype=np.float32)
         if self.spacing is not None:
             if sigmas is not None:

@@ -14,7 +14,7 @@ from diffusers import (
 from deepgen.sampling.unipc import HostUniPC
 
 _FLOW_MATCH = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
-_MULTISTEP = {"dpm++": DPMSolverMultistepScheduler, "unipc": HostUniPC}
+_MULTISTEP = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 NAMES = (*_FLOW_MATCH, *_MULTISTEP)
 
 
@@ -41,8 +41,14 @@ def make_scheduler(name: str, scheduler: Any) -> Any:
 def name_of(scheduler: Any) -> str:
     """The name of the solver that a scheduler is; its class's name where it is none of ours."""
     known = {kind: name for name, kind in {**_FLOW_MATCH, **_MULTISTEP}.items()}
-    known[UniPCMultistepScheduler] = "unipc"
     return known.get(type(scheduler), type(scheduler).__name__)
+
+
+def without_waits(scheduler: Any) -> Any:
+    """The same solver, with its coefficients computed on the host where diffusers' asks the device."""
+    if type(scheduler) is UniPCMultistepScheduler:
+        return HostUniPC.from_config(scheduler.config)
+    return scheduler
 
 
 def num_model_calls(name: str | None, num_steps: int) -> int:

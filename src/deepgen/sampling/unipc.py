@@ -42,7 +42,7 @@ class HostUniPC(UniPCMultistepScheduler):
         self, model_output: Tensor, *args: Any, sample: Tensor, order: int, **kwargs: Any
     ) -> Tensor:
         """The predictor: latents at the next level, (B, C, h, w), from the sample at this one."""
-        step, clean = self.step_index, self.model_outputs[-1]
+        step, clean = self.step_index, self._predictions[-1]
         one = self._coefficients(step, step + 1, [step - k for k in range(1, order)])
         moved = one.of_sample * sample - one.of_clean * clean
         weights = [torch.tensor(0.5)] if order == 2 else _solved(one, order - 1)
@@ -59,13 +59,18 @@ class HostUniPC(UniPCMultistepScheduler):
         **kwargs: Any,
     ) -> Tensor:
         """The corrector: this level's latents again, (B, C, h, w), with what the model said of them."""
-        step, clean = self.step_index, self.model_outputs[-1]
+        step, clean = self.step_index, self._predictions[-1]
         one = self._coefficients(step - 1, step, [step - 1 - k for k in range(1, order)])
         moved = one.of_sample * last_sample - one.of_clean * clean
         *weights, last = [torch.tensor(0.5)] if order == 1 else _solved(one, order)
         change = self._weighted(one, weights, clean)
         newest = last * (this_model_output - clean)
         return moved - one.of_differences * (newest if change is None else change + newest)
+
+    @property
+    def _predictions(self) -> list[Any]:
+        """Of the clean latents, (B, C, h, w) each, the newest last."""
+        return self.model_outputs
 
     def _coefficients(self, source: int, target: int, others: Sequence[int]) -> _UpdateCoefficients:
         """Of the step from one level to another, both by number, with the levels of older predictions."""
@@ -98,12 +103,15 @@ class HostUniPC(UniPCMultistepScheduler):
 
     def _weighted(self, one: _UpdateCoefficients, weights: Sequence[Tensor], clean: Tensor) -> Tensor | None:
         """The weighted sum of the differences to older predictions, newest first; None of none."""
-        older = [self.model_outputs[-(k + 2)] for k in range(len(one.ratios))]
+        older = [self._predictions[-(k + 2)] for k in range(len(one.ratios))]
         terms = [
             weight * ((other - clean) / ratio)
             for weight, other, ratio in zip(weights, older, one.ratios, strict=True)
         ]
-        return sum(terms[1:], terms[0]) if terms else None
+        total = terms[0] if terms else None
+        for term in terms[1:]:
+            total = term if total is None else total + term
+        return total
 
 
 def _solved(one: _UpdateCoefficients, count: int) -> list[Tensor]:
