@@ -68,4 +68,8 @@ def vectors_of_any_batch(
     vectors: Sequence[tuple[Tensor, Tensor]] | None,
 ) -> list[tuple[Tensor, Tensor]] | None:
     """Every block's modulation for a graph of any batch."""
-    return vectors and [(of_any_size(image, 0), of_any_size(context, 0)) for image, context in vectors]
+    return (
+        None
+        if vectors is None
+        else [(of_any_size(image, 0), of_any_size(context, 0)) for image, context in vectors]
+    )

@@ -22,7 +22,6 @@ from deepgen.data.mixture import Mixture
 from deepgen.data.mixture_config import ImageRule
 from deepgen.data.pixels import bytes_to_pixels
 from deepgen.models import vae as latent_space
-from deepgen.models.compiled import compile_blocks
 from deepgen.models.precision import compute_in_float32
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, image_tokens, tokenize
 from deepgen.models.vlm import PIXELS_PER_TOKEN
@@ -290,6 +289,8 @@ def prepare_parts(config: SupervisedSettings, pipe: TrainedPipeline) -> FlowMatc
         if config.vlm_lora is not None:
             pipe.vlm.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.is_compiled:
+        from deepgen.models.compiled import compile_blocks
+
         compile_blocks(pipe.transformer)
     return FlowMatchingObjective(
         pipe.vlm,
