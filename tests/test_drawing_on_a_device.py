@@ -26,12 +26,6 @@ from random_lora import write_lora
 # Roundings of pixels in [0, 1], and of uint8.
 CLOSE, LEVELS = 1e-4, 1
 
-# Waits inside the forwards of the VLM and its vision tower; the aim is 0, and this table empty.
-VLM_FILES = ("models/vlm.py", "models/windows.py")
-VLM_WAITS_A_PASS = 4  # of a prompt without references
-# Waits of a step with references of several sizes, inside the DiT's forward; the aim is 0.
-DIT_WAITS_A_STEP = 1
-
 PROMPTS = ["a red circle", "two blue squares left of a green one", "a cat"]
 
 

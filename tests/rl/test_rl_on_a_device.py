@@ -25,7 +25,6 @@ from deepgen.training.parallel import Processes
 from deepgen.training.state import TrainState
 from pretended_device import PretendedDevice
 
-INSIDE_MODELS = ("models/vlm.py", "models/windows.py")  # the aim is that they do not wait, either
 LEVELS = 1
 
 
@@ -123,5 +122,4 @@ def test_a_rollout_with_its_update_is_the_cpus(
     assert found_norms == pytest.approx(norms, rel=1e-3)
     for ours, theirs in zip(drawn, images, strict=True):
         assert np.abs(ours - theirs).max() <= LEVELS
-    waits = [wait for wait in device.waits if wait.phase == "micro-batch"]
-    assert not [wait for wait in waits if not wait.line.startswith(INSIDE_MODELS)], device.report()
+    assert not [wait for wait in device.waits if wait.phase == "micro-batch"], device.report()

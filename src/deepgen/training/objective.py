@@ -19,6 +19,7 @@ from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.prompts import Tokens
 from deepgen.models.vlm import DeepGenVLM
 from deepgen.sampling.noise_levels import sample_losses
+from deepgen.transfer import to_device
 
 Padding = Literal["hidden", "visible"]
 
@@ -154,9 +155,8 @@ class FlowMatchingObjective(nn.Module):
         )
         mask = None
         if self.padding == "hidden" and batch.tokens.is_padded:
-            mask = F.pad(batch.tokens.attention_mask.bool(), (0, len(think)), value=True)[
-                :, -states.shape[1] :
-            ]
+            real = F.pad(batch.tokens.attention_mask.bool(), (0, len(think)), value=True)
+            mask = to_device(real[:, -states.shape[1] :], states.device)
         context, pooled = self.connector(states, mask)  # (B, L + Q, J), (B, P)
         return context, pooled, mask
 

@@ -150,7 +150,7 @@ class SupervisedStage:
             [clean.shape[-2] * clean.shape[-1] // patch**2] * len(texts),
         )
         return TrainingBatch(
-            tokens=tokens.to(self.device),
+            tokens=tokens,  # on the host, which then knows of pads and images without asking the device
             clean=clean,
             noise=to_device(noise, self.device),
             sigma=to_device(levels.sigma, self.device),
