@@ -44,8 +44,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         first = process.stderr.readline()
         assert "is ready" in first, first + process.stderr.read()
         yield environment
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
         assert not socket_path(environment).exists()
         assert process.stderr.read() == ""
 

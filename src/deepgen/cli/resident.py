@@ -113,6 +113,7 @@ def _serve(
 ) -> None:
     """Answer until nobody has asked for long enough."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies that have ended are forgotten
+    signal.signal(signal.SIGTERM, _end)  # what shells start in the background does not hear Ctrl-C
     listener.settimeout(None if idle_minutes is None else 60 * idle_minutes)
     while True:
         try:
@@ -125,10 +126,15 @@ def _serve(
                 _as_a_copy(listener, connection, before, newest)
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def _as_a_copy(
     listener: socket.socket, connection: socket.socket, before: dict[str, Any], newest: float
 ) -> None:
     """Attend to one caller and end; nothing of what the original does at its end is done here."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         listener.close()
         with suppress(EOFError, ConnectionError):
