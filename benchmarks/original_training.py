@@ -69,11 +69,12 @@ class OriginalTransformer(DeepGenTransformer2DModel):
         lengths = torch.tensor([len(x) for x in tokens], device=padded.device)
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
-    @staticmethod
-    def _masks(
-        image_mask: Tensor | None, context_mask: Tensor | None, image: Tensor, context: Tensor
-    ) -> dict[str, Tensor]:
-        return {} if image_mask is None else {"is_real": image_mask}  # never None here
+    def _packed(self, hidden_states: Tensor | Sequence[Tensor], *others: Any) -> Any:
+        return super()._packed(list(hidden_states), *others)  # never as one tensor
+
+    def predict(self, *, masks: dict[str, Tensor], **tensors: Any) -> Tensor:  # type: ignore[override]
+        """The network with the mask that its processors read."""
+        return super().predict(masks={"is_real": masks["image_mask"][:, 0, 0]}, **tensors)
 
 
 class OriginalObjective(FlowMatchingObjective):

@@ -446,7 +446,7 @@ def test_a_cached_sample_does_not_depend_on_its_neighbours(pipe: DeepGenPipeline
     pipe.transformer.enable_cache(make(pipe))
     pair = draw(pipe, "edit")
     alone = draw(pipe, "edit", num_images_per_prompt=1)
-    assert (pair[:1] - alone).abs().max() < 1e-5
+    assert (pair[:1] - alone).abs().max() < 2e-5
 
 
 def test_the_hook_alone_is_noticed(pipe: DeepGenPipeline) -> None:

