@@ -243,3 +243,13 @@ def test_a_rollout_of_a_distilled_model_takes_its_levels(pipe: DeepGenPipeline) 
         policy.sigmas(2, (8, 8))
     with pytest.raises(ValueError, match="distilled for, 2, 4; got 12"):
         policy.sigmas(12, (8, 8))
+
+
+def test_a_converted_model_keeps_its_student_where_the_layout_has_room(tmp_path: Path) -> None:
+    assert main(["convert", "tiny", str(tmp_path / "folder")]) == 0
+    pipe = DeepGenPipeline.from_pretrained(tmp_path / "folder")
+    assert pipe("a red circle", preset="turbo", seed=1).images[0].size == (96, 96)
+    assert main(["convert", "tiny", str(tmp_path / "native"), "--layout", "native"]) == 0
+    pipe = DeepGenPipeline.from_pretrained(tmp_path / "native", vlm=str(TINY_DIR), vae=str(TINY_DIR))
+    with pytest.raises(ValueError, match="turbo"):
+        pipe("a red circle", preset="turbo", seed=1)

@@ -31,7 +31,9 @@ from deepgen.checkpoints.checkpoint import (
 )
 from deepgen.checkpoints.layouts import HubOptions, detect, read_json, weight_files
 from deepgen.checkpoints.lora import adapter_config, adapter_tensors, merge, native_tensors
+from deepgen.checkpoints.lora_files import DISTILLED
 from deepgen.checkpoints.parts import WEIGHT_STEM, WEIGHTED, Part, build, class_of
+from deepgen.checkpoints.saving import without_own_lora
 from deepgen.checkpoints.sums import hash_file, read_sums, write_sums
 from deepgen.checkpoints.tensors import LazyTensor
 from deepgen.checkpoints.weights import LoraMode, adapt
@@ -219,7 +221,10 @@ def _write_deepgen(
             writer.write_file(path, adapter_tensors(checkpoint.lora), dtype=dtype, progress=progress)
         )
     _write_json(folder / BASES, _base_sums(checkpoint, folder, files))
-    _write_json(folder / "model_index.json", _model_index(checkpoint, type(tokenizer).__name__))
+    index = _model_index(checkpoint, type(tokenizer).__name__)
+    if own := index.get("defaults", {}).get(DISTILLED, {}).get("lora"):
+        shutil.copyfile(checkpoint.layout.path / own, folder / own)
+    _write_json(folder / "model_index.json", index)
     remote_code.write(folder)
     return files
 
@@ -325,10 +330,8 @@ def _write_native(
     checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, limit: int, progress: writer.Progress
 ) -> list[writer.Written]:
     configs = {name: part.config for name, part in checkpoint.parts.items() if name in NATIVE_PARTS}
-    _write_json(
-        folder / "config.json",
-        {"_class_name": "DeepGen-1.0", **configs, "defaults": checkpoint.pipeline_defaults()},
-    )
+    defaults = without_own_lora(checkpoint.pipeline_defaults())
+    _write_json(folder / "config.json", {"_class_name": "DeepGen-1.0", **configs, "defaults": defaults})
     return writer.write_shards(
         folder, "model", native_state(checkpoint), dtype=dtype, shard_size=limit, progress=progress
     )

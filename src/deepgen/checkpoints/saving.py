@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deepgen.checkpoints import remote_code
+from deepgen.checkpoints.lora_files import DISTILLED
 from deepgen.checkpoints.sums import write_sums
 from deepgen.models.containment import check_folder
 
 DISTILLED_FILE = "distilled_lora.safetensors"  # of a model that has one for preset "turbo"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+
+
+def without_own_lora(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's defaults for a layout that has no room for the LoRA of preset "turbo"."""
+    is_in_file = "lora" in (defaults.get(DISTILLED) or {})
+    return {key: value for key, value in defaults.items() if not (is_in_file and key == DISTILLED)}
 
 
 class TrustedFilesMixin:

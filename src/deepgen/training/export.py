@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from deepgen.checkpoints.lora import DEFAULT_SCALE
 from deepgen.checkpoints.names import lora_name, native_name
 from deepgen.checkpoints.parts import WEIGHTED
-from deepgen.checkpoints.saving import LORA_FILE
+from deepgen.checkpoints.saving import LORA_FILE, without_own_lora
 from deepgen.checkpoints.sums import write_sums
 from deepgen.distilled_lora import write_metadata
 from deepgen.pipeline import DeepGenPipeline
@@ -175,7 +175,7 @@ def export_native(trained: Trained, output_dir: Path) -> None:
         "_class_name": "DeepGen-1.0",
         "connector": _plain(pipe.connector.config),
         "transformer": _plain(pipe.transformer.config),
-        "defaults": dict(pipe.config.defaults),
+        "defaults": without_own_lora(pipe.config.defaults),
     }
     (output_dir / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     write_sums(output_dir, [file.name, "config.json"])
