@@ -192,8 +192,9 @@ def test_vlm_tower_and_connector_have_no_break(pipe: DeepGenPipeline) -> None:
     for ids, real, images in calls:
         think = connector.think_tokens()
         states = [model(ids, real, think, taps, **images) for model in (compiled[0], vlm)]
-        assert largest_difference(*states) == 0
-        assert largest_difference(compiled[1](states[0]), connector(states[1])) == 0
+        # Plain, the tower's feed-forward is one operation of oneDNN, which rounds otherwise.
+        assert largest_difference(*states) <= (1e-5 if images else 0)
+        assert largest_difference(compiled[1](states[0]), connector(states[0])) == 0
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [2, 2, 4], "VLM and connector; another size; the tower and pads"
     assert not counters["graph_break"]
