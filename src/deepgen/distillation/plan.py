@@ -16,7 +16,7 @@ from deepgen.generation import GenerationSettings
 from deepgen.models.config import Architecture
 from deepgen.planning.accelerators import Accelerator
 from deepgen.planning.flops import SampleShape, dit, positions, sample_flops
-from deepgen.training.plan import Counts, Task, TrainingPlan, duration, plan, plan_of_recipe
+from deepgen.training.plan import Counts, Task, TrainingPlan, plan, plan_of_recipe
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DistillPlan:
         return self.num_rounds * sum(self.flops[task].values()) / reached / 3600
 
     def __str__(self) -> str:
-        tasks, accelerator = list(self.flops), self.memory.accelerator
+        tasks = list(self.flops)
         lines = [*self.memory.memory_lines(), ""]
         lines.append(f"{'TFLOP of one round':28}" + "".join(f"{task:>12}" for task in tasks))
         for purpose in self.flops[tasks[0]]:
@@ -53,16 +53,9 @@ class DistillPlan:
         for task in tasks:
             shown = ", ".join(f"{count:,.0f} {purpose}" for purpose, count in self.passes[task].items())
             lines.append(f"  passes through the DiT, {task}: {shown}")
-        times = ", ".join(f"{duration(self.hours(task))} if all are {task}" for task in tasks)
-        lines += [
-            "",
-            f"{self.num_rounds:,.0f} rounds on {self.num_processes} x {accelerator.name} at "
-            f"{accelerator.mfu:.0%} of {accelerator.tflops:g} TFLOP/s: {times}",
-        ]
-        if self.memory.price_per_hour is not None:
-            each = self.num_processes * self.memory.price_per_hour
-            costs = ", ".join(f"{self.hours(task) * each:,.2f} if all are {task}" for task in tasks)
-            lines.append(f"cost {costs}, at {self.memory.price_per_hour:g} an hour and card")
+        hours = {task: self.hours(task) for task in tasks}
+        work = f"{self.num_rounds:,.0f} rounds"
+        lines += ["", *self.memory.lines_of_tasks(work, hours, self.num_processes)]
         return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from deepgen.planning.accelerators import Accelerator
 from deepgen.planning.flops import SampleShape, dit, is_trained, positions, sample_flops, vae_decoder
 from deepgen.rl.config import RLSettings
 from deepgen.training.activations import vae_working_bytes
-from deepgen.training.plan import Counts, PlanConfig, Task, TrainingPlan, duration, plan, plan_of_recipe
+from deepgen.training.plan import Counts, PlanConfig, Task, TrainingPlan, plan, plan_of_recipe
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,15 @@ class RLPlan:
                 lines.append(f"  {purpose:26}" + "".join(f"{number:>12,.1f}" for number in numbers))
         passes = ", ".join(f"{count:,} {purpose}" for purpose, count in self.passes.items() if count)
         lines += [f"  passes through the DiT: {passes}", ""]
-        accelerator = self.memory.accelerator
-        times = ", ".join(f"{duration(self.hours(task))} if all are {task}" for task in tasks)
-        lines.append(
-            f"{self.num_rollouts:,} rollouts of {self.num_images:,} images on {self.num_processes} x "
-            f"{accelerator.name} at {accelerator.mfu:.0%} of {accelerator.tflops:g} TFLOP/s: {times}"
-        )
+        work = f"{self.num_rollouts:,} rollouts of {self.num_images:,} images"
+        hours = {task: self.hours(task) for task in tasks}
+        lines += self.memory.lines_of_tasks(work, hours, self.num_processes)
         lines.append("without what rewards take; they judge while the next group is drawn")
         if self.num_epochs is not None:
             lines.append(
                 f"at most: the run ends after {self.num_epochs} epochs of its prompts, "
                 "which could not be counted here"
             )
-        if self.memory.price_per_hour is not None:
-            each = self.num_processes * self.memory.price_per_hour
-            costs = ", ".join(f"{self.hours(task) * each:,.2f} if all are {task}" for task in tasks)
-            lines.append(f"cost {costs}, at {self.memory.price_per_hour:g} an hour and card")
         return "\n".join(lines)
 
 

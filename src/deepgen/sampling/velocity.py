@@ -108,6 +108,7 @@ class GuidedVelocity:
         self, transformer: Any, *, is_split: bool = False, exchange: GuidanceExchange | None = None
     ) -> None:
         self.transformer, self._is_split, self._exchange = transformer, is_split, exchange
+        self._dtype = transformer.dtype  # diffusers walks through all layers for it, too much for every step
         self._joined: tuple[int | None, JoinedInputs] | None = None
 
     def __call__(
@@ -134,12 +135,11 @@ class GuidedVelocity:
         if num_samples is not None:
             states += states[:1] * (num_samples - count)
         sizes = [len(state.latents) for state in states]
-        dtype = self.transformer.dtype
         inputs = self._inputs(states, text_length)
         velocity = branch_velocities(
             self.transformer,
             inputs,
-            torch.cat([state.latents.to(dtype) for state in states]),  # (B, C, h, w)
+            torch.cat([state.latents.to(self._dtype) for state in states]),  # (B, C, h, w)
             torch.cat([state.timestep for state in states]),  # (B,)
             steps=[state.step for state in states],
             skip_uncond=states[0].skip_uncond and inputs.num_branches == 2,

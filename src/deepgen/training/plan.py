@@ -177,6 +177,19 @@ class TrainingPlan:
     def __str__(self) -> str:
         return "\n".join([*self.memory_lines(), "", *self._flop_lines(), "", *self._time_lines()])
 
+    def lines_of_tasks(self, work: str, hours: Mapping[Task, float], num_processes: int) -> list[str]:
+        """How long `work` takes on the cards, and what it costs, where all samples are of one task."""
+        card = self.accelerator
+        times = ", ".join(f"{duration(value)} if all are {task}" for task, value in hours.items())
+        lines = [
+            f"{work} on {num_processes} x {card.name} at {card.mfu:.0%} of {card.tflops:g} TFLOP/s: {times}"
+        ]
+        if self.price_per_hour is not None:
+            each = num_processes * self.price_per_hour
+            costs = ", ".join(f"{value * each:,.2f} if all are {task}" for task, value in hours.items())
+            lines.append(f"cost {costs}, at {self.price_per_hour:g} an hour and card")
+        return lines
+
     def memory_lines(self) -> list[str]:
         """What is trained, every row of memory, and whether it fits."""
         trained = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in self.trained.items() if count)
