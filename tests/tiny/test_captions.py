@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from deepgen.tiny.captions import CAPTION_KINDS, sample_caption
-from deepgen.tiny.claims import Claim, ThingClaim, from_json, holds, to_json
+from deepgen.tiny.claims import RELATIONS, Claim, ThingClaim, from_json, holds, to_json
 from deepgen.tiny.language import noun_phrase, plural
+from deepgen.tiny.sampling import LAYOUTS, RELATION_CELLS
 from deepgen.tiny.scene import Scene, Thing
 from tiny.mutations import wrong_scenes
 
@@ -99,3 +100,25 @@ def test_wrong_arguments_are_named() -> None:
         sample_caption(np.random.default_rng(0), "sonnet")
     with pytest.raises(ValueError, match="a relation is one of left of"):
         Claim(things=(ThingClaim(),), relation="left of")
+
+
+@pytest.mark.parametrize("kind", ["two", "three"])
+def test_things_stand_in_the_order_in_which_they_are_named(kind: str) -> None:
+    rng = np.random.default_rng(4)
+    layouts = set()
+    for _ in range(60):
+        target = sample_caption(rng, kind).target
+        cells = tuple(thing.cell for thing in target.things)
+        assert list(cells) == sorted(cells)
+        layouts.add(cells)
+    assert layouts == set(LAYOUTS[len(cells)])
+
+
+def test_every_stated_relation_is_drawn_with_its_own_cells() -> None:
+    rng = np.random.default_rng(5)
+    found = {}
+    for _ in range(200):
+        example = sample_caption(rng, "relation")
+        found.setdefault(example.claim.relation, set()).add(tuple(t.cell for t in example.target.things))
+    assert found == {relation: {cells} for relation, cells in RELATION_CELLS.items()}
+    assert set(found) == set(RELATIONS)

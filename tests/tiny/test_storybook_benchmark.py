@@ -200,17 +200,18 @@ def test_a_picture_that_fades_is_measured(tmp_path):
     assert report.num_above == 0
 
 
-def test_the_look_up_answers_a_prompt_it_knows_and_no_new_combination():
-    asked = {"generation": prompts_of("generation", 4), "editing": prompts_of("edit", 1)}
+def test_the_look_up_answers_a_prompt_it_knows_and_hardly_a_new_combination():
+    asked = {"generation": prompts_of("generation", 16), "editing": prompts_of("edit", 1)}
     rows = [
         {"kind": p.example.kind, "level": p.level, "is_direct": False, "prompt": p.key, "is_right": True,
          "fault": "", "kept": None, "psnr": None}
         for p in asked["generation"]
     ]  # fmt: skip
     parts = {part.name: part for part in summarize_kinds("generation", rows, look_up(asked, 100))}
-    assert parts["single"].lookup >= 0.5
+    assert parts["single"].lookup >= 0.3
     assert parts["all"].lookup == 0
-    assert parts["two"].lookup_levels["new combinations"] == 0
+    # A pair that no caption of two things had may stand in one of a relation.
+    assert parts["two"].lookup_levels["new combinations"] <= 0.25
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from deepgen.tiny.language import (
 )
 from deepgen.tiny.sampling import (
     CELL_ABOVE_WORD,
+    RELATION_CELLS,
     ROW_BELOW_THING,
     WORD_ROW,
     sample_cells,
@@ -103,9 +104,12 @@ def _sample_scene(rng: np.random.Generator, kind: str) -> Scene:
     if kind == "all":
         things = sample_things(rng, nouns)
     else:
-        things = sample_plain_things(
-            rng, nouns, sample_cells(rng, len(nouns)) if kind == "position" else None
-        )
+        cells = None
+        if kind == "position":
+            cells = sample_cells(rng, len(nouns))
+        elif kind == "relation":
+            cells = RELATION_CELLS[choose(rng, tuple(RELATIONS))]
+        things = sample_plain_things(rng, nouns, cells)
     if kind == "size":
         things = [replace(thing, size=choose(rng, SIZES)) for thing in things]
     return Scene(ground=sample_ground(rng), things=tuple(things))
