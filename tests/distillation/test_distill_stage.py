@@ -17,7 +17,7 @@ from deepgen.distillation.recipe import DistillConfig
 from deepgen.distillation.stage import DistillStage
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import recipe
-from deepgen.sampling.few_steps import even_schedules
+from deepgen.sampling.few_steps import weighted_schedules
 from deepgen.sampling.presets import get_preset
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
@@ -66,16 +66,28 @@ def stage_of(config: DistillConfig) -> DistillStage:
     )
 
 
-def test_the_levels_of_training_are_those_of_drawing(prompts: Path) -> None:
-    stage = stage_of(small(prompts))
+@pytest.mark.parametrize("level_mean", [None, 0.3])
+def test_the_levels_of_training_are_those_of_drawing(prompts: Path, level_mean: float | None) -> None:
+    stage = stage_of(small(prompts, num_inference_steps=(1, 2, 4, 8), teacher_steps=8, level_mean=level_mean))
     pipe, turbo = stage.policy.pipe, get_preset("turbo")
-    for count, schedule in even_schedules((1, 2, 4, 8), 20.0).items():
+    for count, schedule in stage.sampler.schedules.items():
         fine = fine_sigmas(stage.policy, schedule, 3, (12, 12))
         solver, timesteps = turbo.with_schedule(schedule).prepare(pipe.scheduler, count, "cpu", 9)
         assert torch.equal(fine[::3], solver.sigmas)
-        levels = [stage.sampler.level(count, float(s)) for s in fine[:-1:3]] if count in (1, 2) else None
-        if levels is not None:
-            torch.testing.assert_close(1000 * torch.tensor(levels), timesteps)
+        levels = [stage.sampler.level(count, float(s)) for s in fine[:-1:3]]
+        torch.testing.assert_close(1000 * torch.tensor(levels), timesteps)
+
+
+def test_weighted_levels_have_equal_shares_of_the_density_between_them() -> None:
+    schedules = weighted_schedules((1, 2, 4, 8), 20.0, 0.3, 0.7)
+    draws = torch.sigmoid(0.3 + 0.7 * torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
+    for count, schedule in schedules.items():
+        edges = torch.tensor(sorted([0.0, *schedule.sigmas]))
+        shares = torch.histogram(draws, edges).hist / len(draws)
+        torch.testing.assert_close(shares, torch.full((count,), 1 / count), atol=0.004, rtol=0)
+    assert set(schedules[4].sigmas) <= set(schedules[8].sigmas)
+    assert schedules[4].sigmas[1] - schedules[4].sigmas[2] < 0.2 < schedules[4].sigmas[3]
+    assert [one.timestep_offset for one in schedules.values()] == [40, 20, 0, -20]
 
 
 def test_every_answer_is_learnt_from_once_in_each_pass(prompts: Path) -> None:
@@ -150,6 +162,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_run_without_a_stop(prompts: Pat
         ({"num_inference_steps": (2, 2)}, "different numbers"),
         ({"num_inference_steps": (8,), "teacher_steps": 4}, "must take at least as many"),
         ({"own_share": 1.5}, r"own_share must be in \[0, 1\]"),
+        ({"level_mean": 0.0, "level_std": 0.0}, "level_std must be positive"),
         ({"trains_connector": True}, "changes the DiT alone"),
         ({"sizes": ("512",)}, "WIDTHxHEIGHT"),
         ({"sharding": "fsdp"}, "set sharding=none"),

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepgen.sampling.few_steps import FewSteps, even_schedules
+from deepgen.sampling.few_steps import FewSteps, even_schedules, weighted_schedules
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.optim import OptimConfig
 from deepgen.training.supervised_settings import SupervisedSettings
@@ -30,6 +30,10 @@ class DistillSettings(SupervisedSettings):
         prompts: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file; their rewards are not read.
         num_inference_steps: numbers of steps the student learns to draw with; the first on half of the
             paths, the others on equal shares of the rest.
+        level_mean: of the logit-normal density with equal shares of which between the student's noise levels
+            (before the shift; 0 is the middle), so that steps are short where it is high; None spaces them
+            evenly.
+        level_std: of that density.
         timestep_offset: by which the timesteps of other numbers than 4 are moved for each halving.
         paths_per_round: prompts of a round, on all processes together.
         passes_per_round: how many times each answer is learnt from.
@@ -58,6 +62,8 @@ class DistillSettings(SupervisedSettings):
     log_every: int = 10
     prompts: Path | None = None
     num_inference_steps: tuple[int, ...] = (4,)
+    level_mean: float | None = None
+    level_std: float = 1.0
     timestep_offset: float = 20.0
     paths_per_round: int = 64
     passes_per_round: int = 2
@@ -91,6 +97,8 @@ class DistillSettings(SupervisedSettings):
                 "benchmarks and validation look at a model with its guidance, which a student has not; "
                 "evaluate its export with --preset turbo"
             )
+        if not self.level_std > 0:
+            raise ValueError(f"level_std must be positive, got {self.level_std}")
         if not 0 <= self.own_share <= 1:
             raise ValueError(f"own_share must be in [0, 1], got {self.own_share}")
         if self.trains_connector or self.vlm_lora is not None:
@@ -122,4 +130,7 @@ class DistillSettings(SupervisedSettings):
     @property
     def few_steps(self) -> FewSteps:
         """What the student is made for, which is written beside its weights."""
-        return FewSteps(schedules=even_schedules(self.num_inference_steps, self.timestep_offset))
+        counts, offset, mean = self.num_inference_steps, self.timestep_offset, self.level_mean
+        if mean is None:
+            return FewSteps(schedules=even_schedules(counts, offset))
+        return FewSteps(schedules=weighted_schedules(counts, offset, mean, self.level_std))
