@@ -102,11 +102,12 @@ def test_every_answer_is_learnt_from_once_in_each_pass(prompts: Path) -> None:
     assert sorted((one.path, one.step) for one in asked) == sorted(stage.part(0, 0))
 
 
-def test_half_of_the_paths_have_the_first_number_of_steps(prompts: Path) -> None:
-    sampler = stage_of(small(prompts, num_inference_steps=(2, 1, 4))).sampler
-    counts = [sampler.num_steps(path) for path in range(600)]
-    assert counts.count(2) / 600 == pytest.approx(0.5, abs=0.06)
-    assert counts.count(1) / 600 == pytest.approx(0.25, abs=0.06)
+def test_a_share_of_the_paths_has_the_first_number_of_steps(prompts: Path) -> None:
+    for share in (0.5, 0.8):
+        sampler = stage_of(small(prompts, num_inference_steps=(2, 1, 4), first_share=share)).sampler
+        counts = [sampler.num_steps(path) for path in range(600)]
+        assert counts.count(2) / 600 == pytest.approx(share, abs=0.06)
+        assert counts.count(1) / 600 == pytest.approx((1 - share) / 2, abs=0.06)
 
 
 def test_the_student_has_no_negative_branch_and_the_teacher_has_its_guidance(prompts: Path) -> None:
@@ -162,6 +163,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_run_without_a_stop(prompts: Pat
         ({"num_inference_steps": (2, 2)}, "different numbers"),
         ({"num_inference_steps": (8,), "teacher_steps": 4}, "must take at least as many"),
         ({"own_share": 1.5}, r"own_share must be in \[0, 1\]"),
+        ({"first_share": -0.1}, r"first_share must be in \[0, 1\]"),
         ({"level_mean": 0.0, "level_std": 0.0}, "level_std must be positive"),
         ({"trains_connector": True}, "changes the DiT alone"),
         ({"sizes": ("512",)}, "WIDTHxHEIGHT"),
@@ -180,6 +182,12 @@ def test_the_plan_says_what_the_5b_model_takes(capsys: pytest.CaptureFixture[str
     # 128 paths: half of 4 steps with 6 + 1 calls each, half of 8 with 3 + 1, two branches
     assert "7,680 by the teacher, 640 to draw, 1,536 to train" in said
     assert "500 rounds on 8 x h100" in said
+    matching = ["--set", "objective=distribution-matching"]
+    assert main(["train", "distill", "--plan", "--card", "h100", "--cards", "8", *matching]) == 0
+    said = capsys.readouterr().out
+    # 128 paths, two branches of the teacher; 6 steps on average and three times the fake score
+    assert "256 by the teacher, 128 by the fake score, 1,152 to train" in said
+    assert "the fake score  " in said
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,33 +73,40 @@ class AnswerSampler:
         """Steps of the student on a path."""
         first, *others = self.config.num_inference_steps
         rng = generator(self.config.seed, "steps", path)
-        return first if not others or rng.random() < 0.5 else int(others[rng.integers(len(others))])
+        is_first = not others or rng.random() < self.config.first_share
+        return first if is_first else int(others[rng.integers(len(others))])
 
     @torch.no_grad()
     def draw(self, paths: Sequence[int]) -> list[StepTarget]:
         """The answers of some paths."""
-        encoded = dict(zip(paths, self._encode(paths), strict=True))
-        alike: dict[tuple, list[int]] = {}
-        for path in paths:
-            one = encoded[path]
-            alike.setdefault((one.size, len(one.references), self.num_steps(path)), []).append(path)
-        answers, size = [], self.config.draw_batch_size or self.config.micro_batch_size
-        for members in alike.values():
-            for begin in range(0, len(members), size):
-                some = members[begin : begin + size]
-                answers += self._follow(some, [encoded[path] for path in some])
+        encoded = dict(zip(paths, self.encode(paths), strict=True))
+        answers = []
+        for some in self.alike(encoded, self.config.draw_batch_size or self.config.micro_batch_size):
+            answers += self._follow(some, [encoded[path] for path in some])
         return answers
 
-    def student(self, prompts: Sequence[EncodedPrompt], noisy: Tensor, levels: Tensor) -> Tensor:
+    def alike(self, encoded: Mapping[int, EncodedPrompt], batch_size: int) -> Iterator[list[int]]:
+        """The paths in batches of one size, number of references and number of steps each."""
+        groups: dict[tuple, list[int]] = {}
+        for path, one in encoded.items():
+            groups.setdefault((one.size, len(one.references), self.num_steps(path)), []).append(path)
+        for members in groups.values():
+            for begin in range(0, len(members), batch_size):
+                yield members[begin : begin + batch_size]
+
+    def student(
+        self, prompts: Sequence[EncodedPrompt], noisy: Tensor, levels: Tensor, network: Any = None
+    ) -> Tensor:
         """Velocities (B, C, h, w) of the student, without a negative branch.
 
         Args:
             prompts: of every sample.
             noisy: (B, C, h, w).
             levels: timesteps of every sample, with their offset, as a share of 1000: (B,).
+            network: another DiT in its place.
         """
         alone = [replace(prompt, negative=None) for prompt in prompts]
-        return self.policy.velocity(alone, range(len(alone)), noisy, levels)
+        return self.policy.velocity(alone, range(len(alone)), noisy, levels, network=network)
 
     def level(self, num_steps: int, sigma: float) -> float:
         """What `student` takes for a noise level, where the path has so many steps."""
@@ -107,7 +115,7 @@ class AnswerSampler:
 
     # --- prompts --------------------------------------------------------------------------------------------
 
-    def _encode(self, paths: Sequence[int]) -> list[EncodedPrompt]:
+    def encode(self, paths: Sequence[int]) -> list[EncodedPrompt]:
         """Their prompts, read once as long as they are kept."""
         seed, wanted = self.config.seed, []
         for path in paths:
@@ -128,14 +136,15 @@ class AnswerSampler:
         return [found[key] for key, _ in wanted]
 
     def _read(self, prompts: dict[tuple, Prompt], size: tuple[int, int] | None) -> dict[tuple, EncodedPrompt]:
-        generators = [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in prompts]
+        """One by one: a prompt read beside others is rounded differently, and a run that goes on reads it
+        beside others than the run that kept it.
+        """
         height, width = size or (None, None)
-        encoded, batch = [], self.config.draw_batch_size or self.config.micro_batch_size
-        values = list(prompts.values())
-        for begin in range(0, len(values), batch):
-            some = slice(begin, begin + batch)
-            encoded += self.policy.encode(values[some], generators[some], height, width)
-        return dict(zip(prompts, encoded, strict=True))
+        found = {}
+        for key, prompt in prompts.items():
+            generators = [torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))]
+            found[key] = self.policy.encode([prompt], generators, height, width)[0]
+        return found
 
     def _size(self, path: int) -> tuple[int, int] | None:
         sizes = self.config.drawn_sizes
@@ -146,7 +155,7 @@ class AnswerSampler:
     def _follow(self, paths: Sequence[int], prompts: Sequence[EncodedPrompt]) -> list[StepTarget]:
         """The answers along paths of one size and one number of steps."""
         config, policy, num_steps = self.config, self.policy, self.num_steps(paths[0])
-        shape = self._latent_shape(prompts[0])
+        shape = self.latent_shape(prompts[0])
         noisy = torch.stack([normal(config.seed, "path noise", path, shape) for path in paths])
         noisy = noisy.to(policy.device)  # (B, C, h, w)
         is_own = torch.tensor(
@@ -190,7 +199,8 @@ class AnswerSampler:
         each = max(1, round(self.config.teacher_steps / num_steps))
         return fine_sigmas(self.policy, self.schedules[num_steps], each, latent_size), each
 
-    def _latent_shape(self, prompt: EncodedPrompt) -> tuple[int, int, int]:
+    def latent_shape(self, prompt: EncodedPrompt) -> tuple[int, int, int]:
+        """(C, h, w) of what is drawn."""
         pipe = self.policy.pipe
         height, width = (side // pipe.vae_scale_factor for side in prompt.size)
         return pipe.transformer.config.in_channels, height, width

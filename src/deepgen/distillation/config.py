@@ -9,11 +9,39 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from deepgen.sampling.few_steps import FewSteps, even_schedules, weighted_schedules
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.optim import OptimConfig
 from deepgen.training.supervised_settings import SupervisedSettings
+
+Objective = Literal["mean-velocity", "distribution-matching"]
+FAKE = "fake"  # first word of the names of the fake score's parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingSettings:
+    """Of the objective distribution-matching (matching.py).
+
+    Attributes:
+        warmup_rounds: rounds in which the fake score learns alone.
+        fake_updates: optimizer steps of a round. In each of them the fake score learns from the round's
+            pictures, at new noise levels; the student learns in the first.
+        least_sigma: noise levels are kept this far from 0 and 1.
+    """
+
+    warmup_rounds: int = 15
+    fake_updates: int = 3
+    least_sigma: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse a fake score that learns nothing, and levels of nothing."""
+        if self.warmup_rounds < 0 or self.fake_updates < 1 or not 0 < self.least_sigma < 0.5:
+            raise ValueError(
+                "matching needs warmup_rounds of at least 0, fake_updates of at least 1 and least_sigma in "
+                f"(0, 0.5), got {self.warmup_rounds}, {self.fake_updates} and {self.least_sigma}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +51,19 @@ class DistillSettings(SupervisedSettings):
     No pictures are needed: prompts, and for edits their references. A round draws paths for some prompts,
     asks the teacher what each step of the student should have been, and is followed by
     `updates_per_round` optimizer steps on these answers. `num_steps` counts optimizer steps; a run is saved
-    between rounds, where `save_every` steps and a round end together, and at its end. `data`, `levels` and
-    `dropout` are not read.
+    between rounds, where `save_every` steps and a round end together, and at its end. With the objective
+    distribution-matching there are no answers: `passes_per_round`, `updates_per_pass`, `own_share` and
+    `teacher_steps` are not read, and `matching` says what a round is. `data` and `dropout` never are,
+    `levels` only by that objective.
 
     Attributes:
+        objective: mean-velocity: the pictures the teacher makes of the same noise; distribution-matching:
+            pictures distributed as the teacher's, for a student that began with the former.
+        student: output folder of an earlier run of distillation from the same model, whose student goes on.
+        matching: of the objective distribution-matching.
         prompts: a mix of prompts (.yaml), or a .txt, .jsonl or .parquet file; their rewards are not read.
-        num_inference_steps: numbers of steps the student learns to draw with; the first on half of the
-            paths, the others on equal shares of the rest.
+        num_inference_steps: numbers of steps the student learns to draw with.
+        first_share: share of the paths that are drawn with the first of them; the others share the rest.
         level_mean: of the logit-normal density with equal shares of which between the student's noise levels
             (before the shift; 0 is the middle), so that steps are short where it is high; None spaces them
             evenly.
@@ -60,8 +94,12 @@ class DistillSettings(SupervisedSettings):
     num_workers: int = 0
     save_every: int = 100
     log_every: int = 10
+    objective: Objective = "mean-velocity"
+    student: Path | None = None
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
     prompts: Path | None = None
     num_inference_steps: tuple[int, ...] = (4,)
+    first_share: float = 0.5
     level_mean: float | None = None
     level_std: float = 1.0
     timestep_offset: float = 20.0
@@ -99,8 +137,9 @@ class DistillSettings(SupervisedSettings):
             )
         if not self.level_std > 0:
             raise ValueError(f"level_std must be positive, got {self.level_std}")
-        if not 0 <= self.own_share <= 1:
-            raise ValueError(f"own_share must be in [0, 1], got {self.own_share}")
+        for name in ("own_share", "first_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.trains_connector or self.vlm_lora is not None:
             raise ValueError(
                 "distillation changes the DiT alone: its teacher reads the same condition; set "
@@ -110,6 +149,11 @@ class DistillSettings(SupervisedSettings):
             raise ValueError(
                 f"a path is drawn with the whole model on each process, got sharding {self.sharding!r}; set "
                 "sharding=none, and a LoRA where the weights do not fit"
+            )
+        if self.objective == "distribution-matching" and self.is_compiled:
+            raise ValueError(
+                "the objective distribution-matching makes a second network of the DiT, which a compiled one "
+                "cannot give; set is_compiled=false"
             )
         if self.transformer_lora is not None and self.transformer_lora.dropout:
             raise ValueError(
@@ -123,8 +167,15 @@ class DistillSettings(SupervisedSettings):
         return [(int(height), int(width)) for width, height in (size.split("x") for size in self.sizes)]
 
     @property
+    def untold(self) -> tuple[str, ...]:
+        """The fake score serves the training alone."""
+        return (f"{FAKE}.",)
+
+    @property
     def updates_per_round(self) -> int:
         """Optimizer steps that follow a round."""
+        if self.objective == "distribution-matching":
+            return self.matching.fake_updates
         return self.passes_per_round * self.updates_per_pass
 
     @property

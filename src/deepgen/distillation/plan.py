@@ -1,8 +1,9 @@
 """Plan of a distillation before it starts: memory, arithmetic, hours.
 
-A round reads each prompt once, the teacher follows each path with both branches of guidance and one call
-more for each of the student's steps, and the student is trained on every step. No picture is encoded or
-decoded but the references of edits.
+By regression a round reads each prompt once, the teacher follows each path with both branches of guidance and
+one call more for each of the student's steps, and the student is trained on every step. By distribution
+matching the student is trained through all of its steps at once, teacher and fake score look at the picture
+once, and the fake score learns from it. No picture is encoded or decoded but the references of edits.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ def plan_distill(
         teacher = sum(one.numel() for one in models["transformer"].parameters()) * stored.itemsize
         rows = memory.weights | {"the teacher": float(teacher)}
         memory = replace(memory, weights=rows, peak=memory.peak + teacher)
+    if recipe.objective == "distribution-matching":
+        memory = _with_matching(memory, recipe)
     passes = {task: _passes(recipe, architecture, task) for task in config.samples}
     return DistillPlan(
         memory=memory,
@@ -108,7 +111,8 @@ def plan_distill(
 def _shares(recipe: DistillSettings) -> dict[int, float]:
     """How often the student has each number of steps."""
     first, *others = recipe.num_inference_steps
-    return {first: 0.5 if others else 1.0, **{count: 0.5 / len(others) for count in others}}
+    share = recipe.first_share if others else 1.0
+    return {first: share, **{count: (1 - share) / len(others) for count in others}}
 
 
 def _steps(recipe: DistillSettings) -> float:
@@ -116,11 +120,36 @@ def _steps(recipe: DistillSettings) -> float:
     return sum(count * share for count, share in _shares(recipe).items())
 
 
+def _with_matching(memory: TrainingPlan, recipe: DistillSettings) -> TrainingPlan:
+    """What the fake score adds, which is trained as the student is, and the activations of all steps."""
+    kept_of_each = 4 + 4 + 8 + (4 if recipe.ema_decay is not None else 0)  # weight, gradient, moments, mean
+    fake = memory.trained["transformer"] * kept_of_each
+    more = max(recipe.num_inference_steps) - 1
+    kept = {
+        task: {**parts, "transformer, other steps": more * parts["transformer"]}
+        for task, parts in memory.activations.items()
+    }
+    steps = max(more * parts["transformer"] for parts in memory.activations.values())
+    rows = memory.weights | {"the fake score": float(fake)}
+    return replace(memory, weights=rows, activations=kept, peak=memory.peak + fake + steps)
+
+
+_WORK = {
+    "by the teacher": "the teacher",
+    "to draw": "the student's own states",
+    "by the fake score": "the fake score",
+    "to train": "train",
+}
+
+
 def _passes(recipe: DistillSettings, architecture: Architecture, task: Task) -> dict[str, float]:
     """Of one sample and branch through the DiT, by purpose."""
     asked = GenerationSettings(guidance_scale=recipe.guidance_scale)
     branches = 2 if asked.resolve(architecture.defaults, task == "edit").is_guided else 1
     paths = recipe.paths_per_round
+    if recipe.objective == "distribution-matching":
+        trained = _steps(recipe) + recipe.matching.fake_updates
+        return {"by the teacher": paths * branches, "by the fake score": paths, "to train": paths * trained}
     calls = sum(
         share * count * (max(1, round(recipe.teacher_steps / count)) + 1)
         for count, share in _shares(recipe).items()
@@ -139,9 +168,7 @@ def _flops(
     work = sample_flops(models, sample, is_checkpointing=recipe.is_checkpointing_activations)
     forward = dit(models["transformer"], positions(models, sample), False).forward
     parts = ("vae", "vision", "vlm", "connector") if sample.references else ("vlm", "connector")
-    return {
-        "read the prompts": recipe.paths_per_round * 2 * sum(work[part].forward for part in parts),
-        "the teacher": passes["by the teacher"] * forward,
-        "the student's own states": passes["to draw"] * forward,
-        "train": passes["to train"] * work["transformer"].training,
-    }
+    read = recipe.paths_per_round * 2 * sum(work[part].forward for part in parts)
+    costs = {"to train": work["transformer"].training}
+    found = {_WORK[purpose]: count * costs.get(purpose, forward) for purpose, count in passes.items()}
+    return {"read the prompts": read, **found}

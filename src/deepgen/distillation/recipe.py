@@ -7,18 +7,26 @@ from typing import Any
 
 from deepgen.data.fingerprint import prompt_facts
 from deepgen.data.prompts import open_prompts
-from deepgen.distillation.config import DistillSettings
-from deepgen.distillation.stage import DistillStage
+from deepgen.distillation.config import DistillSettings, Objective
+from deepgen.distillation.matching_stage import MatchingStage
+from deepgen.distillation.stage import DistillStage, StudentStage
 from deepgen.sampling.few_steps import KEY
 from deepgen.training.parallel import Processes
+from deepgen.training.run_folder import read_run
+from deepgen.training.start import check_resume
 from deepgen.training.supervised import SupervisedConfig
+
+OBJECTIVES: dict[Objective, type[StudentStage]] = {
+    "mean-velocity": DistillStage,
+    "distribution-matching": MatchingStage,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(DistillSettings, SupervisedConfig):
     """A recipe of distillation."""
 
-    def build(self, processes: Processes) -> DistillStage:
+    def build(self, processes: Processes) -> StudentStage:
         """The stage, with its model and prompts opened."""
         if self.prompts is None:
             raise ValueError(
@@ -32,8 +40,10 @@ class DistillConfig(DistillSettings, SupervisedConfig):
                 f"{self.model} was distilled already and has no guidance to learn from; distil the model it "
                 "was made from"
             )
-        return DistillStage(self, processes, pipe, mix)
+        if self.student is not None:
+            check_resume(self.start, read_run(self.student), self.student)
+        return OBJECTIVES[self.objective](self, processes, pipe, mix)
 
-    def facts(self, stage: DistillStage) -> dict[str, Any]:
+    def facts(self, stage: StudentStage) -> dict[str, Any]:
         """The prompts."""
         return {"prompts": prompt_facts(stage.mix)}

@@ -1,4 +1,4 @@
-"""Distillation as a stage of the training loop: draw, ask, learn.
+"""Distillation as a stage of the training loop, by regression: draw, ask, learn.
 
     answers = draw the student's and the teacher's paths for some prompts, and ask the teacher at each step
     loss    = squared error of the student's velocity against the mean of the teacher's
@@ -12,15 +12,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepgen.data.prompts import PromptMix
 from deepgen.distillation.answers import AnswerSampler, StepTarget
 from deepgen.distillation.config import DistillSettings
 from deepgen.distillation.mean_velocity import mean_velocity_losses
 from deepgen.rl.policy import Policy
+from deepgen.training.checkpoint_folders import USE_OLDER, whole_checkpoint
+from deepgen.training.checkpoints import read_checkpoint_folder
 from deepgen.training.config import StageLoss
 from deepgen.training.parallel import Processes
 from deepgen.training.randomness import generator
@@ -38,8 +41,8 @@ class DistillBatch:
     num_total: int
 
 
-class DistillStage:
-    """Rounds of answers, and micro-batches of the student's loss.
+class StudentStage:
+    """A student and its teacher, which is the same model without what is trained: what objectives share.
 
     Args:
         config: the recipe.
@@ -62,8 +65,31 @@ class DistillStage:
             device=self.device,
         )
         self.sampler = AnswerSampler(config, self.policy, mix, self.supervised.dtype)
-        self.period = config.updates_per_round
         self.observers: list = []
+        if config.student is not None:
+            go_on_from(config.student, self.supervised.objective)
+
+    def paths(self, number: int) -> range:
+        """Numbers of the paths of a round, of all processes."""
+        count = self.config.paths_per_round
+        return range(number * count, (number + 1) * count)
+
+
+class DistillStage(StudentStage):
+    """Rounds of answers, and micro-batches of the student's loss.
+
+    Args:
+        config: the recipe.
+        processes: this process among the others.
+        pipe: the model; its DiT is changed in place.
+        mix: prompts.
+    """
+
+    def __init__(
+        self, config: DistillSettings, processes: Processes, pipe: TrainedPipeline, mix: PromptMix
+    ) -> None:
+        super().__init__(config, processes, pipe, mix)
+        self.period = config.updates_per_round
         self._round, self._answers = -1, list[StepTarget]()
         self._metrics: Metrics = {}
 
@@ -91,11 +117,6 @@ class DistillStage:
         once, part = divmod(update, config.updates_per_pass)
         order = generator(config.seed, "answers", number, once).permutation(len(every))
         return [every[place] for place in order[part :: config.updates_per_pass]]
-
-    def paths(self, number: int) -> range:
-        """Numbers of the paths of a round, of all processes."""
-        count = self.config.paths_per_round
-        return range(number * count, (number + 1) * count)
 
     def _draw(self, number: int) -> None:
         started, self.sampler.num_forwards = time.perf_counter(), 0
@@ -136,3 +157,24 @@ class DistillStage:
         """What a round has to say of itself, once, with its first optimizer step."""
         metrics, self._metrics = self._metrics, {}
         return metrics
+
+
+def go_on_from(run_dir: Path, objective: nn.Module) -> None:
+    """Put the student of an earlier run, its averages where it kept some, into the trained parameters.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: the checkpoint is damaged, or of other parameters.
+    """
+    snapshot = read_checkpoint_folder(whole_checkpoint(run_dir, advice=USE_OLDER))
+    values = snapshot.ema or snapshot.model
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            shape = tuple(values[name].shape) if name in values else "none"
+            if shape != tuple(parameter.shape):
+                raise ValueError(
+                    f"the student of {run_dir} is not of this recipe: {name} has shape {shape} there and "
+                    f"{tuple(parameter.shape)} here; take the same transformer_lora"
+                )
+            parameter.copy_(values[name])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deepgen.distillation.recipe import DistillConfig
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.config import TrainConfig
-from deepgen.training.optim import OptimConfig
+from deepgen.training.optim import OptimConfig, ParamGroup
 
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
 _MIXTURES = Path(__file__).parent / "mixtures"
@@ -57,4 +58,30 @@ def distill_tiny() -> TrainConfig:
     )
 
 
-RECIPES = {"distill": distill, "distill-tiny": distill_tiny}
+def distill_tiny_matching() -> TrainConfig:
+    """The embedded model's second half: `student` is a run of `distill-tiny`, which goes on by matching."""
+    return replace(
+        distill_tiny(),
+        objective="distribution-matching",
+        num_steps=1200,
+        optim=OptimConfig(
+            lr=3e-4,
+            muon_lr=None,
+            betas=(0.0, 0.99),
+            warmup_steps=60,
+            decay_share=0.4,
+            groups=(ParamGroup(prefix="fake", lr=1e-3),),
+        ),
+        level_mean=0.3,
+        first_share=0.8,
+        paths_per_round=48,
+        save_every=60,
+        log_every=30,
+    )
+
+
+RECIPES = {
+    "distill": distill,
+    "distill-tiny": distill_tiny,
+    "distill-tiny-matching": distill_tiny_matching,
+}

@@ -152,6 +152,7 @@ class Policy:
         sigma: Tensor,
         *,
         by_reference: bool = False,
+        network: Any = None,
     ) -> Tensor:
         """Velocities (B, C, h, w) of B images, image k being of `prompts[rows[k]]`.
 
@@ -161,9 +162,12 @@ class Policy:
             noisy: latents (B, C, h, w).
             sigma: their noise levels, (B,).
             by_reference: of the frozen reference instead of the policy.
+            network: of this DiT instead.
         """
-        with self._network(by_reference) as network:
+        if network is not None:
             return self._guided(network, prompts, self._inputs(prompts, rows), noisy, sigma, 0)
+        with self._network(by_reference) as own:
+            return self._guided(own, prompts, self._inputs(prompts, rows), noisy, sigma, 0)
 
     def rollout_velocity(
         self, prompts: Sequence[EncodedPrompt], rows: Sequence[int], sigmas: Tensor

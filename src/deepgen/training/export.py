@@ -79,9 +79,11 @@ class Trained:
         """
         config = self.config
         snapshot = read_checkpoint_folder(whole_checkpoint(self.run_dir, advice=USE_OLDER))
-        values = snapshot.ema if self.weights == "ema" and snapshot.ema else snapshot.model
+        has_averages = self.weights == "ema" and bool(snapshot.ema)
+        found = snapshot.ema if has_averages else snapshot.model
+        values = {name: value for name, value in found.items() if not name.startswith(config.untold)}
         require_finite(
-            f"the {'averages' if values is snapshot.ema else 'weights'}",
+            f"the {'averages' if has_averages else 'weights'}",
             values,
             f"{self.run_dir} had diverged; move step {snapshot.step} away to export the one before",
         )

@@ -176,6 +176,11 @@ class SupervisedSettings(TrainConfig):
             raise ValueError("train the transformer or a LoRA of it, not both")
 
     @property
+    def untold(self) -> tuple[str, ...]:
+        """How the names of trained parameters begin that are no part of the model, and of no export."""
+        return ()
+
+    @property
     def few_steps(self) -> FewSteps | None:
         """What the model is distilled for; None where it is trained at all noise levels."""
         return None
