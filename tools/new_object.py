@@ -100,6 +100,10 @@ class Score:
     """What `deepgen train export --lora-file` wrote."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/new_object")
     """Where `scores.json` and `new_object.png` go."""
+    model: str = "tiny"
+    """What the LoRA was trained on."""
+    preset: str | None = None
+    """How both are drawn, as in `deepgen generate --preset`."""
     limit: int = 24
     """Prompts of each kind."""
 
@@ -109,11 +113,11 @@ class Score:
         from deepgen.cli.options import ModelOptions
 
         prompts = test_prompts(self.limit)
-        pipe: Any = load_pipeline(ModelOptions(model="tiny"))
+        pipe: Any = load_pipeline(ModelOptions(model=self.model))
         pipe.set_progress_bar_config(disable=True)
-        before = _draw(pipe, prompts)
+        before = _draw(pipe, prompts, self.preset)
         pipe.load_lora_weights(self.lora)
-        after = _draw(pipe, prompts)
+        after = _draw(pipe, prompts, self.preset)
 
         scores = {"before": _accuracies(prompts, before), "after": _accuracies(prompts, after)}
         self.output.mkdir(parents=True, exist_ok=True)
@@ -162,12 +166,15 @@ def _prompt(rng: np.random.Generator, scene: ShapesScene, kind: str) -> Prompt:
     return Prompt(kind=kind, text=text, claim=claim)
 
 
-def _draw(pipe: Any, prompts: list[Prompt], batch_size: int = 16) -> list[Image.Image]:
+def _draw(
+    pipe: Any, prompts: list[Prompt], preset: str | None = None, batch_size: int = 16
+) -> list[Image.Image]:
     images: list[Image.Image] = []
+    options = {} if preset is None else {"preset": preset}
     for first in range(0, len(prompts), batch_size):
         texts = [prompt.text for prompt in prompts[first : first + batch_size]]
         seeds = list(range(first, first + len(texts)))
-        images += pipe(texts, seed=seeds, height=CANVAS, width=CANVAS).images
+        images += pipe(texts, seed=seeds, height=CANVAS, width=CANVAS, **options).images
     return images
 
 
