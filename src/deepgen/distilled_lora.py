@@ -42,6 +42,10 @@ class DistilledLoraMixin:
         self._use_distilled(False)
         super().save_pretrained(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def without_distilled(self) -> None:
+        """Take the model's own LoRA out of the DiT, where a call with preset "turbo" left it."""
+        self._use_distilled(False)
+
     def _use_distilled(self, is_wanted: bool) -> None:
         """Have the model's own LoRA in the DiT, or not."""
         entry, has_it = self.distilled, OWN in (getattr(self.transformer, "peft_config", None) or {})

@@ -77,6 +77,7 @@ class LoraAdapters:
 
     def __init__(self, pipe: DeepGenPipeline, paths: Mapping[str, str]) -> None:
         self._pipe = pipe
+        pipe.without_distilled()  # which a call before may have left in
         # Adapters the pipeline came with are part of the model and stay active under every other.
         self._own = {part: list(_active(getattr(pipe, part))) for part in PARTS}
         self._known: dict[str, Adapter] = {}
