@@ -37,6 +37,12 @@ class DistilledLoraMixin:
                 return self._distilled_adapters[name]
         return (self.config.get("defaults") or {}).get(KEY)
 
+    @property
+    def is_student(self) -> bool:
+        """Whether its weights, or a LoRA that is active, are distilled themselves: it has one way to draw."""
+        entry = self.distilled
+        return entry is not None and entry.get("lora") is None
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', of the DiT without the model's own LoRA, which is a file beside it."""
         self._use_distilled(False)

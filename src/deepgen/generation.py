@@ -55,7 +55,8 @@ class GenerationSettings:
         width: as `height`.
         negative_prompt: what to steer away from; the pipeline also takes one for each prompt.
         seed: of the noise; the pipeline also takes one for each image.
-        preset: solver and spacing of the steps, see `sampling/presets.py`; None is "exact".
+        preset: solver and spacing of the steps, see `sampling/presets.py`; None is "exact". Of a model whose
+            weights are distilled themselves that is "turbo", the only way it was made for.
         solver: name of a solver, see `sampling/solvers.py`; None is the preset's, or the pipeline's
             scheduler.
 
@@ -88,10 +89,11 @@ class GenerationSettings:
 
         Raises:
             ValueError: the preset or the solver is unknown, or the preset chooses another solver, or is for
-                distilled models and this one, the number of steps or the guidance is not so.
+                distilled models and this one, the number of steps or the guidance is not so, or the other
+                way round.
         """
         defaults = {**FALLBACK_DEFAULTS, **model_defaults}
-        chosen = _preset(self.preset or defaults.get("preset") or "exact")
+        chosen = _of_model(_preset(self.preset or defaults.get("preset") or "exact"), defaults)
         steps, guidance_scale, schedule = self.num_inference_steps, self.guidance_scale, None
         if chosen.is_distilled:
             steps, guidance_scale, schedule = self._distilled(defaults, chosen.name)
@@ -222,6 +224,23 @@ class ResolvedSettings(GenerationSettings):
 
 
 NAMES = tuple(one.name for one in fields(GenerationSettings))  # the vocabulary, with `prompt` and `image`
+
+
+def _of_model(chosen: Preset, defaults: Mapping[str, Any]) -> Preset:
+    """What a preset means of this model, which may be a student without its teacher.
+
+    Raises:
+        ValueError: it draws at levels that the student has never seen.
+    """
+    entry = defaults.get("distilled")
+    if chosen.is_distilled or not entry or entry.get("lora"):
+        return chosen
+    if chosen.name != "exact":
+        raise ValueError(
+            f"this model was distilled and draws well at the noise levels of preset 'turbo' alone, which is "
+            f"also its default; leave out preset {chosen.name!r}"
+        )
+    return _preset("turbo")
 
 
 # --- names --------------------------------------------------------------------------------------------------

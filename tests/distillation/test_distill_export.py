@@ -14,6 +14,8 @@ from deepgen.checkpoints.saving import DISTILLED_FILE, LORA_FILE
 from deepgen.cli import main
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.few_steps import KEY, read_few_steps
+from deepgen.sampling.presets import PRESETS
+from deepgen.serving.sampler import Sampler
 
 CHANGES = (
     *("--num-inference-steps", "2", "--teacher-steps", "2", "--paths-per-round", "2", "--num-steps", "2"),
@@ -48,8 +50,17 @@ def test_a_lora_file_and_a_folder_draw_the_same_in_the_steps_they_learnt(run: Pa
     whole = DeepGenPipeline.from_pretrained(tmp_path / "folder", torch_dtype=torch.float32)
     # the folder is stored in bfloat16
     assert np.abs(picture(adapted) - picture(whole)).mean() < 2
-    with pytest.raises(ValueError, match="distilled for, 2; got 4"):
-        adapted("a red circle", preset="turbo", num_inference_steps=4)
+    for pipe in (adapted, whole):
+        with pytest.raises(ValueError, match="distilled for, 2; got 4"):
+            pipe("a red circle", preset="turbo", num_inference_steps=4)
+        drawn = pipe("a red circle", seed=1).images[0]
+        assert np.array_equal(np.asarray(drawn), picture(pipe)), "its default is the way it was made for"
+        with pytest.raises(ValueError, match="leave out preset 'balanced'"):
+            pipe("a red circle", preset="balanced")
+        with pytest.raises(ValueError, match="leave out preset 'balanced'"):
+            Sampler(pipe, preset="balanced")
+        can_use = Sampler(pipe).model_info.can_use
+        assert [name for name in PRESETS if can_use(name)] == ["exact", "turbo"]
 
 
 @pytest.mark.slow

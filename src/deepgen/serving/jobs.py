@@ -20,7 +20,6 @@ from PIL import Image
 from deepgen.generation import NAMES as SETTINGS
 from deepgen.generation import GenerationSettings, ResolvedSettings
 from deepgen.prompt_text import PromptCut
-from deepgen.sampling.few_steps import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -219,10 +218,12 @@ class ModelInfo:
         return settings.resolve({**self.defaults, "preset": self.preset}, is_edit)
 
     def can_use(self, preset: str) -> bool:
-        """Whether the model can be drawn with a preset: some are for distilled models."""
-        from deepgen.sampling.presets import get_preset  # here: it loads torch
-
-        return not get_preset(preset).is_distilled or KEY in self.defaults
+        """Whether the model can be drawn with a preset: some are for distilled models, others are not."""
+        try:
+            self.resolve(GenerationSettings(preset=preset))
+        except ValueError:
+            return False
+        return True
 
     def usual_steps(self, preset: str | None = None) -> int:
         """Solver steps of a request that asks for this preset, or for none, and not for their number."""

@@ -23,14 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.data.pixels import pixels_to_bytes, resize_pixels
-from deepgen.generation import ResolvedSettings
+from deepgen.generation import GenerationSettings, ResolvedSettings
 from deepgen.masking import KeptLatents, KeptPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.prompt_text import check_prompt
 from deepgen.sampling import ode
-from deepgen.sampling.few_steps import KEY, required
 from deepgen.sampling.guidance import Guidance
 from deepgen.sampling.guided_inputs import GuidedInputs, guided_condition
 from deepgen.sampling.presets import get_preset
@@ -174,8 +173,7 @@ class Sampler:
         if pipe.transformer.is_cache_enabled:
             raise ValueError("serving changes the batch between steps; disable the DiT's cache first")
         self.pipe, self._preset = pipe, get_preset(preset)
-        if self._preset.is_distilled:
-            required(pipe.defaults.get(KEY), preset)
+        GenerationSettings(preset=preset).resolve(pipe.defaults)  # refused now rather than with every request
         self.loras = LoraAdapters(pipe, loras or {})
         self.encodings = EncodingCache(max_encoding_bytes)
         self._scheduler = copy.deepcopy(scheduler)

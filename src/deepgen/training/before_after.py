@@ -133,7 +133,7 @@ def _drawn(pipe: DeepGenPipeline, rows: Sequence[ComparedPrompt], config: Before
             height=height,
             width=width,
             seed=config.seed + number,
-            preset=config.preset,
+            preset="turbo" if pipe.is_student else config.preset,
         ).images[0]
 
 
