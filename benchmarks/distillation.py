@@ -196,6 +196,21 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kinds_table(found: dict[str, Any]) -> str:
+    """Markdown: accuracy of each ability by each way, and its share of the reference's."""
+    rows = found["summary"]
+    reference, others = rows[REFERENCE], [way for way in rows if way != REFERENCE]
+    head = "".join(f" {way} | share |" for way in others)
+    lines = [f"| ability | {REFERENCE} |{head}", "|---|---|" + "---|---|" * len(others)]
+    for kind in ("mean", *reference["kinds"]):
+        values = {
+            way: (row["mean"] if kind == "mean" else row["kinds"][kind])[0] for way, row in rows.items()
+        }
+        cells = "".join(f" {values[way]:.3f} | {values[way] / values[REFERENCE]:.2f} |" for way in others)
+        lines.append(f"| {kind} | {values[REFERENCE]:.3f} |{cells}")
+    return "\n".join(lines)
+
+
 # --- distance and variety -----------------------------------------------------------------------------------
 
 

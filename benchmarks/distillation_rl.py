@@ -33,7 +33,7 @@ from deepgen.training.export import Trained
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
 
-TRAINED = 3  # steps of a rollout, from the first on
+TRAINED = {"teacher": 3, "teacher in 8 steps": 3, "student": 2}  # steps of a rollout, from the first on
 PASSES_OF_A_TRAINED_STEP = 3
 MIX = """\
 rewards: {{right: {{scorer: shapes, credit: partial}}}}
@@ -73,14 +73,7 @@ class DistillationRL:
                 if f"{way} {seed}" not in found:
                     found[f"{way} {seed}"] = self._measured(way, seed)
                     file.write_text(json.dumps(found, indent=1) + "\n")
-        print("| run | passes of an image | passes | right before | after | gain of 1,000 passes |")
-        print("|---|---|---|---|---|---|")
-        for name, one in found.items():
-            gain = 100 * (one["after"] - one["before"])
-            print(
-                f"| {name} | {one['passes_per_image']:.0f} | {one['passes']:,.0f} | {one['before']:.3f} | "
-                f"{one['after']:.3f} | {1000 * gain / one['passes']:.3f} points |"
-            )
+        print(table(found))
 
     def _measured(self, way: Way, seed: int) -> dict[str, Any]:
         run_dir = self.output.with_name(f"{self.output.name}_{way.replace(' ', '_')}_{seed}")
@@ -91,7 +84,7 @@ class DistillationRL:
         drawn = sum(row["dit_passes"] for row in log)
         images = self.prompts * self.group_size * len(log)
         branches = 1 if way == "student" else 2
-        passes = drawn + images * TRAINED * PASSES_OF_A_TRAINED_STEP * branches
+        passes = drawn + images * TRAINED[way] * PASSES_OF_A_TRAINED_STEP * branches
         before = DeepGenPipeline.from_pretrained(config.model or "")
         after = Trained(config, run_dir).load()
         return {
@@ -119,7 +112,7 @@ class DistillationRL:
             save_every=4,
             prompts_per_rollout=self.prompts,
             group_size=self.group_size,
-            window=WindowConfig(kind="fixed", size=TRAINED),
+            window=WindowConfig(kind="fixed", size=TRAINED[way]),
             transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
             optim=OptimConfig(lr=self.lr, muon_lr=None, warmup_steps=5, decay_share=0.3, betas=(0.9, 0.99)),
             sheet_every=0,
@@ -138,6 +131,21 @@ class DistillationRL:
             drawn = pipe([item.text for item in some], seed=seeds, **options).images
             verdicts += [score(item, image).is_right for item, image in zip(some, drawn, strict=True)]
         return statistics.fmean(verdicts)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown, a line for each run."""
+    lines = [
+        "| run, seed | rollouts | passes of an image | passes | right before | after | points of 10,000 passes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        gain = 100 * (one["after"] - one["before"])
+        lines.append(
+            f"| {name} | {len(one['rewards'])} | {one['passes_per_image']:.0f} | {one['passes']:,.0f} | "
+            f"{one['before']:.3f} | {one['after']:.3f} | {10_000 * gain / one['passes']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 RECORD = json.loads((ROOT / "benchmarks" / "results" / "distillation.json").read_text())
 
 
-def benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("distillation", ROOT / "benchmarks" / "distillation.py")
+def benchmark(name: str = "distillation") -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,4 +27,20 @@ def test_the_table_of_the_page_is_that_of_the_record() -> None:
     assert json.loads(json.dumps(module.summary(RECORD["accuracy"]))) == RECORD["summary"]
     page = (ROOT / "docs" / "distillation.md").read_text()
     for line in module.table(RECORD).splitlines():
+        assert line in page
+
+
+def test_the_three_ways_measured_with_more_pictures_are_those_of_their_record() -> None:
+    module = benchmark()
+    record = json.loads((ROOT / "benchmarks" / "results" / "distillation_precise.json").read_text())
+    page = (ROOT / "docs" / "distillation.md").read_text()
+    assert json.loads(json.dumps(module.summary(record["accuracy"]))) == record["summary"]
+    for line in module.kinds_table(record).splitlines():
+        assert line in page
+
+
+def test_the_table_of_reinforcement_learning_is_that_of_its_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "distillation_rl.json").read_text())
+    page = (ROOT / "docs" / "distillation.md").read_text()
+    for line in benchmark("distillation_rl").table(record).splitlines():
         assert line in page
