@@ -203,9 +203,7 @@ def kinds_table(found: dict[str, Any]) -> str:
     head = "".join(f" {way} | share |" for way in others)
     lines = [f"| ability | {REFERENCE} |{head}", "|---|---|" + "---|---|" * len(others)]
     for kind in ("mean", *reference["kinds"]):
-        values = {
-            way: (row["mean"] if kind == "mean" else row["kinds"][kind])[0] for way, row in rows.items()
-        }
+        values = {way: {"mean": row["mean"], **row["kinds"]}[kind][0] for way, row in rows.items()}
         cells = "".join(f" {values[way]:.3f} | {values[way] / values[REFERENCE]:.2f} |" for way in others)
         lines.append(f"| {kind} | {values[REFERENCE]:.3f} |{cells}")
     return "\n".join(lines)
