@@ -136,7 +136,7 @@ class DistillationRL:
 def table(found: dict[str, Any]) -> str:
     """Markdown, a line for each run."""
     lines = [
-        "| run, seed | rollouts | passes an image | passes | right before | after | points for 10,000 passes |",
+        "| run, seed | rollouts | passes an image | passes | right before | after | points, 10,000 passes |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, one in found.items():
