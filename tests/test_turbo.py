@@ -72,7 +72,7 @@ def test_four_steps_at_the_levels_that_are_written_and_one_branch(tiny: DeepGenP
 def test_the_embedded_student_draws_what_it_is_asked(tiny: DeepGenPipeline) -> None:
     from deepgen.shapes.read import read
 
-    images = tiny([PROMPT] * 12, preset="turbo", seed=list(range(12))).images
+    images = tiny(["a red circle"] * 12, preset="turbo", seed=list(range(12))).images
     seen = [[(one.color, one.shape) for one in read(image).objects] for image in images]
     assert all(("red", "circle") in objects for objects in seen)
     assert sum(objects == [("red", "circle")] for objects in seen) >= 8  # 0.90 of single things are right
