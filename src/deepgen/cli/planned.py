@@ -121,7 +121,8 @@ def drawing_config(
 
     nominal = architecture(NOMINAL)
     steps = options.num_inference_steps or USUAL_STEPS
-    as_if = FewSteps(schedules=even_schedules((steps,), 0.0)).to_json()  # a plan needs no distilled weights
+    # A plan needs no distilled weights; a LoRA beside the model leaves it every preset.
+    as_if = FewSteps(schedules=even_schedules((steps,), 0.0), lora="any").to_json()
     settings = options.settings().resolve({**nominal.defaults, KEY: as_if}, is_edit)
     height, width = _drawn_size(models, settings, references)
     preset = settings.chosen_preset
