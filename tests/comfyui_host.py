@@ -28,6 +28,16 @@ def load_nodes(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
     return sys.modules[f"{name}.nodes"]
 
 
+def beside_a_host(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """`nodes.py` beside a stand-in for its host, which shows no progress and never cancels."""
+    management = SimpleNamespace(throw_exception_if_processing_interrupted=lambda: None)
+    utils = SimpleNamespace(ProgressBar=lambda total: SimpleNamespace(update=lambda done: None))
+    host = SimpleNamespace(model_management=management, utils=utils)
+    for module, part in (("comfy", host), ("comfy.utils", utils), ("comfy.model_management", management)):
+        monkeypatch.setitem(sys.modules, module, part)
+    return load_nodes(monkeypatch, name)
+
+
 def add_host(monkeypatch: pytest.MonkeyPatch, *, disable_metadata: bool = False) -> None:
     """Lets `import folder_paths` and `comfy.cli_args` succeed; pictures go below `output`."""
     folder_paths: Any = ModuleType("folder_paths")

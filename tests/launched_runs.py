@@ -96,3 +96,13 @@ def assert_equal(ours: Path, theirs: Path) -> None:
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, f"{len(different)} of {len(one)} differ, such as {different[:3]}"
+
+
+def several_processes_learn_what_one_learns(mixture: Path, folder: Path, recipe: str, changes: dict) -> None:
+    """Four steps on one process and on two leave the same weights, up to the order of sums."""
+    for count in (1, 2):
+        finish(mixture, folder / str(count), steps=4, processes=count, recipe=recipe, changes=changes)
+    alone, together = weights(folder / "1"), weights(folder / "2")
+    assert alone.keys() == together.keys()
+    for name in (name for name in alone if name.startswith("model/")):
+        torch.testing.assert_close(together[name], alone[name], atol=1e-6, rtol=1e-4, msg=name)

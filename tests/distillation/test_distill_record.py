@@ -44,3 +44,21 @@ def test_the_table_of_reinforcement_learning_is_that_of_its_record() -> None:
     page = (ROOT / "docs" / "distillation.md").read_text()
     for line in benchmark("distillation_rl").table(record).splitlines():
         assert line in page
+
+
+def test_the_fine_tuned_student_and_the_backgrounds_are_those_of_their_record() -> None:
+    record = json.loads((ROOT / "benchmarks/results/distillation_student_2026-11-29.json").read_text())
+    page = " ".join((ROOT / "docs" / "distillation.md").read_text().split())
+    tuned, grounds = record["fine-tuned student"], record["one thing on a stated background"]
+    before, after = tuned["shapes"]["before"], tuned["shapes"]["after"]
+    captions, edits = (
+        [one[f"{kind}_accuracy"] for one in (before, after)] for kind in ("generation", "edit")
+    )
+    assert f"captions (128) | {captions[0]:.2f} | {captions[1]:.2f} |" in page
+    assert f"edits (56) | {edits[0]:.2f} | {edits[1]:.2f} |" in page
+    assert f"mean of four kinds | 0 | {tuned['corner']['alone']:.2f} |" in page
+    white = [grounds[name]["white"] for name in ("matched", "regressed", "teacher, every second prompt")]
+    assert (
+        "on white {:.2f} right, where the regressed student had {:.2f} and the teacher {:.2f}".format(*white)
+        in page
+    )

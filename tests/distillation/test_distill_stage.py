@@ -22,20 +22,7 @@ from deepgen.sampling.presets import get_preset
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
-from launched_runs import finish, weights
-
-PROMPTS = """
-datasets:
-  - {name: captions, shapes: generate, rows: 6, sample_weight: 1}
-  - {name: edits, shapes: edit, rows: 6, sample_weight: 1}
-"""
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    file = tmp_path / "prompts.yaml"
-    file.write_text(PROMPTS)
-    return file
+from launched_runs import several_processes_learn_what_one_learns, weights
 
 
 def small(prompts: Path, **changes: Any) -> DistillConfig:
@@ -201,10 +188,4 @@ def test_two_processes_learn_what_one_learns(mixture: Path, prompts: Path, tmp_p
         "updates_per_pass": "2",
         "optim.eps": "1e-5",
     }
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        finish(mixture, folder, steps=4, processes=count, recipe="distill-tiny", changes=changes)
-    alone, together = weights(tmp_path / "1"), weights(tmp_path / "2")
-    assert alone.keys() == together.keys()
-    for name in (name for name in alone if name.startswith("model/")):
-        torch.testing.assert_close(together[name], alone[name], atol=1e-6, rtol=1e-4, msg=name)
+    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-tiny", changes)

@@ -25,14 +25,7 @@ from deepgen.training.adapters import LoraSettings
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig, ParamGroup
 from deepgen.training.parallel import Processes
-from launched_runs import finish, weights
-
-PROMPTS = """
-datasets:
-  - {name: captions, shapes: generate, rows: 6, sample_weight: 1}
-  - {name: edits, shapes: edit, rows: 6, sample_weight: 1}
-"""
-
+from launched_runs import several_processes_learn_what_one_learns, weights
 
 # --- mathematics --------------------------------------------------------------------------------------------
 
@@ -92,13 +85,6 @@ def test_every_step_of_the_student_has_a_gradient() -> None:
 
 
 # --- stage --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    file = tmp_path / "prompts.yaml"
-    file.write_text(PROMPTS)
-    return file
 
 
 def small(prompts: Path, **changes: Any) -> DistillConfig:
@@ -261,14 +247,29 @@ def test_a_run_begins_with_a_student_resumes_bit_by_bit_and_exports_it_alone(
             {"transformer_lora": LoraSettings(rank=8, alpha=8, dropout=0.0, targets="linear")},
             "same transformer",
         ),
-        ({"student": Path("nowhere")}, "nowhere"),
+        ({"student": Path("nowhere")}, "student nowhere holds no run; give the output folder"),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused(
     prompts: Path, begun: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+    with pytest.raises(ValueError, match=said):
         train(small(prompts, **{"student": begun, **changes}), tmp_path / "run")
+
+
+def test_a_run_of_another_stage_is_no_student(prompts: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"num_steps": 3, "model": "tiny"}))
+    with pytest.raises(ValueError, match="holds another run"):
+        train(small(prompts, student=other), tmp_path / "run")
+
+
+def test_matching_without_a_student_says_so(
+    prompts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(small(prompts, num_steps=1), tmp_path / "run")
+    assert "--student RUN" in caplog.text
 
 
 def test_a_student_of_another_model_is_refused(prompts: Path, begun: Path, tmp_path: Path) -> None:
@@ -315,10 +316,4 @@ def test_two_processes_match_what_one_matches(mixture: Path, prompts: Path, tmp_
         "optim.eps": "1e-5",
         "optim.warmup_steps": "1",
     }
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        finish(mixture, folder, steps=4, processes=count, recipe="distill-tiny-matching", changes=changes)
-    alone, together = weights(tmp_path / "1"), weights(tmp_path / "2")
-    assert alone.keys() == together.keys()
-    for name in (name for name in alone if name.startswith("model/")):
-        torch.testing.assert_close(together[name], alone[name], atol=1e-6, rtol=1e-4, msg=name)
+    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-tiny-matching", changes)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_host import load_nodes
+from comfyui_host import beside_a_host
 from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
 from deepgen.data.masks import open_mask
@@ -156,7 +154,7 @@ def test_an_asked_size_is_given_by_every_door(client: Client, pipe: DeepGenPipel
 
 
 def test_comfyui_gives_the_size_of_its_input(pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = comfyui(monkeypatch)
+    nodes = beside_a_host(monkeypatch, "nodes_of_a_test")
     for (width, height), _, _ in SOURCES.values():
         image = torch.rand(1, height, width, 3)
         made, _ = nodes.DeepGenEdit().edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0)
@@ -166,7 +164,7 @@ def test_comfyui_gives_the_size_of_its_input(pipe: DeepGenPipeline, monkeypatch:
 def test_comfyui_s_mask_means_what_a_transparent_one_means(
     pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = comfyui(monkeypatch)
+    nodes = beside_a_host(monkeypatch, "nodes_of_a_test")
     picture, mask = masked()
     image = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
     marks = 1 - torch.from_numpy(np.asarray(mask.getchannel("A"), np.float32) / 255)[None]
@@ -177,16 +175,6 @@ def test_comfyui_s_mask_means_what_a_transparent_one_means(
     two = torch.cat([marks, 1 - marks])
     with pytest.raises(ValueError, match="mask: one for all pictures of a batch, got 2"):
         edit(nodes.Model(pipe), image, PROMPT, 1, STEPS, 0.0, 0, 0, mask=two)
-
-
-def comfyui(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The nodes beside a stand-in for their host."""
-    management = SimpleNamespace(throw_exception_if_processing_interrupted=lambda: None)
-    utils = SimpleNamespace(ProgressBar=lambda total: SimpleNamespace(update=lambda done: None))
-    host = SimpleNamespace(model_management=management, utils=utils)
-    for name, module in (("comfy", host), ("comfy.utils", utils), ("comfy.model_management", management)):
-        monkeypatch.setitem(sys.modules, name, module)
-    return load_nodes(monkeypatch, "nodes_of_a_test")
 
 
 # --- masks ---

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comfyui_host import load_nodes
+from comfyui_host import beside_a_host
 from deepgen.cli import drawing, main
 from deepgen.client import Client
 from deepgen.pipeline import DeepGenPipeline
@@ -110,19 +108,9 @@ def drawn_by(door: str, own: DeepGenPipeline, client: Client, monkeypatch: pytes
         shown = list(draw(client, client.model(), PROMPT, None, seed="1", preset="turbo"))[-1][0]
         return shown[0][0].image
     assert door == "ComfyUI"
-    nodes = comfyui(monkeypatch)
+    nodes = beside_a_host(monkeypatch, "nodes_of_turbo")
     made, _ = nodes.DeepGenGenerate().generate(nodes.Model(own), PROMPT, 1, preset="turbo")
     return Image.fromarray((made[0] * 255).round().byte().numpy())
-
-
-def comfyui(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The nodes beside a stand-in for their host."""
-    management = SimpleNamespace(throw_exception_if_processing_interrupted=lambda: None)
-    utils = SimpleNamespace(ProgressBar=lambda total: SimpleNamespace(update=lambda done: None))
-    host = SimpleNamespace(model_management=management, utils=utils)
-    for name, module in (("comfy", host), ("comfy.utils", utils), ("comfy.model_management", management)):
-        monkeypatch.setitem(sys.modules, name, module)
-    return load_nodes(monkeypatch, "nodes_of_turbo")
 
 
 DOORS = ("command line", "client", "chat", "tools for agents", "Gradio", "ComfyUI")
@@ -154,7 +142,7 @@ def test_edits_of_the_server_and_of_comfyui_take_four_passes_too(
     source = Image.fromarray(expected.astype(np.uint8))
     assert same(client.edit(INSTRUCTION, source, **ASKED)[0].image, edited)
     image = torch.from_numpy(expected.astype(np.float32) / 255)[None]
-    nodes = comfyui(monkeypatch)
+    nodes = beside_a_host(monkeypatch, "nodes_of_turbo")
     made, _ = nodes.DeepGenEdit().edit(nodes.Model(own), image, INSTRUCTION, 1, preset="turbo")
     assert same(Image.fromarray((made[0] * 255).round().byte().numpy()), edited)
     assert rows == [1] * 8

@@ -17,18 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepgen.data.prompts import PromptMix
 from deepgen.distillation.answers import fine_sigmas
-from deepgen.distillation.config import FAKE, DistillSettings
+from deepgen.distillation.config import FAKE
 from deepgen.distillation.matching import blurred, draw_by_steps, fake_score, matching_losses
 from deepgen.distillation.stage import StudentStage
 from deepgen.rl.policy import EncodedPrompt
 from deepgen.sampling.noise_levels import sample_losses
 from deepgen.training.config import StageLoss
 from deepgen.training.noise_levels import noise_levels
-from deepgen.training.parallel import Processes
 from deepgen.training.randomness import normal
-from deepgen.training.trained_pipeline import TrainedPipeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +50,11 @@ class MatchingBatch:
 
 
 class MatchingStage(StudentStage):
-    """Paths, and micro-batches of both losses.
+    """Paths, and micro-batches of both losses."""
 
-    Args:
-        config: the recipe.
-        processes: this process among the others.
-        pipe: the model; its DiT is changed in place.
-        mix: prompts.
-    """
-
-    def __init__(
-        self, config: DistillSettings, processes: Processes, pipe: TrainedPipeline, mix: PromptMix
-    ) -> None:
-        super().__init__(config, processes, pipe, mix)
-        self.period = config.updates_per_round
-        self.fake = fake_score(pipe.transformer)
+    def begin(self) -> None:
+        """The fake score, beside the student's weights."""
+        self.fake = fake_score(self.policy.pipe.transformer)
         self.supervised.objective.add_module(FAKE, self.fake)  # so that the loop trains and saves it
         self._drawn: dict[tuple[int, ...], Tensor] = {}  # of this round
 

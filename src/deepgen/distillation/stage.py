@@ -44,6 +44,8 @@ class DistillBatch:
 class StudentStage:
     """A student and its teacher, which is the same model without what is trained: what objectives share.
 
+    An objective adds `batches` and `loss`, and what it keeps in `begin`.
+
     Args:
         config: the recipe.
         processes: this process among the others.
@@ -66,8 +68,13 @@ class StudentStage:
         )
         self.sampler = AnswerSampler(config, self.policy, mix, self.supervised.dtype)
         self.observers: list = []
+        self.period = config.updates_per_round
         if config.student is not None:
             go_on_from(config.student, self.supervised.objective)
+        self.begin()
+
+    def begin(self) -> None:
+        """Make what the objective keeps besides, once the student has its first weights."""
 
     def paths(self, number: int) -> range:
         """Numbers of the paths of a round, of all processes."""
@@ -76,20 +83,10 @@ class StudentStage:
 
 
 class DistillStage(StudentStage):
-    """Rounds of answers, and micro-batches of the student's loss.
+    """Rounds of answers, and micro-batches of the student's loss."""
 
-    Args:
-        config: the recipe.
-        processes: this process among the others.
-        pipe: the model; its DiT is changed in place.
-        mix: prompts.
-    """
-
-    def __init__(
-        self, config: DistillSettings, processes: Processes, pipe: TrainedPipeline, mix: PromptMix
-    ) -> None:
-        super().__init__(config, processes, pipe, mix)
-        self.period = config.updates_per_round
+    def begin(self) -> None:
+        """No round is drawn yet."""
         self._round, self._answers = -1, list[StepTarget]()
         self._metrics: Metrics = {}
 
