@@ -184,6 +184,39 @@ def test_a_saved_model_takes_its_student_along(tiny: DeepGenPipeline, tmp_path: 
         DeepGenPipeline.from_pretrained(tmp_path)
 
 
+@pytest.fixture
+def half(tmp_path: Path) -> DeepGenPipeline:
+    """`tiny` with a LoRA of its owner's at half its strength."""
+    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    write_lora(pipe, tmp_path / "mine.safetensors", 3, {"transformer": ["to_q", "to_k"]}, alpha=8)
+    pipe.set_adapters(["mine"], [0.5])
+    return pipe
+
+
+def strengths(pipe: Any) -> dict[str, float]:
+    layer = pipe.transformer.transformer_blocks[0].attn.to_q
+    return {name: layer.scaling[name] for name in layer.active_adapters}
+
+
+def test_the_student_leaves_the_strength_of_other_loras_alone(half: DeepGenPipeline) -> None:
+    before, expected = strengths(half), picture(half, num_inference_steps=4)
+    assert before == {"mine": 1.0}  # half of alpha / rank
+    picture(half, preset="turbo")
+    assert strengths(half) == {"mine": 1.0, OWN: 1.0}
+    assert np.array_equal(picture(half, num_inference_steps=4), expected)
+    assert strengths(half) == before
+
+
+def test_a_strength_of_one_call_is_not_the_students(half: DeepGenPipeline) -> None:
+    whole = picture(half, preset="turbo", joint_attention_kwargs={"scale": 0.5})
+    half.set_adapters(["mine", OWN], [0.25, 1.0])
+    assert np.array_equal(picture(half, preset="turbo"), whole)
+    tiny_again = picture(half, preset="turbo", joint_attention_kwargs={"scale": 0.0})
+    half.remove_lora("mine")
+    assert np.array_equal(picture(half, preset="turbo"), tiny_again)
+
+
 # --- the server, and rollouts -------------------------------------------------------------------------------
 
 
@@ -205,6 +238,15 @@ def test_a_server_draws_the_students_pictures_beside_others(tiny: DeepGenPipelin
         for preset, job in jobs.items():
             drawn = np.asarray(job.result(60)[0].image).astype(int)
             assert np.abs(drawn - expected[preset]).max() <= 2, preset
+
+
+def test_a_server_leaves_the_strength_of_the_pipelines_own_loras_alone(half: DeepGenPipeline) -> None:
+    before = strengths(half)
+    with Engine(half, EngineConfig()) as engine:
+        for preset in ("turbo", "exact"):
+            request = GenerationRequest(prompt=PROMPT, seed=1, preset=preset, num_inference_steps=4)
+            engine.submit(request).result(60)
+            assert strengths(half)["mine"] == before["mine"]
 
 
 def test_pictures_with_and_without_the_student_share_a_forward(tiny: DeepGenPipeline) -> None:

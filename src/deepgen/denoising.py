@@ -68,6 +68,7 @@ class DenoisingMixin:
     _callback_tensor_inputs = ["latents", "prompt_embeds", "pooled_prompt_embeds"]
 
     transformer: DeepGenTransformer2DModel
+    _distilled_adapters: Any
     scheduler: Any
     progress_bar: Callable[..., AbstractContextManager[Any]]
     _kept_memory: Callable[[], AbstractContextManager[None]]
@@ -152,7 +153,8 @@ class DenoisingMixin:
             guidance_batching: "batched" runs both branches in one call of the DiT, "split" one after the
                 other, in about half the working memory; "auto" splits where both do not fit into the memory
                 that is free as the run begins.
-            joint_attention_kwargs: `{"scale": s}` runs the DiT with its LoRAs at s times their strength.
+            joint_attention_kwargs: `{"scale": s}` runs the DiT with its LoRAs at s times their strength, but
+                for a student of few steps.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after each step; the
                 tensors it returns replace the loop's. It may set `_guidance_scale` and `_interrupt`.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given, unless it has
@@ -171,7 +173,8 @@ class DenoisingMixin:
         self._guidance_scale, self._num_timesteps = guidance_scale, len(state.timesteps)
         self._reset_caches()  # of a run that an error ended
         self._joint_attention_kwargs = joint_attention_kwargs
-        adapters = scaled([self.transformer], read_scale(joint_attention_kwargs))
+        scale, students = read_scale(joint_attention_kwargs), self._distilled_adapters
+        adapters = scaled([self.transformer], scale, kept=students)
         try:
             with adapters, self._kept_memory(), self.progress_bar(total=len(state.timesteps)) as progress:
                 while not state.is_done and not self._interrupt:

@@ -64,7 +64,7 @@ class DistilledLoraMixin:
         if OWN not in active:
             if not has_it:
                 self.load_lora_weights(path, adapter_name=OWN)
-            self.transformer.set_adapters([*active, OWN])
+            self.transformer.set_adapter([*active, OWN])  # `set_adapters` would reset the others' strengths
 
     @property
     def _distilled_adapters(self) -> dict[str, dict[str, Any]]:

@@ -393,7 +393,8 @@ class DeepGenPipeline(
             reference_posterior: "sample" as the original does, or "mode".
             sigmas: noise levels of the steps before the scheduler's shift, falling, in (0, 1], instead of
                 `num_inference_steps`; with preset "exact".
-            joint_attention_kwargs: `{"scale": s}` draws with all LoRAs at s times their strength.
+            joint_attention_kwargs: `{"scale": s}` draws with all LoRAs at s times their strength, but
+                for a student of few steps.
             callback_on_step_end: see `denoise`.
             callback_on_step_end_tensor_inputs: see `denoise`.
             mask: a picture (path, bytes or PIL image) as large as each prompt's first reference, and

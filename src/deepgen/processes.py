@@ -8,7 +8,9 @@ every command that divides its work asks `join`, and one that does not asks `req
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -137,7 +139,32 @@ def join(device: str | None = None, timeout: timedelta | None = None) -> Partial
             f"{state.process_index} of {state.num_processes}: each would do the whole work; {_HOW}, and make "
             "no PartialState or Accelerator before"
         )
+    if launch.count > 1:
+        leave_at_exit()
     return state
+
+
+def leave_at_exit() -> None:
+    """Have this process leave the others' group before Python ends; once, however often it is called.
+
+    A thread of gloo's may still hold a tensor of the last exchange. Where it lets go of it after Python has
+    begun to end, PyTorch 2.13 aborts the process (pytorch/pytorch#190489): all work is done, and torchrun
+    reports a failure. Leaving a group waits for its threads, unless something still holds the group, such as
+    a mesh; those get a moment. Among accelerators nothing is done: there a process that failed would wait
+    for the others.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        if dist.get_backend() != "gloo":
+            return
+        dist.destroy_process_group()
+    time.sleep(0.3)
 
 
 def _has_backend(launch: Launch) -> bool:

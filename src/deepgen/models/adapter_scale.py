@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -30,16 +30,18 @@ def read_scale(joint_attention_kwargs: Mapping[str, Any] | None) -> float:
 
 
 @outside_graphs
-def scaled(modules: Sequence[Any], scale: float) -> Scaled:
-    """A context in which the LoRAs of these modules are multiplied by `scale`."""
-    return Scaled(modules, scale)
+def scaled(modules: Sequence[Any], scale: float, kept: Collection[str] = ()) -> Scaled:
+    """A context in which the LoRAs of these modules are multiplied by `scale`, but for those of the names
+    `kept`: half a student of few steps is neither student nor teacher.
+    """
+    return Scaled(modules, scale, kept)
 
 
 class Scaled:
     """See `scaled`; afterwards the LoRAs are exactly as they were."""
 
-    def __init__(self, modules: Sequence[Any], scale: float) -> None:
-        self._scale = scale
+    def __init__(self, modules: Sequence[Any], scale: float, kept: Collection[str]) -> None:
+        self._scale, self._untouched = scale, frozenset(kept)
         self._layers = [] if scale == 1.0 else [layer for module in modules for layer in _adapted(module)]
         self._kept: list[dict[str, Any]] = []
 
@@ -50,17 +52,23 @@ class Scaled:
                 "joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", self._scale
             )
         self._kept = [{name: _copy(value) for name, value in layer.scaling.items()} for layer in self._layers]
-        for layer in self._layers:
+        for layer, scaling in zip(self._layers, self._kept, strict=True):
             layer.scale_layer(self._scale)
+            _set(layer, {name: scaling[name] for name in self._untouched & scaling.keys()})
 
     @outside_graphs
     def __exit__(self, *error: object) -> None:
         for layer, scaling in zip(self._layers, self._kept, strict=True):
-            for name, value in scaling.items():
-                if isinstance(value, Tensor):  # the same tensor as before, which a compiled graph holds
-                    layer.scaling[name].copy_(value)
-                else:
-                    layer.scaling[name] = value
+            _set(layer, scaling)
+
+
+def _set(layer: Any, scaling: Mapping[str, Any]) -> None:
+    """Give adapters of a layer these strengths."""
+    for name, value in scaling.items():
+        if isinstance(value, Tensor):  # the same tensor as before, which a compiled graph holds
+            layer.scaling[name].copy_(value)
+        else:
+            layer.scaling[name] = value
 
 
 def _copy(value: Any) -> Any:

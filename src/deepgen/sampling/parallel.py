@@ -17,6 +17,7 @@ from diffusers.models._modeling_parallel import ContextParallelInput, ContextPar
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from deepgen.processes import leave_at_exit
 from deepgen.sampling.guided_inputs import Rows
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def divide(transformer: DeepGenTransformer2DModel, how: Parallel) -> GuidanceExc
         )
     if how != "guidance" and not torch.accelerator.device_count():
         raise ValueError("tokens are divided among accelerators, and there is none; divide by guidance")
+    leave_at_exit()
     device = "cpu" if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
     names = ("guidance", "ring", "ulysses")
     mesh = init_device_mesh(str(device), (count // degree, 1, degree), mesh_dim_names=names)

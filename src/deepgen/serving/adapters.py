@@ -131,7 +131,7 @@ class LoraAdapters:
             module = getattr(self._pipe, part)
             if wanted:
                 _enable(module, True)
-                module.set_adapters(wanted) if hasattr(module, "set_adapters") else module.set_adapter(wanted)
+                module.set_adapter(wanted)  # `set_adapters` would reset the strengths of the pipeline's own
             else:
                 _enable(module, False)
         self._in_use = names
