@@ -136,3 +136,8 @@ def test_rows_can_be_of_some_kinds_only() -> None:
     assert all(row.prompt in {prompt_row(1, i, "generate").prompt for i in range(10, 200)} for row in rows)
     with pytest.raises(ValueError, match="unknown edit kind 'counting'"):
         prompt_rows(1, task="edit", kinds=("counting",))
+
+
+def test_a_scene_of_which_little_may_be_said_still_has_its_row() -> None:
+    """Of 300,000 rows about one had a scene whose claims were all held out for as long as was looked."""
+    assert prompt_row(15, 77896, "generate").prompt == "a yellow diamond on a brown background"

@@ -40,7 +40,7 @@ def scene_entry(seed: int, index: int) -> ShapesScene:
     rng = np.random.default_rng((seed, 1, index))
     while True:
         scene = sample_scene_for(rng, _draw(rng, _SCENE_KINDS))
-        if _find_training_claim(rng, scene) is not None:
+        if _find_training_claim(rng, scene, tries=30) is not None:
             return scene
 
 
@@ -52,18 +52,18 @@ def edit_entry(seed: int, index: int) -> ShapesEdit:
 
 def training_claim(rng: np.random.Generator, scene: ShapesScene) -> ShapesClaim:
     """A claim about the scene from the training side of the split; a ValueError for a scene that has none."""
-    claim = _find_training_claim(rng, scene)
+    claim = _find_training_claim(rng, scene, tries=10_000)
     if claim is None:
         raise ValueError(f"every claim about {scene} is held out; draw scenes with scene_entry")
     return claim
 
 
-def _find_training_claim(rng: np.random.Generator, scene: ShapesScene) -> ShapesClaim | None:
+def _find_training_claim(rng: np.random.Generator, scene: ShapesScene, tries: int) -> ShapesClaim | None:
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         sort = "same"
     else:
         sort = {1: "one", 2: "two"}.get(len(scene.objects), "many")
-    for _ in range(30):
+    for _ in range(tries):
         claim = claim_about(rng, scene, _draw(rng, _CAPTIONS[sort]))
         if claim.split == "train":
             return claim
