@@ -13,7 +13,7 @@ from torch import nn
 
 from deepgen.planning.accelerators import ACCELERATORS, accelerator_of_device
 from deepgen.training.log import RunLog
-from deepgen.training.optim import OptimConfig
+from deepgen.training.optim import OptimConfig, Optimizer
 from deepgen.training.parallel import Processes
 from deepgen.training.state import TrainState
 
@@ -99,3 +99,12 @@ def test_gradient_norms_of_the_parts_add_up_to_the_whole() -> None:
     for name, norm in known.items():
         assert norms[f"grad_norm/{name}"] == pytest.approx(float(norm))
     assert norms["grad_norm"] == pytest.approx(sum(float(norm) ** 2 for norm in known.values()) ** 0.5)
+
+
+def test_the_norm_of_a_part_without_gradients_lies_where_its_weights_do() -> None:
+    """PyTorch puts the norm of nothing on the CPU, and on a card that cannot be stacked with the others'."""
+    part = nn.Linear(2, 3, device="meta")
+    norm = Optimizer(part.named_parameters(), OptimConfig(muon_lr=None)).norm(list(part.parameters()))
+    assert norm.device.type == "meta"
+    own = nn.Linear(2, 3)
+    assert float(Optimizer(own.named_parameters(), OptimConfig()).norm(list(own.parameters()))) == 0

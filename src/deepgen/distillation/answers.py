@@ -23,6 +23,7 @@ from deepgen.rl.policy import EncodedPrompt, Policy
 from deepgen.sampling.few_steps import FewStepSchedule
 from deepgen.sampling.schedule import set_timesteps
 from deepgen.training.randomness import generator, is_dropped, normal
+from deepgen.transfer import to_device
 
 # B paths drawn together; C, h, w latent channels and sides
 
@@ -157,11 +158,9 @@ class AnswerSampler:
         config, policy, num_steps = self.config, self.policy, self.num_steps(paths[0])
         shape = self.latent_shape(prompts[0])
         noisy = torch.stack([normal(config.seed, "path noise", path, shape) for path in paths])
-        noisy = noisy.to(policy.device)  # (B, C, h, w)
-        is_own = torch.tensor(
-            [is_dropped(config.seed, "own states", path, config.own_share) for path in paths],
-            device=policy.device,
-        ).view(-1, 1, 1, 1)
+        noisy = to_device(noisy, policy.device)  # (B, C, h, w)
+        own_paths = [is_dropped(config.seed, "own states", path, config.own_share) for path in paths]
+        is_own = to_device(torch.tensor(own_paths), policy.device).view(-1, 1, 1, 1)
         fine, each = self.fine_sigmas(num_steps, shape[1:])
         rows, branches = range(len(prompts)), 1 if prompts[0].negative is None else 2
         answers = []
@@ -169,7 +168,9 @@ class AnswerSampler:
             piece = fine[step * each : (step + 1) * each + 1]  # (each + 1,)
             sigma, sigma_next = float(piece[0]), float(piece[-1])
             reached = teacher_path(
-                lambda x, s: policy.velocity(prompts, rows, x, s, by_reference=True), noisy, piece
+                lambda x, s: policy.velocity(prompts, rows, x, s, by_reference=True),
+                noisy,
+                to_device(piece, policy.device),
             )
             self.num_forwards += len(paths) * branches * (each + 1)
             target = mean_velocity(noisy, reached, sigma, sigma_next)
@@ -186,7 +187,7 @@ class AnswerSampler:
                 for n, path in enumerate(paths)
             ]
             if step + 1 < num_steps:
-                if bool(is_own.any()):
+                if any(own_paths):
                     level = torch.full((len(paths),), self.level(num_steps, sigma), device=policy.device)
                     own = noisy + (sigma_next - sigma) * self.student(prompts, noisy, level).float()
                     self.num_forwards += len(paths)
@@ -195,7 +196,9 @@ class AnswerSampler:
         return answers
 
     def fine_sigmas(self, num_steps: int, latent_size: Sequence[int]) -> tuple[Tensor, int]:
-        """Levels of the teacher, float32 (num_steps * each + 1,), and its steps for each of the student's."""
+        """Levels of the teacher, float32 (num_steps * each + 1,) on the host, and its steps for each of the
+        student's.
+        """
         each = max(1, round(self.config.teacher_steps / num_steps))
         return fine_sigmas(self.policy, self.schedules[num_steps], each, latent_size), each
 
@@ -208,12 +211,12 @@ class AnswerSampler:
 
 def fine_sigmas(policy: Policy, schedule: FewStepSchedule, each: int, latent_size: Sequence[int]) -> Tensor:
     """The student's levels with `each - 1` more between every two, as the scheduler shifts them, float32
-    (num_steps * each + 1,). Every `each`-th is exactly what is drawn with.
+    (num_steps * each + 1,) on the host. Every `each`-th is exactly what is drawn with.
     """
     coarse = np.array([*schedule.sigmas, 0.0])
     places = np.arange((len(coarse) - 1) * each) / each
     levels = np.interp(places, np.arange(len(coarse)), coarse).astype(np.float32)
     scheduler = copy.deepcopy(policy.pipe.scheduler)
     tokens = latent_size[0] * latent_size[1] // policy.pipe.transformer.config.patch_size**2
-    set_timesteps(scheduler, len(levels), policy.device, num_tokens=tokens, sigmas=levels)
-    return scheduler.sigmas.to(policy.device, torch.float32)
+    set_timesteps(scheduler, len(levels), "cpu", num_tokens=tokens, sigmas=levels)
+    return scheduler.sigmas.to(torch.float32)

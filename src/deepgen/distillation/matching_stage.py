@@ -26,6 +26,7 @@ from deepgen.sampling.noise_levels import sample_losses
 from deepgen.training.config import StageLoss
 from deepgen.training.noise_levels import noise_levels
 from deepgen.training.randomness import normal
+from deepgen.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +139,9 @@ class MatchingStage(StudentStage):
             config.levels, pipe.scheduler, config.seed, samples, total, [tokens] * len(samples)
         )
         low, high = config.matching.least_sigma, 1 - config.matching.least_sigma
-        return levels.sigma.clamp(low, high).to(self.device)
+        return to_device(levels.sigma.clamp(low, high), self.device)
 
     def _normal(self, purpose: str, batch: MatchingBatch) -> Tensor:
         shape = self.sampler.latent_shape(batch.prompts[0])
         drawn = [normal(self.config.seed, purpose, path, shape) for path in batch.paths]
-        return torch.stack(drawn).to(self.device)
+        return to_device(torch.stack(drawn), self.device)

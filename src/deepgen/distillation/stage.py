@@ -29,6 +29,7 @@ from deepgen.training.parallel import Processes
 from deepgen.training.randomness import generator
 from deepgen.training.supervised_stage import SupervisedStage
 from deepgen.training.trained_pipeline import TrainedPipeline
+from deepgen.transfer import to_device
 
 Metrics = dict[str, tuple[float, float]]
 
@@ -130,15 +131,16 @@ class DistillStage(StudentStage):
         answers = batch.answers
         with self.supervised.autocast():
             losses = self.losses(answers)
-        tasks = ["edit" if answer.prompt.references else "generate" for answer in answers]
-        names = [f"loss/step {answer.step + 1} of {answer.num_steps}" for answer in answers]
-        metrics: Metrics = {}
-        for value, task, name, answer in zip(losses.detach().tolist(), tasks, names, answers, strict=True):
-            scale = float(answer.target.float().square().mean())
-            shown = {"loss": value, f"loss/{task}": value, name: value, "error_share": value / scale}
-            for key, one in shown.items():
-                total, count = metrics.get(key, (0.0, 0.0))
-                metrics[key] = total + one, count + 1
+        values = losses.detach()
+        scales = torch.stack([answer.target for answer in answers]).float().square().flatten(1).mean(1)
+        rows: dict[str, list[int]] = {}
+        for row, answer in enumerate(answers):
+            task = "edit" if answer.prompt.references else "generate"
+            for name in (f"loss/{task}", f"loss/step {answer.step + 1} of {answer.num_steps}"):
+                rows.setdefault(name, []).append(row)
+        shown = {"loss": values, "error_share": values / scales}
+        shown |= {name: torch.stack([values[row] for row in some]) for name, some in rows.items()}
+        metrics = {name: (some.sum(), float(len(some))) for name, some in shown.items()}
         return StageLoss(losses.sum() / batch.num_total, metrics)
 
     def losses(self, answers: Sequence[StepTarget]) -> Tensor:
@@ -146,7 +148,7 @@ class DistillStage(StudentStage):
         noisy = torch.stack([answer.noisy for answer in answers])  # (B, C, h, w)
         target = torch.stack([answer.target for answer in answers])
         levels = [self.sampler.level(answer.num_steps, answer.sigma) for answer in answers]
-        level = torch.tensor(levels, device=self.device)  # (B,)
+        level = to_device(torch.tensor(levels), self.device)  # (B,)
         velocity = self.sampler.student([answer.prompt for answer in answers], noisy, level)
         return mean_velocity_losses(velocity, target)
 

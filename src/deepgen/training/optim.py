@@ -233,7 +233,8 @@ class Optimizer:
     def norm(self, params: Sequence[nn.Parameter]) -> Tensor:
         """Of the gradients of some of the parameters, rows that other processes hold included."""
         whole = [p.grad for p in params if p.grad is not None and p not in self._pieces]
-        norm = nn.utils.get_total_norm(whole)
+        # PyTorch puts the norm of no gradients on the CPU; some parts learn in some steps only.
+        norm = nn.utils.get_total_norm(whole) if whole else torch.zeros((), device=params[0].device)
         if not self._pieces:
             return norm
         own = [p.grad for p in params if p.grad is not None and p in self._pieces]
