@@ -1,4 +1,4 @@
-"""Both objectives of distillation on a pretended CUDA device: the CPU's losses, and no wait in a micro-batch."""
+"""Distillation on a pretended CUDA device: the CPU's losses, and no wait in a micro-batch."""
 
 from __future__ import annotations
 
