@@ -59,6 +59,34 @@ def test_the_fine_tuned_student_and_the_backgrounds_are_those_of_their_record() 
     assert f"mean of four kinds | 0 | {tuned['corner']['alone']:.2f} |" in page
     white = [grounds[name]["white"] for name in ("matched", "regressed", "teacher, every second prompt")]
     assert (
-        "on white {:.2f} right, where the regressed student had {:.2f} and the teacher {:.2f}".format(*white)
+        "it was {:.2f} right, where the regressed student had {:.2f} and the teacher {:.2f}".format(*white)
         in page
     )
+    held_out = record["held-out captions with a stated ground"]
+    shipped, teacher, alone = (
+        held_out[name] for name in ("distilled and reinforced", "teacher", "distilled alone")
+    )
+    assert f"{shipped['white']:.2f} of those on white are right" in page
+    assert f"where the teacher has {teacher['white']:.2f}" in page
+    assert f"had brought white down to {alone['white']:.2f}" in page
+    others = [one[ground] for one in (shipped, teacher) for ground in ("black", "grey", "brown")]
+    assert "{:.2f}, {:.2f} and {:.2f} (teacher {:.2f}, {:.2f}, {:.2f})".format(*others) in page
+
+
+def test_what_four_passes_reach_is_what_the_record_of_more_pictures_says() -> None:
+    summary = json.loads((ROOT / "benchmarks/results/distillation_precise.json").read_text())["summary"]
+    teacher = summary["exact 24"]
+    shares = {way: row["mean"][0] / teacher["mean"][0] for way, row in summary.items()}
+    page = " ".join((ROOT / "docs" / "distillation.md").read_text().split())
+    assert (
+        f"Four passes reach {shares['turbo 4']:.3f} of the teacher's accuracy at 48, two {shares['turbo 2']:.3f}"
+        in page
+    )
+    assert f"Distillation alone reached {shares['turbo 4 distilled alone']:.3f}" in page
+    assert f"regression alone {shares['turbo 4 regressed alone']:.3f}" in page
+    each = {
+        kind: summary["turbo 4"]["kinds"][kind][0] / teacher["kinds"][kind][0] for kind in teacher["kinds"]
+    }
+    assert shares["turbo 4"] >= 0.97
+    assert min(each.values()) >= 0.9
+    assert shares["turbo 2"] >= 0.85

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
+from deepgen.training.adapters import LoraSettings
 from deepgen.training.optim import OptimConfig
 
 PUBLISHED = "deepgenteam/DeepGen-1.0-diffusers"
@@ -63,4 +65,30 @@ def rl_tiny() -> RLConfig:
     )
 
 
-RECIPES = {"rl": rl, "rl-published": rl_published, "rl-tiny": rl_tiny}
+def rl_tiny_student() -> RLConfig:
+    """A distilled flat model in its four steps, by default in the folder `student`; docs/distillation.md has
+    figures.
+
+    Its own levels, no negative branch, and the first two steps trained, in which it is decided what stands
+    where. Edits and kinds that are right already take part, so that they are not forgotten.
+    """
+    return replace(
+        rl_tiny(),
+        model="student",
+        prompts=_MIXTURES / "rl-tiny-student.yaml",
+        guidance_scale=1.0,
+        num_inference_steps=4,
+        prompts_per_rollout=16,
+        window=WindowConfig(kind="fixed", size=2),
+        transformer_lora=LoraSettings(rank=32, alpha=64, dropout=0.0),
+        optim=OptimConfig(lr=6e-4, muon_lr=None, warmup_steps=5, decay_share=0.4, betas=(0.9, 0.99)),
+        save_every=10,
+    )
+
+
+RECIPES = {
+    "rl": rl,
+    "rl-published": rl_published,
+    "rl-tiny": rl_tiny,
+    "rl-tiny-student": rl_tiny_student,
+}
