@@ -78,15 +78,13 @@ def test_what_four_passes_reach_is_what_the_record_of_more_pictures_says() -> No
     teacher = summary["exact 24"]
     shares = {way: row["mean"][0] / teacher["mean"][0] for way, row in summary.items()}
     page = " ".join((ROOT / "docs" / "distillation.md").read_text().split())
-    assert (
-        f"Four passes reach {shares['turbo 4']:.3f} of the teacher's accuracy at 48, two {shares['turbo 2']:.3f}"
-        in page
-    )
+    four, two = shares["turbo 4"], shares["turbo 2"]
+    assert f"Four passes reach {four:.3f} of the teacher's accuracy at 48, two {two:.3f}" in page
     assert f"Distillation alone reached {shares['turbo 4 distilled alone']:.3f}" in page
     assert f"regression alone {shares['turbo 4 regressed alone']:.3f}" in page
     each = {
         kind: summary["turbo 4"]["kinds"][kind][0] / teacher["kinds"][kind][0] for kind in teacher["kinds"]
     }
-    assert shares["turbo 4"] >= 0.97
+    assert four >= 0.97
     assert min(each.values()) >= 0.9
-    assert shares["turbo 2"] >= 0.85
+    assert two >= 0.85
