@@ -37,6 +37,13 @@ def test_memory_is_not_chosen_twice(capsys) -> None:
     assert "--memory 8 chooses --offload and --quantize" in capsys.readouterr().err
 
 
+def test_nf4_on_a_cpu_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    """bitsandbytes runs on CPUs, but diffusers asks for a card and ended in a traceback."""
+    assert main(["generate", "a star", "--quantize", "nf4", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "nf4 weights are made on a CUDA or XPU device, and this would run on cpu; take --quantize int8" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "fp8"])
 def test_a_small_model_in_8_bits_draws_nearly_the_same_on_a_cpu(quantize, tmp_path: Path) -> None:

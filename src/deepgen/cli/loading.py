@@ -97,6 +97,11 @@ def _how_to_read(
 ) -> dict[str, Any]:
     """Number format, quantization and device, as `from_pretrained` takes them."""
     settings: dict[str, Any] = {"torch_dtype": dtype}
+    if placement.quantize == "nf4" and device in ("cpu", "mps"):
+        raise ValueError(
+            f"nf4 weights are made on a CUDA or XPU device, and this would run on {device}; take --quantize int8, "
+            "which runs on CPUs too"
+        )
     if placement.quantize != "none":
         settings["quantization_config"] = quantization(placement.quantize, dtype)
     if options.transformer_gguf is not None:
