@@ -99,8 +99,8 @@ def _how_to_read(
     settings: dict[str, Any] = {"torch_dtype": dtype}
     if placement.quantize == "nf4" and device in ("cpu", "mps"):
         raise ValueError(
-            f"nf4 weights are made on a CUDA or XPU device, and this would run on {device}; take --quantize int8, "
-            "which runs on CPUs too"
+            f"nf4 weights are made on a CUDA or XPU device, and this would run on {device}; "
+            "take --quantize int8, which runs on CPUs too"
         )
     if placement.quantize != "none":
         settings["quantization_config"] = quantization(placement.quantize, dtype)
