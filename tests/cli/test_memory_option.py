@@ -41,10 +41,8 @@ def test_nf4_on_a_cpu_is_refused_before_anything_is_loaded(capsys: pytest.Captur
     """bitsandbytes runs on CPUs, but diffusers asks for a card and ended in a traceback."""
     assert main(["generate", "a star", "--quantize", "nf4", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert (
-        "nf4 weights are made on a CUDA or XPU device, and this would run on cpu; take --quantize int8"
-        in said
-    )
+    assert "nf4 weights are made on a CUDA or XPU device, and this would run on cpu" in said
+    assert "take --quantize int8" in said
 
 
 @pytest.mark.slow
