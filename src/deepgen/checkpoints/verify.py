@@ -8,6 +8,7 @@ report: nothing that is in a checkpoint makes this raise.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,12 +176,34 @@ def _check_small_files(folder: Path, report: VerifyReport) -> None:
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):
             with report.findings(report.name_of(file)):
                 read_object(file)
+    if report.kind == "deepgen" and (folder / "model_index.json").is_file():
+        with report.findings("model_index.json"):
+            _check_module(folder)
     if (folder / "scheduler").is_dir():
         with report.findings("scheduler"):
             _require_class(folder / "scheduler" / "scheduler_config.json", "_class_name")
     if (folder / "tokenizer").is_dir():
         with report.findings("tokenizer"):
             _check_tokenizer(folder / "tokenizer")
+
+
+def _check_module(folder: Path) -> None:
+    """That diffusers finds the class in the module which our model_index.json names; nothing is run. The
+    published folder has a module of its own, which is not looked at and may be left out.
+    """
+    named = read_object(folder / "model_index.json").get("_class_name")
+    if not isinstance(named, list):
+        return
+    module, wanted = map(str, named)
+    path = folder / f"{module}.py"
+    hint = "without it diffusers cannot open the folder; get the file again, or save the model anew"
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CheckpointError(f"{path.name} cannot be read as Python ({error}); {hint}") from error
+    places = [place for place in ast.walk(tree) if isinstance(place, ast.Name | ast.ClassDef)]
+    if wanted not in {place.id if isinstance(place, ast.Name) else place.name for place in places}:
+        raise CheckpointError(f"{path.name} has no {wanted}; {hint}")
 
 
 def _require_class(path: Path, key: str) -> None:
