@@ -35,6 +35,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from diffusers.utils.torch_utils import TorchDeviceBackend
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -500,6 +501,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (torch.accelerator, "is_available", lambda *a, **k: True),
         (torch.accelerator, "current_device_index", lambda *a, **k: 0),
         (torch.accelerator, "current_stream", lambda *a, **k: _Stream()),
+        (TorchDeviceBackend, "_detect_device_type", lambda *a: "cuda"),  # remembers the first answer
     ]
 
 

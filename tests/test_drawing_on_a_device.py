@@ -265,6 +265,50 @@ def test_a_lora_draws_the_cpus_pictures(
         assert device.count("steps") == 0, device.report("steps")
 
 
+def _loaded(pipe: DeepGenPipeline, file: Path) -> None:
+    pipe.load_lora_weights(file, adapter_name="one")
+
+
+def _fused(pipe: DeepGenPipeline, file: Path) -> None:
+    _loaded(pipe, file)
+    pipe.fuse_lora()
+
+
+def _unfused(pipe: DeepGenPipeline, file: Path) -> None:
+    _fused(pipe, file)
+    drawn(pipe, {"prompt": "x"})
+    pipe.unfuse_lora()
+
+
+def _saved(pipe: DeepGenPipeline, file: Path) -> None:
+    _loaded(pipe, file)
+    pipe.save_lora_weights(file.parent / "saved", adapter_name="one")
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(file.parent / "saved", adapter_name="two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [_loaded, _fused, _unfused, _saved])
+@pytest.mark.parametrize("name", OFFLOADS)
+def test_a_lora_of_an_offloaded_pipeline_draws_the_cpus_pictures(
+    name: str,
+    change: Callable[[DeepGenPipeline, Path], None],
+    pipe: DeepGenPipeline,
+    fresh_pipe: DeepGenPipeline,
+    tmp_path: Path,
+) -> None:
+    write_lora(pipe, tmp_path / "one.safetensors", 3)
+    pipe.unload_lora_weights()
+    without = drawn(pipe, {"prompt": PROMPTS[0]})
+    change(pipe, tmp_path / "one.safetensors")
+    expected = drawn(pipe, {"prompt": PROMPTS[0]})
+    assert np.abs(expected[0] - without[0]).max() > 0.05
+    with PretendedDevice():
+        OFFLOADS[name](fresh_pipe)
+        change(fresh_pipe, tmp_path / "one.safetensors")
+        assert_same(drawn(fresh_pipe, {"prompt": PROMPTS[0]}), expected, 2e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "fp8"])
 @pytest.mark.parametrize("is_offloaded", [False, True])

@@ -117,11 +117,13 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
 
     def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """As diffusers' method; by default every part that has an adapter, not the transformer alone."""
-        super().fuse_lora(components=self._adapted() if components is None else components, **kwargs)
+        with _weights_in_place(self):
+            super().fuse_lora(components=self._adapted() if components is None else components, **kwargs)
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """As diffusers' method; by default every part that has an adapter."""
-        super().unfuse_lora(components=self._adapted() if components is None else components, **kwargs)
+        with _weights_in_place(self):
+            super().unfuse_lora(components=self._adapted() if components is None else components, **kwargs)
 
     def _adapted(self) -> list[str]:
         adapted = [part for part in PARTS if getattr(uncompiled(self, part), "peft_config", None)]
@@ -201,18 +203,36 @@ class DeepGenLoraLoaderMixin(DistilledLoraMixin, SanaLoraLoaderMixin):
         }
         if not adapted:
             raise ValueError(f"no part has an adapter named {adapter_name!r}; there is nothing to save")
-        self._save_lora_weights(
-            save_directory,
-            lora_layers={
-                part: get_peft_model_state_dict(module, adapter_name=adapter_name)
-                for part, module in adapted.items()
-            },
-            lora_metadata={
-                part: module.peft_config[adapter_name].to_dict() for part, module in adapted.items()
-            },
-        )
+        with _weights_in_place(self):
+            self._save_lora_weights(
+                save_directory,
+                lora_layers={
+                    part: get_peft_model_state_dict(module, adapter_name=adapter_name)
+                    for part, module in adapted.items()
+                },
+                lora_metadata={
+                    part: module.peft_config[adapter_name].to_dict() for part, module in adapted.items()
+                },
+            )
         if adapter_name in self._distilled_adapters:
             write_metadata(Path(save_directory) / LORA_FILE, self._distilled_adapters[adapter_name])
+
+
+@contextmanager
+def _weights_in_place(pipe: Any) -> Iterator[None]:
+    """Without sequential offloading meanwhile, which puts empty tensors in the place of the weights between
+    two forwards: what is added to those is lost without an error, and a picture is drawn without the LoRA.
+    """
+    modules = [uncompiled(pipe, part) for part in PARTS]
+    if pipe.hf_device_map is not None or not any(p.is_meta for part in modules for p in part.parameters()):
+        yield
+        return
+    device = pipe._execution_device
+    pipe.remove_all_hooks()
+    try:
+        yield
+    finally:
+        pipe.enable_sequential_cpu_offload(device=device)
 
 
 def _state(updates: list[LowRankUpdate]) -> dict[str, Tensor]:

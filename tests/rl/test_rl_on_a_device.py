@@ -123,3 +123,6 @@ def test_a_rollout_with_its_update_is_the_cpus(
     for ours, theirs in zip(drawn, images, strict=True):
         assert np.abs(ours - theirs).max() <= LEVELS
     assert not [wait for wait in device.waits if wait.phase == "micro-batch"], device.report()
+    # Between the steps of a rollout: whether a table of modulations rounds as single steps, once for a shape.
+    drawing = [wait.line for wait in device.waits if wait.line.startswith("sampling/")]
+    assert all("<genexpr>" in line for line in drawing), device.report()

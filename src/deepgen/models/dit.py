@@ -58,8 +58,8 @@ class StepCacheLike(Protocol):
 
     is_exact: bool
 
-    def once(self, name: Any, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """`compute(source)`, computed once as long as the source is the same."""
+    def once(self, name: Any, source: Any, compute: Callable[[Any], Tensor]) -> Tensor:
+        """`compute(source)`, computed once as long as the source, a tensor or several, is the same."""
         ...
 
     def modulations(self, transformer: Any, pooled: Tensor) -> list[tuple[Tensor, Tensor]] | None:
@@ -319,13 +319,20 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def _embed_alike(
-        self, targets: Tensor, references: Sequence[Tensor], step_cache: StepCacheLike | None
+        self,
+        targets: Tensor,
+        references: Sequence[Tensor | Sequence[Tensor]],
+        step_cache: StepCacheLike | None,
     ) -> Tensor:
         """Tokens (B, S, D) of targets (B, C, h, w) and of one reference of every sample each."""
         columns = [self.pos_embed(targets)]  # one image of every sample each, (B, S_i, D)
         for place, images in enumerate(references):
-            columns.append(self._once(("reference", place), images, self.pos_embed, step_cache))
+            columns.append(self._once(("reference", place), images, self._embed_column, step_cache))
         return torch.cat(columns, dim=1)  # (B, S, D)
+
+    def _embed_column(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Tokens (B, S_i, D) of one image of every sample, stacked (B, C, h, w) or not."""
+        return self.pos_embed(images if isinstance(images, Tensor) else torch.stack(list(images)))
 
     def embed_images(
         self, samples: Sequence[Sequence[Tensor]], step_cache: StepCacheLike | None = None
@@ -339,8 +346,8 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
         else:
             shapes = {tuple(latents.shape[-2:] for latents in sample) for sample in samples}
             if len(shapes) == 1:
-                targets, *references = (torch.stack(images) for images in zip(*samples, strict=True))
-                return self._embed_alike(targets, references, step_cache), None  # (B, S, D)
+                targets, *references = zip(*samples, strict=True)
+                return self._embed_alike(torch.stack(targets), references, step_cache), None  # (B, S, D)
             tokens = [self._kept_tokens(sample, step_cache) for sample in samples]  # (S_i, D) each
         lengths = [len(x) for x in tokens]
         if len(set(lengths)) == 1:
@@ -359,7 +366,7 @@ class DeepGenTransformer2DModel(OwnFolderMixin, SD3Transformer2DModel, CacheMixi
 
     @staticmethod
     def _once(
-        name: Any, source: Tensor, compute: Callable[[Tensor], Tensor], step_cache: StepCacheLike | None
+        name: Any, source: Any, compute: Callable[[Any], Tensor], step_cache: StepCacheLike | None
     ) -> Tensor:
         """`compute(source)`, from the cache where there is one."""
         return compute(source) if step_cache is None else step_cache.once(name, source, compute)

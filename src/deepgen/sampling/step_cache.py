@@ -20,6 +20,7 @@ from deepgen.models.caches import own_hooks
 # T steps, B rows, D width, M width of a block's modulation
 
 Vectors = tuple[Tensor, Tensor]  # of a block, for image and context
+Source = Tensor | Sequence[Tensor]  # of a kept value
 
 MODULATION_BYTES = 128 * 2**20  # what the vectors of precomputed steps may take
 
@@ -46,7 +47,7 @@ class StepCache:
     def __init__(self, timesteps: Tensor, *, is_exact: bool = False, max_bytes: int | None = None) -> None:
         self.timesteps, self.is_exact, self.step = timesteps, is_exact, 0
         self._max_bytes = MODULATION_BYTES if max_bytes is None else max_bytes
-        self._kept: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[Any, tuple[Source, Tensor]] = {}
         self._table: list[Vectors] | None = None
         self._first = 0
         self._pooled: Tensor | None = None
@@ -57,8 +58,12 @@ class StepCache:
         (self.step,) = steps
         return self
 
-    def once(self, name: Any, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """`compute(source)`, or what it was before."""
+    def once(self, name: Any, source: Source, compute: Callable[[Any], Tensor]) -> Tensor:
+        """`compute(source)`, or what it was before.
+
+        Of several tensors give the sequence: what is made of them at every step is another tensor each time,
+        and to compare its values would wait for the device.
+        """
         kept = self._kept.get(name)
         if kept is None or not _is_same(kept[0], source):
             kept = self._kept[name] = (source, compute(source))
@@ -178,26 +183,32 @@ def _rounded_alike(transformer: Any, steps: Tensor, pooled: Tensor, table: list[
         *(table[0][0].dtype, type(transformer.transformer_blocks[0].norm1.linear)),
     )
     known = _rounds_alike.setdefault(transformer, {})
-    if known.get(shape):
+    is_alike = known.get(shape)
+    if is_alike:
         return table
     single = [_table(transformer, steps[n : n + 1], pooled) for n in range(len(steps))]
     one_by_one = [
         (torch.cat([image for image, _ in block]), torch.cat([context for _, context in block]))
         for block in zip(*single, strict=True)
     ]
-    known[shape] = all(
-        torch.equal(ours, theirs)
-        for block, other in zip(table, one_by_one, strict=True)
-        for ours, theirs in zip(block, other, strict=True)
-    )
+    if is_alike is None:
+        known[shape] = all(
+            torch.equal(ours, theirs)
+            for block, other in zip(table, one_by_one, strict=True)
+            for ours, theirs in zip(block, other, strict=True)
+        )
     return one_by_one
 
 
-def _is_same(kept: Tensor | None, given: Tensor) -> bool:
-    """The same tensor, or a copy of it: hooks that move parts between devices hand on copies."""
+def _is_same(kept: Source | None, given: Source) -> bool:
+    """The same tensors, or copies of them: hooks that move parts between devices hand on copies."""
     if kept is given:
         return True
-    return kept is not None and kept.shape == given.shape and torch.equal(kept, given)
+    if isinstance(kept, Tensor) and isinstance(given, Tensor):
+        return kept.shape == given.shape and torch.equal(kept, given)
+    if kept is None or isinstance(kept, Tensor) or isinstance(given, Tensor) or len(kept) != len(given):
+        return False
+    return all(_is_same(one, other) for one, other in zip(kept, given, strict=True))
 
 
 def _is_plain(block: Any) -> bool:
