@@ -62,6 +62,15 @@ class DistilledLoraMixin:
             return
         active = self._active_adapters()
         if OWN not in active:
+            if self._are_adapters_disabled():
+                # PEFT disables layers, not adapters: with this one they would all be back.
+                if set(self.transformer.peft_config) - {OWN}:
+                    raise ValueError(
+                        "preset 'turbo' puts the model's own LoRA into the DiT, whose LoRAs are disabled; call "
+                        "enable_lora() to draw with them, or unload_lora_weights() to draw without"
+                    )
+                self.remove_lora(OWN)
+                has_it = False
             if not has_it:
                 self.load_lora_weights(path, adapter_name=OWN)
             self.transformer.set_adapter([*active, OWN])  # `set_adapters` would reset the others' strengths
@@ -80,11 +89,19 @@ class DistilledLoraMixin:
             self._distilled_adapters[name] = found.to_json()
 
     def _active_adapters(self) -> list[str]:
+        """Names of those the DiT is drawn with; none after `disable_lora`."""
         is_adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)  # False beside PEFT's own
         if not is_adapted or not getattr(self.transformer, "peft_config", None):
             return []
+        if self._are_adapters_disabled():
+            return []
         active = self.transformer.active_adapters
         return list(active() if callable(active) else active)
+
+    def _are_adapters_disabled(self) -> bool:
+        """Whether `disable_lora` was called and `enable_lora` was not."""
+        layers = (getattr(module, "_disable_adapters", False) for module in self.transformer.modules())
+        return bool(getattr(self.transformer, "peft_config", None)) and any(layers)
 
 
 def located(defaults: Mapping[str, Any], folder: Path) -> dict[str, Any]:
