@@ -66,8 +66,8 @@ class DistilledLoraMixin:
                 # PEFT disables layers, not adapters: with this one they would all be back.
                 if set(self.transformer.peft_config) - {OWN}:
                     raise ValueError(
-                        "preset 'turbo' puts the model's own LoRA into the DiT, whose LoRAs are disabled; call "
-                        "enable_lora() to draw with them, or unload_lora_weights() to draw without"
+                        "preset 'turbo' puts the model's own LoRA into the DiT, whose LoRAs are disabled; "
+                        "call enable_lora() to draw with them, or unload_lora_weights() to draw without"
                     )
                 self.remove_lora(OWN)
                 has_it = False
