@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from deepgen.checkpoints.lora_keys import PARTS
 from deepgen.checkpoints.saving import DISTILLED_FILE as FILE
 from deepgen.sampling.few_steps import KEY, FewSteps, read_few_steps
 
@@ -44,8 +48,18 @@ class DistilledLoraMixin:
         return entry is not None and entry.get("lora") is None
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers', of the DiT without the model's own LoRA, which is a file beside it."""
+        """As diffusers', of the DiT without the model's own LoRA, which is a file beside it.
+
+        Raises:
+            ValueError: other LoRAs are loaded, with whose layers the folder could not be loaded again.
+        """
         self._use_distilled(False)
+        if parts := [part for part in PARTS if _has_adapter_layers(getattr(self, part, None))]:
+            raise ValueError(
+                f"the {parts[0]} has LoRA layers, and a folder with them cannot be loaded again; call "
+                "unload_lora_weights() to save the model without them (save_lora_weights() writes LoRAs), "
+                "or fuse_lora() and then unload_lora_weights() to save it with them"
+            )
         super().save_pretrained(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def without_distilled(self) -> None:
@@ -102,6 +116,10 @@ class DistilledLoraMixin:
         """Whether `disable_lora` was called and `enable_lora` was not."""
         layers = (getattr(module, "_disable_adapters", False) for module in self.transformer.modules())
         return bool(getattr(self.transformer, "peft_config", None)) and any(layers)
+
+
+def _has_adapter_layers(module: Any) -> bool:
+    return isinstance(module, nn.Module) and any(isinstance(one, BaseTunerLayer) for one in module.modules())
 
 
 def located(defaults: Mapping[str, Any], folder: Path) -> dict[str, Any]:
