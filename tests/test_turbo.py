@@ -296,3 +296,67 @@ def test_a_converted_model_keeps_its_student_where_the_layout_has_room(tmp_path:
     pipe = DeepGenPipeline.from_pretrained(tmp_path / "native", vlm=str(TINY_DIR), vae=str(TINY_DIR))
     with pytest.raises(ValueError, match="turbo"):
         pipe("a red circle", preset="turbo", seed=1)
+
+
+# --- LoRAs that are disabled --------------------------------------------------------------------------------
+
+
+def plain_tiny() -> DeepGenPipeline:
+    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_disabled_students_lora_draws_as_if_it_were_not_there() -> None:
+    pipe = plain_tiny()
+    before = picture(pipe)
+    pipe.load_lora_weights(TINY_DIR / DISTILLED_FILE, adapter_name="student")
+    student = picture(pipe)
+    pipe.disable_lora()
+    assert not pipe.is_student
+    assert np.abs(picture(pipe).astype(int) - before).max() <= 1  # not four steps of the teacher
+    with pytest.raises(ValueError, match="whose LoRAs are disabled; call enable_lora"):
+        pipe(PROMPT, preset="turbo", seed=1)
+    pipe.enable_lora()
+    assert np.array_equal(picture(pipe), student)
+
+
+def test_disabling_after_turbo_disables_the_other_lora_and_keeps_turbo(tmp_path: Path) -> None:
+    pipe = plain_tiny()
+    before, turbo = picture(pipe), picture(pipe, preset="turbo")
+    pipe.disable_lora()  # the model's own is alone in the DiT
+    assert np.array_equal(picture(pipe, preset="turbo"), turbo)
+    write_lora(pipe, tmp_path / "other.safetensors", 3, {"transformer": ["to_q", "to_k"]}, alpha=8)
+    pipe.set_adapters("other", 0.5)
+    other, both = picture(pipe), picture(pipe, preset="turbo")
+    pipe.disable_lora()
+    assert np.abs(picture(pipe).astype(int) - before).max() <= 1
+    pipe.enable_lora()
+    assert np.array_equal(picture(pipe), other)
+    assert np.array_equal(picture(pipe, preset="turbo"), both)
+
+
+def test_a_model_with_a_lora_is_saved_without_it_or_not_at_all(tmp_path: Path) -> None:
+    pipe = plain_tiny()
+    before = picture(pipe)
+    write_lora(pipe, tmp_path / "other.safetensors", 3, {"transformer": ["to_q", "to_k"]}, alpha=8)
+    with pytest.raises(ValueError, match=r"the transformer has LoRA layers.*unload_lora_weights\(\)"):
+        pipe.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "model")
+    again = DeepGenPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(picture(again), before)
+
+
+def test_a_scale_of_a_lora_on_the_dit_alone_is_not_said_to_do_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = plain_tiny()
+    picture(pipe, joint_attention_kwargs={"scale": 0.5}, num_inference_steps=2)
+    assert "no LoRA is loaded" in caplog.text
+    caplog.clear()
+    write_lora(pipe, tmp_path / "other.safetensors", 3, {"transformer": ["to_q", "to_k"]}, alpha=8)
+    picture(pipe, joint_attention_kwargs={"scale": 0.5}, num_inference_steps=2)
+    assert "no LoRA is loaded" not in caplog.text

@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from deepgen.checkpoints.lora_keys import PARTS
 from deepgen.checkpoints.saving import DISTILLED_FILE as FILE
 from deepgen.sampling.few_steps import KEY, FewSteps, read_few_steps
 
@@ -44,8 +48,18 @@ class DistilledLoraMixin:
         return entry is not None and entry.get("lora") is None
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers', of the DiT without the model's own LoRA, which is a file beside it."""
+        """As diffusers', of the DiT without the model's own LoRA, which is a file beside it.
+
+        Raises:
+            ValueError: other LoRAs are loaded, with whose layers the folder could not be loaded again.
+        """
         self._use_distilled(False)
+        if parts := [part for part in PARTS if _has_adapter_layers(getattr(self, part, None))]:
+            raise ValueError(
+                f"the {parts[0]} has LoRA layers, and a folder with them cannot be loaded again; call "
+                "unload_lora_weights() to save the model without them (save_lora_weights() writes LoRAs), "
+                "or fuse_lora() and then unload_lora_weights() to save it with them"
+            )
         super().save_pretrained(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def without_distilled(self) -> None:
@@ -62,6 +76,15 @@ class DistilledLoraMixin:
             return
         active = self._active_adapters()
         if OWN not in active:
+            if self._are_adapters_disabled():
+                # PEFT disables layers, not adapters: with this one they would all be back.
+                if set(self.transformer.peft_config) - {OWN}:
+                    raise ValueError(
+                        "preset 'turbo' puts the model's own LoRA into the DiT, whose LoRAs are disabled; "
+                        "call enable_lora() to draw with them, or unload_lora_weights() to draw without"
+                    )
+                self.remove_lora(OWN)
+                has_it = False
             if not has_it:
                 self.load_lora_weights(path, adapter_name=OWN)
             self.transformer.set_adapter([*active, OWN])  # `set_adapters` would reset the others' strengths
@@ -80,11 +103,23 @@ class DistilledLoraMixin:
             self._distilled_adapters[name] = found.to_json()
 
     def _active_adapters(self) -> list[str]:
+        """Names of those the DiT is drawn with; none after `disable_lora`."""
         is_adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)  # False beside PEFT's own
         if not is_adapted or not getattr(self.transformer, "peft_config", None):
             return []
+        if self._are_adapters_disabled():
+            return []
         active = self.transformer.active_adapters
         return list(active() if callable(active) else active)
+
+    def _are_adapters_disabled(self) -> bool:
+        """Whether `disable_lora` was called and `enable_lora` was not."""
+        layers = (getattr(module, "_disable_adapters", False) for module in self.transformer.modules())
+        return bool(getattr(self.transformer, "peft_config", None)) and any(layers)
+
+
+def _has_adapter_layers(module: Any) -> bool:
+    return isinstance(module, nn.Module) and any(isinstance(one, BaseTunerLayer) for one in module.modules())
 
 
 def located(defaults: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -47,3 +47,15 @@ def test_a_run_says_it_before_the_first_rollout(tmp_path: Path, caplog: pytest.L
     changes = {"prompts": str(file), "rewards": "jpeg=1", "device": "cpu"}
     override(recipe("rl-tiny"), changes).build(Processes("cpu"))
     assert '"zebra" (1 prompt)' in caplog.text
+
+
+@pytest.mark.parametrize(("steps", "is_said"), [("4", True), ("8", False)])
+def test_a_run_that_passes_by_the_models_student_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: str, is_said: bool
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red star\n")
+    caplog.set_level(logging.WARNING)
+    changes = {"prompts": str(file), "rewards": "jpeg=1", "device": "cpu", "model": "tiny"}
+    override(recipe("rl-tiny-student"), {**changes, "num_inference_steps": steps}).build(Processes("cpu"))
+    assert ("export a run of distillation as a folder" in caplog.text) == is_said

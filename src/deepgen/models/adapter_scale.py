@@ -47,10 +47,6 @@ class Scaled:
 
     @outside_graphs
     def __enter__(self) -> None:
-        if self._scale != 1.0 and not self._layers:
-            logger.warning(
-                "joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", self._scale
-            )
         self._kept = [{name: _copy(value) for name, value in layer.scaling.items()} for layer in self._layers]
         for layer, scaling in zip(self._layers, self._kept, strict=True):
             layer.scale_layer(self._scale)
@@ -60,6 +56,12 @@ class Scaled:
     def __exit__(self, *error: object) -> None:
         for layer, scaling in zip(self._layers, self._kept, strict=True):
             _set(layer, scaling)
+
+
+def warn_without_lora(modules: Sequence[Any], scale: float) -> None:
+    """Say that a scale does nothing where none of all these modules has a LoRA."""
+    if scale != 1.0 and not any(_adapted(module) for module in modules):
+        logger.warning("joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", scale)
 
 
 def _set(layer: Any, scaling: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from deepgen.rl.config import RLSettings
 from deepgen.rl.judged_prompts import open_judged_prompts, open_mix, refuse_unused_rewards
 from deepgen.rl.prompt_words import unknown_word_warning
 from deepgen.rl.stage import RLStage
+from deepgen.sampling.few_steps import KEY, read_few_steps
 from deepgen.training.parallel import Processes
 from deepgen.training.supervised import SupervisedConfig
 
@@ -46,8 +47,25 @@ class RLConfig(RLSettings, SupervisedConfig):
         pipe = self.start.load(self.dtype(processes.device))
         if mixture is not None:
             mixture = self.sized(mixture, pipe)
+        if self._passes_by_the_student(pipe) and processes.is_main:
+            logger.warning(
+                "warning: %s has a student for preset turbo as a LoRA beside it, which is not trained here: "
+                "these %d steps are the undistilled model's, without its noise levels; export a run of "
+                "distillation as a folder and take that: --model FOLDER",
+                self.model,
+                self.num_inference_steps,
+            )
         self._look_at_prompts(mix, pipe, processes)
         return RLStage(self, processes, pipe, mix, ensemble, mixture)
+
+    def _passes_by_the_student(self, pipe: DeepGenPipeline) -> bool:
+        """Whether rollouts take as many steps as the model's student does, and the model is not it."""
+        made_for = read_few_steps(pipe.defaults.get(KEY), str(self.model))
+        return (
+            made_for is not None
+            and made_for.lora is not None
+            and self.num_inference_steps == made_for.usual_steps
+        )
 
     def _look_at_prompts(self, mix: PromptMix, pipe: DeepGenPipeline, processes: Processes) -> None:
         look, world = self.preflight, pipe.config.get("world")
