@@ -41,7 +41,7 @@ from deepgen.image_sizes import SizeRules
 from deepgen.lora import DeepGenLoraLoaderMixin
 from deepgen.masking import KeptPixels
 from deepgen.models import vae as latent_space
-from deepgen.models.adapter_scale import read_scale, warn_without_lora
+from deepgen.models.adapter_scale import read_scale
 from deepgen.models.allocation import kept_memory
 from deepgen.models.condition_cache import ConditionCache
 from deepgen.models.connector import StackedChannelBridge
@@ -418,8 +418,7 @@ class DeepGenPipeline(
             solver=solver,
         ).resolve(self.defaults, is_edit=image is not None)
         self._use_distilled(settings.schedule is not None)
-        lora_scale = read_scale(joint_attention_kwargs)
-        warn_without_lora([self.transformer, self.vlm, self.connector], lora_scale)
+        lora_scale = read_scale(joint_attention_kwargs, [self.transformer, self.vlm, self.connector])
         callback_inputs = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         self._check_arguments(num_images_per_prompt, output_type, callback_inputs)
 

@@ -74,7 +74,7 @@ from deepgen.models.compiled import compile_blocks
 from diffusers.models.modeling_utils import ModelMixin
 from deepgen.pipeline import DeepGenPipeline
 
-transformer = DeepGenPipeline.from_pretrained("tiny").transformer
+transformer = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32).transformer
 transformer.transformer_blocks = transformer.transformer_blocks[:1]
 compile_blocks(transformer, Path(sys.argv[1]))
 block = transformer.transformer_blocks[0]

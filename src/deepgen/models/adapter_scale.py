@@ -16,8 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 @outside_graphs
-def read_scale(joint_attention_kwargs: Mapping[str, Any] | None) -> float:
-    """The strength asked for, 1 by default. ValueError for what this model does not read, or no number."""
+def read_scale(
+    joint_attention_kwargs: Mapping[str, Any] | None, modules: Sequence[Any] | None = None
+) -> float:
+    """The strength asked for, 1 by default; said to do nothing where none of `modules` has a LoRA.
+
+    Raises:
+        ValueError: something that this model does not read, or no number.
+    """
     given = dict(joint_attention_kwargs or {})
     scale = given.pop("scale", 1.0)
     if given:
@@ -26,6 +32,8 @@ def read_scale(joint_attention_kwargs: Mapping[str, Any] | None) -> float:
         )
     if not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"joint_attention_kwargs: scale must be a finite number, got {scale!r}")
+    if scale != 1.0 and modules is not None and not any(_adapted(module) for module in modules):
+        logger.warning("joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", scale)
     return float(scale)
 
 
@@ -56,12 +64,6 @@ class Scaled:
     def __exit__(self, *error: object) -> None:
         for layer, scaling in zip(self._layers, self._kept, strict=True):
             _set(layer, scaling)
-
-
-def warn_without_lora(modules: Sequence[Any], scale: float) -> None:
-    """Say that a scale does nothing where none of all these modules has a LoRA."""
-    if scale != 1.0 and not any(_adapted(module) for module in modules):
-        logger.warning("joint_attention_kwargs asks for a LoRA scale of %g, and no LoRA is loaded", scale)
 
 
 def _set(layer: Any, scaling: Mapping[str, Any]) -> None:
