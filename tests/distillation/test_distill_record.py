@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
+import statistics
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from loaded_scripts import ROOT, load_script
+
 RECORD = json.loads((ROOT / "benchmarks" / "results" / "distillation.json").read_text())
 
 
 def benchmark(name: str = "distillation") -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"benchmarks/{name}.py")
 
 
 def test_the_table_of_the_page_is_that_of_the_record() -> None:
@@ -88,3 +81,23 @@ def test_what_four_passes_reach_is_what_the_record_of_more_pictures_says() -> No
     assert four >= 0.97
     assert min(each.values()) >= 0.9
     assert two >= 0.85
+
+
+def test_exact_drawing_before_and_after_is_that_of_its_record() -> None:
+    runs = json.loads((ROOT / "benchmarks/results/exact_before_after_2026-11-29.json").read_text())["runs"]
+    page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+
+    def mean(which: str, key: str) -> float:
+        found = [run[key] for run in runs if run["which"] == which]
+        return statistics.fmean(one["ours"] if isinstance(one, dict) else one for one in found)
+
+    seconds = {
+        name: tuple(mean(which, f"{name}_seconds") for which in ("before", "after"))
+        for name in ("t2i", "edit")
+    }
+    assert "took {:.0f} and {:.0f} s".format(*seconds["t2i"]) in page
+    assert "an edit {:.0f} and {:.0f} s".format(*seconds["edit"]) in page
+    ratios = [mean(which, f"{name}_exact_ratio") for name in ("t2i", "edit") for which in ("before", "after")]
+    assert "that is {:.2f} and {:.2f}, {:.2f} and {:.2f}".format(*ratios) in page
+    assert ratios[1] >= ratios[0]
+    assert ratios[3] >= ratios[2]
