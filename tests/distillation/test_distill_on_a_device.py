@@ -13,13 +13,12 @@ from accelerate import PartialState
 
 from deepgen.distillation.recipe import DistillConfig
 from deepgen.recipes import recipe
-from deepgen.training.finite import StepWatch
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.state import TrainState
+from device_steps import optimizer_steps
 from pretended_device import PretendedDevice
 
-WAITS_AN_UPDATE = 2  # the norms with what is watched, and whether the weights are finite
 WAITS_A_PROMPT = 1  # whether the negative condition is still that of these weights
 
 
@@ -39,30 +38,10 @@ def steps(
     torch.manual_seed(0)  # of a LoRA's first weights
     stage: Any = replace(config, device=device).build(Processes(device))
     state = TrainState(stage.modules, config.optim, config.num_steps, None)
-    losses, norms = [], []
+    found = optimizer_steps(stage, state, 2, pretended)
     if pretended is not None:
-        pretended.forget()
-    for step in range(2):
-        watch = StepWatch()
-        for batch in stage.batches(step):
-            if pretended is not None:
-                pretended.phase = "micro-batch"
-            result = stage.loss(batch)
-            result.loss.backward()
-            watch.add(result, batch)
-            losses.append(result.loss.detach())
-            if pretended is not None:
-                pretended.phase = ""
-        if pretended is not None:
-            pretended.phase = "update"
-        norms.append((state.update(watch) or {})["grad_norm"])
-        if pretended is not None:
-            pretended.phase = ""
-    if pretended is not None:
-        assert pretended.count("micro-batch") == 0, pretended.report("micro-batch")
-        assert pretended.count("update") <= 2 * WAITS_AN_UPDATE, pretended.report("update")
         assert pretended.count("") <= WAITS_A_PROMPT * config.paths_per_round, pretended.report("")
-    return [float(loss) for loss in losses], norms
+    return found
 
 
 @pytest.mark.slow
