@@ -39,7 +39,7 @@ from deepgen.tiny.sampling import (
     sample_word,
     word_it,
 )
-from deepgen.tiny.scene import PLACES, ROWS, SIZES, Scene, Thing, Word
+from deepgen.tiny.scene import PLACES, ROWS, SIZES, STYLES, Scene, Thing, Word
 
 CAPTION_KINDS = (
     "single",
@@ -112,6 +112,10 @@ def _sample_scene(rng: np.random.Generator, kind: str) -> Scene:
         things = sample_plain_things(rng, nouns, cells)
     if kind == "size":
         things = [replace(thing, size=choose(rng, SIZES)) for thing in things]
+    if kind == "style":
+        things = [replace(thing, style=choose(rng, STYLES)) for thing in things]
+    if kind == "all":  # captions do not say which way a thing looks
+        things = [replace(thing, facing="left") for thing in things]
     return Scene(ground=sample_ground(rng), things=tuple(things))
 
 

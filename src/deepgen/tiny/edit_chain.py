@@ -151,7 +151,7 @@ def _add(rng: np.random.Generator, scene: Scene, allowed: frozenset[Cell], row: 
     cell = choose(rng, cells)
     noun = sample_nouns(rng, 1, without=[thing.noun for thing in scene.things])[0]
     text = _word_it(rng, "add", "{where}", new=noun_phrase(noun), where=place(rng, cell))
-    after = replace(scene, things=(*scene.things, added(rng, scene, noun, cell)))
+    after = replace(scene, things=(*scene.things, added(scene, noun, cell)))
     return _step("add", text, scene, after)
 
 

@@ -31,13 +31,14 @@ from deepgen.tiny.sampling import (
     dictionary,
     free_cells,
     free_rows,
+    preferred,
     sample_nouns,
     sample_source,
     sample_word,
     the,
     word_it,
 )
-from deepgen.tiny.scene import GROUNDS, MOST_THINGS, PLACES, STYLES, Cell, Facing, Scene, Size, Thing, Word
+from deepgen.tiny.scene import GROUNDS, MOST_THINGS, PLACES, Cell, Facing, Scene, Size, Thing, Word
 
 _WORDINGS: dict[str, tuple[str, ...]] = {
     "replace": ("replace {old} with {new}", "turn {old} into {new}", "change {old} to {new}",
@@ -181,10 +182,9 @@ def _remove(rng: np.random.Generator) -> StorybookExample:
     return edit_example("remove", wording.text, claim, target, is_last=wording.is_last, nouns=(old.noun,))
 
 
-def added(rng: np.random.Generator, source: Scene, noun: str, cell: Cell) -> Thing:
-    """A new thing drawn as the others are."""
-    style = common_style(source) if source.things else choose(rng, STYLES)
-    return Thing(noun=noun, cell=cell, style=style, facing=choose(rng, ("left", "right")))
+def added(source: Scene, noun: str, cell: Cell) -> Thing:
+    """A new thing drawn in the style of the others."""
+    return Thing(noun=noun, cell=cell, style=common_style(source))
 
 
 def add_claim(source: Scene, new: Thing, cells: Sequence[Cell]) -> tuple[EditClaim, Scene]:
@@ -203,7 +203,9 @@ def _add(rng: np.random.Generator) -> StorybookExample:
     where = place(rng, cell)
     wording = word_it(rng, _WORDINGS["add"], new=noun_phrase(spoken(rng, noun)), where=where)
     is_placed = wording.text.endswith(where)
-    claim, target = add_claim(source, added(rng, source, noun, cell), [cell] if is_placed else cells)
+    if not is_placed:
+        cell = preferred(cells)[0]
+    claim, target = add_claim(source, added(source, noun, cell), [cell] if is_placed else cells)
     combinations = (("add", noun, PLACES[cell]),) if is_placed else ()
     return edit_example(
         "add", wording.text, claim, target, is_last=wording.is_last, combinations=combinations, nouns=(noun,)
@@ -217,7 +219,7 @@ def _add_beside(rng: np.random.Generator) -> StorybookExample | None:
     if not cells:
         return None
     noun = sample_nouns(rng, 1, without=[thing.noun for thing in source.things])[0]
-    claim, target = add_claim(source, added(rng, source, noun, choose(rng, cells)), cells)
+    claim, target = add_claim(source, added(source, noun, preferred(cells)[0]), cells)
     wording = word_it(rng, _WORDINGS["add beside"], old=named, new=noun_phrase(spoken(rng, noun)))
     return edit_example(
         "add beside",
@@ -330,8 +332,11 @@ def _write(rng: np.random.Generator) -> StorybookExample | None:
     word = Word(text=sample_word(rng), row=choose(rng, rows))
     where = row_place(rng, word.row)
     wording = word_it(rng, _WORDINGS["write"], word=word.text, row=where)
+    is_placed = wording.text.endswith(where)
+    if not is_placed:
+        word = replace(word, row=rows[-1])
     target = replace(source, word=word)
-    claim = write_claim(source, target, [word.row] if wording.text.endswith(where) else rows)
+    claim = write_claim(source, target, [word.row] if is_placed else rows)
     return edit_example("write", wording.text, claim, target, is_last=wording.is_last)
 
 

@@ -21,7 +21,7 @@ from deepgen.tiny.reasoning import opposite_words
 from deepgen.tiny.sampling import (
     free_cells,
     is_short,
-    sample_cells,
+    preferred,
     sample_ground,
     sample_nouns,
     sample_source,
@@ -151,7 +151,7 @@ def _complete(rng: np.random.Generator) -> StorybookExample:
     things = sample_things(rng, [noun] * before)
     source = Scene(ground=sample_ground(rng), things=tuple(things))
     cells = free_cells(source)
-    new = [added(rng, source, noun, cell) for cell in sample_cells(rng, after - before, cells)]
+    new = [added(source, noun, cell) for cell in preferred(cells)[: after - before]]
     target = replace(source, things=(*things, *new))
     free = {thing.cell: ThingClaim(nouns=(noun,), cells=tuple(cells)) for thing in new}
     n, m = NUMBER_WORDS[before], NUMBER_WORDS[after]
@@ -239,7 +239,7 @@ def _rain(rng: np.random.Generator) -> StorybookExample | None:
     if any(thing.noun == "umbrella" for thing in source.things):
         return None
     cells = free_cells(source)
-    new = added(rng, source, "umbrella", choose(rng, cells))
+    new = added(source, "umbrella", preferred(cells)[0])
     return _finish_add(
         rng, "rain", source, new, cells, "add an umbrella", (source.things[0].noun, source.ground)
     )
@@ -276,7 +276,7 @@ def _feed(rng: np.random.Generator) -> StorybookExample | None:
     cells = [cell for cell in neighbours(eater.cell) if cell in free_cells(source)]
     if not cells:
         return None
-    new = added(rng, source, food, choose(rng, cells))
+    new = added(source, food, preferred(cells)[0])
     direct = f"add {noun_phrase(food)} beside {the(animal)}"
     return _finish_add(rng, "feed", source, new, cells, direct,
                        (animal, PLACES[eater.cell]), animal=the(animal))  # fmt: skip
@@ -304,7 +304,7 @@ def _continue(rng: np.random.Generator) -> StorybookExample:
     source = Scene(ground=sample_ground(rng), things=tuple(things))
     following = {"aba": b, "aab": a, "abb": a}[pattern]
     cell = (start + 1, 0)
-    new = added(rng, source, following, cell)
+    new = added(source, following, cell)
     direct = f"add {noun_phrase(following)} {_under(cell)}"
     return _finish_add(rng, "continue", source, new, [cell], direct, (f"{pattern} {a}", b), (following,))
 
@@ -322,7 +322,7 @@ def _together(rng: np.random.Generator) -> StorybookExample:
     )
     source = Scene(ground=sample_ground(rng), things=tuple(sample_things(rng, [here, *others])))
     cells = free_cells(source)
-    new = added(rng, source, missing, choose(rng, cells))
+    new = added(source, missing, preferred(cells)[0])
     direct = f"add {noun_phrase(missing)}"
     return _finish_add(rng, "together", source, new, cells, direct,
                        (here, PLACES[source.things[0].cell]), thing=the(here))  # fmt: skip

@@ -22,7 +22,6 @@ from deepgen.tiny.scene import (
     Facing,
     Ground,
     Scene,
-    Size,
     Style,
     Thing,
     Word,
@@ -30,8 +29,6 @@ from deepgen.tiny.scene import (
 
 FACINGS: tuple[Facing, ...] = ("left", "right")
 _MIXED_STYLES = 0.25  # share of scenes with things of both styles
-_RIGHT_SHARE = 0.25  # of things of which nothing is said, that look to the right
-_SMALL_SHARE = 0.1  # of pictures of which nothing is said
 _DICTIONARY_SHARE = 0.6  # of words; the rest are random letters
 
 
@@ -81,21 +78,13 @@ RELATION_CELLS: dict[str, tuple[Cell, Cell]] = {
 def sample_plain_things(
     rng: np.random.Generator, nouns: Sequence[str], cells: Sequence[Cell] | None = None
 ) -> list[Thing]:
-    """Things as a caption draws them that says nothing of how they look: of one style, mostly large.
+    """Things as a caption draws them that says nothing of how they look: glossy, large, facing left.
 
+    Always so: where a share of them was flat, small or turned, the model drew a blend of both.
     In these cells, or in one of `LAYOUTS`.
     """
     cells = choose(rng, LAYOUTS[len(nouns)]) if cells is None else cells
-    style = choose(rng, STYLES)
-    size: Size = "small" if rng.random() < _SMALL_SHARE else "large"
-    return [
-        Thing(noun=noun, cell=cell, style=style, size=size, facing=_sample_facing(rng))
-        for noun, cell in zip(nouns, cells, strict=True)
-    ]
-
-
-def _sample_facing(rng: np.random.Generator) -> Facing:
-    return "right" if rng.random() < _RIGHT_SHARE else "left"
+    return [Thing(noun=noun, cell=cell) for noun, cell in zip(nouns, cells, strict=True)]
 
 
 # Rows and cells of a word, alone and below a thing, where nothing says where they stand.
@@ -170,6 +159,15 @@ def free_cells(scene: Scene) -> list[Cell]:
     taken = {thing.cell for thing in scene.things}
     row = None if scene.word is None else scene.word.row
     return [cell for cell in CELLS if cell not in taken and cell[0] != row]
+
+
+# Which cell a new thing takes where nothing says which: the middle, its sides, the corners.
+_PREFERENCE: tuple[Cell, ...] = ((1, 1), (1, 0), (1, 2), (2, 1), (0, 1), (2, 0), (2, 2), (0, 0), (0, 2))
+
+
+def preferred(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells in the order in which new things take them."""
+    return sorted(cells, key=_PREFERENCE.index)
 
 
 def free_rows(scene: Scene) -> list[int]:

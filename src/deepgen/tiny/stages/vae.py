@@ -6,7 +6,8 @@ norms covers a whole picture. A share of the crops shows what the world does not
 plain colors, edges, stripes, noise), so that a fine-tune on other pictures finds a VAE that draws them.
 
 Latents are disturbed on their way to the decoder: it learns to draw clean pictures of what a small DiT will
-give it. With `trains_encoder` off the latents stay what they are, so a DiT can be trained on them meanwhile.
+give it. With `trains_encoder` off the latents stay what they are, so a DiT can be trained on them meanwhile;
+and once there is a DiT, the decoder learns from what that one draws (`dit`, see drawn.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.tiny.render import CANVAS, render_array
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS
+from deepgen.tiny.stages.dit import pool_example
+from deepgen.tiny.stages.drawn import draw_pool
+from deepgen.tiny.stages.vlm import to_pixels
 from deepgen.tiny.templates import BLUR
 from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
@@ -40,6 +44,9 @@ class StorybookVAEConfig(TrainConfig):
     Attributes:
         kl_weight: of the KL term of the loss.
         trains_encoder: whether the encoder learns; off, the decoder alone.
+        dit: a run or transformer folder, whose drawings the decoder learns to decode.
+        drawn_share: of the steps on whole pictures, that decode what the DiT drew.
+        drawn_pool: captions that the DiT draws before the first step.
     """
 
     num_steps: int = 2400
@@ -57,12 +64,32 @@ class StorybookVAEConfig(TrainConfig):
     detail_weight: float = 0.0  # of the error of details, measured by how strong a cell's details are
     trains_encoder: bool = True
     start: Path | None = None  # a run or a VAE folder to begin with
+    dit: Path | None = None
+    drawn_share: float = 0.5
+    drawn_pool: int = 8192
     autocast: bool = True  # bfloat16 products
+
+    def __post_init__(self) -> None:
+        """Refuse a DiT whose latents are not the decoder's."""
+        super().__post_init__()
+        if self.dit is not None and (self.trains_encoder or self.start is None):
+            raise ValueError(
+                "a DiT draws in the latents it was trained on: beside dit, set trains_encoder=false and "
+                "start=FOLDER, the finished VAE of its run"
+            )
 
     def build(self, processes: Processes) -> StorybookVAE:
         """The stage."""
         processes.require_one(type(self).__name__)
         return StorybookVAE(self)
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Pictures (B, 3, h, w) in [-1, 1], and where a DiT drew them its latents (B, C, h / 8, w / 8)."""
+
+    pixels: Tensor
+    latents: Tensor | None = None
 
 
 class StorybookVAE:
@@ -76,47 +103,66 @@ class StorybookVAE:
             load_weights(self.vae, config.start)
         if not config.trains_encoder:
             self.vae.encoder.requires_grad_(False)
+        self.drawn: tuple[Tensor, Tensor] | None = None
+        if config.dit is not None and config.start is not None:
+            self.drawn = draw_pool(
+                config.start, config.dit, config.drawn_pool, config.seed, autocast=config.autocast
+            )
         self.vae.to(memory_format=torch.channels_last)
 
     def batches(self, step: int) -> list:
         """The one batch of a step."""
         return [self.batch(np.random.default_rng((self.config.seed, step)), step)]
 
-    def batch(self, rng: np.random.Generator, step: int) -> Tensor:
-        """Cells, rows of cells or whole pictures, (B, 3, h, w) in [-1, 1]."""
+    def batch(self, rng: np.random.Generator, step: int) -> DecodedBatch:
+        """Cells, rows of cells or whole pictures."""
         config = self.config
+        is_whole = step >= (1 - config.whole_share) * config.num_steps
+        if is_whole and self.drawn is not None and rng.random() < config.drawn_share:
+            latents, numbers = self.drawn
+            rows = torch.from_numpy(rng.integers(0, len(numbers), config.scenes))
+            examples = [pool_example(config.seed, int(number), "generate") for number in numbers[rows]]
+            return DecodedBatch(to_pixels([example.target for example in examples]), latents[rows].float())
         images = np.stack([_image(rng, config.other_share) for _ in range(config.scenes)])
-        if step < (1 - config.whole_share) * config.num_steps:
+        if not is_whole:
             height, width = (CELL, CELL) if step % 3 else (CELL, CANVAS)
             tiles = images.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
             images = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, 3)
             if height == width and config.scenes > 1:  # two thirds of the cells of most scenes are empty
                 images = _without_most_plain(rng, images, config.scenes * COLUMNS * 2)
-        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return DecodedBatch(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
-    def loss(self, batch: Tensor) -> StageLoss:
+    def loss(self, batch: DecodedBatch) -> StageLoss:
         """L1 + 2 * squared error + error of neighbours' differences + details + KL; the metric is the PSNR
-        in dB.
+        in dB, of pictures that the DiT drew under a name of its own.
         """
         config = self.config
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+        kl = torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            posterior = self.vae.encode(batch).latent_dist
-            latents = posterior.sample() if config.trains_encoder else posterior.mean
-            level = config.latent_noise * torch.rand(len(latents), 1, 1, 1) * latents.float().std()
-            drawn = self.vae.decode(latents + level * torch.randn(latents.shape)).sample.float()
-        error = drawn - batch
+            latents = batch.latents
+            if latents is None:
+                posterior = self.vae.encode(pixels).latent_dist
+                mean, logvar = posterior.mean.float(), posterior.logvar.float()
+                kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
+                latents = posterior.sample() if config.trains_encoder else posterior.mean
+                level = config.latent_noise * torch.rand(len(latents), 1, 1, 1) * latents.float().std()
+                latents = latents + level * torch.randn(latents.shape)
+            decoded = self.vae.decode(latents).sample.float()
+        error = decoded - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
         square = error.pow(2).mean()
         loss = error.abs().mean() + 2 * square + 0.5 * edges + config.kl_weight * kl
         psnr = -10 * float(torch.log10(square.detach() / 4))
-        metrics = {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
-        if config.detail_weight:
-            detail = detail_error(drawn, batch)
+        detail = detail_error(decoded, pixels) if config.detail_weight else None
+        if detail is not None:
             loss = loss + config.detail_weight * detail
-            metrics["detail"] = float(detail.detach())
+        if batch.latents is None:
+            metrics = {"loss": float(loss.detach()), "psnr": psnr, "kl": float(kl.detach())}
+        else:
+            metrics = {"drawn_loss": float(loss.detach()), "drawn_psnr": psnr}
+        if detail is not None:
+            metrics["detail" if batch.latents is None else "drawn_detail"] = float(detail.detach())
         return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
 
