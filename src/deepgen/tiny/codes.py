@@ -13,8 +13,8 @@ orthogonal directions, one for each attribute, so any set of attributes can be r
 | 9 | relation | kind of edit |
 
 Reasoning needs no code of its own: a riddle has the code of its answer, of several right answers the first.
-What an edit's picture shows ("the smallest") the code names only where it is a noun; the rest the DiT sees in
-its reference.
+What an edit's picture shows ("the smallest", "continue the row") the code does not say: the DiT sees it in
+its reference. Only what takes knowledge ("the odd one out", "name it") is written out.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 from deepgen.tiny.claims import CELLS, RELATIONS, Claim, EditClaim, ThingClaim, contents
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS
 from deepgen.tiny.example import StorybookExample
+from deepgen.tiny.mentions import name_things
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.scene import (
     GROUNDS,
@@ -61,8 +62,7 @@ _SAME_AS = {
 # What of a thing a kind of edit changes; of new things the code says what the claim states.
 _BECOMES = {"replace": "noun", "resize": "size", "restyle": "style", "move": "cell"}
 _NAMED = frozenset({
-    "replace", "remove", "add beside", "move", "swap", "resize", "mirror", "restyle", "smallest left",
-    "grow smallest", "name",
+    "replace", "remove", "add beside", "move", "swap", "resize", "mirror", "restyle", "name",
 })  # fmt: skip
 
 Attribute = tuple[str, object]
@@ -236,7 +236,7 @@ def _edit_code(example: StorybookExample, edit: EditClaim) -> Written:
             "move": ThingClaim(cells=(after.cell,)),
         }[kind]
         code += _thing(slot, becomes, "new")
-    elif kind in ("add", "add beside", "match rows", "continue"):
+    elif kind in ("add", "add beside"):
         code += _new_things(kind, slot, source, target, edit.claim)
     elif kind in ("change ground", "night"):
         code += _numbers(0, ("ground", target.ground))
@@ -254,21 +254,22 @@ def _new_things(kind: str, slot: int, source: Scene, target: Scene, claim: Claim
     ]
     code = _numbers(0, ("count", len(new)))
     for place, stated in enumerate(new, start=slot):
-        # Beside and in patterns, the DiT sees where and how; else the code says what the claim does.
+        # Beside another thing the DiT sees where; else the code says what the claim does.
         said = stated if kind == "add" else ThingClaim(nouns=stated.nouns)
         code += _thing(place, said, "new")
     return code
 
 
 def _named(example: StorybookExample, source: Scene, target: Scene) -> list[Thing]:
-    """The things of the source that the instruction is about, in the order of their slots."""
+    """The things of the source that the instruction is about, in the order in which it names them."""
     if example.kind == "name":
         return [source.things[0]]
     if example.kind in ("add beside", "feed"):
         return [example_anchor(example)]
     after = contents(target)
     changed = [thing for thing in source.things if after.get(thing.cell) != thing]
-    return sorted(changed, key=lambda thing: NOUNS.index(thing.noun))
+    named = [noun for mention in name_things(example.text).mentions for noun in mention.nouns]
+    return sorted(changed, key=lambda thing: [*named, *NOUNS].index(thing.noun))
 
 
 def example_anchor(example: StorybookExample) -> Thing:
