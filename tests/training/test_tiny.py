@@ -8,10 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
+from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.recipes import recipe, run, tiny
 from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
 from deepgen.tiny.recipes import finish_vae
+from deepgen.tiny.stages import drawn
+from deepgen.tiny.stages.dit import encode_scenes, load_vae, pool_example
+from deepgen.tiny.stages.drawn import draw_pool
 from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
@@ -138,6 +142,59 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are(tmp_path, vae_dir):
         torch.equal(value, averages[name] if name.startswith("decoder.") else before[name])
         for name, value in finished.items()
     )
+
+
+@pytest.fixture
+def silent_dit(tmp_path: Path) -> Path:
+    """A DiT that changes nothing: what is disturbed a little stays near what it was."""
+    dit = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer)
+    torch.nn.init.zeros_(dit.proj_out.weight)
+    torch.nn.init.zeros_(dit.proj_out.bias)
+    dit.save_pretrained(tmp_path / "silent-dit")
+    return tmp_path / "silent-dit"
+
+
+def test_a_decoder_learns_from_what_a_dit_draws_and_resumes_bit_exactly(tmp_path, vae_dir, silent_dit):
+    changes = {
+        "scenes": "1", "whole_share": "1", "trains_encoder": "false", "start": str(vae_dir / "storybook-dit"),
+        "dit": str(silent_dit), "drawn_pool": "8", "drawn_share": "1", "detail_weight": "0.4",
+        "optim.decay_share": "0", "log_every": "1",
+    }  # fmt: skip
+    run("storybook-vae", tmp_path / "halves", overrides={**changes, "num_steps": "1"})
+    run("storybook-vae", tmp_path / "halves", resume=True, overrides={**changes, "num_steps": "2"})
+    run("storybook-vae", tmp_path / "whole", overrides={**changes, "num_steps": "2"})
+    halves, whole = (
+        load_file(latest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("halves", "whole")
+    )
+    assert all(torch.equal(halves[key], whole[key]) for key in whole)
+    assert not torch.equal(
+        whole["decoder.conv_in.weight"],
+        load_file(vae_dir / "storybook-dit" / "diffusion_pytorch_model.safetensors")[
+            "decoder.conv_in.weight"
+        ],
+    )
+    assert "drawn_psnr" in (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_of_what_a_dit_draws_the_decoder_meets_what_is_near_the_picture(vae_dir, silent_dit):
+    vae_folder = vae_dir / "storybook-dit"
+    latents, numbers = draw_pool(vae_folder, silent_dit, 32, 3)
+    assert 0 < len(numbers) < 32  # the DiT mends nothing, so the most disturbed are left out
+    scenes = [pool_example(3, int(number), "generate").target for number in numbers]
+    vae = load_vae(vae_folder)
+    clean = encode_scenes(vae, scenes).float()  # scaling is 1 and shift 0 in this folder
+    assert ((latents.float() - clean).square().mean((1, 2, 3)) < 0.5).all()
+
+
+def test_a_dit_that_draws_nothing_right_is_named(vae_dir, silent_dit, monkeypatch):
+    monkeypatch.setattr(drawn, "_MOST_ERROR", 0.0)
+    with pytest.raises(ValueError, match="drew none of 2 pictures right; it needs more training"):
+        draw_pool(vae_dir / "storybook-dit", silent_dit, 2, 3)
+
+
+def test_a_decoder_takes_a_dit_only_with_the_latents_that_one_knows(tmp_path):
+    with pytest.raises(ValueError, match="trains_encoder=false"):
+        override(recipe("storybook-vae"), {"dit": str(tmp_path)})
 
 
 def test_the_storybook_dit_needs_a_vae_and_a_pool_of_its_size(tmp_path, vae_dir):
