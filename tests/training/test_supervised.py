@@ -288,6 +288,23 @@ def test_on_a_cpu_16_bits_are_for_frozen_weights_only(name, mixture) -> None:
     assert_close(gradients(narrow), gradients(wide))
 
 
+@pytest.mark.parametrize("name", ["alignment", "sft"])
+def test_products_in_16_bits_on_a_cpu_give_nearly_the_same_gradients(name, mixture) -> None:
+    narrow, wide = build(mixture, name, is_autocast_on_cpu=True), build(mixture, name)
+    batches = [next(iter(stage.batches(0))) for stage in (narrow, wide)]
+    assert torch.equal(batches[0].noise, batches[1].noise)
+    shift = (batches[0].clean - batches[1].clean).abs().max()
+    assert 0 < shift < 0.05 * batches[1].clean.std()  # the VAE multiplies in 16 bits, too
+    losses = [stage.loss(batch).loss for stage, batch in zip((narrow, wide), batches, strict=True)]
+    assert 0 < (losses[0] - losses[1]).detach().abs() < 0.02 * losses[1].detach()
+    for loss in losses:
+        loss.backward()
+    trained = [parameter for parameter in narrow.objective.parameters() if parameter.requires_grad]
+    assert all(parameter.dtype == torch.float32 for parameter in trained)
+    ours, theirs = (torch.cat([g.flatten() for g in gradients(stage).values()]) for stage in (narrow, wide))
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.99
+
+
 @pytest.mark.parametrize(
     "options", [(), ("num_think_tokens=0",), ("variant=last_hidden",), ("tap_stride=6",), ("taps=1,4",)]
 )

@@ -104,6 +104,7 @@ class SupervisedSettings(TrainConfig):
         padding: hidden: attention does not see pads; visible: it does, as in the original.
         is_checkpointing_activations: compute activations again in the backward pass: less memory, more time.
         is_compiled: run the DiT through torch.compile.
+        is_autocast_on_cpu: multiply in bfloat16 on a CPU, which pays where it has instructions for that.
         preflight: a look at the data before the first step; none leaves it out.
         before_after: prompts drawn before and after, on one sheet when the run ends; none draws none.
         validation: a look at held-out examples.
@@ -141,6 +142,7 @@ class SupervisedSettings(TrainConfig):
     is_checkpointing_activations: bool = False
     is_prompt_split: bool = True  # where the prompt is constant, read it without gradient
     is_compiled: bool = False
+    is_autocast_on_cpu: bool = False
     preflight: PreflightConfig | None = field(default_factory=PreflightConfig)
     before_after: BeforeAfterConfig | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)

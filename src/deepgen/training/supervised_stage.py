@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deepgen.data.bad_rows import BadRowTracker
 from deepgen.data.batches import Batches, MicroBatch
@@ -67,6 +68,9 @@ class SupervisedStage:
             pipe.vae.float()
             for part in (pipe.vlm, pipe.connector, pipe.transformer):
                 compute_in_float32(part)
+        self.is_autocast_on_cpu = self.device.type == "cpu" and config.is_autocast_on_cpu
+        if self.is_autocast_on_cpu:
+            pipe.vae.to(memory_format=torch.channels_last)  # its convolutions are faster so in 16 bits
         # Divided before it is moved: the whole model need not fit the device.
         shard(
             self.objective,
@@ -129,7 +133,7 @@ class SupervisedStage:
         target = bytes_to_pixels(batch.target)
         shown = [bytes_to_pixels(pixels) for pixels in batch.references]
         pixels = [[image[index] for image in shown] if kept[index] else [] for index in range(len(texts))]
-        moments = batch.moments or [latent_moments(self.pipe.vae, image) for image in (target, *shown)]
+        moments = batch.moments or self._moments([target, *shown])
         clean = self._latents(moments[0], batch.samples, "target")
         slots = [self._latents(pair, batch.samples, f"reference {n}") for n, pair in enumerate(moments[1:])]
         references = [
@@ -199,6 +203,11 @@ class SupervisedStage:
             return None
         return limit + self.pipe.connector.config.num_think_tokens
 
+    def _moments(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Of the posteriors of each image (B, 3, H, W); the VAE is narrowed on a CPU only."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_autocast_on_cpu):
+            return [latent_moments(self.pipe.vae, image) for image in images]
+
     def _latents(self, moments: Tensor, samples: Sequence[int], purpose: str) -> Tensor:
         """Latents (B, C, h, w) float32, drawn from posteriors (B, 2, C, h, w) with each sample's noise."""
         mean, deviation = moments.float().unbind(1)
@@ -265,7 +274,16 @@ class SupervisedStage:
 
     def autocast(self) -> AbstractContextManager:
         """Arithmetic in the stage's type, while what is trained stays in float32."""
+        if self.is_autocast_on_cpu:
+            return _narrow_on_cpu()
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+@contextmanager
+def _narrow_on_cpu() -> Iterator[None]:
+    """Products in bfloat16, attention in plain products: the fused one is slower backwards in 16 bits."""
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        yield
 
 
 def prepare_parts(config: SupervisedSettings, pipe: TrainedPipeline) -> FlowMatchingObjective:
