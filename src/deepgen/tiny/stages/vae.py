@@ -62,6 +62,7 @@ class StorybookVAEConfig(TrainConfig):
     kl_weight: float = 1e-4
     latent_noise: float = 0.15  # largest noise on the latents, in their standard deviations
     detail_weight: float = 0.0  # of the error of details, measured by how strong a cell's details are
+    detail_power: float = 1.0  # of a cell's error of details; above 1 the worst drawings weigh most
     trains_encoder: bool = True
     start: Path | None = None  # a run or a VAE folder to begin with
     dit: Path | None = None
@@ -154,7 +155,7 @@ class StorybookVAE:
         square = error.pow(2).mean()
         loss = error.abs().mean() + 2 * square + 0.5 * edges + config.kl_weight * kl
         psnr = -10 * float(torch.log10(square.detach() / 4))
-        detail = detail_error(decoded, pixels) if config.detail_weight else None
+        detail = detail_error(decoded, pixels, config.detail_power) if config.detail_weight else None
         if detail is not None:
             loss = loss + config.detail_weight * detail
         if batch.latents is None:
@@ -166,8 +167,9 @@ class StorybookVAE:
         return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
 
-def detail_error(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over the cells that have details: energy of the error's details by that of the wanted ones.
+def detail_error(drawn: Tensor, wanted: Tensor, power: float = 1.0) -> Tensor:
+    """Mean over the cells that have details: energy of the error's details by that of the wanted ones, to
+    this power.
 
     Details are what a blur takes away. In plain errors a white rabbit on white weighs next to nothing, so it
     stays blurred longest; here every drawing weighs the same. Images (B, 3, h, w) in [-1, 1] of whole cells.
@@ -185,7 +187,7 @@ def detail_error(drawn: Tensor, wanted: Tensor) -> Tensor:
     strength = energy(wanted)
     is_drawn = strength > _FAINT
     shares = energy(drawn - wanted) / (strength + _FAINT)
-    return (shares * is_drawn).sum() / is_drawn.sum().clamp(min=1)
+    return (shares.pow(power) * is_drawn).sum() / is_drawn.sum().clamp(min=1)
 
 
 def _without_most_plain(rng: np.random.Generator, tiles: np.ndarray, number: int) -> np.ndarray:

@@ -253,8 +253,8 @@ class StorybookVLM:
     def _words(
         self, states: Tensor, input_ids: Tensor, batch: StorybookReadingBatch
     ) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropies of the slots and cells of the words that name nouns and letters, and shares of
-        errors.
+        """Cross entropies of the slots and cells of the words that name nouns and letters and of where the
+        slots look for them, and shares of errors.
         """
         width = self.places.shape[1]
         halfway = states[:, : input_ids.shape[1], width : 2 * width].float()  # the second tap
@@ -271,16 +271,18 @@ class StorybookVLM:
             if is_known.any():
                 total = total + F.cross_entropy(scores[is_known], target[is_known])
                 wrong[name] = float((scores[is_known].argmax(-1) != target[is_known]).float().mean())
-        is_own = (
-            parts["word's slot"][1][:, None] == torch.arange(NUM_SLOTS)[:, None]
-        ).float()  # (B, slots, L)
-        if is_own.any():
-            attention = self._attention(states)[..., : input_ids.shape[1]]  # (B, heads, slots, L)
-            told_attention = torch.einsum("bhsl,bsl->bhs", attention, is_own).clamp(min=1e-6)
-            has_word = is_own.any(-1)[:, None].expand_as(told_attention)
-            total = total - told_attention[has_word].log().mean()
-            wrong["slot's look"] = 1 - float(told_attention[has_word].detach().mean())
+        looked = self._looked(states, parts["word's slot"][1])
+        if looked.numel():
+            total = total - looked.clamp(min=1e-6).log().mean()
+            wrong["slot's look"] = 1 - float(looked.detach().mean())
         return total, wrong
+
+    def _looked(self, states: Tensor, slots: Tensor) -> Tensor:
+        """Share of its attention that each slot with a word of its own gives that word; `slots` is (B, L)."""
+        is_own = (slots[:, None] == torch.arange(NUM_SLOTS)[:, None]).float()  # (B, slots, L)
+        attention = self._attention(states)[..., : slots.shape[1]]  # (B, heads, slots, L)
+        looked = torch.einsum("bhsl,bsl->bhs", attention, is_own)
+        return looked[is_own.any(-1)[:, None].expand_as(looked)]
 
     def _attention(self, states: Tensor) -> Tensor:
         """How much the think tokens look at each position in two heads of the connector's first layer,
