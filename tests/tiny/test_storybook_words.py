@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from deepgen.models.prompts import Tokens
 from deepgen.tiny.claims import CELLS, Claim, ThingClaim
 from deepgen.tiny.codes import attributes, cell_codes, claim_code, to_array, write_code
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.scene import Scene, Thing
 from deepgen.tiny.splits import sample
-from deepgen.tiny.stages.vlm import token_meaning, word_cells, word_slots
+from deepgen.tiny.stages.vlm import (
+    StorybookVLM,
+    StorybookVLMConfig,
+    token_meaning,
+    word_cells,
+    word_slots,
+)
 from deepgen.tiny.tokenizer import load_tokenizer, tokens
+from loaded_scripts import load_script
 
 
 def _told(text: str) -> tuple[list[str], torch.Tensor]:
@@ -77,3 +85,30 @@ def test_the_nouns_of_a_swap_are_in_the_slots_in_which_the_text_names_them():
 
 def _array(example: StorybookExample) -> torch.Tensor:
     return torch.from_numpy(to_array([write_code(example)]))
+
+
+class _Telling:
+    """A stage that writes every code as it should, but for the last slot of one example."""
+
+    def __init__(self, examples: list[StorybookExample], wrong: int):
+        stage = StorybookVLM(StorybookVLMConfig())
+        self.tokenizer, self.groups = stage.tokenizer, stage.groups
+        codes = torch.from_numpy(to_array([write_code(example) for example in examples]))
+        codes[wrong, -1] = -codes[wrong, -1]
+        self.told = {example.text: code for example, code in zip(examples, codes, strict=True)}
+
+    def read(self, prompts: Tokens, pixels: torch.Tensor | None) -> tuple[torch.Tensor, None]:
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts.input_ids]
+        keys = {"".join(text.lower().split()): code for text, code in self.told.items()}
+        own = [next(code for text, code in keys.items() if text in "".join(t.lower().split())) for t in texts]
+        return torch.stack(own), None
+
+    def connector(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return states, None
+
+
+def test_the_tool_counts_the_codes_that_are_wrong_and_by_what():
+    rng = np.random.default_rng(0)
+    examples = [sample(rng, "relation") for _ in range(6)]
+    tool = load_script("tools/storybook_reading.py")
+    assert tool.read(_Telling(examples, 2), examples) == (5, {"relation": 1})

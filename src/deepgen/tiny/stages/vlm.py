@@ -210,7 +210,7 @@ class StorybookVLM:
         """
         prompts = tokenize(self.tokenizer, batch.texts)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
-            states, features = self._states(prompts, batch.pixels)
+            states, features = self.read(prompts, batch.pixels)
             embeds, pooled = self.connector(states)
         embeds, pooled = embeds.float(), pooled.float()
         written = embeds[:, -NUM_SLOTS:]
@@ -236,7 +236,7 @@ class StorybookVLM:
             metrics |= {f"cell_wrong_{name}": value for name, value in wrong.items()}
         return StageLoss(loss, {name: (value, 1.0) for name, value in metrics.items()})
 
-    def _states(self, prompts: Tokens, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def read(self, prompts: Tokens, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Taps (B, L + slots, taps * D), and features of the pictures (B, 9, D)."""
         features = None if pixels is None else self._image_features(pixels)
         states = self.vlm(
