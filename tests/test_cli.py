@@ -517,8 +517,9 @@ def test_the_version_is_printed(capsys) -> None:
     assert capsys.readouterr().out.startswith("deepgen 0.")
 
 
-def test_a_reader_that_ends_early_is_no_error() -> None:
-    command = [sys.executable, "-m", "deepgen", "info", "tiny", "--json"]
+@pytest.mark.parametrize("arguments", [["info", "tiny", "--json"], ["eval", "storybook", "--help"]])
+def test_a_reader_that_ends_early_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "deepgen", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""

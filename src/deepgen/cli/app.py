@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     hide_bars_of_libraries()
     allow(arguments)
-    command = parse(Command, arguments, DESCRIPTION)
     try:
+        command = parse(Command, arguments, DESCRIPTION)  # prints long helps, whose reader may end, too
         check_processes(command)
         code = command.run()
         sys.stdout.flush()
