@@ -66,7 +66,9 @@ class StorybookDiTConfig(TrainConfig):
     num_steps: int = 6000
     seed: int = 11
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=1e-3, warmup_steps=50, decay_share=0.6, muon_dtype="bfloat16")
+        default_factory=lambda: OptimConfig(
+            lr=1e-3, muon_lr=0.01, weight_decay=0.1, warmup_steps=50, decay_share=0.6, muon_dtype="bfloat16"
+        )
     )
     vae: Path | None = None  # a run of storybook-vae or a VAE folder, whose encoder is final; needed
     pool_size: int = 32768  # captions, and as many edits
@@ -77,7 +79,7 @@ class StorybookDiTConfig(TrainConfig):
     edit_share: float = 0.45  # of the steps
     dropout: float = 0.1
     code_noise: float = 0.1
-    max_silent_tokens: int = 48  # most steps have few
+    max_silent_tokens: int = 16  # most steps have few; with 48 they take a third of the time
     shift: float = 2.0
     logit_mean: float = 0.2
     logit_std: float = 1.2

@@ -43,7 +43,6 @@ from deepgen.tiny.codes import (
     to_array,
     write_code,
 )
-from deepgen.tiny.edits import BAD_EDIT_KINDS
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.language import SYNONYMS, plural, said
 from deepgen.tiny.nouns import NOUNS
@@ -57,11 +56,11 @@ from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights
 
 # How often a kind is drawn; kinds that are not named, once.
-PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 2, "order": 2, "all": 2,
+PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 2, "order": 4, "all": 2,
                                        "category and property": 1.5, "number": 1.5}  # fmt: skip
-EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 4, "replace": 2, "add": 2, "add beside": 2, "swap": 2,
-                                     "write": 1.5, "complete": 1.5, "name": 3, "opposite": 2,
-                                     **dict.fromkeys(BAD_EDIT_KINDS, 0.6)}  # fmt: skip
+EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 6, "replace": 1.5, "add": 2, "add beside": 1.5,
+                                     "write": 1.5, "complete": 2, "name": 2, "opposite": 2, "full cell": 2,
+                                     "nothing to change": 2}  # fmt: skip
 _SIMPLE = ("single", "size", "style", "remove", "resize", "restyle", "mirror", "change ground")
 _SHARPNESS = 8.0  # of the choice among the directions of a group
 # Of these groups the value is learned as a choice, too. Left to the regression alone, ground and relation
