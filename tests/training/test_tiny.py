@@ -14,8 +14,8 @@ from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
 from deepgen.tiny.recipes import finish_vae
 from deepgen.tiny.stages import drawn
-from deepgen.tiny.stages.dit import encode_scenes, load_vae, pool_example
-from deepgen.tiny.stages.drawn import draw_pool
+from deepgen.tiny.stages.dit import encode_scenes, load_vae
+from deepgen.tiny.stages.drawn import draw_pool, drawn_example
 from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
@@ -178,9 +178,12 @@ def test_a_decoder_learns_from_what_a_dit_draws_and_resumes_bit_exactly(tmp_path
 
 def test_of_what_a_dit_draws_the_decoder_meets_what_is_near_the_picture(vae_dir, silent_dit):
     vae_folder = vae_dir / "storybook-dit"
-    latents, numbers = draw_pool(vae_folder, silent_dit, 32, 3)
-    assert 0 < len(numbers) < 32  # the DiT mends nothing, so the most disturbed are left out
-    scenes = [pool_example(3, int(number), "generate").target for number in numbers]
+    latents, numbers = draw_pool(vae_folder, silent_dit, 96, 3)
+    assert 0 < len(numbers) < 96  # the DiT mends nothing, so the most disturbed are left out
+    assert len({int(number) // 64 for number in numbers}) == 2  # captions, then edits
+    examples = [drawn_example(3, int(number)) for number in numbers]
+    assert [example.source is not None for example in examples] == [int(n) >= 64 for n in numbers]
+    scenes = [example.target for example in examples]
     vae = load_vae(vae_folder)
     clean = encode_scenes(vae, scenes).float()  # scaling is 1 and shift 0 in this folder
     assert ((latents.float() - clean).square().mean((1, 2, 3)) < 0.5).all()

@@ -3,6 +3,7 @@
 A DiT of this size misses the latents of a picture by a little, everywhere and not like noise; a decoder that
 has only met the encoder's latents makes a blur of that. So pictures are disturbed up to some noise level and
 drawn to the end by the DiT from their code, and the decoder learns to make the picture of what comes out.
+Captions show a thing as it is drawn where nothing is said of that, edits every other way.
 """
 
 from __future__ import annotations
@@ -20,34 +21,37 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.sampling.interpolation import interpolate
 from deepgen.tiny.codes import empty_code, pooled_code, to_array, write_code
+from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.scene import COLUMNS
 from deepgen.tiny.stages.dit import encode_scenes, load_vae, pool_example
 from deepgen.training.pool import load_weights
 
 _LEVELS = (0.4, 0.85)  # of the noise; above, things that the code leaves open come out differently
 _NUM_STEPS = 6
-_GUIDANCE = 1.5
+_GUIDANCE = {"generate": 1.5, "edit": 1.25}
 _NUM_SILENT = 8  # positions of the context that say nothing, as those of a prompt
 _MOST_ERROR = 0.5  # mean square in a cell; a cell with another thing in it is 2 of unit deviation off
 _BATCH_SIZE = 64
+_TASKS = ("generate", "edit")
 
 
 @torch.no_grad()
 def draw_pool(
     vae_dir: Path, dit_source: Path, number: int, seed: int, *, autocast: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """So many captions' pictures as the DiT draws them; those in which it drew something else are left out.
+    """Pictures of so many captions and edits as the DiT draws them; those that came out as something else are
+    left out.
 
     Args:
         vae_dir: the finished VAE folder in whose latents the DiT draws.
         dit_source: a run of `storybook-dit`, or a transformer folder.
-        number: of captions tried.
-        seed: of captions and noise.
+        number: of captions and edits tried, together.
+        seed: of examples and noise.
         autocast: bfloat16 products.
 
     Returns:
-        Latents as the decoder takes them, float16 (N, C, h, w), and the captions' numbers, for `pool_example`
-        with the same seed; int64 (N,).
+        Latents as the decoder takes them, float16 (N, C, h, w), and the numbers of the examples, for
+        `drawn_example` with the same seed; int64 (N,).
 
     Raises:
         ValueError: the DiT drew none of the pictures.
@@ -58,12 +62,15 @@ def draw_pool(
     generator = torch.Generator().manual_seed(seed)
     latents, kept = [], []
     for start in range(0, number, _BATCH_SIZE):
+        task = _TASKS[start // _BATCH_SIZE % 2]
         numbers = range(start, min(start + _BATCH_SIZE, number))
-        examples = [pool_example(seed, index, "generate") for index in numbers]
+        examples = [drawn_example(seed, index) for index in numbers]
+        sources = [example.source for example in examples if example.source is not None]
+        references = encode_scenes(vae, sources, autocast=autocast).float() if sources else None
         clean = encode_scenes(vae, [example.target for example in examples], autocast=autocast).float()
         codes = torch.from_numpy(to_array([write_code(example) for example in examples]))
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            drawn = _draw(dit, clean, codes, generator)
+            drawn = _draw(dit, clean, references, codes, task, generator)
         error = F.avg_pool2d((drawn - clean).square().mean(1), clean.shape[-1] // COLUMNS)
         is_same = error.flatten(1).amax(1) < _MOST_ERROR
         latents.append(_as_decoded(vae, drawn[is_same]).half())
@@ -75,25 +82,39 @@ def draw_pool(
     return torch.cat(latents), torch.tensor(kept)
 
 
-def _draw(dit: DeepGenTransformer2DModel, clean: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+def drawn_example(seed: int, number: int) -> StorybookExample:
+    """Example `number` of what `draw_pool` tries: captions and edits, a batch of each in turn."""
+    return pool_example(seed, number, _TASKS[number // _BATCH_SIZE % 2])
+
+
+def _draw(
+    dit: DeepGenTransformer2DModel,
+    clean: Tensor,
+    references: Tensor | None,
+    codes: Tensor,
+    task: str,
+    generator: torch.Generator,
+) -> Tensor:
     """Latents (B, C, h, w) disturbed to a level of their own each, and drawn to the end."""
     size, (low, high) = len(clean), _LEVELS
     level = low + (high - low) * torch.rand(size, generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
-    empty = torch.from_numpy(to_array([empty_code("generate")])).expand_as(codes)
+    empty = torch.from_numpy(to_array([empty_code(task)])).expand_as(codes)
     both = torch.cat([codes, empty])
     context = torch.cat([torch.zeros(len(both), _NUM_SILENT, both.shape[-1]), both], 1)
     latents = interpolate(clean, noise, level)
+    shown = None if references is None else [[x] for x in torch.cat([references, references])]
     for now, after in pairwise(torch.linspace(1, 0, _NUM_STEPS + 1).tolist()):
         velocity = dit(
             hidden_states=torch.cat([latents, latents]),
             encoder_hidden_states=context,
             pooled_projections=pooled_code(both),
             timestep=1000 * now * level.repeat(2),
+            reference_latents=shown,
             return_dict=False,
         )[0].float()
         said, silent = velocity.chunk(2)
-        guided = silent + _GUIDANCE * (said - silent)
+        guided = silent + _GUIDANCE[task] * (said - silent)
         latents = latents + ((after - now) * level)[:, None, None, None] * guided
     return latents
 

@@ -25,8 +25,7 @@ from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.tiny.render import CANVAS, render_array
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS
-from deepgen.tiny.stages.dit import pool_example
-from deepgen.tiny.stages.drawn import draw_pool
+from deepgen.tiny.stages.drawn import draw_pool, drawn_example
 from deepgen.tiny.stages.vlm import to_pixels
 from deepgen.tiny.templates import BLUR
 from deepgen.training.config import StageLoss, TrainConfig
@@ -46,7 +45,7 @@ class StorybookVAEConfig(TrainConfig):
         trains_encoder: whether the encoder learns; off, the decoder alone.
         dit: a run or transformer folder, whose drawings the decoder learns to decode.
         drawn_share: of the steps on whole pictures, that decode what the DiT drew.
-        drawn_pool: captions that the DiT draws before the first step.
+        drawn_pool: captions and edits that the DiT draws before the first step.
     """
 
     num_steps: int = 2400
@@ -122,7 +121,7 @@ class StorybookVAE:
         if is_whole and self.drawn is not None and rng.random() < config.drawn_share:
             latents, numbers = self.drawn
             rows = torch.from_numpy(rng.integers(0, len(numbers), config.scenes))
-            examples = [pool_example(config.seed, int(number), "generate") for number in numbers[rows]]
+            examples = [drawn_example(config.seed, int(number)) for number in numbers[rows]]
             return DecodedBatch(to_pixels([example.target for example in examples]), latents[rows].float())
         images = np.stack([_image(rng, config.other_share) for _ in range(config.scenes)])
         if not is_whole:
