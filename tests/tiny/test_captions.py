@@ -10,7 +10,7 @@ import pytest
 from deepgen.tiny.captions import CAPTION_KINDS, sample_caption
 from deepgen.tiny.claims import RELATIONS, Claim, ThingClaim, from_json, holds, to_json
 from deepgen.tiny.language import noun_phrase, plural
-from deepgen.tiny.sampling import LAYOUTS, RELATION_CELLS
+from deepgen.tiny.sampling import LAYOUT, RELATION_CELLS
 from deepgen.tiny.scene import Scene, Thing
 from tiny.mutations import wrong_scenes
 
@@ -111,7 +111,7 @@ def test_things_stand_in_the_order_in_which_they_are_named(kind: str) -> None:
         cells = tuple(thing.cell for thing in target.things)
         assert list(cells) == sorted(cells)
         layouts.add(cells)
-    assert layouts == set(LAYOUTS[len(cells)])
+    assert layouts == {LAYOUT[len(cells)]}
 
 
 def test_every_stated_relation_is_drawn_with_its_own_cells() -> None:

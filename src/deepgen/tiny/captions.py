@@ -31,10 +31,10 @@ from deepgen.tiny.sampling import (
     RELATION_CELLS,
     ROW_BELOW_THING,
     WORD_ROW,
+    plain_things,
     sample_cells,
     sample_ground,
     sample_nouns,
-    sample_plain_things,
     sample_things,
     sample_word,
     word_it,
@@ -109,7 +109,7 @@ def _sample_scene(rng: np.random.Generator, kind: str) -> Scene:
             cells = sample_cells(rng, len(nouns))
         elif kind == "relation":
             cells = RELATION_CELLS[choose(rng, tuple(RELATIONS))]
-        things = sample_plain_things(rng, nouns, cells)
+        things = plain_things(nouns, cells)
     if kind == "size":
         things = [replace(thing, size=choose(rng, SIZES)) for thing in things]
     if kind == "style":
@@ -220,7 +220,7 @@ def _text_caption(rng: np.random.Generator, kind: str) -> StorybookExample:
     row, has_row = WORD_ROW, False
     if kind == "text with a thing":
         row = ROW_BELOW_THING
-        things = tuple(sample_plain_things(rng, sample_nouns(rng, 1), [CELL_ABOVE_WORD]))
+        things = tuple(plain_things(sample_nouns(rng, 1), [CELL_ABOVE_WORD]))
     elif rng.random() < 0.5:
         row, has_row = int(rng.integers(ROWS)), True
     word = Word(text=sample_word(rng), row=row)

@@ -23,10 +23,10 @@ from deepgen.tiny.sampling import (
     Wording,
     dictionary,
     is_short,
+    plain_things,
     sample_cells,
     sample_ground,
     sample_nouns,
-    sample_plain_things,
     word_it,
 )
 from deepgen.tiny.scene import MOST_THINGS, PLACES, Cell, Scene, Word
@@ -128,7 +128,7 @@ def _example(
     word = Word(text=choose(rng, words), row=row) if words else None
     nouns = [choose(rng, answers)] * number if number else []
     stood = sample_cells(rng, number, cells) if cells else [CELL_ABOVE_WORD] if word and number else None
-    things = sample_plain_things(rng, nouns, stood) if number else []
+    things = plain_things(nouns, stood) if number else []
     scene = Scene(ground=sample_ground(rng), things=tuple(things), word=word)
     origin = Origin(
         template=template or kind,
