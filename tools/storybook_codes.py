@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,12 @@ from deepgen.models import vae as latent_space
 from deepgen.models.config import DEEPGEN_STORYBOOK
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.tiny.claims import EditClaim, holds
-from deepgen.tiny.codes import empty_code, pooled_code, to_array, write_code
+from deepgen.tiny.codes import to_array, write_code
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.read import read
 from deepgen.tiny.splits import SAMPLERS, sample
 from deepgen.tiny.stages.dit import encode_scenes, load_vae
+from deepgen.tiny.stages.drawn import draw
 from deepgen.training.pool import load_weights
 
 _SILENT = 16  # positions of a short prompt
@@ -31,38 +31,21 @@ _KINDS = [*SAMPLERS["caption"][0], *SAMPLERS["edit"][0], *SAMPLERS["reasoning ed
 
 
 @torch.no_grad()
-def draw(
-    dit: torch.nn.Module,
+def draw_examples(
+    dit: DeepGenTransformer2DModel,
     examples: list[StorybookExample],
     references: Tensor | None,
     args: argparse.Namespace,
     seed: int,
 ) -> Tensor:
-    """Latents (N, C, h, w) by Euler steps with guidance against the empty code."""
-    task = "generate" if references is None else "edit"
-    scale = args.guidance if references is None else args.edit_guidance
+    """Latents (N, C, h, w) from noise."""
     codes = torch.from_numpy(to_array([write_code(example) for example in examples]))
-    empty = torch.from_numpy(to_array([empty_code(task)])).expand_as(codes)
-    both = torch.cat([codes, empty])
-    context = torch.cat([torch.zeros(len(both), _SILENT, both.shape[-1]), both], 1)
-    pooled = pooled_code(both)
-    latents = torch.randn(len(codes), 8, 12, 12, generator=torch.Generator().manual_seed(seed))
-    sigmas = torch.linspace(1, 0, args.steps + 1)
-    sigmas = args.shift * sigmas / (1 + (args.shift - 1) * sigmas)
-    shown = None if references is None else [[x] for x in torch.cat([references, references])]
-    for now, after in pairwise(sigmas):
-        with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
-            velocity = dit(
-                hidden_states=torch.cat([latents, latents]),
-                encoder_hidden_states=context,
-                pooled_projections=pooled,
-                timestep=(1000 * now).expand(len(both)),
-                reference_latents=shown,
-                return_dict=False,
-            )[0].float()
-        positive, negative = velocity.chunk(2)
-        latents = latents + (after - now) * (negative + scale * (positive - negative))
-    return latents
+    noise = torch.randn(len(codes), 8, 12, 12, generator=torch.Generator().manual_seed(seed))
+    steps = torch.linspace(1, 0, args.steps + 1)
+    steps = args.shift * steps / (1 + (args.shift - 1) * steps)
+    scale = args.guidance if references is None else args.edit_guidance
+    with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
+        return draw(dit, noise, torch.ones(len(codes)), codes, references, steps, scale, _SILENT)
 
 
 @torch.no_grad()
@@ -92,7 +75,7 @@ def main() -> None:
         examples = [sample(rng, kind) for _ in range(args.n)]
         sources = [example.source for example in examples if example.source is not None]
         references = encode_scenes(vae, sources).float() if sources else None
-        latents = draw(dit, examples, references, args, args.seed)
+        latents = draw_examples(dit, examples, references, args, args.seed)
         pixels = latent_space.decode(vae, latents).clamp(-1, 1)
         images = ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         print(_line(kind, examples, images), flush=True)

@@ -122,3 +122,15 @@ def test_every_stated_relation_is_drawn_with_its_own_cells() -> None:
         found.setdefault(example.claim.relation, set()).add(tuple(t.cell for t in example.target.things))
     assert found == {relation: {cells} for relation, cells in RELATION_CELLS.items()}
     assert set(found) == set(RELATIONS)
+
+
+@pytest.mark.parametrize("kind", CAPTION_KINDS)
+def test_what_nothing_is_said_of_is_drawn_one_way(kind: str) -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        example = sample_caption(rng, kind)
+        assert isinstance(example.claim, Claim)
+        for thing, said in zip(example.target.things, example.claim.things, strict=True):
+            assert thing.facing == "left"
+            assert thing.style == (said.style or "glossy")
+            assert thing.size == (said.size or "large")

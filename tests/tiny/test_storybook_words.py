@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepgen.models.prompts import Tokens
+from deepgen.models.prompts import Tokens, tokenize
 from deepgen.tiny.claims import CELLS, Claim, ThingClaim
-from deepgen.tiny.codes import attributes, cell_codes, claim_code, to_array, write_code
+from deepgen.tiny.codes import NUM_SLOTS, attributes, cell_codes, claim_code, to_array, write_code
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.scene import Scene, Thing
 from deepgen.tiny.splits import sample
@@ -112,3 +112,13 @@ def test_the_tool_counts_the_codes_that_are_wrong_and_by_what():
     examples = [sample(rng, "relation") for _ in range(6)]
     tool = load_script("tools/storybook_reading.py")
     assert tool.read(_Telling(examples, 2), examples) == (5, {"relation": 1})
+
+
+def test_think_tokens_do_not_look_alike_before_training():
+    torch.manual_seed(0)
+    stage = StorybookVLM(StorybookVLMConfig())
+    states, _ = stage.read(tokenize(stage.tokenizer, ["a dog and a cat"]), None)
+    think = torch.nn.functional.normalize(states[0, -NUM_SLOTS:], dim=-1)
+    alike = (think @ think.T)[~torch.eye(NUM_SLOTS, dtype=torch.bool)]
+    assert alike.abs().max() < 0.5  # 0.99 where embeddings of deviation 0.02 had been trained
+    assert stage.vlm.language_model.embed_tokens.weight.std() > 0.9

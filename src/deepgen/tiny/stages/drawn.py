@@ -70,7 +70,10 @@ def draw_pool(
         clean = encode_scenes(vae, [example.target for example in examples], autocast=autocast).float()
         codes = torch.from_numpy(to_array([write_code(example) for example in examples]))
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            drawn = _draw(dit, clean, references, codes, task, generator)
+            level = _LEVELS[0] + (_LEVELS[1] - _LEVELS[0]) * torch.rand(len(clean), generator=generator)
+            noisy = interpolate(clean, torch.randn(clean.shape, generator=generator), level)
+            steps = torch.linspace(1, 0, _NUM_STEPS + 1)
+            drawn = draw(dit, noisy, level, codes, references, steps, _GUIDANCE[task], _NUM_SILENT)
         error = F.avg_pool2d((drawn - clean).square().mean(1), clean.shape[-1] // COLUMNS)
         is_same = error.flatten(1).amax(1) < _MOST_ERROR
         latents.append(_as_decoded(vae, drawn[is_same]).half())
@@ -87,24 +90,34 @@ def drawn_example(seed: int, number: int) -> StorybookExample:
     return pool_example(seed, number, _TASKS[number // _BATCH_SIZE % 2])
 
 
-def _draw(
+def draw(
     dit: DeepGenTransformer2DModel,
-    clean: Tensor,
-    references: Tensor | None,
+    latents: Tensor,
+    level: Tensor,
     codes: Tensor,
-    task: str,
-    generator: torch.Generator,
+    references: Tensor | None,
+    steps: Tensor,
+    guidance: float,
+    num_silent: int,
 ) -> Tensor:
-    """Latents (B, C, h, w) disturbed to a level of their own each, and drawn to the end."""
-    size, (low, high) = len(clean), _LEVELS
-    level = low + (high - low) * torch.rand(size, generator=generator)
-    noise = torch.randn(clean.shape, generator=generator)
+    """Draw latents (B, C, h, w) to the end by Euler steps, guided against the empty code.
+
+    Args:
+        dit: the DiT.
+        latents: with noise.
+        level: of that noise, (B,).
+        codes: (B, slots, WIDTH).
+        references: latents of the pictures to edit, (B, C, h, w); None draws from text.
+        steps: shares of `level`, from 1 down to 0.
+        guidance: 1 is none.
+        num_silent: positions of the context that say nothing.
+    """
+    task = _TASKS[references is not None]
     empty = torch.from_numpy(to_array([empty_code(task)])).expand_as(codes)
     both = torch.cat([codes, empty])
-    context = torch.cat([torch.zeros(len(both), _NUM_SILENT, both.shape[-1]), both], 1)
-    latents = interpolate(clean, noise, level)
+    context = torch.cat([torch.zeros(len(both), num_silent, both.shape[-1]), both], 1)
     shown = None if references is None else [[x] for x in torch.cat([references, references])]
-    for now, after in pairwise(torch.linspace(1, 0, _NUM_STEPS + 1).tolist()):
+    for now, after in pairwise(steps.tolist()):
         velocity = dit(
             hidden_states=torch.cat([latents, latents]),
             encoder_hidden_states=context,
@@ -114,7 +127,7 @@ def _draw(
             return_dict=False,
         )[0].float()
         said, silent = velocity.chunk(2)
-        guided = silent + _GUIDANCE[task] * (said - silent)
+        guided = silent + guidance * (said - silent)
         latents = latents + ((after - now) * level)[:, None, None, None] * guided
     return latents
 
