@@ -1,4 +1,4 @@
-"""How well a run of storybook-vlm writes the codes of held-out and trained prompts: shares right, by kind.
+"""How well a run of storybook-vlm writes the codes of prompts: shares right, by kind.
 
 python tools/storybook_reading.py RUN -n 64
 """
@@ -17,7 +17,7 @@ from deepgen.models.prompts import editing_prompt, generation_prompt, tokenize
 from deepgen.tiny.claims import CELLS
 from deepgen.tiny.codes import NUM_SLOTS, WIDTH, to_array, write_code
 from deepgen.tiny.example import StorybookExample
-from deepgen.tiny.splits import SAMPLERS, sample
+from deepgen.tiny.splits import SAMPLERS, levels_with, sample
 from deepgen.tiny.stages.vlm import StorybookVLM, StorybookVLMConfig, to_pixels
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("-n", type=int, default=64, help="prompts of a kind")
+    parser.add_argument("--held-out", action="store_true", help="every level that a kind has, not only trained")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -33,10 +34,12 @@ def main() -> None:
     stage.modules.eval()
     for ability, (samplers, *_) in SAMPLERS.items():
         for kind in samplers:
-            rng = np.random.default_rng((0, zlib.crc32(kind.encode())))
-            whole, wrong = read(stage, [sample(rng, kind) for _ in range(args.n)])
-            told = "  ".join(f"{name} {count / args.n:.2f}" for name, count in wrong.most_common())
-            print(f"{ability:15} {kind:24} right {whole / args.n:.2f}  wrong: {told or 'none'}", flush=True)
+            for level in levels_with(kind) if args.held_out else ("trained",):
+                rng = np.random.default_rng((0, zlib.crc32(kind.encode())))
+                whole, wrong = read(stage, [sample(rng, kind, level) for _ in range(args.n)])
+                told = "  ".join(f"{name} {count / args.n:.2f}" for name, count in wrong.most_common())
+                name = f"{ability:15} {kind:24} {level:16}"
+                print(f"{name} right {whole / args.n:.2f}  wrong: {told or 'none'}", flush=True)
 
 
 @torch.no_grad()

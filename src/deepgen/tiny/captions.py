@@ -40,6 +40,7 @@ from deepgen.tiny.sampling import (
     word_it,
 )
 from deepgen.tiny.scene import PLACES, ROWS, SIZES, STYLES, Scene, Thing, Word
+from deepgen.tiny.wordings import load_wordings
 
 CAPTION_KINDS = (
     "single",
@@ -56,29 +57,7 @@ CAPTION_KINDS = (
     "text with a thing",
 )
 _OPENERS = ("", "", "", "", "a picture of ", "draw ", "please draw ", "an image of ")
-_WORDINGS: dict[str, tuple[str, ...]] = {
-    "single": ("{a}", "one {noun}", "there is {a}", "only {a}", "{a}, nothing else"),
-    "two": ("{list}", "{a} with {b}", "there is {a}, and there is {b}", "{a} plus {b}", "both {list}"),
-    "three": ("{list}", "{a} with {b} and {c}", "{a} and {b} and {c}", "{a} plus {b} plus {c}",
-              "all of {list}"),
-    "counting": ("{number} {many}", "{number} {many}", "there are {number} {many}",
-                 "{many}, {number} of them", "exactly {number} {many}"),
-    "position": ("{list}", "there is {list}", "place {list}", "put {list}", "show {list}"),
-    "relation": ("{a} {relation} {b}", "{a} is {relation} {b}", "there is {a} {relation} {b}",
-                 "{b}, and {relation} it {a}", "{b} has {a} {relation} it"),
-    "size": ("{list}", "there is {list}", "{a} {size} in size", "{a} that is {size}",
-             "{a}, and it is {size}"),
-    "style": ("{list}", "{a} in {style} style", "{a} drawn in the {style} style", "{a} that is {style}",
-              "in {style} style {a}"),
-    "ground": ("{list} {ground}", "{list} {ground}", "{ground} {list}", "{ground} there is {list}",
-               "{list}, seen {ground}"),
-    "all": ("{list} {ground}", "{ground} {list}", "{ground}: {list}", "there is {list} {ground}",
-            "{list}, all of it {ground}"),
-    "text": ("the word {word}", 'a sign that says "{word}"', "write {word}", "the text {word}",
-             'text "{word}"', 'a sign with the word "{word}"'),
-    "text with a thing": ("{a} and the word {word}", 'the word "{word}" and {a}', "{a} with the word {word}",
-                          '{a} and a sign that says "{word}"', 'the text "{word}" with {a}'),
-}  # fmt: skip
+_WORDINGS = load_wordings("captions")
 
 
 def sample_caption(rng: np.random.Generator, kind: str) -> StorybookExample:

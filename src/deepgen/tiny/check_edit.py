@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from deepgen.tiny.edits import neighbours
-from deepgen.tiny.language import NUMBER_WORDS, SIZE_WORDS, STYLE_WORDS
+from deepgen.tiny.language import NUMBER_WORDS, ROW_WORDS, SIZE_WORDS, STYLE_WORDS
 from deepgen.tiny.mentions import Mention, NamedText, name_things
 from deepgen.tiny.nouns import FACING_NOUNS
 from deepgen.tiny.sampling import free_cells, free_rows
@@ -25,13 +25,15 @@ _NEW = r"(?P<number>a |an |the |one |two |three |four )?(?P<adjectives>(?:(?!<|\
 _NEW_SAID = (
     rf"\b(?:add|include|insert) {_NEW}",
     rf"(?<!in )\b(?:put|place) (?!the ){_NEW}",
-    rf"\b(?:replace|swap out) [^,.]*?<\d+> (?:with|for|by) {_NEW}",
+    rf"\b(?:replace|swap|swap out|exchange) [^,.]*?<\d+> (?:with|for|by) {_NEW}",
+    rf"<\d+> should (?:become|have) {_NEW}",
+    rf"\blet <\d+> have {_NEW}",
     rf"\b(?:turn|change) [^,.]*?<\d+> (?:in)?to {_NEW}",
     rf"\bput {_NEW} in place of",
 )
 _OLD_SAID = (
     r"\b(?:the|this|that|these|those) (?:(?!<|\*)\w+ ){0,2}?<(?P<old>\d+)>",
-    r"\b(?:remove|delete|erase|replace|mirror|flip|move|shift|bring|resize|swap|exchange|take away"
+    r"\b(?:remove|delete|erase|replace|mirror|flip|move|shift|bring|resize|swap|exchange|take away|take out"
     r"|get rid of|swap out|turn|change|in place of) <(?P<old>\d+)>",
 )
 _WORD_SAID = re.compile(r"(?<!write )(?<!add )(?<!put )(?<!place )\bthe (?:word|text|sign|letters)\b")
@@ -41,17 +43,18 @@ _PLACE = rf"(?:to|in|on|at|into) (?:the )?(?P<place>{_PLACE_WORDS})\b(?! of)"
 _SIZES = {word: size for size, words in SIZE_WORDS.items() for word in words}
 _SIZES.update(smaller="small", bigger="large", larger="large")
 _STYLES = {word: style for style, words in STYLE_WORDS.items() for word in words}
-_TO = r"(?: to| in| into| should be| be)?(?: an?| the)? "
+_TO = r"(?: to| in| into| should be| must be| be| should get)?(?: an?| the)? "
 _SIZED = re.compile(rf"{_OLD}{_TO}(?P<size>{'|'.join(sorted(_SIZES, key=len, reverse=True))})\b")
 _STYLED = re.compile(
     rf"(?:{_OLD}|(?P<all>everything|all things)){_TO}(?P<style>{'|'.join(sorted(_STYLES))})\b"
 )
 _MOVED = re.compile(
-    rf"(?:\b(?:move|shift|bring|put|place) (?:the )?<(?P<old>\d+)>|<(?P<mover>\d+)> should move) {_PLACE}"
+    rf"(?:\b(?:move|shift|bring|put|place) (?:the )?<(?P<old>\d+)>"
+    rf"|<(?P<mover>\d+)> (?:should move|move|must go|must stand)) {_PLACE}"
 )
 _ADDED = re.compile(
-    rf"(?<!in )\b(?:add|include|insert|put|place) (?!the <\d+> (?:to|in|on|at)\b){_NEW}"
-    rf"(?! in place)(?: {_PLACE})?"
+    rf"(?:(?<!in )\b(?:add|include|insert|put|place|draw) (?!the <\d+> (?:to|in|on|at)\b)"
+    rf"|\bthere (?:should )?be (?!the <|two |three |four )){_NEW}(?! in place| where)(?: {_PLACE})?"
 )
 _BESIDE = re.compile(r"(?:beside|next to) (?:the )?<(\d+)>|<(\d+)> gets .* beside it")
 _MIRRORED = re.compile(
@@ -61,11 +64,18 @@ _REPLACED = re.compile(
     rf"\b(?:replace|swap out|turn|change) {_OLD} (?:with|for|by|to|into) (?:an? |the )?<(?P<new>\d+)>"
 )
 _GROUND = re.compile(
-    rf"\bbackground(?: to| into| should be)?(?: an?| the)? (?P<ground>{'|'.join(GROUNDS)})\b"
+    rf"\bbackground(?: to| into| should be| must be| be)?(?: an?| the)? (?P<ground>{'|'.join(GROUNDS)})\b"
 )
-_WRITES = re.compile(r"\bwrite(?: the word)? \*|\b(?:add|put|place) the (?:word|text) \*")
+_WRITES = re.compile(
+    r"\b(?:write(?: the word)? \*|(?:(?:add|put|place) the (?:word|text)|put|(?<!, )it should say) \*(?!, not))"
+    r"(?: (?P<row>(?:at|along) the top|(?:in|across) the middle|at the bottom))?"
+)
+_ROW_NAMES = {text: row for row, texts in enumerate(ROW_WORDS) for text in texts}
 _ERASES = re.compile(r"\b(?:erase|delete|remove|get rid of)(?: the word| the text)? \*")
-_CORRECTS = re.compile(r"\bthe word (?:to|into|should be) \*")
+_CORRECTS = re.compile(
+    r"\b(?:the word (?:to|into|should be|say)|the word is wrong, it should be|make it say|it should say"
+    r"|fix \*, it should be|fix the word, it should say|fix the word:) (?P<right>\*)(?! (?:at|along|in|across))"
+)
 _NOTHING = re.compile(
     r"(?:please )?(?:change nothing|do nothing|no changes?|(?:leave|keep) (?:it|everything|the picture)"
     r"(?: (?:as it is|as is|alone|unchanged|the same))?)"
@@ -120,9 +130,12 @@ def _absent_word(named: NamedText, source: Scene) -> Iterator[str]:
 def _full(named: NamedText, source: Scene) -> Iterator[str]:
     """Places where something is to come and something stands."""
     text, taken = named.text, {thing.cell for thing in source.things}
-    if _WRITES.search(text) and not free_rows(source):
+    written = _WRITES.search(text)
+    if written and not free_rows(source):
         yield "no row of the picture is free for a word"
-    elif _WRITES.search(text) and source.word is not None:
+    elif written and written["row"] and _ROW_NAMES[written["row"]] not in free_rows(source):
+        yield f"there is something {written['row']} already, where the word is to stand"
+    elif written and source.word is not None:
         yield "there is a word in the picture already, and it holds one"
     for match in _ADDED.finditer(text):
         number = _NUMBERS.get((match["number"] or "").strip(), 1)
@@ -168,8 +181,14 @@ def _unchanged(named: NamedText, source: Scene) -> Iterator[str]:
             yield f'the "{old.word}" is one already'
     if (ground := _GROUND.search(text)) and ground["ground"] == source.ground:
         yield f"the background is {source.ground} already"
-    if source.word is not None and _CORRECTS.search(text) and named.letters[-1] == source.word.text:
+    corrected = None if source.word is None else _CORRECTS.search(text)
+    if corrected and source.word and _letters(named, corrected.start("right")) == source.word.text:
         yield f'the word is "{source.word.text}" already'
+
+
+def _letters(named: NamedText, start: int) -> str:
+    """What is written for the `*` at this place of the text."""
+    return named.letters[named.text[:start].count("*")]
 
 
 def _moves(named: NamedText) -> Iterator[tuple[Mention, Cell]]:

@@ -14,7 +14,9 @@ orthogonal directions, one for each attribute, so any set of attributes can be r
 
 Reasoning needs no code of its own: a riddle has the code of its answer, of several right answers the first.
 What an edit's picture shows ("the smallest", "continue the row") the code does not say: the DiT sees it in
-its reference. Only what takes knowledge ("the odd one out", "name it") is written out.
+its reference. Only what takes knowledge ("the odd one out", "name it") is written out. So an instruction that
+the picture does not allow (a cat in a cell that is taken) has the code of what is asked, and the DiT, which
+sees the picture, leaves it as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 from deepgen.tiny.claims import CELLS, RELATIONS, Claim, EditClaim, ThingClaim, contents
 from deepgen.tiny.edits import BAD_EDIT_KINDS, EDIT_KINDS
 from deepgen.tiny.example import StorybookExample
+from deepgen.tiny.language import ROW_WORDS
 from deepgen.tiny.mentions import name_things
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.scene import (
@@ -113,7 +116,7 @@ def write_code(example: StorybookExample) -> Written:
     claim = example.claim
     if isinstance(claim, Claim):
         return claim_code(claim)
-    return _edit_code(example, claim)
+    return _edit_code(example, claim) if example.as_if is None else write_code(example.as_if)
 
 
 def empty_code(task: str) -> Written:
@@ -243,7 +246,9 @@ def _edit_code(example: StorybookExample, edit: EditClaim) -> Written:
     elif kind == "restyle all":
         code += _numbers(0, ("style", target.things[0].style))
     elif kind in ("write", "correct", "name") and target.word is not None:
-        code += _word(target.word.text, _single(edit.claim.rows) if kind == "write" else None)
+        row = target.word.row if kind == "write" else None
+        is_said = row is not None and example.text.endswith(ROW_WORDS[row])
+        code += _word(target.word.text, row if is_said else None)
     return code
 
 

@@ -1,7 +1,8 @@
 """Direct edits: each an instruction, the scene before, a scene after, and the claim on it.
 
 What an instruction leaves open ("add a cat") the claim leaves open too. An instruction that cannot be
-followed (it names what is not there, adds to a full cell, or changes nothing) has the source as its target.
+followed (it names what is not there, adds to a full cell, or changes nothing) has the source as its target,
+and the edit that it would be on another picture with it (`as_if`).
 Of the wordings of a kind the last one is never trained.
 """
 
@@ -13,10 +14,11 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from deepgen.tiny.claims import CELLS, EditClaim, ThingClaim, thing_claim, to_edit_claim
+from deepgen.tiny.claims import CELLS, EditClaim, ThingClaim, contents, thing_claim, to_edit_claim
 from deepgen.tiny.example import Ability, Origin, StorybookExample
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.language import (
+    ROW_WORDS,
     SIZE_WORDS,
     STYLE_WORDS,
     choose,
@@ -25,7 +27,7 @@ from deepgen.tiny.language import (
     row_place,
     spoken,
 )
-from deepgen.tiny.nouns import FACING_NOUNS, NOUNS
+from deepgen.tiny.nouns import FACING_NOUNS
 from deepgen.tiny.sampling import (
     common_style,
     dictionary,
@@ -34,43 +36,16 @@ from deepgen.tiny.sampling import (
     preferred,
     sample_nouns,
     sample_source,
+    sample_things,
     sample_word,
     the,
     word_it,
 )
 from deepgen.tiny.scene import GROUNDS, MOST_THINGS, PLACES, Cell, Facing, Scene, Size, Thing, Word
+from deepgen.tiny.wordings import load_wordings
 
-_WORDINGS: dict[str, tuple[str, ...]] = {
-    "replace": ("replace {old} with {new}", "turn {old} into {new}", "change {old} to {new}",
-                "put {new} in place of {old}", "swap out {old} for {new}"),
-    "remove": ("remove {old}", "delete {old}", "take {old} away", "take away {old}", "get rid of {old}"),
-    "add": ("add {new} {where}", "put {new} {where}", "add {new}", "place {new} {where}",
-            "include {new} {where}"),
-    "add beside": ("add {new} beside {old}", "put {new} next to {old}", "add {new} next to {old}",
-                   "place {new} beside {old}", "{old} gets {new} beside it"),
-    "move": ("move {old} to {to}", "put {old} {where}", "bring {old} to {to}", "shift {old} to {to}",
-             "{old} should move to {to}"),
-    "swap": ("swap {old} and {other}", "exchange {old} and {other}", "let {old} and {other} change places",
-             "swap the places of {old} and {other}", "{old} and {other} should change places"),
-    "resize": ("make {old} {size}", "make {old} {comparative}", "resize {old} to {size}", "turn {old} {size}",
-               "{old} should be {size}"),
-    "mirror": ("mirror {old}", "flip {old}", "turn {old} around", "let {old} look the other way",
-               "{old} should look the other way"),
-    "restyle": ("make {old} {style}", "draw {old} in {style} style", "turn {old} {style}",
-                "change {old} to {style} style", "{old} should be {style}"),
-    "restyle all": ("make everything {style}", "draw everything in {style} style", "turn all things {style}",
-                    "change everything to {style} style", "all things should be {style}"),
-    "change ground": ("change the background to {ground}", "make the background {ground}",
-               "turn the background {ground}",
-               "set the background to {ground}", "the background should be {ground}"),
-    "write": ("write {word} {row}", 'write "{word}" {row}', "add the word {word} {row}", "write {word}",
-              'put the word "{word}" {row}'),
-    "erase": ("erase the word", "remove the word", "delete the word {word}", "erase {word}",
-              "get rid of the word {word}"),
-    "correct": ("correct the word to {word}", "change the word to {word}", "the word should be {word}",
-                "replace {wrong} with {word}", "fix the word, it should say {word}"),
-}  # fmt: skip
-EDIT_KINDS = tuple(_WORDINGS)
+_WORDINGS = load_wordings("edits")
+EDIT_KINDS = tuple(kind for kind in _WORDINGS if kind != "leave")
 BAD_EDIT_KINDS = ("not there", "full cell", "nothing to change")
 _COMPARATIVES: dict[Size, str] = {"small": "smaller", "large": "bigger"}
 _OTHER_SIZE: dict[Size, Size] = {"small": "large", "large": "small"}
@@ -79,11 +54,10 @@ _OTHER_FACING: dict[Facing, Facing] = {"left": "right", "right": "left"}
 
 def sample_edit(rng: np.random.Generator, kind: str) -> StorybookExample:
     """An edit of that kind, one of `EDIT_KINDS` or `BAD_EDIT_KINDS`. Held-out ones come too (see splits)."""
-    samplers = {**_SAMPLERS, **{bad: _bad(bad) for bad in BAD_EDIT_KINDS}}
-    if kind not in samplers:
-        raise ValueError(f"unknown edit kind {kind!r}; known: {', '.join(samplers)}")
+    if kind not in _SAMPLERS:
+        raise ValueError(f"unknown edit kind {kind!r}; known: {', '.join(_SAMPLERS)}")
     while True:
-        found = samplers[kind](rng)
+        found = _SAMPLERS[kind](rng)
         if found is not None:
             return found
 
@@ -382,48 +356,65 @@ def _correct(rng: np.random.Generator) -> StorybookExample | None:
     )
 
 
-def _bad(kind: str) -> Callable[[np.random.Generator], StorybookExample | None]:
-    def sample(rng: np.random.Generator) -> StorybookExample | None:
-        source = sample_source(rng)
-        thing, named = _pick(rng, source)
-        absent = sample_nouns(rng, 1, without=[thing.noun for thing in source.things])[0]
-        old = the(spoken(rng, absent))
-        new = noun_phrase(spoken(rng, choose(rng, NOUNS)))
-        where, to = place(rng, thing.cell), to_place(rng, thing.cell)
-        size = choose(rng, SIZE_WORDS[thing.size])
-        style = choose(rng, STYLE_WORDS[thing.style])
-        if kind == "not there":
-            asked = choose(rng, ("remove", "replace", "resize", "move", "mirror"))
-        elif kind == "full cell":
-            if len(source.things) == MOST_THINGS:
-                return None
-            asked, new = "full", noun_phrase(spoken(rng, absent))
-        else:
-            asked, old = choose(rng, ("size", "move", "style", "same")), named
-        templates = {
-            "full": (
-                "add {new} {where}",
-                "put {new} {where}",
-                "place {new} {where}",
-                "include {new} {where}",
-            ),
-            "size": (
-                "make {old} {size}",
-                "resize {old} to {size}",
-                "turn {old} {size}",
-                "{old} should be {size}",
-            ),
-            "style": ("make {old} {style}", "draw {old} in {style} style", "{old} should be {style}"),
-            "same": ("change nothing", "leave it as it is", "do nothing", "keep everything as it is"),
-        }.get(asked) or _WORDINGS[asked]
-        wording = word_it(rng, templates, old=old, new=new, where=where, to=to, size=size, style=style,
-                          comparative=choose(rng, ("bigger",
-            "smaller")) if kind == "not there" else "")  # fmt: skip
-        return edit_example(
-            kind, wording.text, to_edit_claim(source, source), source, is_last=wording.is_last
-        )
+def _unchanged(kind: str, asked: StorybookExample, source: Scene) -> StorybookExample:
+    """The instruction of another edit on a picture in which it cannot be followed.
 
-    return sample
+    What would be held out of that edit is held out here, too, for the code says the same.
+    """
+    edit = edit_example(kind, asked.text, to_edit_claim(source, source), source, is_last=False)
+    words = tuple(dict.fromkeys((*asked.origin.words, *edit.origin.words)))
+    return replace(edit, origin=replace(asked.origin, words=words), as_if=asked)
+
+
+def _not_there(rng: np.random.Generator) -> StorybookExample | None:
+    asked = choose(
+        rng, (_remove, _replace, _resize, _move, _mirror, _swap, _restyle, _add_beside, _remove, _replace)
+    )(rng)
+    if asked is None or asked.source is None:
+        return None
+    things = asked.source.things
+    named = [thing for thing in things if thing not in asked.target.things]
+    if asked.kind == "add beside":
+        named = [thing for thing in things if thing.noun == asked.origin.combinations[0][2]]
+    gone = choose(rng, named)
+    if len(things) > 1 and rng.random() < 0.5:
+        return _unchanged(
+            "not there", asked, replace(asked.source, things=tuple(t for t in things if t != gone))
+        )
+    present = [thing.noun for scene in (asked.source, asked.target) for thing in scene.things]
+    other = replace(gone, noun=sample_nouns(rng, 1, without=present)[0])
+    return _unchanged("not there", asked, put_in(asked.source, gone, other))
+
+
+def _full_cell(rng: np.random.Generator) -> StorybookExample | None:
+    asked = choose(rng, (_add, _add, _add, _move, _write))(rng)
+    if asked is None or asked.source is None or len(asked.source.things) == MOST_THINGS:
+        return None
+    claim = asked.claim.claim if isinstance(asked.claim, EditClaim) else asked.claim
+    if asked.kind == "write":
+        cells = [cell for cell in CELLS if cell[0] in claim.rows]
+        is_placed = len(claim.rows) == 1 and asked.text.endswith(ROW_WORDS[claim.rows[0]])
+    else:
+        before = contents(asked.source)
+        cells = [thing.cell for thing in asked.target.things if thing.cell not in before]
+        is_placed = bool(asked.origin.combinations)  # an addition without a place has none
+    if not is_placed:
+        return None
+    present = [thing.noun for thing in asked.target.things]
+    taken = sample_things(rng, sample_nouns(rng, 1, without=present), [choose(rng, cells)])
+    return _unchanged("full cell", asked, replace(asked.source, things=(*asked.source.things, *taken)))
+
+
+def _nothing_to_change(rng: np.random.Generator) -> StorybookExample | None:
+    asked = choose(rng, (None, _resize, _resize, _move, _move, _restyle, _restyle_all, _ground, _correct))
+    if asked is None:
+        source = sample_source(rng)
+        wording = word_it(rng, _WORDINGS["leave"])
+        return edit_example(
+            "nothing to change", wording.text, to_edit_claim(source, source), source, is_last=wording.is_last
+        )
+    edit = asked(rng)
+    return None if edit is None else _unchanged("nothing to change", edit, edit.target)
 
 
 _SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] = {
@@ -441,6 +432,9 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] =
     "write": _write,
     "erase": _erase,
     "correct": _correct,
+    "not there": _not_there,
+    "full cell": _full_cell,
+    "nothing to change": _nothing_to_change,
 }
 
 

@@ -29,7 +29,11 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class StorybookExample:
-    """A prompt or instruction with its claim. `direct` says the same without anything to think about."""
+    """A prompt or instruction with its claim.
+
+    `direct` says the same without anything to think about. `as_if` is the same instruction on a picture in
+    which it can be followed, of one that cannot be.
+    """
 
     ability: Ability
     kind: str
@@ -39,6 +43,7 @@ class StorybookExample:
     origin: Origin
     source: Scene | None = None
     direct: str | None = None
+    as_if: StorybookExample | None = None
 
 
 __getattr__ = renamed(__name__, {"Example": "deepgen.tiny.example.StorybookExample"})

@@ -52,6 +52,7 @@ RELATION_WORDS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
+ROW_WORDS = (("at the top", "along the top"), ("in the middle", "across the middle"), ("at the bottom",))
 GROUND_WORDS = {
     "white": ("on white", "on a white background"),
     "cream": ("on cream", "on a cream background"),
@@ -119,10 +120,7 @@ def place(rng: np.random.Generator, cell: Cell) -> str:
 
 def row_place(rng: np.random.Generator, row: int) -> str:
     """A row in words."""
-    return choose(
-        rng,
-        (("at the top", "along the top"), ("in the middle", "across the middle"), ("at the bottom",))[row],
-    )
+    return choose(rng, ROW_WORDS[row])
 
 
 def listed(phrases: Sequence[str]) -> str:

@@ -13,7 +13,11 @@ from deepgen.tiny import language
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.nouns import NOUNS
 
-_LETTERS = re.compile(r"[\"“]([^\"”]*)[\"”]|\b([A-Z]{2,})\b")
+# In quotes, of several capitals, or one capital where a word is spoken of.
+_LETTERS = re.compile(
+    r"[\"“]([^\"”]*)[\"”]|\b([A-Z]{2,})\b"
+    r"|(?:(?<=rite )|(?<=word )|(?<=say )|(?<=says )|(?<=text ))([A-Z])\b"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class NamedText:
 
 def name_things(text: str) -> NamedText:
     """The text with what it names put apart."""
-    letters = tuple((quoted or shouted).strip().upper() for quoted, shouted in _LETTERS.findall(text))
+    letters = tuple("".join(said).strip().upper() for said in _LETTERS.findall(text))
     if letters and text == text.upper():  # a whole prompt in capitals is no word to write
         letters, plain = (), text.lower()
     else:

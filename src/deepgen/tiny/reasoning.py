@@ -30,6 +30,7 @@ from deepgen.tiny.sampling import (
     word_it,
 )
 from deepgen.tiny.scene import MOST_THINGS, PLACES, Cell, Scene, Word
+from deepgen.tiny.wordings import load_wordings
 
 REASONING_KINDS = (
     "riddle",
@@ -46,58 +47,14 @@ _OPPOSITE: dict[Cell, Cell] = {
     (row, column): (2 - row, 2 - column) for row, column in PLACES if (row, column) != (1, 1)
 }
 # Each number template: the number it comes to by its parameter, and its wordings.
-_NUMBERS: dict[str, tuple[tuple[int, ...], Callable[[int], int], tuple[str, ...]]] = {
-    "one more": ((1, 2, 3), lambda n: n + 1,
-                 ("one more {one} than {n}", "{n} {some} and one more", "{n} plus one {many}",
-                  "one {one} more than {n}")),
-    "one less": ((2, 3, 4), lambda n: n - 1,
-                 ("one {one} less than {n}", "{n} {many} without one", "{n} minus one {many}",
-                  "one less {one} than {n}")),
-    "half": ((2, 4), lambda n: n // 2,
-             ("half of {n} {many}", "half as many {many} as {n}", "{n} {many} divided by two",
-              "{n} {many}, but only half of them")),
-    "double": ((1, 2), lambda n: 2 * n,
-               ("two times {n} {some}", "twice {n} {some}", "double of {n} {some}",
-                "{n} {some}, and the same number again")),
-}  # fmt: skip
-_PLACES = ("{a} in the place opposite the {place}", "{a} opposite of the {place}",
-           "on the opposite side of the {place} {a}", "{a}, across from the {place}")  # fmt: skip
-_SEQUENCES = ("{row}, what comes next", "what comes next: {row}", "continue with the next one: {row}",
-              "after {row} comes what")  # fmt: skip
-_BIGGER = ("the {bigger} one of {a} and {b}", "which is {bigger}, {a} or {b}?",
-            "{a} or {b}, the {bigger} one",
-           "of {a} and {b} only the {bigger} one")  # fmt: skip
-_PROPERTY = ("{kind} that is {colour}", "{kind} of {colour} color", "something {colour} that is {kind}",
-             "{kind}, and it is {colour}")  # fmt: skip
-_LEGS = ("{kind} with {number} {parts}", "{kind} that has {number} {parts}",
-            "{number} {parts} has this {short}",
-         "{kind}, and it has {number} {parts}")  # fmt: skip
-_AS_MANY = ("as many {many} as {owner} has {parts}", "{many}, as many as the {parts} of {owner}",
-            "the number of {parts} of {owner} in {many}", 
-            "{owner} has so many {parts}, draw as many {many}")  # fmt: skip
-_TEXTS: dict[str, tuple[str, ...]] = {
-    "name": ("write what {riddle} is called", "write the name of {riddle}", "the name of {riddle} as a word",
-             "a sign that names {riddle}"),
-    "opposite": ("the opposite of {word}", "write the opposite of {word}",
-            "a sign with the opposite of {word}",
-                 "the word that means the opposite of {word}"),
-    "backwards": ("{word} backwards", "write {word} backwards", "the word {word} spelled backwards",
-                  "a sign that says {word} backwards"),
-    "sum": ("{a} + {b} as a word", "write {a} plus {b} as a word", "the word for {a} + {b}",
-            "a sign with the answer of {a} + {b} as a word"),
-    "legs": ("write how many legs {owner} has", "the number of legs of {owner} as a word",
-             "the word for the legs of {owner}", "a sign with the number of legs of {owner}"),
-}  # fmt: skip
-_TWO_STEPS: dict[str, tuple[str, ...]] = {
-    "riddle and number": ("{number} times {riddle}", "{number} of {riddle}", "{riddle}, {number} times",
-                          "{number} copies of {riddle}"),
-    "riddle and place": ("{riddle} in the place opposite the {place}", "{riddle} opposite of the {place}",
-                         "on the opposite side of the {place} {riddle}", "{riddle}, across from the {place}"),
-    "riddle and text": ("{riddle} and the opposite of {word}",
-            "{riddle} with the opposite of {word} as a word",
-                        "write the opposite of {word} and draw {riddle}",
-            "the opposite of {word} with {riddle}"),
-}  # fmt: skip
+_NUMBERS: dict[str, tuple[tuple[int, ...], Callable[[int], int]]] = {
+    "one more": ((1, 2, 3), lambda n: n + 1),
+    "one less": ((2, 3, 4), lambda n: n - 1),
+    "half": ((2, 4), lambda n: n // 2),
+    "double": ((1, 2), lambda n: 2 * n),
+}
+_TEXTS = ("name", "opposite", "backwards", "sum", "legs")
+_WORDINGS = load_wordings("reasoning")
 
 
 def sample_reasoning(rng: np.random.Generator, kind: str) -> StorybookExample:
@@ -181,11 +138,13 @@ def _property(rng: np.random.Generator, kind: str) -> StorybookExample:
             legs = choose(rng, sorted(set(facts.legs.values())))
             answers = tuple(noun for noun in members if facts.legs.get(noun) == legs)
             name = {0: "no", 6: "six"}.get(legs) or NUMBER_WORDS[legs]
-            text = word_it(rng, _LEGS, kind=article(category), short=category, number=name, parts="legs")
+            text = word_it(
+                rng, _WORDINGS["legs"], kind=article(category), short=category, number=name, parts="legs"
+            )
         else:
             name = choose(rng, list(facts.colours))
             answers = tuple(noun for noun in members if noun in facts.colours[name])
-            text = word_it(rng, _PROPERTY, kind=article(category), colour=name)
+            text = word_it(rng, _WORDINGS["colour"], kind=article(category), colour=name)
         if answers:
             break
     return _example(
@@ -211,14 +170,21 @@ def _number(rng: np.random.Generator, kind: str) -> StorybookExample:
         parts, owners = choose(rng, [("legs", facts.legs), ("wheels", facts.wheels)])
         owner = choose(rng, [name for name, n in owners.items() if 0 < n <= MOST_THINGS and name != noun])
         number, template, argument = owners[owner], f"as many {parts}", owner
-        text = word_it(rng, _AS_MANY, many=plural(noun), owner=noun_phrase(owner), parts=parts)
+        text = word_it(rng, _WORDINGS["as many"], many=plural(noun), owner=noun_phrase(owner), parts=parts)
     else:
         template = choose(rng, list(_NUMBERS))
-        options, result, wordings = _NUMBERS[template]
+        options, result = _NUMBERS[template]
         n = choose(rng, options)
         number, argument = result(n), str(n)
         some = said(noun) if n == 1 else plural(noun)
-        text = word_it(rng, wordings, n=NUMBER_WORDS[n], one=said(noun), many=plural(noun), some=some)
+        text = word_it(
+            rng,
+            _WORDINGS[f"number {template}"],
+            n=NUMBER_WORDS[n],
+            one=said(noun),
+            many=plural(noun),
+            some=some,
+        )
     return _example(
         rng,
         kind,
@@ -236,7 +202,7 @@ def _number(rng: np.random.Generator, kind: str) -> StorybookExample:
 def _place(rng: np.random.Generator, kind: str) -> StorybookExample:
     noun, start = choose(rng, NOUNS), choose(rng, list(_OPPOSITE))
     cell = _OPPOSITE[start]
-    text = word_it(rng, _PLACES, a=noun_phrase(noun), place=PLACES[start])
+    text = word_it(rng, _WORDINGS["place"], a=noun_phrase(noun), place=PLACES[start])
     return _example(
         rng,
         kind,
@@ -260,7 +226,7 @@ def _order(rng: np.random.Generator, kind: str) -> StorybookExample:
             a, b = sample_nouns(rng, 2, sorted(ranks))
         bigger = choose(rng, ("bigger", "smaller"))
         answer = a if (ranks[a] > ranks[b]) == (bigger == "bigger") else b
-        text = word_it(rng, _BIGGER, bigger=bigger, a=said(a), b=said(b))
+        text = word_it(rng, _WORDINGS["order size"], bigger=bigger, a=said(a), b=said(b))
         names = sorted((a, b))
         # Only animals have a size, so there is no crossing to hold out.
         template, combination, categories = "order size", ("order size", names[0], names[1]), ()
@@ -268,7 +234,7 @@ def _order(rng: np.random.Generator, kind: str) -> StorybookExample:
         a, b = sample_nouns(rng, 2)
         pattern, answer = choose(rng, [("abab", a), ("ababa", b), ("aabaa", b), ("abbabb", a), ("aba", b)])
         row = " ".join(said(a if letter == "a" else b) for letter in pattern)
-        text = word_it(rng, _SEQUENCES, row=row)
+        text = word_it(rng, _WORDINGS["order sequence"], row=row)
         template, combination = "order sequence", (f"order {pattern}", a, b)
         categories = (facts.category_of(answer),)
     return _example(
@@ -289,32 +255,32 @@ def _number_word(rng: np.random.Generator) -> tuple[Wording, str, str]:
     numbers = load_facts().numbers
     total = choose(rng, sorted(numbers))
     a = int(rng.integers(total + 1))
-    return word_it(rng, _TEXTS["sum"], a=a, b=total - a), f"{a} + {total - a}", numbers[total]
+    return word_it(rng, _WORDINGS["text sum"], a=a, b=total - a), f"{a} + {total - a}", numbers[total]
 
 
 def _text(rng: np.random.Generator, kind: str) -> StorybookExample:
     facts = load_facts()
-    template = choose(rng, list(_TEXTS))
+    template = choose(rng, _TEXTS)
     if template == "name":
         while True:
             noun, fact = sample_fact(rng)
             riddle = facts.riddle(fact, noun, 0)
             if all(is_short(answer) for answer in riddle.answers):
                 break
-        text = word_it(rng, _TEXTS[template], riddle=riddle.text)
+        text = word_it(rng, _WORDINGS[f"text {template}"], riddle=riddle.text)
         argument, words = fact.key, tuple(answer.upper() for answer in riddle.answers)
     elif template == "opposite":
         argument, word = opposite_words(rng)
-        text, words = word_it(rng, _TEXTS[template], word=argument), (word,)
+        text, words = word_it(rng, _WORDINGS[f"text {template}"], word=argument), (word,)
     elif template == "backwards":
         argument = choose(rng, [word for word in dictionary() if len(word) > 1])
-        text, words = word_it(rng, _TEXTS[template], word=argument), (argument[::-1],)
+        text, words = word_it(rng, _WORDINGS[f"text {template}"], word=argument), (argument[::-1],)
     elif template == "sum":
         text, argument, word = _number_word(rng)
         words = (word,)
     else:
         argument = choose(rng, [noun for noun, legs in facts.legs.items() if legs in facts.numbers])
-        text = word_it(rng, _TEXTS[template], owner=noun_phrase(argument))
+        text = word_it(rng, _WORDINGS[f"text {template}"], owner=noun_phrase(argument))
         words = (facts.numbers[facts.legs[argument]],)
     return _example(
         rng,
@@ -342,17 +308,17 @@ def _two_steps(rng: np.random.Generator, kind: str) -> StorybookExample:
     answer = _any_of(riddle.answers)
     if kind == "riddle and number":
         number = int(rng.integers(2, MOST_THINGS + 1))
-        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, number=NUMBER_WORDS[number])
+        text = word_it(rng, _WORDINGS[kind], riddle=riddle.text, number=NUMBER_WORDS[number])
         direct = " or ".join(_amount(other, number) for other in riddle.answers)
         argument, cells, words = str(number), (), ()
     elif kind == "riddle and place":
         start = choose(rng, list(_OPPOSITE))
         cells = (_OPPOSITE[start],)
-        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, place=PLACES[start])
+        text = word_it(rng, _WORDINGS[kind], riddle=riddle.text, place=PLACES[start])
         number, argument, words, direct = 1, PLACES[start], (), f"{answer} at the {PLACES[cells[0]]}"
     else:
         argument, word = opposite_words(rng)
-        text = word_it(rng, _TWO_STEPS[kind], riddle=riddle.text, word=argument)
+        text = word_it(rng, _WORDINGS[kind], riddle=riddle.text, word=argument)
         number, cells, words, direct = 1, (), (word,), f"{answer} and the word {word}"
     return _example(
         rng,
@@ -384,6 +350,4 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator, str], StorybookExample]] = {
 
 def template_texts() -> list[str]:
     """Every wording, for those who need to know which words are used."""
-    numbers = [texts for _, _, texts in _NUMBERS.values()]
-    lists = (_PLACES, _SEQUENCES, _BIGGER, _PROPERTY, _LEGS, _AS_MANY, *_TEXTS.values(), *_TWO_STEPS.values())
-    return [text for texts in (*numbers, *lists) for text in texts]
+    return [text for texts in _WORDINGS.values() for text in texts]

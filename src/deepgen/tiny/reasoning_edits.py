@@ -30,44 +30,9 @@ from deepgen.tiny.sampling import (
     word_it,
 )
 from deepgen.tiny.scene import COLUMNS, MOST_THINGS, PLACES, ROWS, Facing, Scene, Thing, Word
+from deepgen.tiny.wordings import load_wordings
 
-_WORDINGS: dict[str, tuple[str, ...]] = {
-    "odd one out": ("remove the odd one out", "take away the one that does not belong",
-            "remove what does not fit",
-                    "delete the odd one", "take away the odd one out"),
-    "complete": ("there are {n} {many}, make it {m}", "make it {m} {many}", "add {many} until there are {m}",
-                 "there should be {m} {many}", "there are {n} {many}, there should be {m}"),
-    "match rows": ("make both rows match", "complete the bottom row like the top row",
-                   "make the bottom row the same as the top row", "make the rows the same",
-                   "the bottom row should match the top row"),
-    "mirror scene": ("mirror the scene", "flip the whole picture left to right", "mirror the whole picture",
-                     "mirror everything", "flip the scene"),
-    "smallest left": ("put the smallest to the left with one swap",
-            "move the smallest thing to the left by a swap",
-                      "swap so that the smallest is on the left", "sort by size with one swap",
-                      "the smallest to the left, with one swap"),
-    "grow smallest": ("grow the smallest", "make the smallest thing big",
-            "make the smallest one as big as the rest",
-                      "make the smallest large", "the smallest thing should be big"),
-    "rain": ("it starts to rain", "it starts to rain: add what keeps you dry",
-            "add what you need when it rains",
-             "add what keeps you dry", "it starts to rain, add what you need"),
-    "night": ("make it night", "let night fall", "turn day into night", "change it to night",
-            "it should be night"),
-    "feed": ("feed {animal}", "give {animal} its food", "put what {animal} eats beside it",
-             "{animal} is hungry", "add what {animal} eats beside it"),
-    "name": ("name it", "write its name under it", "write what it is below it",
-            "write the name of {thing} under it",
-             "write under it what it is"),
-    "continue": ("continue the row", "continue the pattern", "add what comes next", "what comes next? add it",
-                 "add the next one of the pattern"),
-    "together": ("add what goes with {thing}", "add what belongs to {thing}",
-            "put what goes with {thing} in it",
-                 "{thing} needs its partner", "add the partner of {thing}"),
-    "opposite": ("turn the word into its opposite", "change the word to its opposite",
-                 "write the opposite instead", "replace the word with its opposite",
-                 "the word should be the opposite"),
-}  # fmt: skip
+_WORDINGS = load_wordings("reasoning edits")
 # A world without umbrellas has nothing against rain.
 REASONING_EDIT_KINDS = tuple(kind for kind in _WORDINGS if kind != "rain" or "umbrella" in NOUNS)
 _OTHER_FACING: dict[Facing, Facing] = {"left": "right", "right": "left"}
