@@ -43,6 +43,7 @@ from deepgen.tiny.codes import (
     to_array,
     write_code,
 )
+from deepgen.tiny.edits import BAD_EDIT_KINDS
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.language import SYNONYMS, plural, said
 from deepgen.tiny.nouns import NOUNS
@@ -56,11 +57,11 @@ from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights
 
 # How often a kind is drawn; kinds that are not named, once.
-PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 2, "order": 4, "all": 2,
-                                       "category and property": 1.5, "number": 1.5}  # fmt: skip
-EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 6, "replace": 1.5, "add": 2, "add beside": 1.5,
-                                     "write": 1.5, "complete": 2, "name": 2, "opposite": 2, "full cell": 2,
-                                     "nothing to change": 2}  # fmt: skip
+PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 2, "order": 5, "all": 2,
+                                       "category and property": 2, "number": 2, "place": 1.5}  # fmt: skip
+EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 6, "replace": 1.5, "add": 1.5, "add beside": 1.5,
+                                     "correct": 2, "complete": 2, "name": 2, "opposite": 2,
+                                     **dict.fromkeys(BAD_EDIT_KINDS, 0.7)}  # fmt: skip
 _SIMPLE = ("single", "size", "style", "remove", "resize", "restyle", "mirror", "change ground")
 _SHARPNESS = 8.0  # of the choice among the directions of a group
 # Of these groups the value is learned as a choice, too. Left to the regression alone, ground and relation
