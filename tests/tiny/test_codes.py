@@ -18,8 +18,9 @@ from deepgen.tiny.codes import (
     to_array,
     write_code,
 )
+from deepgen.tiny.edits import BAD_EDIT_KINDS
 from deepgen.tiny.scene import Scene, Thing, Word
-from deepgen.tiny.splits import SAMPLERS, sample
+from deepgen.tiny.splits import SAMPLERS, levels_of, sample
 
 ALL_KINDS = [kind for kinds, _ in SAMPLERS.values() for kind in kinds]
 
@@ -90,9 +91,39 @@ def test_an_edit_names_what_it_is_about_and_what_that_becomes() -> None:
     assert {read_slot(array[1], "noun")} == gone
     assert {read_slot(array[2], "noun")} == come
     assert read_slot(array[9], "edit") == "replace"
-    nothing = to_array([write_code(sample(rng, "not there"))])[0]
-    assert read_slot(nothing[9], "edit") == "nothing"
-    assert read_slot(nothing[1], "noun") is None
+
+
+@pytest.mark.parametrize("kind", BAD_EDIT_KINDS)
+def test_what_cannot_be_followed_has_the_code_of_what_is_asked(kind: str) -> None:
+    """Whether it can be is for the DiT to see: a VLM that decides refused additions to free cells, too."""
+    rng = np.random.default_rng(3)
+    num_asked = 0
+    for _ in range(60):
+        example = sample(rng, kind)
+        if example.as_if is None:
+            assert kind == "nothing to change"
+            assert read_slot(to_array([write_code(example)])[0][9], "edit") == "nothing"
+            continue
+        num_asked += 1
+        assert example.as_if.text == example.text
+        assert example.as_if.target != example.as_if.source != example.source == example.target
+        assert write_code(example) == write_code(example.as_if)
+        assert levels_of(example) >= levels_of(example.as_if) - {"new words"}
+    assert num_asked > 40
+
+
+def test_the_row_of_a_new_word_is_written_only_where_the_text_says_it() -> None:
+    """A row that only the picture tells (the one that is free) is for the DiT to see."""
+    rng = np.random.default_rng(4)
+    seen = set()
+    for _ in range(60):
+        example = sample(rng, "write")
+        assert example.target.word is not None
+        is_said = any(word in example.text for word in ("top", "middle", "bottom"))
+        slot = to_array([write_code(example)])[0][5]
+        assert read_slot(slot, "row") == (example.target.word.row if is_said else None)
+        seen.add(is_said)
+    assert seen == {True, False}
 
 
 def test_cells_say_what_stands_where() -> None:

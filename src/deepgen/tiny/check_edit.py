@@ -67,14 +67,16 @@ _GROUND = re.compile(
     rf"\bbackground(?: to| into| should be| must be| be)?(?: an?| the)? (?P<ground>{'|'.join(GROUNDS)})\b"
 )
 _WRITES = re.compile(
-    r"\b(?:write(?: the word)? \*|(?:(?:add|put|place) the (?:word|text)|put|(?<!, )it should say) \*(?!, not))"
+    r"\b(?:write(?: the word)? \*"
+    r"|(?:(?:add|put|place) the (?:word|text)|put|(?<!, )it should say) \*(?!, not))"
     r"(?: (?P<row>(?:at|along) the top|(?:in|across) the middle|at the bottom))?"
 )
 _ROW_NAMES = {text: row for row, texts in enumerate(ROW_WORDS) for text in texts}
 _ERASES = re.compile(r"\b(?:erase|delete|remove|get rid of)(?: the word| the text)? \*")
 _CORRECTS = re.compile(
     r"\b(?:the word (?:to|into|should be|say)|the word is wrong, it should be|make it say|it should say"
-    r"|fix \*, it should be|fix the word, it should say|fix the word:) (?P<right>\*)(?! (?:at|along|in|across))"
+    r"|fix \*, it should be|fix the word, it should say|fix the word:)"
+    r" (?P<right>\*)(?! (?:at|along|in|across))"
 )
 _NOTHING = re.compile(
     r"(?:please )?(?:change nothing|do nothing|no changes?|(?:leave|keep) (?:it|everything|the picture)"
