@@ -3,6 +3,9 @@
 The stand-in for a pretrained DiT. It never meets text here: the context is some silent positions, where a
 prompt's words will be, and the slots that say something, with a little noise so that a connector that writes
 them almost right is as good. A DiT knows no order of its context, so empty slots are silent positions too.
+
+Half of the pictures to edit are worn: decoded with a little noise and encoded again, as after an edit. The
+DiT learns to draw what it leaves alone as it was at first, so that faults do not add up over edits in a row.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ EDIT_WEIGHTS: Mapping[str, float] = {
     "mirror scene": 1.5, "rain": 0.3, "feed": 0.5, "together": 0.5, "opposite": 0.5,
     **dict.fromkeys(BAD_EDIT_KINDS, 0.5),
 }  # fmt: skip
+_MOST_WEAR = 0.2  # deviation of the noise on latents that are worn; latents have 1
 _MOST_PARTS = 48  # attributes of a code
 
 
@@ -58,6 +62,7 @@ class StorybookDiTConfig(TrainConfig):
         edit_batch_size: edits of a step.
         dropout: share of samples without a condition.
         code_noise: deviation of the noise on the conditions.
+        worn_share: of the edits, whose picture has been decoded and encoded again.
         shift: of the noise levels, 1 is none.
         logit_mean: of the logit-normal density of noise levels.
         logit_std: of that density.
@@ -79,6 +84,7 @@ class StorybookDiTConfig(TrainConfig):
     edit_share: float = 0.45  # of the steps
     dropout: float = 0.1
     code_noise: float = 0.1
+    worn_share: float = 0.5
     max_silent_tokens: int = 16  # most steps have few; with 48 they take a third of the time
     shift: float = 2.0
     logit_mean: float = 0.2
@@ -116,7 +122,7 @@ class StorybookDiT:
         index = rng.integers(0, config.pool_size, size)
         task = "edit" if is_edit else "generate"
         clean = pool[f"{task} targets"][index].float()
-        references = pool["edit sources"][index].float() if is_edit else None
+        references = self._references(rng, index) if is_edit else None
         codes = _codes(pool[f"{task} codes"][index].numpy())
         codes[rng.random(size) < config.dropout] = _codes(pack_codes([empty_code(task)]).numpy())
         # The connector's mean runs over all positions, whose number varies: the pooled code comes at
@@ -130,6 +136,11 @@ class StorybookDiT:
         noise = rng.standard_normal(tuple(clean.shape), dtype=np.float32)
         context, pooled, sigma, noise = (torch.from_numpy(x).float() for x in (context, pooled, sigma, noise))
         return DrawingBatch(clean, references, context, pooled, sigma, noise, size)
+
+    def _references(self, rng: np.random.Generator, index: np.ndarray) -> Tensor:
+        """Latents of the pictures to edit, some of them worn."""
+        is_worn = torch.from_numpy(rng.random(len(index)) < self.config.worn_share)[:, None, None, None]
+        return torch.where(is_worn, self.pool["edit worn"][index], self.pool["edit sources"][index]).float()
 
     def loss(self, batch: DrawingBatch) -> StageLoss:
         """Mean flow-matching loss."""
@@ -195,6 +206,11 @@ def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
                 f"{config.pool_file} holds {len(pool['generate targets'])} entries, not {config.pool_size}; "
                 "name another pool_file, or remove it"
             )
+        if "edit worn" not in pool:
+            raise ValueError(
+                f"{config.pool_file} was made before pictures to edit were worn; name another pool_file, or "
+                "remove it"
+            )
         return pool
     vae = load_vae(config.vae or Path())
     pool: dict[str, Tensor] = {}
@@ -207,6 +223,7 @@ def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
         if task == "edit":
             sources = [example.source for example in examples if example.source is not None]
             pool["edit sources"] = encode_scenes(vae, sources, autocast=config.autocast)
+            pool["edit worn"] = wear(vae, pool["edit sources"], config.pool_seed, autocast=config.autocast)
     if config.pool_file is not None:
         config.pool_file.parent.mkdir(parents=True, exist_ok=True)
         save_file(pool, config.pool_file)
@@ -225,6 +242,24 @@ def encode_scenes(
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             posterior = latent_space.encode(vae, pixels)
+        pieces.append(latent_space.draw(vae, posterior, "mode").half())
+    return torch.cat(pieces).contiguous()
+
+
+@torch.no_grad()
+def wear(
+    vae: AutoencoderKL, latents: Tensor, seed: int, batch_size: int = 64, *, autocast: bool = False
+) -> Tensor:
+    """Latents of pictures that were drawn a little wrong and encoded again, float16 (N, C, h, w)."""
+    generator = torch.Generator().manual_seed(seed)
+    pieces = []
+    for clean in latents.float().split(batch_size):
+        strength = _MOST_WEAR * torch.rand(len(clean), 1, 1, 1, generator=generator)
+        drawn = clean + strength * torch.randn(clean.shape, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            pixels = latent_space.decode(vae, drawn, is_checked=False).float()
+            stored = (pixels.clamp(-1, 1) * 127.5).round() / 127.5  # as a file keeps it
+            posterior = latent_space.encode(vae, stored.contiguous(memory_format=torch.channels_last))
         pieces.append(latent_space.draw(vae, posterior, "mode").half())
     return torch.cat(pieces).contiguous()
 
