@@ -5,16 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from deepgen.models.config import DEEPGEN_STORYBOOK, DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.recipes import recipe, run, tiny
 from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
+from deepgen.tiny.codes import empty_code
 from deepgen.tiny.recipes import finish_vae
 from deepgen.tiny.stages import drawn
-from deepgen.tiny.stages.dit import encode_scenes, load_vae
+from deepgen.tiny.stages.dit import (
+    StorybookDiT,
+    StorybookDiTConfig,
+    encode_scenes,
+    load_vae,
+    pack_codes,
+    pool_example,
+    wear,
+)
 from deepgen.tiny.stages.drawn import draw_pool, drawn_example
 from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
@@ -207,3 +216,39 @@ def test_the_storybook_dit_needs_a_vae_and_a_pool_of_its_size(tmp_path, vae_dir)
     run("storybook-dit", tmp_path / "first", overrides=pool)
     with pytest.raises(ValueError, match="holds 4 entries, not 5"):
         run("storybook-dit", tmp_path / "second", overrides={**pool, "pool_size": "5"})
+
+
+def test_half_of_the_pictures_to_edit_are_worn_but_none_of_their_targets(vae_dir):
+    """Else a DiT copies faults with what it keeps, and they add up over edits in a row."""
+    sources = torch.zeros(4, 1, 2, 2)
+    pool = {
+        "edit sources": sources,
+        "edit worn": sources + 1,
+        "edit targets": sources + 2,
+        "edit codes": pack_codes([empty_code("edit")] * 4),
+    }
+    stage = StorybookDiT.__new__(StorybookDiT)
+    stage.config, stage.pool = StorybookDiTConfig(pool_size=4, edit_share=1, edit_batch_size=400), pool
+    batch = stage.batch(np.random.default_rng(0), 0)
+    assert set(batch.references.flatten().tolist()) == {0, 1}
+    assert 0.4 < batch.references.mean() < 0.6
+    assert set(batch.clean.flatten().tolist()) == {2}
+
+    vae = load_vae(vae_dir / "storybook-dit")
+    latents = encode_scenes(vae, [pool_example(1, i, "edit").target for i in range(3)])
+    worn = wear(vae, latents, 1)
+    assert worn.shape == latents.shape
+    assert worn.dtype == torch.float16
+    assert not torch.equal(worn, latents)
+    assert torch.equal(worn, wear(vae, latents, 1))
+    assert not torch.equal(worn, wear(vae, latents, 2))
+
+
+def test_a_pool_from_before_pictures_were_worn_is_refused(tmp_path, vae_dir):
+    pool = {**small("storybook-dit", 1, vae_dir), "pool_file": str(tmp_path / "pool.safetensors")}
+    run("storybook-dit", tmp_path / "first", overrides=pool)
+    kept = load_file(tmp_path / "pool.safetensors")
+    del kept["edit worn"]
+    save_file(kept, tmp_path / "pool.safetensors")
+    with pytest.raises(ValueError, match="made before pictures to edit were worn; name another pool_file"):
+        run("storybook-dit", tmp_path / "second", overrides=pool)
