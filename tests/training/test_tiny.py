@@ -18,6 +18,7 @@ from deepgen.tiny.stages import drawn
 from deepgen.tiny.stages.dit import (
     StorybookDiT,
     StorybookDiTConfig,
+    changed_cells,
     encode_scenes,
     load_vae,
     pack_codes,
@@ -30,6 +31,7 @@ from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
 from deepgen.training.overrides import override
 from deepgen.training.pool import to_pixels
+from deepgen.training.stages.tiny_dit import DrawingBatch
 from deepgen.training.stages.tiny_vae import normalize_latents
 
 RECIPES = [name for name in {**tiny.RECIPES, **storybook.RECIPES} if name.endswith(("-vae", "-vlm", "-dit"))]
@@ -252,3 +254,25 @@ def test_a_pool_from_before_pictures_were_worn_is_refused(tmp_path, vae_dir):
     save_file(kept, tmp_path / "pool.safetensors")
     with pytest.raises(ValueError, match="made before pictures to edit were worn; name another pool_file"):
         run("storybook-dit", tmp_path / "second", overrides=pool)
+
+
+def test_the_cells_that_an_edit_changes_weigh_more():
+    class Still(torch.nn.Module):
+        def forward(self, hidden_states, **others):
+            return (torch.zeros_like(hidden_states),)
+
+    references, clean = torch.zeros(2, 1, 12, 12), torch.full((2, 1, 12, 12), 0.1)  # what is kept is worn
+    clean[:, :, :4, 4:8] = 2.0
+    changed = changed_cells(clean, references)
+    assert changed[:, :4, 4:8].all()
+    assert changed.sum() == 2 * 16
+    one = torch.ones(2)
+    batch = DrawingBatch(clean, references, one, one, one, torch.zeros_like(clean), 2)
+    stage = StorybookDiT.__new__(StorybookDiT)
+    stage.modules = Still()
+    for weight, wanted in ((1, (4 + 8 * 0.01) / 9), (3, (3 * 4 + 8 * 0.01) / 11)):
+        stage.config = StorybookDiTConfig(changed_weight=weight, autocast=False)
+        loss = stage.loss(batch)
+        assert float(loss.loss) == pytest.approx(wanted, rel=1e-4)
+        assert loss.metrics["edit_changed"][0] / 2 == pytest.approx(4)
+        assert loss.metrics["edit"][0] / 2 == pytest.approx((4 + 8 * 0.01) / 9, rel=1e-4)
