@@ -8,15 +8,17 @@ orthogonal directions, one for each attribute, so any set of attributes can be r
 | slot | picture from text | edit |
 |---|---|---|
 | 0 | task, ground, number of things | task, new ground or style of all, number of new things |
-| 1 to 4 | the things, as stated | the things named, then the new ones or what the named one becomes |
+| 1 to 4 | the things, as stated | the things named, then the new ones or what the named one becomes; \
+of an edit that draws all things anew, all of them and where they stand |
 | 5 to 8 | letters, with the length of the word and its row if stated | the same |
 | 9 | relation | kind of edit |
 
 Reasoning needs no code of its own: a riddle has the code of its answer, of several right answers the first.
 What an edit's picture shows ("the smallest", "continue the row") the code does not say: the DiT sees it in
-its reference. Only what takes knowledge ("the odd one out", "name it") is written out. So an instruction that
-the picture does not allow (a cat in a cell that is taken) has the code of what is asked, and the DiT, which
-sees the picture, leaves it as it is.
+its reference. Only what takes knowledge ("the odd one out", "name it") is written out, and what a DiT of this
+size does not recognise in latents: one named thing it drew in the other style in 0.71 of the cases, all
+things, unnamed, in 0.06. So an instruction that the picture does not allow (a cat in a cell that is taken)
+has the code of what is asked, and the DiT, which sees the picture, leaves it as it is.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ _SAME_AS = {
 }
 # What of a thing a kind of edit changes; of new things the code says what the claim states.
 _BECOMES = {"replace": "noun", "resize": "size", "restyle": "style", "move": "cell"}
+_LISTED = ("restyle all", "mirror scene")
 _NAMED = frozenset({
     "replace", "remove", "add beside", "move", "swap", "resize", "mirror", "restyle", "name",
 })  # fmt: skip
@@ -227,6 +230,9 @@ def _edit_code(example: StorybookExample, edit: EditClaim) -> Written:
         return code
     named = _named(example, source, target) if kind in _NAMED or example.kind == "feed" else []
     slot = _FIRST_THING
+    if kind in _LISTED:
+        for place, thing in enumerate(sorted(source.things, key=lambda thing: thing.cell), start=slot):
+            code += _thing(place, ThingClaim(nouns=(thing.noun,), cells=(thing.cell,)), "named")
     for thing in named:
         code += _thing(slot, ThingClaim(nouns=(thing.noun,)), "named")
         slot += 1

@@ -248,7 +248,7 @@ def _resize(rng: np.random.Generator) -> StorybookExample:
 
 
 def _mirror(rng: np.random.Generator) -> StorybookExample | None:
-    source = sample_source(rng)
+    source = sample_source(rng, turned=0.5)
     looking = [thing for thing in source.things if thing.noun in FACING_NOUNS]
     if not looking:
         return None

@@ -151,7 +151,7 @@ def _match_rows(rng: np.random.Generator) -> StorybookExample:
 
 
 def _mirror_scene(rng: np.random.Generator) -> StorybookExample | None:
-    source = sample_source(rng, word_share=0)
+    source = sample_source(rng, word_share=0, turned=0.5)
     things = tuple(
         replace(
             thing,

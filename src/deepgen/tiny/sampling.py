@@ -29,6 +29,7 @@ from deepgen.tiny.scene import (
 
 FACINGS: tuple[Facing, ...] = ("left", "right")
 _MIXED_STYLES = 0.25  # share of scenes with things of both styles
+_TURNED = 0.15  # share of things in pictures to edit that face right; a half where they are to be mirrored
 _DICTIONARY_SHARE = 0.6  # of words; the rest are random letters
 
 
@@ -90,9 +91,16 @@ WORD_ROW, ROW_BELOW_THING, CELL_ABOVE_WORD = 1, 2, (1, 1)
 
 
 def sample_things(
-    rng: np.random.Generator, nouns: Sequence[str], cells: Sequence[Cell] | None = None
+    rng: np.random.Generator,
+    nouns: Sequence[str],
+    cells: Sequence[Cell] | None = None,
+    turned: float = _TURNED,
 ) -> list[Thing]:
-    """Things of these nouns in these cells or anywhere, as in a picture to be edited; mostly of one style."""
+    """Things of these nouns in these cells or anywhere, as in a picture to be edited; mostly of one style.
+
+    `turned` is the share of those that face right. Every way a thing may look has to be learned by itself, so
+    those are frequent only where an edit is about them.
+    """
     cells = sample_cells(rng, len(nouns)) if cells is None else cells
     style = choose(rng, STYLES)
     is_mixed = rng.random() < _MIXED_STYLES
@@ -102,7 +110,7 @@ def sample_things(
             cell=cell,
             style=choose(rng, STYLES) if is_mixed else style,
             size=choose(rng, SIZES),
-            facing=choose(rng, FACINGS),
+            facing=FACINGS[int(rng.random() < turned)],
         )
         for noun, cell in zip(nouns, cells, strict=True)
     ]
@@ -140,7 +148,13 @@ def is_short(noun: str) -> bool:
     return len(noun) <= MOST_LETTERS and noun.isalpha()
 
 
-def sample_source(rng: np.random.Generator, fewest: int = 1, most: int = 4, word_share: float = 0.2) -> Scene:
+def sample_source(
+    rng: np.random.Generator,
+    fewest: int = 1,
+    most: int = 4,
+    word_share: float = 0.2,
+    turned: float = _TURNED,
+) -> Scene:
     """A scene to be edited: things of different nouns, sometimes with a word in a row of its own."""
     number = int(rng.integers(fewest, most + 1))
     nouns = sample_nouns(rng, number)
@@ -148,7 +162,7 @@ def sample_source(rng: np.random.Generator, fewest: int = 1, most: int = 4, word
     if rng.random() < word_share:
         word = Word(text=sample_word(rng), row=int(rng.integers(ROWS)))
         cells = [cell for cell in CELLS if cell[0] != word.row]
-    things = sample_things(rng, nouns, sample_cells(rng, number, cells))
+    things = sample_things(rng, nouns, sample_cells(rng, number, cells), turned)
     return Scene(ground=sample_ground(rng), things=tuple(things), word=word)
 
 

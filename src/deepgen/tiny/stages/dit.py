@@ -44,8 +44,10 @@ CAPTION_WEIGHTS: Mapping[str, float] = {
     "text with a thing": 2,
 }  # fmt: skip
 EDIT_WEIGHTS: Mapping[str, float] = {
-    "replace": 2, "add": 2, "write": 2, "correct": 1.5, "move": 1.5, "swap": 1.5, "complete": 1.5,
-    "mirror scene": 1.5, "rain": 0.3, "feed": 0.5, "together": 0.5, "opposite": 0.5,
+    "replace": 2, "add": 2, "write": 1.5, "correct": 1.5, "move": 1.5, "swap": 1.5, "resize": 1.5,
+    "restyle": 1.5, "restyle all": 3, "mirror": 2, "mirror scene": 2.5, "change ground": 2,
+    "grow smallest": 1.5, "night": 1.5, "complete": 1.5,
+    "rain": 0.3, "feed": 0.5, "together": 0.5, "opposite": 0.5,
     **dict.fromkeys(BAD_EDIT_KINDS, 0.5),
 }  # fmt: skip
 # Mean of the differences in a cell: of most that are kept below 0.2 with wear, of new contents above 0.45.

@@ -262,7 +262,11 @@ class StorybookVLM:
         cosines = F.normalize(halfway, dim=-1) @ self.places.T
         slots, cells = (_SHARPNESS * cosines).split([NUM_SLOTS, len(CELLS) + 1], -1)
         told = self.told[input_ids]
-        parts = {"word's slot": (slots, word_slots(told, batch.codes))}
+        own = word_slots(told, batch.codes)
+        if batch.cells is not None:
+            is_image = input_ids == self.vlm.config.image_token_id
+            own = own.masked_scatter(is_image, cell_slots(batch.cells, batch.codes))
+        parts = {"word's slot": (slots, own)}
         if batch.cells is not None:
             parts["word's cell"] = (cells, word_cells(told, batch.cells))
         total, wrong = states.new_zeros(()), {}
@@ -350,6 +354,23 @@ def word_slots(told: Tensor, codes: Tensor) -> Tensor:
     is_clear = (count == 1) | ((count > 1) & (count == number))
     is_wanted = has & (has.cumsum(-1) == wanted[..., None] + 1)
     return torch.where(is_clear, is_wanted.int().argmax(-1), -1)
+
+
+def cell_slots(cells: Tensor, codes: Tensor) -> Tensor:
+    """The slot in which the code names what stands in each cell, and that it stands there: int64 (B, 9), -1
+    for none.
+
+    Args:
+        cells: codes of the cells (B, 9, WIDTH).
+        codes: (B, slots, WIDTH).
+    """
+    numbers, table = attributes(), torch.from_numpy(directions())
+    is_same = torch.ones(len(codes), cells.shape[1], codes.shape[1], dtype=torch.bool)
+    for group in ("noun", "cell"):
+        rows = table[[number for (name, _), number in numbers.items() if name == group]]
+        there, said = (((4 / WIDTH) * x @ rows.T > 0.5).float() for x in (cells, codes))
+        is_same &= torch.einsum("bcv,bsv->bcs", there, said) > 0
+    return torch.where(is_same.any(-1), is_same.int().argmax(-1), -1)
 
 
 def word_cells(told: Tensor, cells: Tensor) -> Tensor:
