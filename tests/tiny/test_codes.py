@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from deepgen.tiny.claims import CELLS
 from deepgen.tiny.codes import (
@@ -151,3 +152,33 @@ def test_the_vlm_learns_every_kind_of_attribute_as_a_choice() -> None:
 
     kinds = {kind for kind, _ in attributes()}
     assert set(StorybookVLM(StorybookVLMConfig()).groups) == kinds - {"task", "slot"}
+
+
+@pytest.mark.parametrize("kind", ["restyle all", "mirror scene"])
+def test_an_edit_that_draws_everything_anew_lists_the_things_and_their_cells(kind: str) -> None:
+    """The DiT did not recognise them in latents; the VLM sees them."""
+    from deepgen.tiny.stages.vlm import cell_slots
+
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        example = sample(rng, kind)
+        assert example.source is not None
+        array = to_array([write_code(example)])[0]
+        things = sorted(example.source.things, key=lambda thing: thing.cell)
+        for slot in range(1, 5):
+            said = (read_slot(array[slot], "noun"), read_slot(array[slot], "cell"))
+            thing = things[slot - 1] if slot <= len(things) else None
+            assert said == ((thing.noun, thing.cell) if thing else (None, None))
+        slots = cell_slots(*(torch.from_numpy(x)[None] for x in (cell_codes(example.source), array)))[0]
+        own = {thing.cell: slot for slot, thing in enumerate(things, start=1)}
+        assert slots.tolist() == [own.get(cell, -1) for cell in CELLS]
+
+
+def test_no_cell_has_a_slot_where_the_code_names_no_thing_with_its_place() -> None:
+    from deepgen.tiny.stages.vlm import cell_slots
+
+    for kind in ("replace", "move", "full cell"):
+        example = sample(np.random.default_rng(6), kind)
+        assert example.source is not None
+        code = torch.from_numpy(to_array([write_code(example)]))
+        assert (cell_slots(torch.from_numpy(cell_codes(example.source))[None], code) == -1).all()

@@ -118,3 +118,12 @@ def test_an_edit_claim_survives_json() -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="unknown edit kind 'paint'; known: replace"):
         sample_edit(np.random.default_rng(0), "paint")
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("replace", 0.05, 0.25), ("mirror", 0.35, 0.65)])
+def test_things_face_right_often_only_where_an_edit_is_about_it(kind: str, least: float, most: float) -> None:
+    rng = np.random.default_rng(9)
+    edits = [sample_edit(rng, kind) for _ in range(120)]
+    things = [thing for edit in edits if edit.source for thing in edit.source.things]
+    right = [thing.facing == "right" for thing in things if thing.noun in FACING_NOUNS]
+    assert least < np.mean(right) < most
