@@ -154,7 +154,7 @@ def test_the_vlm_learns_every_kind_of_attribute_as_a_choice() -> None:
     assert set(StorybookVLM(StorybookVLMConfig()).groups) == kinds - {"task", "slot"}
 
 
-@pytest.mark.parametrize("kind", ["restyle all", "mirror scene"])
+@pytest.mark.parametrize("kind", ["restyle all", "mirror scene", "change ground", "night"])
 def test_an_edit_that_draws_everything_anew_lists_the_things_and_their_cells(kind: str) -> None:
     """The DiT did not recognise them in latents; the VLM sees them."""
     from deepgen.tiny.stages.vlm import cell_slots

@@ -61,7 +61,7 @@ PROMPT_WEIGHTS: Mapping[str, float] = {"riddle": 5, "reasoned text": 3, "text": 
                                        "category and property": 2, "number": 2, "place": 1.5}  # fmt: skip
 EDIT_WEIGHTS: Mapping[str, float] = {"odd one out": 6, "replace": 1.5, "add": 1.5, "add beside": 1.5,
                                      "correct": 2, "complete": 2, "name": 2, "opposite": 2,
-                                     "restyle all": 2, "mirror scene": 2,
+                                     "restyle all": 2, "mirror scene": 2, "change ground": 1.5, "night": 1.5,
                                      **dict.fromkeys(BAD_EDIT_KINDS, 0.7)}  # fmt: skip
 _SIMPLE = ("single", "size", "style", "remove", "resize", "restyle", "mirror", "change ground")
 _SHARPNESS = 8.0  # of the choice among the directions of a group
