@@ -17,9 +17,9 @@ Reasoning needs no code of its own: a riddle has the code of its answer, of seve
 What an edit's picture shows ("the smallest", "continue the row") the code does not say: the DiT sees it in
 its reference. Only what takes knowledge ("the odd one out", "name it") is written out, and what a DiT of this
 size does not recognise in latents: one named thing it drew in the other style in 0.71 of the cases, all
-things, unnamed, in 0.06; on a new ground it blended those of several cells. So an instruction that the picture
-does not allow (a cat in a cell that is taken) has the code of what is asked, and the DiT, which sees the
-picture, leaves it as it is.
+things, unnamed, in 0.06; on a new ground it blended those of several cells. So an instruction that the
+picture does not allow (a cat in a cell that is taken) has the code of what is asked, and the DiT, which sees
+the picture, leaves it as it is.
 """
 
 from __future__ import annotations
