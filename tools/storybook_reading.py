@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("-n", type=int, default=64, help="prompts of a kind")
-    parser.add_argument("--held-out", action="store_true", help="every level that a kind has, not only trained")
+    parser.add_argument("--held-out", action="store_true", help="every level, not only trained")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

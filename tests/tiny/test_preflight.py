@@ -114,6 +114,12 @@ def test_a_prompt_beyond_the_world_is_named(text, expected):
         ("turn the cat into a cat", ["nothing to change"], ["nothing to change"]),
         ("leave it as it is", ["nothing to change"], ["nothing to change"]),
         ("what is on the left of the cat?", [], []),
+        ("write A at the top", ["full cell"], ["full cell"]),
+        ("the cat must stand at the top left", ["nothing to change"], ["nothing to change"]),
+        ("let there be a dog at the top left", ["full cell"], ["full cell"]),
+        ("the cat must be large", ["nothing to change"], ["nothing to change"]),
+        ("fix the word: GO", ["nothing to change"], ["not there"]),
+        ("it should say GO, not OG", ["nothing to change"], []),
     ],
 )
 def test_an_instruction_that_the_picture_cannot_follow_is_named(text, expected, expected_of_full):

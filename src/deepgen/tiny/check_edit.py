@@ -75,7 +75,7 @@ _ROW_NAMES = {text: row for row, texts in enumerate(ROW_WORDS) for text in texts
 _ERASES = re.compile(r"\b(?:erase|delete|remove|get rid of)(?: the word| the text)? \*")
 _CORRECTS = re.compile(
     r"\b(?:the word (?:to|into|should be|say)|the word is wrong, it should be|make it say|it should say"
-    r"|fix \*, it should be|fix the word, it should say|fix the word:)"
+    r"|fix \*, it should be|fix the word, it should say|fix the word:|replace \* with)"
     r" (?P<right>\*)(?! (?:at|along|in|across))"
 )
 _NOTHING = re.compile(

@@ -50,7 +50,7 @@ _FOREIGN = frozenset(word for line in _FOREIGN_WORDS for word in line.split())
 # Where a prompt reckons or lists what is not to be drawn, its nouns are not counted.
 _RECKONING = re.compile(
     r"next|comes|\bor\b|many|more|less|half|twice|double|times|plus|minus|divided|\+|number"
-    r"|bigger|smaller|which|between|you see"
+    r"|bigger|smaller|which|between|you see|then what|legs"
 )
 _RIDDLE = re.compile(r"(<\d+>) (?:that|which|whose|of)\b.*")  # what describes a thing names no other
 _TEXT_KEYS = ("caption", "prompt", "text", "instruction")  # of a row of a .jsonl file; the first there is
