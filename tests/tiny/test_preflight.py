@@ -80,6 +80,9 @@ def test_the_worlds_own_prompts_raise_no_warning_but_those_that_cannot_be_follow
         ("a cat and nothing else", []),
         ("the word GO and the word STOP", ["too many words"]),
         ("the word GO, the word GO", []),
+        ("you see eight arms on this animal", []),
+        ("something with six legs that is an insect", []),
+        ("bee cat bee cat bee cat and then what", []),
     ],
 )
 def test_a_prompt_beyond_the_world_is_named(text, expected):

@@ -1,5 +1,6 @@
 """The loop resumes exactly, and every tiny recipe trains."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
 from deepgen.training.overrides import override
+from deepgen.training.parallel import Processes
 from deepgen.training.pool import to_pixels
 from deepgen.training.stages.tiny_dit import DrawingBatch
 from deepgen.training.stages.tiny_vae import normalize_latents
@@ -274,5 +276,29 @@ def test_the_cells_that_an_edit_changes_weigh_more():
         stage.config = StorybookDiTConfig(changed_weight=weight, autocast=False)
         loss = stage.loss(batch)
         assert float(loss.loss) == pytest.approx(wanted, rel=1e-4)
-        assert loss.metrics["edit_changed"][0] / 2 == pytest.approx(4)
+        total, count = loss.metrics["edit_changed"]
+        assert total / count == pytest.approx(4)
         assert loss.metrics["edit"][0] / 2 == pytest.approx((4 + 8 * 0.01) / 9, rel=1e-4)
+
+
+def test_the_loss_of_edits_is_the_sum_of_the_shares_of_several_processes(vae_dir):
+    """One sample changes nothing, so that the weights of the shares differ."""
+    config = override(recipe("storybook-dit"), small("storybook-dit", 1, vae_dir))
+    stage = StorybookDiT(replace(config, edit_share=1, edit_batch_size=3, autocast=False), Processes("cpu"))
+    batch = stage.batch(np.random.default_rng(0), 0)
+    batch.references[0] = batch.clean[0]
+    whole = stage.loss(batch).loss
+    shares = [stage.loss(batch.share(rank, 2)).loss for rank in range(2)]
+    torch.testing.assert_close(sum(shares), whole, rtol=1e-4, atol=1e-6)
+    batch.references.copy_(batch.clean)
+    assert "edit_changed" not in stage.loss(batch).metrics  # not a mean of nothing
+
+
+def test_a_pool_of_another_seed_or_world_is_refused(tmp_path, vae_dir, monkeypatch):
+    pool = {**small("storybook-dit", 1, vae_dir), "pool_file": str(tmp_path / "pool.safetensors")}
+    run("storybook-dit", tmp_path / "first", overrides=pool)
+    with pytest.raises(ValueError, match=r"does not begin with what pool_seed 5 draws.*another pool_file"):
+        run("storybook-dit", tmp_path / "second", overrides={**pool, "pool_seed": "5"})
+    monkeypatch.setattr("deepgen.tiny.stages.dit.write_code", lambda example: empty_code("edit"))
+    with pytest.raises(ValueError, match="by an earlier version"):
+        run("storybook-dit", tmp_path / "third", overrides=pool)

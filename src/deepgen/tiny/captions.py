@@ -222,7 +222,7 @@ def _text_caption(rng: np.random.Generator, kind: str) -> StorybookExample:
     return StorybookExample(ability="text", kind=kind, text=text, claim=claim, target=scene, origin=origin)
 
 
-def template_texts() -> list[str]:
-    """Every wording, for those who need to know which words are used."""
+def more_texts() -> list[str]:
+    """What captions say beside their wordings, for those who need to know which words are used."""
     words = (*GROUND_WORDS.values(), *SIZE_WORDS.values(), *STYLE_WORDS.values(), *RELATION_WORDS.values())
-    return [text for texts in (*_WORDINGS.values(), *words, _OPENERS) for text in texts]
+    return [text for texts in (*words, _OPENERS) for text in texts]

@@ -66,12 +66,12 @@ _REPLACED = re.compile(
 _GROUND = re.compile(
     rf"\bbackground(?: to| into| should be| must be| be)?(?: an?| the)? (?P<ground>{'|'.join(GROUNDS)})\b"
 )
+_ROW_NAMES = {text: row for row, texts in enumerate(ROW_WORDS) for text in texts}
 _WRITES = re.compile(
     r"\b(?:write(?: the word)? \*"
     r"|(?:(?:add|put|place) the (?:word|text)|put|(?<!, )it should say) \*(?!, not))"
-    r"(?: (?P<row>(?:at|along) the top|(?:in|across) the middle|at the bottom))?"
+    rf"(?: (?P<row>{'|'.join(_ROW_NAMES)}))?"
 )
-_ROW_NAMES = {text: row for row, texts in enumerate(ROW_WORDS) for text in texts}
 _ERASES = re.compile(r"\b(?:erase|delete|remove|get rid of)(?: the word| the text)? \*")
 _CORRECTS = re.compile(
     r"\b(?:the word (?:to|into|should be|say)|the word is wrong, it should be|make it say|it should say"

@@ -441,8 +441,3 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] =
 def trained_wordings(kind: str) -> tuple[str, ...]:
     """The wordings of an edit that training draws."""
     return _WORDINGS[kind][:-1]
-
-
-def template_texts() -> list[str]:
-    """Every wording, for those who need to know which words are used."""
-    return [text for texts in _WORDINGS.values() for text in texts]

@@ -346,8 +346,3 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator, str], StorybookExample]] = {
     "riddle and place": _two_steps,
     "riddle and text": _two_steps,
 }
-
-
-def template_texts() -> list[str]:
-    """Every wording, for those who need to know which words are used."""
-    return [text for texts in _WORDINGS.values() for text in texts]

@@ -318,8 +318,3 @@ _SAMPLERS: dict[str, Callable[[np.random.Generator], StorybookExample | None]] =
     "together": _together,
     "opposite": _opposite,
 }
-
-
-def template_texts() -> list[str]:
-    """Every wording, for those who need to know which words are used."""
-    return [text for texts in _WORDINGS.values() for text in texts]

@@ -12,10 +12,11 @@ import re
 import unicodedata
 from functools import cache
 
-from deepgen.tiny import captions, edits, language, reasoning, reasoning_edits
+from deepgen.tiny import captions, language
 from deepgen.tiny.facts import load_facts
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.scene import GROUNDS, MOST_LETTERS, PLACES
+from deepgen.tiny.wordings import all_wordings
 
 # Usual words of prompts that are no nouns and that the templates happen not to use.
 _COMMON = """
@@ -109,8 +110,7 @@ def known_words() -> frozenset[str]:
     texts: list[str] = [*GROUNDS, *PLACES.values(), *facts.categories, *facts.category_plurals.values()]
     for noun in NOUNS:
         texts += [language.said(noun), language.plural(noun), language.SYNONYMS.get(noun, "")]
-    for module in (captions, edits, reasoning, reasoning_edits):
-        texts += module.template_texts()
+    texts += [*all_wordings(), *captions.more_texts()]
     texts += [wording for wordings in facts.wordings.values() for wording in wordings]
     texts += [fact.value for fact in facts.facts]
     words = {

@@ -6,13 +6,21 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
 
 Group = Literal["captions", "edits", "reasoning", "reasoning edits"]
 
 
-@cache
 def load_wordings(group: Group) -> Mapping[str, tuple[str, ...]]:
     """Of each kind its wordings, with names in braces for the parts that vary."""
-    text = (files("deepgen.tiny") / "wordings.json").read_text(encoding="utf-8")
-    return {kind: tuple(wordings) for kind, wordings in json.loads(text)[group].items()}
+    return {kind: tuple(wordings) for kind, wordings in _groups()[group].items()}
+
+
+def all_wordings() -> list[str]:
+    """Every wording, for those who need to know which words are used."""
+    return [text for group in get_args(Group) for texts in load_wordings(group).values() for text in texts]
+
+
+@cache
+def _groups() -> dict[str, dict[str, list[str]]]:
+    return json.loads((files("deepgen.tiny") / "wordings.json").read_text(encoding="utf-8"))

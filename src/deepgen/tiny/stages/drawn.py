@@ -23,7 +23,7 @@ from deepgen.sampling.interpolation import interpolate
 from deepgen.tiny.codes import empty_code, pooled_code, to_array, write_code
 from deepgen.tiny.example import StorybookExample
 from deepgen.tiny.scene import COLUMNS
-from deepgen.tiny.stages.dit import encode_scenes, load_vae, pool_example
+from deepgen.tiny.stages.dit import TASKS, encode_scenes, load_vae, pool_example
 from deepgen.training.pool import load_weights
 
 _LEVELS = (0.4, 0.85)  # of the noise; above, things that the code leaves open come out differently
@@ -32,7 +32,6 @@ _GUIDANCE = {"generate": 1.5, "edit": 1.25}
 _NUM_SILENT = 8  # positions of the context that say nothing, as those of a prompt
 _MOST_ERROR = 0.5  # mean square in a cell; a cell with another thing in it is 2 of unit deviation off
 _BATCH_SIZE = 64
-_TASKS = ("generate", "edit")
 
 
 @torch.no_grad()
@@ -62,7 +61,7 @@ def draw_pool(
     generator = torch.Generator().manual_seed(seed)
     latents, kept = [], []
     for start in range(0, number, _BATCH_SIZE):
-        task = _TASKS[start // _BATCH_SIZE % 2]
+        task = TASKS[start // _BATCH_SIZE % 2]
         numbers = range(start, min(start + _BATCH_SIZE, number))
         examples = [drawn_example(seed, index) for index in numbers]
         sources = [example.source for example in examples if example.source is not None]
@@ -87,7 +86,7 @@ def draw_pool(
 
 def drawn_example(seed: int, number: int) -> StorybookExample:
     """Example `number` of what `draw_pool` tries: captions and edits, a batch of each in turn."""
-    return pool_example(seed, number, _TASKS[number // _BATCH_SIZE % 2])
+    return pool_example(seed, number, TASKS[number // _BATCH_SIZE % 2])
 
 
 def draw(
@@ -112,7 +111,7 @@ def draw(
         guidance: 1 is none.
         num_silent: positions of the context that say nothing.
     """
-    task = _TASKS[references is not None]
+    task = TASKS[references is not None]
     empty = torch.from_numpy(to_array([empty_code(task)])).expand_as(codes)
     both = torch.cat([codes, empty])
     context = torch.cat([torch.zeros(len(both), num_silent, both.shape[-1]), both], 1)
