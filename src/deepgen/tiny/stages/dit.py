@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,8 @@ class StorybookDiTConfig(TrainConfig):
         shift: of the noise levels, 1 is none.
         logit_mean: of the logit-normal density of noise levels.
         logit_std: of that density.
+        is_compiled: run the DiT through torch.compile: a step takes 0.6 of its time on one core, after three
+            minutes of compiling.
     """
 
     num_steps: int = 6000
@@ -101,6 +104,7 @@ class StorybookDiTConfig(TrainConfig):
     logit_std: float = 1.2
     start: Path | None = None  # a finished run or a transformer folder to begin with
     autocast: bool = True  # bfloat16 products
+    is_compiled: bool = False
 
     def build(self, processes: Processes) -> StorybookDiT:
         """The stage; draws and encodes the pool."""
@@ -117,6 +121,8 @@ class StorybookDiT:
         self.modules: nn.Module = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer)
         if config.start is not None:
             load_weights(self.modules, config.start)
+        # Weights, averages and checkpoints are those of the plain module.
+        self.predict: Any = torch.compile(self.modules) if config.is_compiled else self.modules
         self.pool = load_pool(config)
 
     def batches(self, step: int) -> list[DrawingBatch]:
@@ -157,12 +163,12 @@ class StorybookDiT:
         # So few tokens: plain products are faster than a fused attention, forwards and backwards.
         plain = sdpa_kernel(SDPBackend.MATH)
         with plain, torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
-            velocity = self.modules(
+            velocity = self.predict(
                 hidden_states=interpolate(batch.clean, batch.noise, batch.sigma),
                 encoder_hidden_states=batch.context,
                 pooled_projections=batch.pooled,
                 timestep=1000 * batch.sigma,
-                reference_latents=None if batch.references is None else [[x] for x in batch.references],
+                reference_latents=None if batch.references is None else batch.references[:, None],
                 return_dict=False,
             )[0].float()
         size = len(batch.sigma)
@@ -253,7 +259,7 @@ def load_pool(config: StorybookDiTConfig) -> dict[str, Tensor]:
                     "made with another seed or by an earlier version; name another pool_file, or remove it"
                 )
         return pool
-    vae = load_vae(config.vae or Path())
+    vae = load_vae(config.vae or Path()).to(memory_format=torch.channels_last)
     pool: dict[str, Tensor] = {}
     for task in TASKS:
         examples = _pool_examples(config, task, config.pool_size)

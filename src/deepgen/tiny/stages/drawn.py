@@ -55,7 +55,7 @@ def draw_pool(
     Raises:
         ValueError: the DiT drew none of the pictures.
     """
-    vae = load_vae(vae_dir)
+    vae = load_vae(vae_dir).to(memory_format=torch.channels_last)
     dit = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer).eval()
     load_weights(dit, dit_source)
     generator = torch.Generator().manual_seed(seed)
