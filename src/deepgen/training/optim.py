@@ -106,11 +106,11 @@ def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrices of a batch (N, rows, columns), approximately, in the input's dtype."""
     a, b, c = _COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
+    x = matrices.mT.contiguous() if is_tall else matrices  # products of views take three times as long
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(num_iterations):
         gram = x @ x.mT
-        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
 
 
