@@ -204,6 +204,10 @@ class DeepGenEdit:
                 "image_3": ("IMAGE",),
                 "mask": ("MASK",),
                 **_last(),
+                "keep_unchanged": (
+                    "BOOLEAN",
+                    {"default": False, "tooltip": "what the edit leaves as it was stays pixel for pixel"},
+                ),
             },
             "hidden": dict(_HIDDEN),
         }
@@ -224,6 +228,7 @@ class DeepGenEdit:
         negative_prompt: str = "",
         preset: str = "exact",
         solver: str = "default",
+        keep_unchanged: bool = False,
         steps: int = 0,
         guidance: float = 0.0,
         graph: dict[str, Any] | None = None,
@@ -249,6 +254,7 @@ class DeepGenEdit:
             negative_prompt=negative_prompt,
             preset=preset,
             solver=solver,
+            keep_unchanged=keep_unchanged,
         )
         masked = {}
         if mask is not None:

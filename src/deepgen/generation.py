@@ -59,6 +59,7 @@ class GenerationSettings:
             weights are distilled themselves that is "turbo", the only way it was made for.
         solver: name of a solver, see `sampling/solvers.py`; None is the preset's, or the pipeline's
             scheduler.
+        keep_unchanged: of an edit: what it left as it was comes back pixel for pixel from the source.
 
     Raises:
         ValueError: a value that no model can draw with.
@@ -72,8 +73,10 @@ class GenerationSettings:
     seed: int | Sequence[int] | None = None
     preset: str | None = None
     solver: str | None = None
+    keep_unchanged: bool | None = None
 
     def __post_init__(self) -> None:
+        check_flag(self.keep_unchanged, "keep_unchanged")
         check_num_inference_steps(self.num_inference_steps)
         check_guidance_scale(self.guidance_scale)
 
@@ -82,8 +85,9 @@ class GenerationSettings:
 
         Args:
             model_defaults: height, width, num_inference_steps, guidance_scale and, where a model has another
-                one for edits, edit_guidance_scale; `preset` where a server was started with one; `distilled`
-                where preset "turbo" may be used. What is missing is the published model's.
+                one for edits, edit_guidance_scale, or keep_unchanged; `preset` where a server was started
+                with one; `distilled` where preset "turbo" may be used. What is missing is the published
+                model's.
             is_edit: whether there are references. Without a size, an edit keeps its source's: height and
                 width stay None.
 
@@ -109,6 +113,12 @@ class GenerationSettings:
                     f"preset {chosen.name!r} chooses the solver {chosen.solver}; "
                     f"leave out solver {self.solver!r}"
                 )
+        if self.keep_unchanged and not is_edit:
+            raise ValueError("keep_unchanged keeps what an edit leaves as it was; give the picture as image")
+        keep_unchanged = self.keep_unchanged
+        if keep_unchanged is None:
+            check_flag(defaults.get("keep_unchanged"), "the model's own keep_unchanged")
+            keep_unchanged = is_edit and bool(defaults.get("keep_unchanged"))
         height, width = self.height, self.width
         if not is_edit or height is not None or width is not None:
             height = defaults["height"] if height is None else height
@@ -124,6 +134,7 @@ class GenerationSettings:
                 "preset": chosen.name,
                 "solver": None if chosen.solver else self.solver,  # the preset's own
                 "schedule": schedule,
+                "keep_unchanged": keep_unchanged,
             }
         )
 
@@ -157,6 +168,7 @@ class ResolvedSettings(GenerationSettings):
     num_inference_steps: int = field()
     guidance_scale: float = field()
     preset: str = field()
+    keep_unchanged: bool = False
     schedule: FewStepSchedule | None = None
 
     @property
@@ -217,6 +229,7 @@ class ResolvedSettings(GenerationSettings):
             model=model,
             image=tuple(image),
             mask=mask,
+            keep_unchanged=self.keep_unchanged or None,
             drawn_width=drawn_size[1] if drawn_size and is_resized else None,
             drawn_height=drawn_size[0] if drawn_size and is_resized else None,
             prompt_cut="; ".join(map(str, prompt_cuts)) or None,
@@ -294,6 +307,12 @@ def check_guidance_scale(value: Any, name: str = "guidance_scale") -> None:
     """ValueError unless the scale is a finite number that is not negative, or none is named."""
     if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0):
         raise ValueError(f"{name} must be a finite number, 0 or more, got {value!r}; 1 switches it off")
+
+
+def check_flag(value: Any, name: str) -> None:
+    """ValueError unless it is true or false, or nothing is said."""
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def check_seed(value: int | None, num_images: int = 1, name: str = "seed") -> None:

@@ -31,7 +31,7 @@ from deepgen.data.pixels import (
     OutputType,
     begin_output,
     finish_output,
-    resize_pixels,
+    to_bytes,
 )
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.distilled_lora import located
@@ -39,7 +39,7 @@ from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
 from deepgen.image_sizes import SizeRules
 from deepgen.lora import DeepGenLoraLoaderMixin
-from deepgen.masking import KeptPixels
+from deepgen.masking import KeptPixels, UnchangedPixels, lay_over
 from deepgen.models import vae as latent_space
 from deepgen.models.adapter_scale import read_scale
 from deepgen.models.allocation import kept_memory
@@ -71,12 +71,15 @@ class Targets:
         final_sizes: (height, width) an edit is brought back to; None: as drawn.
         pixels: references as the model reads them, (3, H, W) in [-1, 1]; None for text to image.
         masked: what a mask keeps of the first reference; None without a mask.
+        sources: first references in uint8, (3, H, W), in the size of the result; None where nothing is kept
+            but by a mask.
     """
 
     sizes: list[tuple[int, int]]
     final_sizes: list[tuple[int, int] | None]
     pixels: list[list[Tensor]] | None
     masked: list[KeptPixels] | None
+    sources: list[Tensor] | None
 
 
 class DeepGenPipeline(
@@ -360,6 +363,7 @@ class DeepGenPipeline(
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         mask: ImageSource | None = None,
         solver: str | None = None,
+        keep_unchanged: bool | None = None,
         **unknown: Any,
     ) -> DeepGenPipelineOutput | tuple[Any]:
         """Draw pictures from prompts, or edit pictures by instructions.
@@ -400,6 +404,8 @@ class DeepGenPipeline(
             mask: a picture (path, bytes or PIL image) as large as each prompt's first reference, and
                 transparent where that may change; everything else comes back pixel for pixel.
             solver: "euler", "heun", "dpm++" or "unipc"; default the preset's, or the pipeline's scheduler.
+            keep_unchanged: of an edit, bring back pixel for pixel from the first reference whatever the edit
+                left as it was, see `deepgen.masking`; default the model's own, else False.
             **unknown: refused, with the nearest name that is known.
 
         Raises:
@@ -416,6 +422,7 @@ class DeepGenPipeline(
             seed=seed,
             preset=preset,
             solver=solver,
+            keep_unchanged=keep_unchanged,
         ).resolve(self.defaults, is_edit=image is not None)
         self._use_distilled(settings.schedule is not None)
         lora_scale = read_scale(joint_attention_kwargs, [self.transformer, self.vlm, self.connector])
@@ -552,7 +559,11 @@ class DeepGenPipeline(
         pixels = None if references is None else self.sizes.read(references, height, width)
         final_sizes = [source if restore_size else None for source in sources]
         masked = None if mask is None else self._masked(mask, references, sizes, final_sizes)
-        return Targets(sizes, final_sizes, pixels, masked)
+        kept = None
+        if settings.keep_unchanged and references is not None:
+            results = [final or drawn for drawn, final in zip(sizes, final_sizes, strict=True)]
+            kept = [to_bytes(row[0], size) for row, size in zip(references, results, strict=True)]
+        return Targets(sizes, final_sizes, pixels, masked, kept)
 
     def _draw(
         self,
@@ -597,27 +608,20 @@ class DeepGenPipeline(
             kept=kept and [kept[row] for row in rows],
             **options,
         )
-        images, finite = self._decode(clean, output_type, [targets.final_sizes[row] for row in rows])
-        if masked is None or output_type == "latent":
-            return images, finite
-        return [masked[row].paste(image) for row, image in zip(rows, images, strict=True)], finite
-
-    def _decode(
-        self, clean: Tensor, output_type: OutputType, sizes: Sequence[tuple[int, int] | None]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Pixels of clean latents, (3, H, W) each, brought to the given (height, width) if any; and whether
-        they are finite (B, 2).
-        """
         if output_type == "latent":
             return list(clean), latent_space.are_finite(clean)
         with self._kept_memory():
             images = latent_space.decode(self.vae, clean, is_checked=False).float()
+            sources = targets.sources
+            unchanged = sources and {
+                row: UnchangedPixels.of(sources[row], self.vae, size, dtype, device) for row in set(rows)
+            }
         finite = latent_space.are_finite(clean, images)
-        resized = [
-            image if size is None else resize_pixels(image, size)
-            for image, size in zip(images, sizes, strict=True)
+        finished = [
+            lay_over(image, targets.final_sizes[row], unchanged and unchanged[row], masked and masked[row])
+            for row, image in zip(rows, images, strict=True)
         ]
-        return resized, finite
+        return finished, finite
 
     def _masked(
         self,

@@ -294,3 +294,82 @@ def test_a_wrong_mask_is_refused_in_the_same_words(
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="give the picture as image"):
         pipe(PROMPT, mask=mask)
+
+
+# --- what an edit leaves as it was ---
+
+
+@pytest.mark.parametrize("size", [(90, 50), (300, 170)])
+def test_what_an_edit_leaves_as_it_was_is_kept_at_every_door(
+    size: tuple[int, int], client: Client, pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of the tests draws noise; the finder is told that the left half of it is no change. A large
+    picture keeps the pixels that the model itself never sees.
+    """
+
+    def left_half(drawn: torch.Tensor, copy: torch.Tensor, unit: int) -> torch.Tensor:
+        assert drawn.shape == copy.shape
+        assert unit == pipe.vae_scale_factor
+        weight = torch.ones(drawn.shape[1:])
+        weight[:, : weight.shape[1] // 2] = 0
+        return weight
+
+    monkeypatch.setattr("deepgen.masking.changed_weight", left_half)
+    picture = Image.effect_noise(size, 90).convert("RGB")
+    picture.save("s.png")
+    half = size[0] // 2
+    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 3}
+    keep = {**asked, "keep_unchanged": True}
+    plain: Any = pipe(PROMPT, image=picture, **asked).images[0]
+    drawn: dict[str, Any] = {"pipeline": pipe(PROMPT, image=picture, **keep).images[0]}
+    assert main(["edit", PROMPT, "s.png", "--keep-unchanged", "--seed", "1", "--steps", "3"]) == 0
+    drawn["command line"] = Image.open("out.png")
+    assert read_record(Path("out.png")).keep_unchanged is True
+    Path("p.jsonl").write_text(
+        f'{{"prompt": "{PROMPT}", "image": ["s.png"], "seed": 1, "keep_unchanged": true}}'
+    )
+    assert main(["generate", "--file", "p.jsonl", "-o", ".", "--steps", "3"]) == 0
+    drawn["file of prompts"] = Image.open("000001.png")
+    drawn["client"] = client.edit(PROMPT, picture, **keep)[0].image
+    content = Path("s.png").read_bytes()
+    form = {"prompt": PROMPT, **{name: str(value).lower() for name, value in keep.items()}}
+    answer = post(client, "/v1/images/edits", data=form, files={"image": content})
+    drawn["form"] = opened(answer["data"][0]["b64_json"])
+    painter = Painter(lambda: client, Folders(read_from=[Path()]))
+    [(made, _)] = painter.draw(PROMPT, ["s.png"], {"n": 1, **keep}, lambda *_: None, threading.Event())
+    drawn["tools for agents"] = made.image
+    boxes = {"seed": "1", "num_inference_steps": "3", "keep_unchanged": True}
+    given = [(Image.open("s.png"), None)]
+    drawn["Gradio"] = list(draw(client, client.model(), PROMPT, given, **boxes))[-1][0][0][0].image
+    nodes = beside_a_host(monkeypatch, "nodes_of_a_test")
+    tensor = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+    (made, _) = nodes.DeepGenEdit().edit(nodes.Model(pipe), tensor, PROMPT, 1, 3, keep_unchanged=True)
+    drawn["ComfyUI"] = Image.fromarray((made[0] * 255).round().to(torch.uint8).numpy())
+    for door, image in drawn.items():
+        assert not changed(image, picture)[:, : half - 4].any(), door
+        assert np.abs(np.asarray(image, int) - np.asarray(plain, int))[:, half + 4 :].max() <= 1, door
+    assert changed(plain, picture)[:, : half - 4].any()
+
+
+def test_the_model_s_own_word_on_what_is_kept_is_for_edits_alone(
+    client: Client, pipe: DeepGenPipeline, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepgen.masking.changed_weight", lambda drawn, *_: torch.zeros_like(drawn[0]))
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    picture.save("s.png")
+    message = "keep_unchanged keeps what an edit leaves as it was; give the picture as image"
+    with pytest.raises(ValueError, match=message):
+        pipe(PROMPT, keep_unchanged=True)
+    with pytest.raises(RequestFailed, match=message) as refused:
+        client.generate(PROMPT, keep_unchanged=True)
+    assert (refused.value.status, refused.value.param) == (400, "keep_unchanged")
+    assert main(["generate", PROMPT, "--keep-unchanged"]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="keep_unchanged must be true or false, got 1"):
+        pipe(PROMPT, image=picture, keep_unchanged=1)
+    usual = {**pipe.defaults, "keep_unchanged": True}
+    monkeypatch.setattr(DeepGenPipeline, "defaults", property(lambda self: usual))
+    pipe(PROMPT, num_inference_steps=1)
+    assert not changed(pipe(PROMPT, image=picture, num_inference_steps=1).images[0], picture).any()
+    whole = pipe(PROMPT, image=picture, num_inference_steps=1, keep_unchanged=False)
+    assert changed(whole.images[0], picture).any()

@@ -36,6 +36,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("prompt", "mask", "negative_prompt", "size", "preset", "solver", "name"), (str,)),
     **dict.fromkeys(("num_inference_steps", "height", "width", "seed", "n"), (int,)),
     "guidance_scale": (int, float),
+    "keep_unchanged": (bool,),
     "image": (list,),
 }
 _ALIASES = ("steps", "guidance", "negative", "scheduler", "references")  # former names, and the options'
@@ -57,6 +58,7 @@ class PromptFileRow:
         solver: the name of a solver.
         num_inference_steps: solver steps.
         guidance_scale: weight of the prompt.
+        keep_unchanged: of an edit, whether what it left as it was comes back pixel for pixel.
         seed: of the noise; by default that of the command line (or 0) plus the line's number - 1, and plus k
             for picture k of a line that asks for several.
         name: the picture's file below the output folder; by default the line's number. Of several pictures
@@ -75,6 +77,7 @@ class PromptFileRow:
     solver: Solver | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    keep_unchanged: bool | None = None
     seed: int
     name: str
 
@@ -85,6 +88,7 @@ class PromptFileRow:
                 f"solver {self.solver} differs from --solver {given.solver}; leave one of them out"
             )
         names = ("negative_prompt", "preset", "solver", "num_inference_steps", "guidance_scale")
+        names += ("keep_unchanged",)
         own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         sizes = {name: getattr(self, name) for name in ("size", "height", "width")}
         return replace(given, **own, **(sizes if any(sizes.values()) else {}))
@@ -167,7 +171,7 @@ def _read_json(line: str) -> dict[str, Any] | None:
     refuse_unknown(given, _KINDS)
     given = {key: value for key, value in given.items() if value is not None}
     for key, value in given.items():
-        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool) != (_KINDS[key] == (bool,)):
             raise ValueError(f"{key} must be {_KINDS[key][-1].__name__}, got {value!r}")
     check_prompt(given.get("prompt"))
     for key in ("prompt", "negative_prompt", "name"):

@@ -56,6 +56,7 @@ class ImageRecord:
     model: str
     image: tuple[str, ...] = ()  # names of the pictures given to an edit, where they have names
     mask: str | None = None  # the name of its mask
+    keep_unchanged: bool | None = None  # whether an edit was laid over its source only where it changed it
     drawn_width: int | None = None
     drawn_height: int | None = None
     prompt_cut: str | None = None  # what of the prompts was too long to be read

@@ -33,6 +33,7 @@ LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
     "negative_prompt": "Steer away from",
+    "keep_unchanged": "Keep exactly what an edit does not change",
 }
 _MANY = 4  # pictures of one click; a slider that reaches the server's own limit invites waiting
 _DONE = "Done"
@@ -154,6 +155,9 @@ def _controls(gr: Any, model: Mapping[str, Any]) -> dict[str, Any]:
         )
         found["guidance_scale"] = text("guidance_scale", usual.get("guidance_scale"))
         found["negative_prompt"] = text("negative_prompt", "blurry, text")
+        found["keep_unchanged"] = gr.Checkbox(
+            bool(usual.get("keep_unchanged")), label=LABELS["keep_unchanged"], elem_id="keep_unchanged"
+        )
     return found
 
 
@@ -240,6 +244,8 @@ def draw(
         raise ValueError("Say what to draw, or what should change.")
     filled = {name: value.strip() if isinstance(value, str) else value for name, value in boxes.items()}
     filled = {name: value for name, value in filled.items() if value not in ("", None)}
+    if not images:
+        filled.pop("keep_unchanged", None)
     fields = plain_values(ImageGenerationRequest, filled, is_form=True)
     places: dict[int, tuple[DrawnImage | PreviewImage, str]] = {}
     warnings: tuple[str, ...] = ()

@@ -42,6 +42,8 @@ class GenerationRequest:
         seed: picture k is drawn with seed + k; random where None.
         preset: solver and spacing of the steps, see `sampling/presets.py`; `ModelInfo.preset` where None.
         solver: name of a solver, see `sampling/solvers.py`; the preset's, or euler, where None.
+        keep_unchanged: of an edit, whether what it left as it was comes back pixel for pixel; the model's own
+            where None.
         lora: the name of an adapter to draw with; see `ModelInfo.loras`.
         num_previews: how many previews each picture gets while it is drawn, 0 or more.
         source_size: (height, width) an edit is brought back to where it asks for no size; None is that of
@@ -64,6 +66,7 @@ class GenerationRequest:
     seed: int | None = None
     preset: str | None = None
     solver: str | None = None
+    keep_unchanged: bool | None = None
     lora: str | None = None
     num_previews: int = 0
     source_size: tuple[int, int] | None = None

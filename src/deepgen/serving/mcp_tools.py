@@ -45,10 +45,10 @@ _MANY = 2**53
 # A tool's own; others are those of the server it asks.
 _BOUNDS = Limits(max_images=MAX_IMAGES, max_pixels=_MANY, max_prompt=_MANY, max_steps=_MANY)
 _SETTLE_S = 0.5  # an answer is written after its call has ended
-# Fields of both tools.
+# Fields of both tools; the last is of edits alone.
 _FIELDS = (
     *("size", "n", "seed", "num_inference_steps", "guidance_scale", "negative_prompt"),
-    *("height", "width", "preset", "solver"),
+    *("height", "width", "preset", "solver", "keep_unchanged"),
 )
 
 
@@ -225,7 +225,7 @@ def make_tools(painter: Painter) -> Any:
     ) -> list:
         """Draw pictures from words. Answers with each picture, its name, size and seed."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
-        given += (height, width, preset, solver)
+        given += (height, width, preset, solver, None)
         return await drawn(context, prompt, None, given)
 
     @server.tool(title="Edit a picture", annotations=about, structured_output=False)
@@ -251,10 +251,11 @@ def make_tools(painter: Painter) -> Any:
         preset: Given.Preset = None,
         solver: Given.Solver = None,
         mask: Given.Mask = None,
+        keep_unchanged: Given.KeepUnchanged = None,
     ) -> list:
         """Change a picture as told, or make one from several. Answers as generate_image does."""
         given = (size, n, seed, num_inference_steps, guidance_scale, negative_prompt)
-        given += (height, width, preset, solver)
+        given += (height, width, preset, solver, keep_unchanged)
         return await drawn(context, prompt, image, given, mask)
 
     tools.update(generate_image=generate_image, edit_image=edit_image)
@@ -276,6 +277,9 @@ def _fields() -> Any:
         Preset = Annotated[str | None, Field(description="exact, balanced or fast")]
         Solver = Annotated[str | None, Field(description="euler, heun, dpm++ or unipc")]
 
+        KeepUnchanged = Annotated[
+            bool | None, Field(description="true: what the edit leaves as it was stays pixel for pixel")
+        ]
         Mask = Annotated[
             str | None,
             Field(description="as large as the first picture, and transparent where that may change"),

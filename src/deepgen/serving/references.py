@@ -116,8 +116,12 @@ class ReferenceReader:
         self._limits, self._rules, self._space = limits, rules, space
         self._image_limits = UploadLimits(max_pixels=limits.max_reference_pixels, max_ratio=limits.max_ratio)
 
-    async def read(self, memory: RequestMemory, files: ReferenceFiles, asked: AskedSize) -> References:
+    async def read(
+        self, memory: RequestMemory, files: ReferenceFiles, asked: AskedSize, *, is_first_kept: bool = False
+    ) -> References:
         """The pictures; what the request will hold is taken from its memory, and its files are let go.
+
+        With `is_first_kept` pixels of the first come back in the result, so it is read as large as that.
 
         Raises:
             ApiError: 400, 413 or 429 says what is wrong, and what would fit.
@@ -125,7 +129,7 @@ class ReferenceReader:
         from starlette.concurrency import run_in_threadpool
 
         try:
-            reading = await run_in_threadpool(self._plan, files, asked)
+            reading = await run_in_threadpool(self._plan, files, asked, is_first_kept)
             _hold(memory, reading, asked.n)
             images: list[Image.Image] = []
             for size, header in zip(reading.sizes, reading.headers, strict=True):
@@ -142,7 +146,7 @@ class ReferenceReader:
         source_size = reading.answer if images and asked.height is None and asked.width is None else None
         return References(tuple(images), mask, source_size, reading.remarks)
 
-    def _plan(self, files: ReferenceFiles, asked: AskedSize) -> _Reading:
+    def _plan(self, files: ReferenceFiles, asked: AskedSize, is_first_kept: bool) -> _Reading:
         """Reads headers."""
         count, limits = len(files.images), self._limits
         if count > limits.max_references:  # of a chat; forms and JSON have been checked
@@ -172,6 +176,8 @@ class ReferenceReader:
         sizes = [_reading_size(header, rules.reference(header.size, height, width)) for header in headers]
         if mask is not None and sizes:
             sizes[0] = None  # what the mask keeps comes from it
+        elif is_first_kept and sizes:
+            sizes[0] = _reading_size(headers[0], answer)
         return _Reading(sizes, headers, mask, answer, remarks)
 
     def _header(self, file: BinaryIO, name: str) -> ImageHeader:

@@ -162,7 +162,12 @@ class RequestHandler:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
         try:
             size = self._asked_size(fields.n, *fields.sides)
-            references = await self._references.read(request.state.memory, files or ReferenceFiles(), size)
+            references = await self._references.read(
+                request.state.memory,
+                files or ReferenceFiles(),
+                size,
+                is_first_kept=self._keeps_unchanged(fields),
+            )
         except ValueError as error:
             raise _invalid(error) from error
 
@@ -187,6 +192,11 @@ class RequestHandler:
         request.state.job = job
         return job, events
 
+    def _keeps_unchanged(self, fields: ImageRequest) -> bool:
+        """Whether an edit keeps pixels of its source: as asked, or as the model does by itself."""
+        own = bool(self.engine.model.defaults.get("keep_unchanged"))
+        return own if fields.keep_unchanged is None else fields.keep_unchanged
+
     def _generation_request(
         self, owner: str, fields: ImageRequest, references: References, size: AskedSize
     ) -> GenerationRequest:
@@ -205,6 +215,7 @@ class RequestHandler:
             guidance_scale=fields.scale,
             preset=fields.preset,
             solver=fields.solver,
+            keep_unchanged=fields.keep_unchanged,
             num_images=fields.n,
             seed=fields.seed,
             lora=fields.lora,
@@ -289,5 +300,6 @@ def _invalid(error: ValueError) -> ApiError:
     """The refusal of a value, whose message begins with the field's name."""
     first = str(error).partition(" ")[0]
     return invalid(
-        str(error), first if first in ("size", "mask", "prompt", "lora", "solver", "preset") else None
+        str(error),
+        first if first in ("size", "mask", "prompt", "lora", "solver", "preset", "keep_unchanged") else None,
     )

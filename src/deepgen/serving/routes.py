@@ -125,6 +125,7 @@ class AboutRoutes:
     def _model(self) -> ModelCard:
         info = self._handler.engine.model
         names = ("width", "height", "num_inference_steps", "guidance_scale", "edit_guidance_scale")
+        names += ("keep_unchanged",)
         defaults = {name: info.defaults[name] for name in names if name in info.defaults}
         limit = self._handler.config.limits.max_steps
         presets = {name: min(limit, info.usual_steps(name)) for name in PRESETS if info.can_use(name)}

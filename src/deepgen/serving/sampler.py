@@ -22,9 +22,9 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from deepgen.data.pixels import pixels_to_bytes, resize_pixels
+from deepgen.data.pixels import pixels_to_bytes, resize_pixels, to_bytes
 from deepgen.generation import GenerationSettings, ResolvedSettings
-from deepgen.masking import KeptLatents, KeptPixels
+from deepgen.masking import Blend, KeptLatents, KeptPixels, UnchangedPixels
 from deepgen.models import vae as latent_space
 from deepgen.models.vlm import PIXELS_PER_TOKEN
 from deepgen.pipeline import DeepGenPipeline
@@ -66,6 +66,8 @@ class Plan:
         lora: the name of the adapter that was asked for, with which prompts are read; None: without.
         dit_loras: the adapters the DiT draws with.
         kept: with a mask, what the result keeps of the first reference.
+        source: first reference in uint8, (3, H, W), in the size of the result, where the edit is to leave
+            alone what it does not change.
         info: what was decided, for the client.
     """
 
@@ -77,6 +79,7 @@ class Plan:
     settings: ResolvedSettings
     kept: KeptPixels | None
     info: JobInfo
+    source: Tensor | None = None
     image_digests: tuple[bytes, ...] = ()
     lora: str | None = None
     dit_loras: tuple[str, ...] = ()
@@ -240,6 +243,7 @@ class Sampler:
             settings=settings,
             kept=None if request.mask is None else _kept_pixels(request, final_size or sizes[0]),
             info=info,
+            source=to_bytes(request.images[0], final_size or sizes[0]) if settings.keep_unchanged else None,
             lora=request.lora,
             dit_loras=self.loras.of_dit(request.lora, settings),
         )
@@ -364,18 +368,27 @@ class Sampler:
         pixels = latent_space.decode(self.pipe.vae, latents, is_checked=False)  # (1, 3, H, W)
         finite = latent_space.are_finite(latents, pixels)  # (1, 2)
         # One channel after the other: what an edit comes back as may be far larger than what is drawn.
-        channels = [self._channel(plan, pixels.float()[0], index) for index in range(3)]
+        blend = None if plan.source is None else self._unchanged(plan).blend(pixels.float()[0])
+        channels = [self._channel(plan, pixels.float()[0], blend, index) for index in range(3)]
         *channels, finite = to_host([*channels, finite])  # the host waits once
         latent_space.warn_of_not_finite(finite, latents.dtype, pixels.dtype)
         return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in channels])
 
+    def _unchanged(self, plan: Plan) -> UnchangedPixels:
+        """What an edit's result keeps where it changed nothing."""
+        assert plan.source is not None
+        where = plan.size, self.pipe.transformer.dtype, self.pipe._execution_device
+        return UnchangedPixels.of(plan.source, self.pipe.vae, *where, self._posterior)
+
     @staticmethod
-    def _channel(plan: Plan, pixels: Tensor, index: int) -> Tensor:
+    def _channel(plan: Plan, pixels: Tensor, blend: Blend | None, index: int) -> Tensor:
         """A channel of the result in uint8, (H, W), brought to its final size, with what a mask keeps."""
         only = slice(index, index + 1)
         channel = pixels[only]  # (1, H, W)
         if plan.final_size is not None:
             channel = resize_pixels(channel, plan.final_size)
+        if blend is not None:
+            channel = blend.paste(channel, only)
         if plan.kept is not None:
             channel = plan.kept.paste(channel, only)
         return pixels_to_bytes(channel)[0]

@@ -155,6 +155,7 @@ class DrawingFields(Body):
     ] = None
     preset: Preset | None = None
     solver: Solver | None = None
+    keep_unchanged: bool | None = None
     lora: Annotated[str | None, Field(max_length=128)] = None
     safety_identifier: Name | None = None
 

@@ -46,7 +46,7 @@ export function showInputs() {
     const mark = button(input.mask ? "Part marked" : "Mark a part", input.mask ? "Part marked: change what may change of picture 1" : "Mark a part of picture 1 that may change", () => mask(input), { className: "pill mark" });
     return make("li", {}, thumb, make("div", { className: "tools" }, ...(inputs.length > 1 ? tools : [tool("Remove", "Remove picture 1", () => removeInput(0))])), ...(i === 0 ? [mark] : []));
   }), $("browse"));
-  $("continue-part").hidden = !inputs.length;
+  $("continue-part").hidden = $("keep-part").hidden = !inputs.length;
   $("prompt").placeholder = inputs.length ? "What should change?" : "What should be in the picture?";
   $("go-text").textContent = running ? "Cancel" : inputs.length ? "Edit" : "Draw";
   $("go-key").textContent = running ? "Esc" : "Ctrl ⏎";

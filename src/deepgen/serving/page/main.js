@@ -37,6 +37,7 @@ function settingsOfForm() {
   set("negative_prompt", $("negative").value.trim()); set("lora", $("lora").value);
   if (picked("size") !== "auto") settings.size = picked("size");
   if ($("preset").value !== state.model.preset) set("preset", $("preset").value);
+  if (state.inputs.length) settings.keep_unchanged = $("keep").checked;
   return settings;
 }
 async function send(body, inputs, signal) {

@@ -14,6 +14,7 @@ export async function meet() {
   const { model } = state;
   $("model").textContent = model.id; document.title = `deepgen: ${model.id}`;
   $("guidance").placeholder = model.defaults.guidance_scale;
+  $("keep").checked = Boolean(model.defaults.keep_unchanged);
   $("preset").replaceChildren(...Object.keys(model.presets).map(name => new Option(name, name, false, name === model.preset)));
   $("lora-part").hidden = !model.loras.length;
   $("lora").replaceChildren(new Option("none", ""), ...model.loras.map(name => new Option(name, name)));

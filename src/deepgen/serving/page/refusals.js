@@ -5,7 +5,7 @@ const FIELDS = {
   num_inference_steps: ["Steps", "steps"], guidance_scale: ["Guidance", "guidance"], true_cfg_scale: ["Guidance", "guidance"],
   negative_prompt: ["Steer away from", "negative"], prompt: ["Prompt", "prompt"], seed: ["Seed", "seed"], preset: ["Preset", "preset"],
   size: ["Size", "sizes"], width: ["Size", "sizes"], height: ["Size", "sizes"], n: ["How many", "counts"], lora: ["Adapter", "lora"],
-  mask: ["The marked part", "inputs"], image: ["The picture", "inputs"], images: ["Pictures to edit", "inputs"],
+  keep_unchanged: ["Keep exactly", "keep"], mask: ["The marked part", "inputs"], image: ["The picture", "inputs"], images: ["Pictures to edit", "inputs"],
 };
 
 export class Refused extends Error {

@@ -69,7 +69,7 @@ $("reuse").onclick = () => {
   setInputs(sources(state.shown), "Replaced the pictures to edit.");
   $("prompt").value = prompt; $("seed").value = seed; lock(true);
   $("steps").value = s.num_inference_steps ?? ""; $("guidance").value = s.guidance_scale ?? ""; $("negative").value = s.negative_prompt ?? "";
-  $("lora").value = s.lora ?? "";
+  $("lora").value = s.lora ?? ""; $("keep").checked = s.keep_unchanged ?? $("keep").checked;
   pick("size", s.size ?? "auto"); $("preset").value = s.preset ?? state.model.preset; showUsual(); $("prompt").focus();
 };
 // The pictures that a record was made from, with the marked part.
