@@ -258,7 +258,9 @@ def test_every_door_draws_the_same_settings_as_the_same_picture_with_the_same_re
     doors: Doors, resolved: list[ResolvedSettings]
 ) -> None:
     expected, first = doors.python(**ASKED)
-    settings = {name: getattr(resolved[-1], name) for name in NAMES if name != "seed"}
+    # What is kept of an edit's source: tests/serving/test_same_edit_everywhere.py.
+    names = [name for name in NAMES if name not in ("seed", "keep_unchanged")]
+    settings = {name: getattr(resolved[-1], name) for name in names}
     assert settings == {name: value for name, value in ASKED.items() if name != "seed"}
     records = [first]
     for door, asked in (

@@ -116,9 +116,9 @@ class GenerationSettings:
         if self.keep_unchanged and not is_edit:
             raise ValueError("keep_unchanged keeps what an edit leaves as it was; give the picture as image")
         keep_unchanged = self.keep_unchanged
-        if keep_unchanged is None:
-            check_flag(defaults.get("keep_unchanged"), "the model's own keep_unchanged")
-            keep_unchanged = is_edit and bool(defaults.get("keep_unchanged"))
+        if keep_unchanged is None and is_edit:
+            keep_unchanged = defaults.get("keep_unchanged")
+            check_flag(keep_unchanged, "the model's own keep_unchanged")
         height, width = self.height, self.width
         if not is_edit or height is not None or width is not None:
             height = defaults["height"] if height is None else height
@@ -168,7 +168,6 @@ class ResolvedSettings(GenerationSettings):
     num_inference_steps: int = field()
     guidance_scale: float = field()
     preset: str = field()
-    keep_unchanged: bool = False
     schedule: FewStepSchedule | None = None
 
     @property

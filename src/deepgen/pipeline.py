@@ -468,9 +468,8 @@ class DeepGenPipeline(
 
         names = source_names(image, count), source_name(mask)
         kind = latents is not None, num_images_per_prompt, output_type
-        output = self._output(
-            (drawn, torch.cat(finite)), targets, settings, prompts, seeds, cuts, names, *kind
-        )
+        made = drawn, torch.cat(finite)
+        output = self._output(made, targets, settings, prompts, seeds, cuts, names, *kind)
         return output if return_dict else (output.images,)
 
     def _output(

@@ -256,7 +256,7 @@ def check_fields(kind: Any, node: dict[str, Any]) -> None:
             assert wired.pop(name)["type"] == type_
             continue
         if not values:  # a workflow of an earlier version: later fields have their defaults
-            assert name in ("preset", "solver")
+            assert name in ("preset", "solver", "keep_unchanged")
             continue
         value = values.pop(0)
         if isinstance(type_, list):
