@@ -20,6 +20,7 @@ import house_figures  # noqa: E402  # in tools/, which is no package
 LEVELS = (
     (
         "_version",
+        "embedded",
         "extras",
         "diffusers_registration",
         "moved",

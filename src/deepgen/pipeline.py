@@ -35,6 +35,7 @@ from deepgen.data.pixels import (
 )
 from deepgen.denoising import DenoisingMixin, GuidanceBatching
 from deepgen.distilled_lora import located
+from deepgen.embedded import EMBEDDED, embedded_folder, model_source
 from deepgen.encoding import EncodingMixin, Padding
 from deepgen.generation import FALLBACK_DEFAULTS, GenerationSettings, ResolvedSettings, refuse_unknown
 from deepgen.image_sizes import SizeRules
@@ -57,7 +58,7 @@ from deepgen.transfer import to_device, to_host
 from deepgen.types import Condition
 from deepgen.worlds import prompt_warnings
 
-TINY_DIR = Path(__file__).parent / "assets" / "tiny"
+TINY_DIR = embedded_folder("tiny")
 
 # n prompts, B = n * num_images_per_prompt samples, C latent channels, h w latent size
 
@@ -182,7 +183,7 @@ class DeepGenPipeline(
 
         dtype = asked_dtype(kwargs)
         check_dtype(dtype)
-        source = TINY_DIR if str(pretrained_model_name_or_path) == "tiny" else pretrained_model_name_or_path
+        source = model_source(pretrained_model_name_or_path)
         hub = {
             name: kwargs[name]
             for name in ("revision", "cache_dir", "token", "local_files_only")
@@ -214,7 +215,7 @@ class DeepGenPipeline(
         checkpoint = read_checkpoint(layout, variant=variant)
         given = {name: kwargs[name] for name in ("vlm", "connector", "transformer", "vae") if name in kwargs}
         dtypes = part_dtypes(dtype, checkpoint.parts, given)
-        if layout.path != TINY_DIR:
+        if layout.path not in map(embedded_folder, EMBEDDED):
             if set(kwargs) <= set(hub) and checkpoint.is_plain():
                 # The libraries map files and copy out of them, which takes more than twice the weights.
                 return cls(**load_components(layout, torch_dtype=dtypes, **placed))._locate_distilled(

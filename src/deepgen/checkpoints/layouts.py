@@ -24,6 +24,7 @@ from typing import Any, Literal
 from deepgen.checkpoints.gguf_header import describe_gguf
 from deepgen.checkpoints.published import NOT_WEIGHTS
 from deepgen.checkpoints.tensors import CheckpointError, read_header
+from deepgen.embedded import EMBEDDED
 from deepgen.models.containment import check_folder, check_text_size, require_inside, require_plain
 from deepgen.suggestions import suggestion
 
@@ -106,7 +107,7 @@ def resolve(
     if not _HUB_ID.match(name) or name.startswith("."):
         parent = path.absolute().parent
         there = _listing(parent) if parent.is_dir() else "that folder does not exist either"
-        meant = suggestion(name, ["tiny"])
+        meant = suggestion(name, list(EMBEDDED))
         raise FileNotFoundError(f"no such file or folder: {path.absolute()}; in {parent}: {there}{meant}")
     return _download(name, hub or HubOptions(), allow, ignore)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from deepgen.cli.loading import locate
 from deepgen.cli.options import needed_model
+from deepgen.embedded import model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Convert:
 
         heads = {"num_attention_heads": self.connector_heads} if self.connector_heads is not None else None
         done = convert(
-            locate(source),
+            model_source(source),
             target,
             layout=self.layout,
             dtype=None if self.dtype == "as stored" else self.dtype,
@@ -81,7 +81,7 @@ class Convert:
                 "--gguf is a layout and a number format of its own; leave out --layout and --dtype"
             )
         nbytes = convert_to_gguf(
-            locate(source),
+            model_source(source),
             target,
             self.gguf.upper(),  # type: ignore[arg-type]
             part=self.part,

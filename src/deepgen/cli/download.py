@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from deepgen.embedded import is_embedded
+
 if TYPE_CHECKING:
     from deepgen.checkpoints.hub_files import Listing
 
@@ -59,8 +61,10 @@ class Download:
     def _check(self) -> None:
         from deepgen.checkpoints.published import PUBLISHED_NAME
 
-        if self.name == "tiny":
-            raise ValueError("tiny is inside this package and needs no download; draw with --model tiny")
+        if self.name and is_embedded(self.name):
+            raise ValueError(
+                f"{self.name} is inside this package and needs no download; draw with --model {self.name}"
+            )
         if self.name and (Path(self.name).expanduser().exists() or self.name.count("/") != 1):
             raise ValueError(
                 f"{self.name!r} is no name on the Hub; expected OWNER/MODEL, such as {PUBLISHED_NAME}"

@@ -147,11 +147,11 @@ class EvalStorybook(NamedModelOptions):
 
     def _model(self) -> Model:
         """The pipeline of these options, as the runner draws with it."""
-        from deepgen.cli.loading import locate
+        from deepgen.embedded import model_source
         from deepgen.evaluation.models import PipelineModel, weights_hash
 
         pipe = load_pipeline(self)
-        fingerprint = weights_hash(Path(locate(self.model)).expanduser(), self.model)
+        fingerprint = weights_hash(Path(model_source(self.model)).expanduser(), self.model)
         if self.lora is not None:
             fingerprint += f"+{weights_hash(Path(self.lora).expanduser(), self.lora)}"
         if self.preset != "exact":

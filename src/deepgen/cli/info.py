@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from deepgen.cli.loading import locate
 from deepgen.cli.options import needed_model
 from deepgen.cli.outputs import print_report
+from deepgen.embedded import model_source
 
 if TYPE_CHECKING:
     from deepgen.data.png import ImageRecord
@@ -57,7 +57,7 @@ class Info:
             return 0
         from deepgen.checkpoints.info import info
 
-        source = locate(name)
+        source = model_source(name)
         print_report(info(source), as_json=self.json)
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.options import Device, Dtype, ModelOptions, Offload, Quantize, asked_memory
+from deepgen.embedded import EMBEDDED, is_embedded, model_source
 from deepgen.extras import missing_extra
 from deepgen.processes import launched
 
@@ -23,11 +25,9 @@ if TYPE_CHECKING:
 
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
 
-TINY_NOTICE = """\
-deepgen: drawing with `tiny`, the small model inside this package. It knows a world of flat shapes: circle,
-square, triangle, star, cross and diamond, in red, green, blue, yellow, purple, orange, cyan or pink, with
-positions and counts; its edits recolour, remove, add and move shapes and change the background. For real
-pictures choose the 5B model: --model deepgenteam/DeepGen-1.0-diffusers (14 GB to download)."""
+EMBEDDED_NOTICE = """\
+deepgen: drawing with `{name}`, a small model inside this package. It knows {world}.
+For real pictures choose the 5B model: --model deepgenteam/DeepGen-1.0-diffusers (14 GB to download)."""
 
 
 def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
@@ -38,11 +38,12 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
 
         from deepgen.pipeline import DeepGenPipeline
         from deepgen.sampling.solvers import make_scheduler
-    if options.model == "tiny":
+    if is_embedded(options.model):
         if launched().rank == 0:
-            print(TINY_NOTICE, file=sys.stderr)
+            notice = EMBEDDED_NOTICE.format(name=options.model, world=EMBEDDED[options.model])
+            print(textwrap.fill(notice, 110, break_on_hyphens=False), file=sys.stderr)
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work
-    if options.model == "tiny" or not sys.stderr.isatty():
+    if is_embedded(options.model) or not sys.stderr.isatty():
         _hide_loading_bars()
 
     options.check_prompt_limit()
@@ -126,7 +127,7 @@ def base_models(options: ModelOptions) -> dict[str, Any]:
     if settings:
         from deepgen.checkpoints.layouts import detect
 
-        if detect(locate(options.model)).kind == "deepgen":
+        if detect(model_source(options.model)).kind == "deepgen":
             given = (
                 "--connector-heads" if options.connector_heads is not None else f"--{next(iter(settings))}"
             )
@@ -155,7 +156,7 @@ def choose_placement(options: ModelOptions, device: str) -> Placement:
     from deepgen.checkpoints.memory import GB, choose, meta_models
 
     free = free_memory(device) if memory == "auto" else int(memory) * GB
-    plan = choose(meta_models(locate(options.model)), free, can_offload=device == "cuda")
+    plan = choose(meta_models(model_source(options.model)), free, can_offload=device == "cuda")
     origin = f"{free / GB:.1f} GB free on {device}" if memory == "auto" else f"{memory} GB asked for"
     print(f"deepgen: {origin}: {plan}", file=sys.stderr)
     return Placement(plan.quantize, plan.offload, plan.has_tiles)
@@ -173,15 +174,8 @@ def read_sizes(model: str) -> SizeRules | None:
     with _paused_garbage_collector():
         from deepgen.image_sizes import read_size_rules
 
-        source = locate(model)
+        source = model_source(model)
     return read_size_rules(source)
-
-
-def locate(model: str) -> str | Path:
-    """The folder behind the name `tiny`; anything else as it came."""
-    from deepgen.pipeline import TINY_DIR
-
-    return TINY_DIR if model == "tiny" else model
 
 
 def choose_device(asked: Device) -> str:
@@ -210,7 +204,7 @@ def choose_dtype(asked: Dtype, device: str, model_is_large: bool) -> torch.dtype
 
 def is_large(model: str) -> bool:
     """Whether a model's weights hold some two billion parameters or more; a Hub name counts as large."""
-    if model == "tiny":
+    if is_embedded(model):
         return False
     path = Path(model).expanduser()
     if path.is_file():

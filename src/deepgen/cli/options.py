@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from deepgen.cli.outputs import check_file_name
+from deepgen.embedded import is_embedded
 from deepgen.generation import (
     GenerationSettings,
     check_guidance_scale,
@@ -216,7 +217,7 @@ class ImageOptions(ModelOptions):
 
     def height_and_width(self) -> tuple[int | None, int | None]:
         """The asked height and width, None where the model chooses."""
-        size = parse_size(self.size, example="96x96" if self.model == "tiny" else "512x512")
+        size = parse_size(self.size, example="96x96" if is_embedded(self.model) else "512x512")
         if size is not None and (self.height is not None or self.width is not None):
             raise ValueError(f"--size {self.size} says height and width; leave out --height and --width")
         return size or (self.height, self.width)

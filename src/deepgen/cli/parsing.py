@@ -22,6 +22,7 @@ from tyro.conf import subcommand
 
 from deepgen.cli.edit import in_order
 from deepgen.cli.train import for_recipe, with_command
+from deepgen.embedded import is_embedded
 from deepgen.suggestions import suggestion, suggestion_or_all
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -73,8 +74,8 @@ def explain(commands: Any, arguments: Sequence[str], printed: str) -> str:
     unknown = _unknown_option(commands, called, command, words)
     if unknown and ("Unrecognized " in text or "did you mean" in unknown):
         return unknown  # a misspelt option often shows as something else that is missing
-    if "Unrecognized " in text and words[0] == "tiny" and "--model" in _options(command):
-        return f"{called} takes the model as an option: --model tiny"
+    if "Unrecognized " in text and is_embedded(words[0]) and "--model" in _options(command):
+        return f"{called} takes the model as an option: --model {words[0]}"
     if "Unrecognized " in text:
         return (
             f"{called} was given more words than it takes: {' '.join(words)!r}; put a text of several words "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.options import ImageOptions, asked_memory
+from deepgen.embedded import is_embedded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,8 +62,8 @@ def planned_model(model: str) -> tuple[str, str]:
 
     if model in ARCHITECTURES or Path(model).expanduser().exists():
         return model, f"{model} "
-    if model == "tiny":
-        return NOMINAL, f"{NOMINAL}, the published 5B model (tiny runs anywhere; --model names another), "
+    if is_embedded(model):
+        return NOMINAL, f"{NOMINAL}, the published 5B model ({model} runs anywhere; --model names another), "
     if model == PUBLISHED_NAME:
         return NOMINAL, f"{model} "
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):

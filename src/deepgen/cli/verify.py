@@ -12,9 +12,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from deepgen.cli.loading import locate
 from deepgen.cli.options import needed_model
 from deepgen.cli.outputs import print_report
+from deepgen.embedded import model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Verify:
         """Exit code 0 when nothing is wrong, 1 otherwise."""
         from deepgen.checkpoints.verify import verify
 
-        source = locate(needed_model(self.path, self.model, "verify"))
+        source = model_source(needed_model(self.path, self.model, "verify"))
         report = verify(source, scan=self.scan, hashes=self.hashes, progress=sys.stderr.isatty())
         print_report(report, as_json=self.json)
         return 0 if report.ok else 1

@@ -18,8 +18,9 @@ from deepgen.doctor import machine, packages
 from deepgen.doctor.machine import MachineFacts
 from deepgen.doctor.packages import PackageFacts
 from deepgen.doctor.worker import Answer, Job, RunJobs, run_in_process
+from deepgen.embedded import embedded_folder
 
-MODEL = Path(__file__).parents[1] / "assets" / "tiny"
+MODEL = embedded_folder("tiny")
 FORMATS = ("float32", "bfloat16", "float16")
 ARCHITECTURE = "deepgen-1.0"
 

@@ -175,7 +175,8 @@ def _load_deepgen(name: str, config: ModelConfig) -> Model:
     import torch
 
     from deepgen.checkpoints.lora_files import read_lora
-    from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+    from deepgen.embedded import is_embedded, model_source
+    from deepgen.pipeline import DeepGenPipeline
 
     device, dtype = _place(config)
     lora = None if config.lora is None else read_lora(config.lora)  # a bad file is an error before the model
@@ -183,9 +184,9 @@ def _load_deepgen(name: str, config: ModelConfig) -> Model:
     if lora is not None:
         pipe.load_lora_weights(lora)
     pipe.to(device)
-    if name == "tiny":
+    if is_embedded(name):
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work
-    fingerprint = weights_hash(TINY_DIR if name == "tiny" else Path(name).expanduser(), name)
+    fingerprint = weights_hash(Path(model_source(name)).expanduser(), name)
     if config.lora is not None:
         fingerprint += f"+{weights_hash(Path(config.lora).expanduser(), config.lora)}"
     if config.preset != "exact":

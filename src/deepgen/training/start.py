@@ -29,9 +29,11 @@ from deepgen.checkpoints.fresh import (
 )
 from deepgen.checkpoints.layouts import Layout, detect, weight_files
 from deepgen.checkpoints.parts import WEIGHTED, stored_dtype
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, Architecture
-from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from deepgen.embedded import model_source
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_STORYBOOK, DEEPGEN_TINY, Architecture
+from deepgen.pipeline import DeepGenPipeline
 
+_EMBEDDED = {"tiny": DEEPGEN_TINY, "storybook": DEEPGEN_STORYBOOK}
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16  # of each weight file
 
 
@@ -99,7 +101,9 @@ class Start:
         for name, source in self.given.items():
             check_base(name, source)
         if self.given:
-            held = set(read_checkpoint(detect(_path(self.model)), shapes_only=True).parts) & set(self.given)
+            held = set(read_checkpoint(detect(model_source(self.model)), shapes_only=True).parts) & set(
+                self.given
+            )
             if held:
                 names = ", ".join(sorted(held))
                 raise ValueError(
@@ -125,14 +129,14 @@ class Start:
         """The number format the transformer is stored in; of a file that leaves it out, its base model's."""
         if self.model is None:
             return stored_dtype(open_bases(self.bases, self.connector_options).parts["transformer"])
-        checkpoint = complete(read_checkpoint(detect(_path(self.model))), **self.given)
+        checkpoint = complete(read_checkpoint(detect(model_source(self.model))), **self.given)
         return common_dtype(checkpoint.parts)  # as `from_pretrained` chooses it, without reading weights
 
     def architecture(self) -> Architecture:
         """Sizes, for a plan; opens configs at most, and none of published models."""
         if self.model is None:
             return planned_architecture(self.bases, self.connector_options)
-        known = DEEPGEN_TINY if self.model == "tiny" else DEEPGEN_1_0
+        known = _EMBEDDED.get(self.model, DEEPGEN_1_0)
         if not self.connector_options:
             return known
         connector = changed_connector({"tap_stride": 6, **known.connector}, self.connector_options)
@@ -202,15 +206,11 @@ def _named(sources: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {source}" for name, source in sources.items())
 
 
-def _path(model: str) -> str | Path:
-    return TINY_DIR if model == "tiny" else model
-
-
 def _files(name: str, source: str) -> tuple[Path, ...]:
     """The weight files behind a source."""
     if name != "model":
         return weight_files(base_folder(name, source))
-    layout: Layout = detect(_path(source))
+    layout: Layout = detect(model_source(source))
     if layout.files:
         return layout.files
     folders = [layout.path / part for part in WEIGHTED if (layout.path / part).is_dir()]

@@ -1,0 +1,31 @@
+"""The models inside the package, by the names that stand for their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_ASSETS = Path(__file__).parent / "assets"
+# What each is said to know, in the words of the command line.
+EMBEDDED: Mapping[str, str] = {
+    "tiny": (
+        "a world of flat shapes: circle, square, triangle, star, cross and diamond, in red, green, blue, "
+        "yellow, purple, orange, cyan or pink, with positions and counts; its edits recolour, remove, add "
+        "and move shapes and change the background"
+    ),
+}
+
+
+def is_embedded(model: str | Path) -> bool:
+    """Whether this names a model inside the package."""
+    return str(model) in EMBEDDED
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of a model inside the package."""
+    return _ASSETS / name
+
+
+def model_source(model: str | Path) -> str | Path:
+    """The folder behind the name of a model inside the package; anything else as it came."""
+    return embedded_folder(str(model)) if is_embedded(model) else model
