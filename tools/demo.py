@@ -1,7 +1,6 @@
-"""`make demo`: pictures of the small model inside this package, in the folder outputs/demo.
+"""`make demo`: pictures of the small models inside this package, in the folder outputs/demo.
 
-A model of the flat shapes draws one and edits it. A model of the storybook world shows its five abilities in
-one strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
+The one of flat shapes draws a picture and edits it. The one of the storybook shows its five abilities in one strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from PIL import Image
 from deepgen.cli.loading import load_pipeline
 from deepgen.cli.options import ModelOptions
 from deepgen.data.png import image_grid, save_png
-from deepgen.worlds import STORYBOOK
 
 FOLDER = Path("outputs/demo")
 PROMPT = "a red circle on a white background"
@@ -47,12 +45,6 @@ def main() -> None:
     """Draw, and say where the pictures are."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     pipe: Any = load_pipeline(ModelOptions(model="tiny"))
-    if pipe.world == STORYBOOK:
-        save_png(storybook_strip(pipe), FOLDER / "strip.png")
-        for name, prompt in STRIP:
-            print(f"{name:24} {prompt}")
-        print(FOLDER / "strip.png")
-        return
     drawn = pipe(PROMPT, seed=1).images[0]
     edited = pipe(INSTRUCTION, image=drawn, seed=1).images[0]
     for name, image in (("drawn", drawn), ("edited", edited), ("both", image_grid([drawn, edited]))):
@@ -60,6 +52,10 @@ def main() -> None:
     print(f"{FOLDER / 'drawn.png'}   {PROMPT}")
     print(f"{FOLDER / 'edited.png'}  {INSTRUCTION}")
     print(f"{FOLDER / 'both.png'}    side by side")
+    save_png(storybook_strip(load_pipeline(ModelOptions(model="storybook"))), FOLDER / "strip.png")
+    for name, prompt in STRIP:
+        print(f"{name:24} {prompt}")
+    print(FOLDER / "strip.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The recipes of the storybook model: its parts, then the three published stages.
 
 The parts stand for the pre-trained VLM and DiT of the large model: `storybook-vae`, then `storybook-vlm` and
-`storybook-dit` in any order; `finish_vae` and `assemble` make a pipeline folder of them. Set `model` to what
-a published stage begins with. Rates of those stages are the ones that served the flat world
+`storybook-dit` in any order; `finish_vae` and `assemble` make a pipeline folder of them. The model `storybook`
+inside the package is such a folder, with which the published stages begin unless `model` names another. Rates of those stages are the ones that served the flat world
 (docs/tiny/README.md); batches fit two CPU cores.
 """
 
@@ -31,7 +31,7 @@ from deepgen.training.stages.sft import SFTConfig
 from deepgen.training.stages.tiny_vae import normalize_latents
 from deepgen.worlds import STORYBOOK
 
-START = "storybook-parts"  # the folder that the pre-trained parts make, where no `model` is given
+START = "storybook"  # the pre-trained parts inside the package, where no `model` is given
 _MIXTURES = Path(__file__).parents[1] / "recipes" / "mixtures"
 
 

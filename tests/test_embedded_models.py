@@ -1,0 +1,55 @@
+"""The models inside the package: their names, their files, and that the storybook's draws what it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepgen.checkpoints.verify import verify
+from deepgen.cli import main
+from deepgen.embedded import EMBEDDED, embedded_folder, model_source
+from deepgen.pipeline import DeepGenPipeline
+from deepgen.tiny.read import read
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_each_is_whole_and_its_name_stands_for_its_folder(name: str) -> None:
+    report = verify(embedded_folder(name), progress=False)
+    assert report.ok, str(report)
+    assert model_source(name) == embedded_folder(name)
+
+
+def test_other_names_stand_for_themselves() -> None:
+    assert model_source("storybook/") == "storybook/"
+    assert model_source("me/storybook") == "me/storybook"
+
+
+def test_the_storybook_s_files_fit_in_thirty_two_megabytes() -> None:
+    sizes = {file: file.stat().st_size for file in embedded_folder("storybook").rglob("*") if file.is_file()}
+    assert sum(sizes.values()) <= 32_000_000, sizes
+
+
+def test_what_a_command_says_of_each_names_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in EMBEDDED:
+        assert main(["generate", "a cat", "--model", name, "--steps", "1", "-o", str(tmp_path / "a.png")]) == 0
+        said = capsys.readouterr().err
+        assert said.startswith(f"deepgen: drawing with `{name}`, a small model inside this package.")
+        assert max(map(len, said.splitlines())) <= 110
+        assert main(["download", name]) == 2
+        assert f"{name} is inside this package" in capsys.readouterr().err
+
+
+def test_the_storybook_shows_its_abilities() -> None:
+    """One prompt of each that its table says it does nearly always; the table is in docs/tiny."""
+    pipe = DeepGenPipeline.from_pretrained("storybook")
+    pipe.set_progress_bar_config(disable=True)
+    prompts = ["a cat", "three apples", 'the word "HI"', "the animal that gives milk"]
+    images = pipe(prompts, seed=[1, 2, 3, 4]).images
+    found = [read(image) for image in images]
+    nouns = [sorted(thing.noun for thing in reading.things) for reading in found]
+    assert nouns == [["cat"], ["apple"] * 3, [], ["cow"]]
+    assert found[2].word is not None
+    assert found[2].word.text == "HI"
+    edited = read(pipe("add a dog beside the cat", image=images[0], seed=5).images[0])
+    assert sorted(thing.noun for thing in edited.things) == ["cat", "dog"]
