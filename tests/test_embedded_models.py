@@ -32,7 +32,9 @@ def test_the_storybook_s_files_fit_in_thirty_two_megabytes() -> None:
 
 def test_what_a_command_says_of_each_names_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for name in EMBEDDED:
-        assert main(["generate", "a cat", "--model", name, "--steps", "1", "-o", str(tmp_path / "a.png")]) == 0
+        assert (
+            main(["generate", "a cat", "--model", name, "--steps", "1", "-o", str(tmp_path / "a.png")]) == 0
+        )
         said = capsys.readouterr().err
         assert said.startswith(f"deepgen: drawing with `{name}`, a small model inside this package.")
         assert max(map(len, said.splitlines())) <= 110

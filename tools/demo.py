@@ -1,6 +1,7 @@
 """`make demo`: pictures of the small models inside this package, in the folder outputs/demo.
 
-The one of flat shapes draws a picture and edits it. The one of the storybook shows its five abilities in one strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
+The one of flat shapes draws a picture and edits it. The one of the storybook shows its five abilities in one
+strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
 """
 
 from __future__ import annotations

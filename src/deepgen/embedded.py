@@ -14,9 +14,9 @@ EMBEDDED: Mapping[str, str] = {
         "and move shapes and change the background"
     ),
     "storybook": (
-        "a storybook: up to four of 87 things (animals, food, plants, vehicles, tools and more) in two drawing "
-        "styles on nine grounds, one word of up to four capitals, edits of such pictures, and riddles about "
-        "these things (deepgen info storybook lists them)"
+        "a storybook: up to four of 87 things (animals, food, plants, vehicles, tools and more) in two "
+        "drawing styles on nine grounds, one word of up to four capitals, edits of such pictures, and riddles "
+        "about these things (deepgen info storybook lists them)"
     ),
 }
 

@@ -100,9 +100,10 @@ class KeptPixels:
         return torch.where(to_device(self.may_change, pixels.device), pixels, source)
 
 
-# Differences of pixels in [0, 1] that tell a change: 10 of 255, or of an edit that changes little, a quarter
-# of what its strongest half percent differs.
-_LEAST_CHANGE, _SHARE_OF_MOST, _MOST = 0.04, 0.25, 0.995
+# Differences of pixels in [0, 1]: a change has one of 25 of 255 somewhere and reaches as far as there are 10
+# of 255, like an object with its shadow; what is nowhere that strong is a detail drawn a little otherwise. Of
+# an edit that changes little, a quarter of what its strongest half percent differs is the bound of both.
+_CHANGE, _REACH, _SHARE_OF_MOST, _MOST = 0.1, 0.04, 0.25, 0.995
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ def lay_over(
 def changed_weight(drawn: Tensor, copy: Tensor, unit: int) -> Tensor:
     """How far each pixel is a drawn one rather than the source's, (h, w) in [0, 1].
 
-    1 wherever the two differ by more than noise, smoothed over a quarter of a latent's pixels, and half a
-    latent further; beyond that it falls to 0 within half a latent.
+    1 wherever the two differ by a change, smoothed over a quarter of a latent's pixels, and half a latent
+    further; beyond that it falls to 0 within half a latent.
 
     Args:
         drawn: (3, h, w) in [-1, 1].
@@ -188,11 +189,25 @@ def changed_weight(drawn: Tensor, copy: Tensor, unit: int) -> Tensor:
     difference = (drawn.float() - copy.to(drawn.device)).clamp(-2, 2).abs().amax(0) / 2
     smooth = _blurred(difference, unit / 4)
     most = smooth.flatten().kthvalue(max(1, int(_MOST * smooth.numel()))).values
-    is_changed = smooth > torch.clamp(_SHARE_OF_MOST * most, max=_LEAST_CHANGE)
+    strong, weak = (smooth > torch.clamp(_SHARE_OF_MOST * most, max=level) for level in (_CHANGE, _REACH))
+    is_changed = _reached(strong, weak, max(1, unit // 2))
     margin = max(1, unit // 2)
     grown = F.max_pool2d(is_changed[None].float(), 2 * margin + 1, stride=1, padding=margin)[0]
     soft = _blurred(grown, unit / 4)
     return ((soft - 0.03) / 0.94).clamp(0, 1)
+
+
+def _reached(strong: Tensor, weak: Tensor, block: int) -> Tensor:
+    """Weak places (h, w) that strong ones are joined to by others, in blocks of so many pixels."""
+    height, width = weak.shape
+    size = -(-height // block), -(-width // block)
+    found, allowed = (F.adaptive_max_pool2d(x[None].float(), size) for x in (strong, weak))
+    for _ in range(sum(size)):
+        grown = F.max_pool2d(found, 3, stride=1, padding=1) * allowed
+        if torch.equal(grown, found):
+            break
+        found = grown
+    return weak & (F.interpolate(found[None], (height, width))[0, 0] > 0)
 
 
 def _blurred(values: Tensor, sigma: float) -> Tensor:

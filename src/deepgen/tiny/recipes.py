@@ -1,9 +1,10 @@
 """The recipes of the storybook model: its parts, then the three published stages.
 
 The parts stand for the pre-trained VLM and DiT of the large model: `storybook-vae`, then `storybook-vlm` and
-`storybook-dit` in any order; `finish_vae` and `assemble` make a pipeline folder of them. The model `storybook`
-inside the package is such a folder, with which the published stages begin unless `model` names another. Rates of those stages are the ones that served the flat world
-(docs/tiny/README.md); batches fit two CPU cores.
+`storybook-dit` in any order; `finish_vae` and `assemble` make a pipeline folder of them. The model
+`storybook` inside the package is such a folder, and the published stages begin with it unless `model` names
+another. Rates of those stages are the ones that served the flat world (docs/tiny/README.md); batches fit two
+CPU cores.
 """
 
 from __future__ import annotations
