@@ -15,8 +15,8 @@ EMBEDDED: Mapping[str, str] = {
     ),
     "storybook": (
         "a storybook: up to four of 87 things (animals, food, plants, vehicles, tools and more) in two "
-        "drawing styles on nine grounds, one word of up to four capitals, edits of such pictures, and riddles "
-        "about these things (deepgen info storybook lists them)"
+        "drawing styles on nine grounds, one word of up to four capitals, edits of such pictures, and "
+        "riddles about these things (deepgen info storybook lists them)"
     ),
 }
 
