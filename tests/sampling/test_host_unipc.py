@@ -15,7 +15,7 @@ from deepgen.sampling.unipc import HostUniPC
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 9])
-def test_latents_are_those_of_diffusers_bit_for_bit(order: int, num_steps: int) -> None:
+def test_latents_are_those_of_diffusers(order: int, num_steps: int) -> None:
     options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
     solvers = [kind(solver_order=order, **options) for kind in (UniPCMultistepScheduler, HostUniPC)]
     ends = []
@@ -26,7 +26,8 @@ def test_latents_are_those_of_diffusers_bit_for_bit(order: int, num_steps: int) 
             latents = solver.step(torch.sin(3 * latents), timestep, latents, return_dict=False)[0]
         ends.append(latents)
     assert ends[0].isfinite().all()
-    assert torch.equal(*ends)
+    # Bit for bit on most processors; on one with AMX the small system of order 3 is solved 4e-9 apart.
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-7)
 
 
 def test_a_saved_pipeline_with_it_loads(pipe: DeepGenPipeline, tmp_path: Path) -> None:

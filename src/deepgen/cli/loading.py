@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LARGE_MODEL_BYTES = 4 * 10**9  # weights of two billion parameters in 16 bits
 
+locate = model_source  # its name before it moved, for one release as those of `old_paths.py`
+
 EMBEDDED_NOTICE = """\
 deepgen: drawing with `{name}`, a small model inside this package. It knows {world}.
 For real pictures choose the 5B model: --model deepgenteam/DeepGen-1.0-diffusers (14 GB to download)."""
