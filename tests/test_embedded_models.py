@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepgen.checkpoints.verify import verify
 from deepgen.cli import main
 from deepgen.embedded import EMBEDDED, embedded_folder, model_source
 from deepgen.pipeline import DeepGenPipeline
+from deepgen.shapes.caption import EDIT_KINDS, instruction, sample_edit
+from deepgen.shapes.read import read as read_shapes
+from deepgen.shapes.render import render as render_shapes
+from deepgen.shapes.score import is_right, psnr_outside
 from deepgen.tiny.read import read
+from deepgen.training.start import _EMBEDDED
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -18,6 +24,10 @@ def test_each_is_whole_and_its_name_stands_for_its_folder(name: str) -> None:
     report = verify(embedded_folder(name), progress=False)
     assert report.ok, str(report)
     assert model_source(name) == embedded_folder(name)
+
+
+def test_a_plan_knows_the_sizes_of_each() -> None:
+    assert set(_EMBEDDED) == set(EMBEDDED)
 
 
 def test_other_names_stand_for_themselves() -> None:
@@ -55,3 +65,25 @@ def test_the_storybook_shows_its_abilities() -> None:
     assert found[2].word.text == "HI"
     edited = read(pipe("add a dog beside the cat", image=images[0], seed=5).images[0])
     assert sorted(thing.noun for thing in edited.things) == ["cat", "dog"]
+
+
+def test_what_an_edit_of_tiny_leaves_alone_is_kept_and_as_many_edits_are_right() -> None:
+    """Measured with 56 edits: 0.96 right either way, median PSNR 36.9 and 67.7 dB (docs/edit.md)."""
+    pipe = DeepGenPipeline.from_pretrained("tiny")
+    pipe.set_progress_bar_config(disable=True)
+    rng = np.random.default_rng(7)
+    edits = [sample_edit(rng, kind, "test") for kind in EDIT_KINDS]
+    texts, sources = (
+        [instruction(rng, edit) for edit in edits],
+        [render_shapes(edit.source) for edit in edits],
+    )
+    right, kept = {}, {}
+    for keep in (False, True):
+        images = pipe(texts, image=sources, seed=[*range(len(edits))], keep_unchanged=keep).images
+        pairs = list(zip(edits, images, strict=True))
+        right[keep] = sum(is_right(edit.claim, read_shapes(image)) for edit, image in pairs)
+        values = [psnr_outside(edit, image) for edit, image in pairs]
+        kept[keep] = float(np.median([value for value in values if value is not None]))
+    assert right[True] == right[False] >= 5
+    assert kept[False] < 45
+    assert kept[True] > 55

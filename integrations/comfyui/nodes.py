@@ -205,8 +205,8 @@ class DeepGenEdit:
                 "mask": ("MASK",),
                 **_last(),
                 "keep_unchanged": (
-                    "BOOLEAN",
-                    {"default": False, "tooltip": "what the edit leaves as it was stays pixel for pixel"},
+                    ["default", "on", "off"],
+                    {"tooltip": "on: what the edit leaves as it was stays pixel for pixel"},
                 ),
             },
             "hidden": dict(_HIDDEN),
@@ -228,7 +228,7 @@ class DeepGenEdit:
         negative_prompt: str = "",
         preset: str = "exact",
         solver: str = "default",
-        keep_unchanged: bool = False,
+        keep_unchanged: str = "default",
         steps: int = 0,
         guidance: float = 0.0,
         graph: dict[str, Any] | None = None,
@@ -254,8 +254,8 @@ class DeepGenEdit:
             negative_prompt=negative_prompt,
             preset=preset,
             solver=solver,
-            keep_unchanged=keep_unchanged,
         )
+        asked = replace(asked, keep_unchanged={"on": True, "off": False}.get(keep_unchanged))
         masked = {}
         if mask is not None:
             if len(mask) > 1 and not (mask == mask[:1]).all():

@@ -406,7 +406,8 @@ class DeepGenPipeline(
                 transparent where that may change; everything else comes back pixel for pixel.
             solver: "euler", "heun", "dpm++" or "unipc"; default the preset's, or the pipeline's scheduler.
             keep_unchanged: of an edit, bring back pixel for pixel from the first reference whatever the edit
-                left as it was, see `deepgen.masking`; default the model's own, else False.
+                left as it was, see `deepgen.masking`; default the model's own, else False. Latents as output
+                are as they were drawn.
             **unknown: refused, with the nearest name that is known.
 
         Raises:

@@ -20,7 +20,7 @@ from deepgen.cli import drawing, main, prompt_file
 from deepgen.client import Client, RequestFailed
 from deepgen.data.masks import open_mask
 from deepgen.data.png import read_record
-from deepgen.masking import KeptPixels
+from deepgen.masking import KeptPixels, UnchangedPixels
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.solvers import make_scheduler
 from deepgen.serving.gradio_app import draw
@@ -322,7 +322,7 @@ def test_what_an_edit_leaves_as_it_was_is_kept_at_every_door(
     keep = {**asked, "keep_unchanged": True}
     plain: Any = pipe(PROMPT, image=picture, **asked).images[0]
     drawn: dict[str, Any] = {"pipeline": pipe(PROMPT, image=picture, **keep).images[0]}
-    assert main(["edit", PROMPT, "s.png", "--keep-unchanged", "--seed", "1", "--steps", "3"]) == 0
+    assert main(["edit", PROMPT, "s.png", "--keep-unchanged", "on", "--seed", "1", "--steps", "3"]) == 0
     drawn["command line"] = Image.open("out.png")
     assert read_record(Path("out.png")).keep_unchanged is True
     Path("p.jsonl").write_text(
@@ -343,7 +343,7 @@ def test_what_an_edit_leaves_as_it_was_is_kept_at_every_door(
     drawn["Gradio"] = list(draw(client, client.model(), PROMPT, given, **boxes))[-1][0][0][0].image
     nodes = beside_a_host(monkeypatch, "nodes_of_a_test")
     tensor = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
-    (made, _) = nodes.DeepGenEdit().edit(nodes.Model(pipe), tensor, PROMPT, 1, 3, keep_unchanged=True)
+    (made, _) = nodes.DeepGenEdit().edit(nodes.Model(pipe), tensor, PROMPT, 1, 3, keep_unchanged="on")
     drawn["ComfyUI"] = Image.fromarray((made[0] * 255).round().to(torch.uint8).numpy())
     for door, image in drawn.items():
         assert not changed(image, picture)[:, : half - 4].any(), door
@@ -363,7 +363,7 @@ def test_the_model_s_own_word_on_what_is_kept_is_for_edits_alone(
     with pytest.raises(RequestFailed, match=message) as refused:
         client.generate(PROMPT, keep_unchanged=True)
     assert (refused.value.status, refused.value.param) == (400, "keep_unchanged")
-    assert main(["generate", PROMPT, "--keep-unchanged"]) == 2
+    assert main(["generate", PROMPT, "--keep-unchanged", "on"]) == 2
     assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="keep_unchanged must be true or false, got 1"):
         pipe(PROMPT, image=picture, keep_unchanged=1)
@@ -371,5 +371,30 @@ def test_the_model_s_own_word_on_what_is_kept_is_for_edits_alone(
     monkeypatch.setattr(DeepGenPipeline, "defaults", property(lambda self: usual))
     pipe(PROMPT, num_inference_steps=1)
     assert not changed(pipe(PROMPT, image=picture, num_inference_steps=1).images[0], picture).any()
-    whole = pipe(PROMPT, image=picture, num_inference_steps=1, keep_unchanged=False)
-    assert changed(whole.images[0], picture).any()
+    whole = {"pipeline": pipe(PROMPT, image=picture, num_inference_steps=1, keep_unchanged=False).images[0]}
+    edit = ["edit", PROMPT, "s.png", "--steps", "1"]
+    assert main(edit) == 0
+    assert not changed(Image.open("out.png"), picture).any()
+    assert main([*edit, "--keep-unchanged", "off"]) == 0
+    whole["command line"] = Image.open("out.png")
+    Path("p.jsonl").write_text(f'{{"prompt": "{PROMPT}", "image": ["s.png"], "keep_unchanged": false}}')
+    assert main(["generate", "--file", "p.jsonl", "-o", ".", "--steps", "1"]) == 0
+    whole["file of prompts"] = Image.open("000001.png")
+    whole["client"] = client.edit(PROMPT, picture, num_inference_steps=1, keep_unchanged=False)[0].image
+    tensor = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+    nodes = beside_a_host(monkeypatch, "nodes_of_a_test")
+    made, _ = nodes.DeepGenEdit().edit(nodes.Model(pipe), tensor, PROMPT, 1, 1, keep_unchanged="off")
+    whole["ComfyUI"] = Image.fromarray((made[0] * 255).round().to(torch.uint8).numpy())
+    for door, image in whole.items():
+        assert changed(image, picture).any(), door
+
+
+def test_the_source_of_several_pictures_is_decoded_once(
+    client: Client, pipe: DeepGenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    of = UnchangedPixels.of
+    monkeypatch.setattr(UnchangedPixels, "of", staticmethod(lambda *args: made.append(1) or of(*args)))
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    images = client.edit(PROMPT, picture, n=3, num_inference_steps=1, keep_unchanged=True)
+    assert (len(images), len(made)) == (3, 1)

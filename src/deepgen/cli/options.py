@@ -176,8 +176,8 @@ class ImageOptions(ModelOptions):
     """Under torchrun, all processes draw a picture: a branch of guidance each, tokens divided, or both."""
     num_images: Annotated[int, arg(aliases=["-n"])] = 1
     """How many pictures."""
-    keep_unchanged: bool = False
-    """Of an edit: what it left as it was comes back pixel for pixel from the picture given."""
+    keep_unchanged: Literal["auto", "on", "off"] = "auto"
+    """on: what an edit left as it was comes back pixel for pixel from its picture. auto: the model's own."""
     metadata: bool = True
     """Write prompt, seed and settings into the picture."""
     plan: bool = False
@@ -233,7 +233,7 @@ class ImageOptions(ModelOptions):
             negative_prompt=self.negative_prompt,
             preset=self.solver_preset,
             solver=None if self.solver == "euler" else self.solver,  # the pipeline's scheduler
-            keep_unchanged=self.keep_unchanged or None,  # the model's own
+            keep_unchanged=None if self.keep_unchanged == "auto" else self.keep_unchanged == "on",
         )
 
 

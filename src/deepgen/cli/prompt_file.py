@@ -88,8 +88,9 @@ class PromptFileRow:
                 f"solver {self.solver} differs from --solver {given.solver}; leave one of them out"
             )
         names = ("negative_prompt", "preset", "solver", "num_inference_steps", "guidance_scale")
-        names += ("keep_unchanged",)
         own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.keep_unchanged is not None:
+            own["keep_unchanged"] = "on" if self.keep_unchanged else "off"
         sizes = {name: getattr(self, name) for name in ("size", "height", "width")}
         return replace(given, **own, **(sizes if any(sizes.values()) else {}))
 

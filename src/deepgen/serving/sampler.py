@@ -104,6 +104,7 @@ class Conditions:
     positive: Condition
     negative: Condition | None
     kept: KeptLatents | None
+    unchanged: UnchangedPixels | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Sample(ode.SamplingState):
     plan: Plan
     references: list[Tensor]  # (C, h, w) each
     text_length: int  # what its context is padded to in an exact batch, tokens: longer than it is
+    unchanged: UnchangedPixels | None = None  # what the result keeps where the edit changes nothing
     forward_group: str | None = None  # see `LoraAdapters.forward_group`
 
     @property
@@ -250,8 +252,8 @@ class Sampler:
 
     @torch.no_grad()
     def encode(self, plan: Plan) -> Conditions:
-        """Run the VLM and the connector on a request, and the VAE on what a mask keeps, where that was not
-        done before.
+        """Run the VLM and the connector on a request, and the VAE on what the result keeps, where that was
+        not done before.
         """
         reader, images = self.loras.reader(plan.lora), plan.image_digests
 
@@ -265,11 +267,10 @@ class Sampler:
 
         prompts = plan.prompt, plan.negative_prompt
         positive, negative = self.encodings.conditions(prompts, plan.is_guided, images, reader, read)
-        dtype, kept = self.pipe.transformer.dtype, None
-        if plan.kept is not None:
-            where = plan.size, dtype, self.pipe._execution_device
-            kept = plan.kept.latents(self.pipe.vae, *where, self._posterior)
-        return Conditions(positive, negative, kept)
+        where = self.pipe.vae, plan.size, self.pipe.transformer.dtype, self.pipe._execution_device
+        kept = None if plan.kept is None else plan.kept.latents(*where, self._posterior)
+        unchanged = None if plan.source is None else UnchangedPixels.of(plan.source, *where, self._posterior)
+        return Conditions(positive, negative, kept, unchanged)
 
     def _posterior(self, pixels: Tensor, image: bytes | None = None) -> Any:
         """The VAE's posterior of an image (3, H, W); `image` is its digest where it is known."""
@@ -306,6 +307,7 @@ class Sampler:
             is_float32=plan.settings.chosen_preset.solver is not None,
             kept=None if conditions.kept is None else [conditions.kept],
             plan=plan,
+            unchanged=conditions.unchanged,
             references=references,
             text_length=(condition.prompt_embeds.shape[1] // _TEXT_UNIT + 1) * _TEXT_UNIT,
             forward_group=self.loras.forward_group(plan.dit_loras),
@@ -368,21 +370,16 @@ class Sampler:
         pixels = latent_space.decode(self.pipe.vae, latents, is_checked=False)  # (1, 3, H, W)
         finite = latent_space.are_finite(latents, pixels)  # (1, 2)
         # One channel after the other: what an edit comes back as may be far larger than what is drawn.
-        blend = None if plan.source is None else self._unchanged(plan).blend(pixels.float()[0])
-        channels = [self._channel(plan, pixels.float()[0], blend, index) for index in range(3)]
+        drawn = pixels[0].float()
+        blend = None if sample.unchanged is None else sample.unchanged.blend(drawn)
+        channels = [self._channel(plan, drawn, blend, index) for index in range(3)]
         *channels, finite = to_host([*channels, finite])  # the host waits once
         latent_space.warn_of_not_finite(finite, latents.dtype, pixels.dtype)
         return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in channels])
 
-    def _unchanged(self, plan: Plan) -> UnchangedPixels:
-        """What an edit's result keeps where it changed nothing."""
-        assert plan.source is not None
-        where = plan.size, self.pipe.transformer.dtype, self.pipe._execution_device
-        return UnchangedPixels.of(plan.source, self.pipe.vae, *where, self._posterior)
-
     @staticmethod
     def _channel(plan: Plan, pixels: Tensor, blend: Blend | None, index: int) -> Tensor:
-        """A channel of the result in uint8, (H, W), brought to its final size, with what a mask keeps."""
+        """A channel of the result in uint8, (H, W), brought to its final size, with what it keeps."""
         only = slice(index, index + 1)
         channel = pixels[only]  # (1, H, W)
         if plan.final_size is not None:

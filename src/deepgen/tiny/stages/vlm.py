@@ -211,7 +211,7 @@ class StorybookVLM:
         places of the words.
         """
         prompts = tokenize(self.tokenizer, batch.texts)
-        # So few tokens: plain products are faster than a fused attention, whose way back took a third of it.
+        # So few tokens: plain products are faster than a fused attention, a third of a step backwards.
         plain = sdpa_kernel(SDPBackend.MATH)
         with plain, torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
             states, features = self.read(prompts, batch.pixels)
