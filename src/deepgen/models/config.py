@@ -334,9 +334,10 @@ DEEPGEN_STORYBOOK = Architecture(
     defaults={
         "height": 96,
         "width": 96,
-        "num_inference_steps": 24,
+        "num_inference_steps": 8,
         "guidance_scale": 1.5,
         "edit_guidance_scale": 1.25,
+        "keep_unchanged": True,
     },
 )
 

@@ -71,6 +71,8 @@ class StorybookDiTConfig(TrainConfig):
         edit_batch_size: edits of a step.
         dropout: share of samples without a condition.
         code_noise: deviation of the noise on the conditions.
+        silent_noise: deviation of the deviations, a position each, of more noise on positions that say nothing:
+            a connector leaves something at a few of a prompt's words.
         worn_share: of the edits, whose picture has been decoded and encoded again.
         changed_weight: of the error in the cells that an edit changes, beside 1 in the others.
         shift: of the noise levels, 1 is none.
@@ -96,6 +98,7 @@ class StorybookDiTConfig(TrainConfig):
     edit_share: float = 0.45  # of the steps
     dropout: float = 0.1
     code_noise: float = 0.1
+    silent_noise: float = 0.2
     worn_share: float = 0.5
     changed_weight: float = 3.0
     max_silent_tokens: int = 16  # most steps have few; with 48 they take a third of the time
@@ -145,7 +148,9 @@ class StorybookDiT:
         # varying strength.
         pooled = pooled_code(codes) * rng.uniform(0.7, 1.3, (size, 1))
         num_silent = int((config.max_silent_tokens + 1) * rng.random() ** 4)
-        context = np.concatenate([_compact(codes), np.zeros((size, num_silent, WIDTH), np.float32)], 1)
+        left = config.silent_noise * rng.standard_normal((size, num_silent, 1), dtype=np.float32)
+        silent = left * rng.standard_normal((size, num_silent, WIDTH), dtype=np.float32)
+        context = np.concatenate([_compact(codes), silent], 1)
         context += config.code_noise * rng.standard_normal(context.shape, dtype=np.float32)
         u = 1 / (1 + np.exp(-rng.normal(config.logit_mean, config.logit_std, size)))
         sigma = config.shift * u / (1 + (config.shift - 1) * u)

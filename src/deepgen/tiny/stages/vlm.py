@@ -108,6 +108,9 @@ class StorybookVLMConfig(TrainConfig):
     # Of those of the words' slots and cells. Without them "a dog and a cat" was written as a blend of both in
     # both slots in three of four prompts, after 6,000 steps.
     words_weight: float = 0.5
+    # Of what stands where the prompt's words are. At 0.1 a mean square of 0.03 was left there, and the DiT,
+    # which sees those positions, swapped the named things right in 0.56 of the edits instead of 0.81.
+    silence_weight: float = 1.0
     start: Path | None = None
     autocast: bool = True  # bfloat16 products
 
@@ -207,7 +210,7 @@ class StorybookVLM:
             texts[index], codes[index] = "", empty_code(task)
 
     def loss(self, batch: StorybookReadingBatch) -> StageLoss:
-        """4 * code + 0.1 * silence of the prompt positions + pooled + choices + description of the cells +
+        """4 * code + silence of the prompt positions + pooled + choices + description of the cells +
         places of the words.
         """
         prompts = tokenize(self.tokenizer, batch.texts)
@@ -224,7 +227,7 @@ class StorybookVLM:
             "pooled": (pooled - pooled_code(batch.codes)).pow(2).mean(),
         }
         choice, wrong = self._choices(written, batch.codes)
-        loss = 4 * parts["code"] + 0.1 * parts["silence"] + parts["pooled"]
+        loss = 4 * parts["code"] + self.config.silence_weight * parts["silence"] + parts["pooled"]
         loss = loss + self.config.choice_weight * choice
         task = "generate" if features is None else "edit"
         metrics = {f"{task}_{name}": float(value.detach()) for name, value in parts.items()}
