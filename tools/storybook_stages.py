@@ -73,7 +73,10 @@ def draw(stages: dict[str, dict[str, Any]], file: Path) -> None:
     """Bars by kind, one color a stage, the abilities above one another."""
     first = next(iter(stages.values()))["kinds"]
     abilities = list(dict.fromkeys(score["ability"] for score in first.values()))
-    figure, rows = plt.subplots(len(abilities), figsize=(11, 2.1 * len(abilities)), layout="constrained")
+    figure, grid = plt.subplots(
+        len(abilities), figsize=(11, 2.1 * len(abilities)), layout="constrained", squeeze=False
+    )
+    rows = grid[:, 0]
     for axes, ability in zip(rows, abilities, strict=True):
         kinds = [kind for kind, score in first.items() if score["ability"] == ability]
         width = _WIDTH / len(stages)

@@ -23,6 +23,7 @@ from deepgen.tiny.evaluation.table import table
 from deepgen.tiny.render import render
 from deepgen.tiny.scene import CELL, Scene, Thing, Word
 from deepgen.tiny.splits import SAMPLERS, level_of
+from loaded_scripts import load_script
 from tiny.storybook_drawers import copying_drawer, empty_drawer, right_drawer
 
 SOME = ("text", "reasoning", "editing")  # abilities, to keep the tests quick
@@ -103,6 +104,25 @@ def test_table_page_sheet_and_json_are_written(right_run):
     assert "control: asked directly" in page
     with Image.open(folder / "storybook.png") as image:
         assert image.height > 28 * 100
+
+
+def test_stages_stand_side_by_side_if_they_were_evaluated_alike(right_run, tmp_path, capsys, monkeypatch):
+    folder, _ = right_run
+    stages = load_script("tools/storybook_stages.py")
+    named = [f"parts={folder / 'storybook.json'}", f"stage 1={folder / 'storybook.json'}"]
+    monkeypatch.setattr("sys.argv", ["storybook_stages.py", *named, "-o", str(tmp_path)])
+    stages.main()
+    told = capsys.readouterr().out
+    assert "| kind | parts | stage 1 |" in told
+    assert "| riddle | 1.00 (" in told
+    kept = json.loads((tmp_path / "storybook_stages.json").read_text())
+    assert kept["stage 1"]["kinds"]["riddle"]["share"] == 1
+    with Image.open(tmp_path / "storybook_stages.png") as image:
+        assert image.width > 1000
+    other = json.loads((folder / "storybook.json").read_text()) | {"num_seeds": 5}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match="evaluate alike"):
+        stages.read_stages([*named, f"other={tmp_path / 'other.json'}"])
 
 
 def test_a_run_that_is_there_is_not_drawn_again(right_run):
