@@ -71,8 +71,8 @@ class StorybookDiTConfig(TrainConfig):
         edit_batch_size: edits of a step.
         dropout: share of samples without a condition.
         code_noise: deviation of the noise on the conditions.
-        silent_noise: deviation of the deviations, a position each, of more noise on positions that say nothing:
-            a connector leaves something at a few of a prompt's words.
+        silent_noise: deviation of the deviations, a position each, of more noise on positions that say
+            nothing: a connector leaves something at a few of a prompt's words.
         worn_share: of the edits, whose picture has been decoded and encoded again.
         changed_weight: of the error in the cells that an edit changes, beside 1 in the others.
         shift: of the noise levels, 1 is none.

@@ -26,6 +26,7 @@ from deepgen.tiny.render import CANVAS, render_array
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS
 from deepgen.tiny.stages.drawn import draw_pool, drawn_example
+from deepgen.tiny.stages.looks import hard_scene, read_looks
 from deepgen.tiny.stages.vlm import to_pixels
 from deepgen.tiny.templates import BLUR
 from deepgen.training.config import StageLoss, TrainConfig
@@ -33,6 +34,7 @@ from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights
 
+_HARD = 8.0  # how much more often a drawing comes for a thing that is never readable
 _FAINT = 1e-4  # mean square of a cell's details, below which there is nothing to see: 0.01 in [-1, 1]
 
 
@@ -42,6 +44,7 @@ class StorybookVAEConfig(TrainConfig):
 
     Attributes:
         kl_weight: of the KL term of the loss.
+        hard_share: see looks.py; drawings of a DiT are weighted the same way.
         trains_encoder: whether the encoder learns; off, the decoder alone.
         dit: a run or transformer folder, whose drawings the decoder learns to decode.
         drawn_share: of the steps on whole pictures, that decode what the DiT drew.
@@ -62,6 +65,7 @@ class StorybookVAEConfig(TrainConfig):
     latent_noise: float = 0.15  # largest noise on the latents, in their standard deviations
     detail_weight: float = 0.0  # of the error of details, measured by how strong a cell's details are
     detail_power: float = 1.0  # of a cell's error of details; above 1 the worst drawings weigh most
+    hard_share: float = 0.0  # of pictures, of looks that `start` gives back unreadable
     trains_encoder: bool = True
     start: Path | None = None  # a run or a VAE folder to begin with
     dit: Path | None = None
@@ -103,11 +107,14 @@ class StorybookVAE:
             load_weights(self.vae, config.start)
         if not config.trains_encoder:
             self.vae.encoder.requires_grad_(False)
+        self.looks = read_looks(self.vae.eval()) if config.hard_share else None
+        self.vae.train()
         self.drawn: tuple[Tensor, Tensor] | None = None
         if config.dit is not None and config.start is not None:
             self.drawn = draw_pool(
                 config.start, config.dit, config.drawn_pool, config.seed, autocast=config.autocast
             )
+        self.drawn_weights = self._drawn_weights()
         self.vae.to(memory_format=torch.channels_last)
 
     def batches(self, step: int) -> list:
@@ -120,10 +127,10 @@ class StorybookVAE:
         is_whole = step >= (1 - config.whole_share) * config.num_steps
         if is_whole and self.drawn is not None and rng.random() < config.drawn_share:
             latents, numbers = self.drawn
-            rows = torch.from_numpy(rng.integers(0, len(numbers), config.scenes))
+            rows = torch.from_numpy(rng.choice(len(numbers), config.scenes, p=self.drawn_weights))
             examples = [drawn_example(config.seed, int(number)) for number in numbers[rows]]
             return DecodedBatch(to_pixels([example.target for example in examples]), latents[rows].float())
-        images = np.stack([_image(rng, config.other_share) for _ in range(config.scenes)])
+        images = np.stack([self._image(rng) for _ in range(config.scenes)])
         if not is_whole:
             height, width = (CELL, CELL) if step % 3 else (CELL, CANVAS)
             tiles = images.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
@@ -131,6 +138,19 @@ class StorybookVAE:
             if height == width and config.scenes > 1:  # two thirds of the cells of most scenes are empty
                 images = _without_most_plain(rng, images, config.scenes * COLUMNS * 2)
         return DecodedBatch(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+    def _image(self, rng: np.random.Generator) -> np.ndarray:
+        if self.looks is not None and rng.random() < self.config.hard_share:
+            return render_array(hard_scene(rng, self.looks))
+        return _image(rng, self.config.other_share)
+
+    def _drawn_weights(self) -> np.ndarray | None:
+        """Of what the DiT drew, shares (N,) by how unreadable its things are; None: all alike."""
+        if self.looks is None or self.drawn is None:
+            return None
+        scenes = (drawn_example(self.config.seed, int(number)).target for number in self.drawn[1])
+        weights = np.array([1 + _HARD * self.looks.share(scene) for scene in scenes])
+        return weights / weights.sum()
 
     def loss(self, batch: DecodedBatch) -> StageLoss:
         """L1 + 2 * squared error + error of neighbours' differences + details + KL; the metric is the PSNR
