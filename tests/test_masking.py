@@ -77,3 +77,18 @@ def test_a_picture_that_is_not_finite_leaves_the_source_alone_where_nothing_is_d
     weight[0, 0] = 1
     drawn = torch.full((3, 4, 4), float("nan"))
     assert torch.isfinite(Blend(source, weight).paste(drawn)).sum() == 3 * 15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_around_it_changes_nothing(dtype: torch.dtype) -> None:
+    """Training evaluates under autocast, and a bfloat16 VAE draws bfloat16 pixels."""
+    copy = copy_of_a_source()
+    drawn = copy.clone()
+    drawn[:, 32:64, 40:72] = -copy[:, 32:64, 40:72] + 0.3
+    drawn = drawn.to(dtype)
+    source = ((copy + 1) * 127.5).round().byte()
+    usual = lay_over(drawn, None, UnchangedPixels(source, copy, UNIT), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = lay_over(drawn, None, UnchangedPixels(source, copy, UNIT), None)
+    assert lowered.dtype == torch.float32
+    assert torch.equal(lowered, usual)

@@ -160,7 +160,7 @@ class Blend:
         """The result, (C, H, W), of what was drawn in those channels, brought to the source's size."""
         source = bytes_to_pixels(to_device(self.source[channels], pixels.device))
         weight = to_device(self.weight, pixels.device)
-        return torch.where(weight > 0, source.lerp(pixels, weight), source)
+        return torch.where(weight > 0, source.lerp(pixels.float(), weight), source)
 
 
 def lay_over(
@@ -217,7 +217,8 @@ def _blurred(values: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(at / sigma).square() / 2)
     kernel = kernel / kernel.sum()
     padded = F.pad(values[None, None], (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[0, 0]
+    with torch.autocast(values.device.type, enabled=False):  # differences of 1 in 255 need all digits
+        return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[0, 0]
 
 
 def _latents(
