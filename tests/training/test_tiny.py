@@ -14,7 +14,10 @@ from deepgen.recipes import recipe, run, tiny
 from deepgen.shapes.scene import sample_scene
 from deepgen.tiny import recipes as storybook
 from deepgen.tiny.codes import empty_code
+from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.recipes import finish_vae
+from deepgen.tiny.sample import sample_scene as sample_storybook_scene
+from deepgen.tiny.scene import Thing
 from deepgen.tiny.stages import drawn
 from deepgen.tiny.stages.dit import (
     StorybookDiT,
@@ -27,6 +30,7 @@ from deepgen.tiny.stages.dit import (
     wear,
 )
 from deepgen.tiny.stages.drawn import draw_pool, drawn_example
+from deepgen.tiny.stages.looks import Looks
 from deepgen.training.checkpoint_folders import latest_checkpoint
 from deepgen.training.loop import train
 from deepgen.training.optim import Muon, OptimConfig, lr_factor, orthogonalize
@@ -187,6 +191,22 @@ def test_a_decoder_learns_from_what_a_dit_draws_and_resumes_bit_exactly(tmp_path
         ],
     )
     assert "drawn_psnr" in (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_the_decoders_recipe_weighs_what_came_back_unreadable(tmp_path, vae_dir, silent_dit, monkeypatch):
+    read = []
+    looks = Looks(tuple(Thing(noun=noun, cell=(0, 0)) for noun in NOUNS), np.ones(len(NOUNS)))
+    monkeypatch.setattr("deepgen.tiny.stages.vae.read_looks", lambda vae: read.append(vae) or looks)
+    monkeypatch.setattr(Looks, "share", lambda self, scene: float(len(scene.things)))
+    monkeypatch.setattr("deepgen.tiny.stages.vae.hard_scene", lambda rng, looks: sample_storybook_scene(rng))
+    changes = {
+        "scenes": "1", "num_steps": "2", "start": str(vae_dir / "storybook-dit"), "dit": str(silent_dit),
+        "drawn_pool": "8",
+    }  # fmt: skip
+    run("storybook-decoder", tmp_path / "decoder", overrides=changes)
+    assert len(read) == 1
+    with pytest.raises(ValueError, match="finished encoder; name its run or VAE folder"):
+        run("storybook-decoder", tmp_path / "nothing", overrides={"num_steps": "1"})
 
 
 def test_of_what_a_dit_draws_the_decoder_meets_what_is_near_the_picture(vae_dir, silent_dit):

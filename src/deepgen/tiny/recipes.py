@@ -1,10 +1,10 @@
 """The recipes of the storybook model: its parts, then the three published stages.
 
 The parts stand for the pre-trained VLM and DiT of the large model: `storybook-vae`, then `storybook-vlm` and
-`storybook-dit` in any order; `finish_vae` and `assemble` make a pipeline folder of them. The model
-`storybook` inside the package is such a folder, and the published stages begin with it unless `model` names
-another. Rates of those stages are the ones that served the flat world (docs/tiny/README.md); batches fit two
-CPU cores.
+`storybook-dit` in any order, and last `storybook-decoder`; `finish_vae` and `assemble` make a pipeline folder
+of them. The model `storybook` inside the package is such a folder, and the published stages begin with it
+unless `model` names another. Rates of those stages are the ones that served the flat world
+(docs/tiny/README.md); batches fit two CPU cores.
 """
 
 from __future__ import annotations
@@ -39,9 +39,35 @@ _MIXTURES = Path(__file__).parents[1] / "recipes" / "mixtures"
 def storybook_vae() -> TrainConfig:
     """The autoencoder; 25 minutes of one core to 31.6 dB.
 
-    Afterwards the decoder alone can be trained on (`trains_encoder=false`, `start`) while the DiT learns.
+    Afterwards `storybook-decoder` trains the decoder on, while the DiT learns and after that.
     """
     return StorybookVAEConfig(num_steps=3000, seed=7, detail_weight=0.2)
+
+
+def storybook_decoder() -> TrainConfig:
+    """The decoder alone, on what it gives back unreadable and on what the DiT draws; set `start` and `dit`.
+
+    What looked like a DiT that blurs was mostly this decoder: docs/tiny/README.md.
+    """
+    return StorybookVAEConfig(
+        num_steps=4000,
+        seed=7,
+        optim=OptimConfig(
+            lr=2e-3,
+            muon_lr=0.01,
+            weight_decay=0.05,
+            decay_share=0.7,
+            muon_dtype="bfloat16",
+            warmup_steps=30,
+        ),
+        trains_encoder=False,
+        whole_share=1,
+        detail_weight=0.4,
+        detail_power=1.5,
+        hard_share=0.6,
+        drawn_share=0.6,
+        drawn_pool=6144,
+    )
 
 
 def storybook_vlm() -> TrainConfig:
@@ -109,6 +135,7 @@ def storybook_rl() -> RLConfig:
 
 RECIPES = {
     "storybook-vae": storybook_vae,
+    "storybook-decoder": storybook_decoder,
     "storybook-vlm": storybook_vlm,
     "storybook-dit": storybook_dit,
     "storybook-alignment": storybook_alignment,

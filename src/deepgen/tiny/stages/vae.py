@@ -83,7 +83,16 @@ class StorybookVAEConfig(TrainConfig):
             )
 
     def build(self, processes: Processes) -> StorybookVAE:
-        """The stage."""
+        """The stage.
+
+        Raises:
+            ValueError: the decoder alone is to learn, and nothing says whose.
+        """
+        if self.start is None and not self.trains_encoder:
+            raise ValueError(
+                "a decoder learns on the latents of a finished encoder; name its run or VAE folder: "
+                "--set start=FOLDER"
+            )
         processes.require_one(type(self).__name__)
         return StorybookVAE(self)
 
