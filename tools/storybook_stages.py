@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 
 _KEPT = ("seed", "num_seeds", "num_prompts_per_kind", "num_steps")
 _COLORS = ("0.75", "#9ecae1", "#6baed6", "#2171b5", "#fdae6b", "#e6550d")
+_BEGIN, _END = "<!-- tools/storybook_stages.py -->\n", "<!-- end -->"
 _WIDTH = 0.84  # of all bars of a kind
 
 
@@ -62,6 +63,14 @@ def table(stages: dict[str, dict[str, Any]], part: str) -> str:
         scores = [stage[part][key] for stage in stages.values()]
         lines.append(f"| {key} | {' | '.join(_cell(score) for score in scores)} |")
     return "\n".join(lines)
+
+
+def write_table(stages: dict[str, dict[str, Any]], page: Path) -> None:
+    """Put the abilities' table between the page's marks."""
+    text = page.read_text()
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    page.write_text(f"{before}{_BEGIN}{table(stages, 'abilities')}\n{_END}{after}")
 
 
 def _cell(score: dict[str, Any]) -> str:
@@ -107,6 +116,9 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "storybook_stages.json").write_text(json.dumps(stages, indent=1) + "\n")
     draw(stages, args.output / "storybook_stages.png")
+    page = args.output / "README.md"
+    if page.is_file():
+        write_table(stages, page)
     print(table(stages, "abilities"), table(stages, "kinds"), sep="\n\n")
 
 

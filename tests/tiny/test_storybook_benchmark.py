@@ -26,6 +26,7 @@ from deepgen.tiny.splits import SAMPLERS, level_of
 from loaded_scripts import load_script
 from tiny.storybook_drawers import copying_drawer, empty_drawer, right_drawer
 
+ROOT = Path(__file__).parents[2]
 SOME = ("text", "reasoning", "editing")  # abilities, to keep the tests quick
 
 
@@ -123,6 +124,19 @@ def test_stages_stand_side_by_side_if_they_were_evaluated_alike(right_run, tmp_p
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="evaluate alike"):
         stages.read_stages([*named, f"other={tmp_path / 'other.json'}"])
+
+
+def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
+    stages = json.loads((ROOT / "docs/tiny/storybook_stages.json").read_text())
+    page = (ROOT / "docs/tiny/README.md").read_text()
+    assert load_script("tools/storybook_stages.py").table(stages, "abilities") in page
+    of = {name: f"{score['share']:.2f}" for name, score in stages["parts"]["abilities"].items()}
+    told = (
+        f"pictures {of['generation']}, words {of['text']}, edits {of['editing']}, "
+        f"riddles {of['reasoning']}, edits that need thought {of['reasoning-editing']}"
+    )
+    for file in ("README.md", "CHANGELOG.md"):
+        assert told in " ".join((ROOT / file).read_text().split()), file
 
 
 def test_a_run_that_is_there_is_not_drawn_again(right_run):

@@ -1,7 +1,7 @@
 """Which drawings a decoder does badly, so that they can be shown to it more often.
 
 A look is a noun in one style and size, facing one way. What was unreadable in the first storybook model's
-pictures were a few looks: a bicycle in 21 of 41 cases, most others in none, what faces right five times as
+pictures were a few looks: a bicycle in 21 of 41 cases, most others in none, what faces right six times as
 often as what faces left. Drawn evenly, a bicycle comes once in 87 things.
 """
 
