@@ -25,16 +25,23 @@ _BEGIN, _END = "<!-- tools/storybook_stages.py -->\n", "<!-- end -->"
 _WIDTH = 0.84  # of all bars of a kind
 
 
-def read_stages(named: list[str]) -> dict[str, dict[str, Any]]:
+def named_file(text: str) -> tuple[str, Path]:
+    """NAME=FILE of the command line."""
+    name, _, file = text.partition("=")
+    if not name or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"give NAME=FILE, a storybook.json that is there; got {text!r}")
+    return name, Path(file)
+
+
+def read_stages(named: list[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
     """The evaluations by name, cut to what the page tells.
 
     Raises:
         SystemExit: two of them were not made alike, so that a difference would say nothing.
     """
     stages: dict[str, dict[str, Any]] = {}
-    for text in named:
-        name, _, file = text.partition("=")
-        whole = json.loads(Path(file).read_text())
+    for name, file in named:
+        whole = json.loads(file.read_text())
         made = {key: whole[key] for key in _KEPT}
         for other, stage in stages.items():
             if stage["made"] != made:
@@ -66,8 +73,10 @@ def table(stages: dict[str, dict[str, Any]], part: str) -> str:
 
 
 def write_table(stages: dict[str, dict[str, Any]], page: Path) -> None:
-    """Put the abilities' table between the page's marks."""
+    """Put the abilities' table between the page's marks; a page without them stays as it is."""
     text = page.read_text()
+    if _BEGIN not in text:
+        return
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     page.write_text(f"{before}{_BEGIN}{table(stages, 'abilities')}\n{_END}{after}")
@@ -109,12 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stages", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("stages", nargs="+", metavar="NAME=FILE", type=named_file)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     stages = read_stages(args.stages)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "storybook_stages.json").write_text(json.dumps(stages, indent=1) + "\n")
+    (args.output / "storybook_stages.json").write_text(json.dumps(stages) + "\n")
     draw(stages, args.output / "storybook_stages.png")
     page = args.output / "README.md"
     if page.is_file():

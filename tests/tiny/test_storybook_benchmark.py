@@ -123,7 +123,11 @@ def test_stages_stand_side_by_side_if_they_were_evaluated_alike(right_run, tmp_p
     other = json.loads((folder / "storybook.json").read_text()) | {"num_seeds": 5}
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="evaluate alike"):
-        stages.read_stages([*named, f"other={tmp_path / 'other.json'}"])
+        stages.read_stages([stages.named_file(text) for text in (*named, f"other={tmp_path / 'other.json'}")])
+    monkeypatch.setattr("sys.argv", ["storybook_stages.py", "parts", "-o", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        stages.main()
+    assert "give NAME=FILE, a storybook.json that is there; got 'parts'" in capsys.readouterr().err
 
 
 def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
@@ -137,6 +141,18 @@ def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
     )
     for file in ("README.md", "CHANGELOG.md"):
         assert told in " ".join((ROOT / file).read_text().split()), file
+    seeds = json.loads((ROOT / "docs/tiny/storybook_seeds.json").read_text()).values()
+    mean = {name: f"{sum(shares[name] for shares in seeds) / 3:.2f}" for name in next(iter(seeds))}
+    told = (
+        f"Means of the three: generation {mean['generation']}, text {mean['text rendering']}, "
+        f"editing {mean['editing']}, reasoning {mean['reasoning generation']}, "
+        f"reasoning editing {mean['reasoning editing']}; one thing {mean['single']}, two {mean['two']}, "
+        f"three {mean['three']}, counting {mean['counting']}, position {mean['position']}, "
+        f"relation {mean['relation']}, size {mean['size']}, style {mean['style']}; "
+        f"a new ground {mean['change ground']}. Of twelve edits in a row {mean['twelve edits held']} hold, "
+        f"and what none of them concerned has {mean['twelve edits dB']} dB"
+    )
+    assert told in " ".join(page.split())
 
 
 def test_a_run_that_is_there_is_not_drawn_again(right_run):

@@ -205,8 +205,10 @@ def test_the_decoders_recipe_weighs_what_came_back_unreadable(tmp_path, vae_dir,
     }  # fmt: skip
     run("storybook-decoder", tmp_path / "decoder", overrides=changes)
     assert len(read) == 1
-    with pytest.raises(ValueError, match="finished encoder; name its run or VAE folder"):
+    with pytest.raises(ValueError, match="go on from a finished VAE; name its run or folder"):
         run("storybook-decoder", tmp_path / "nothing", overrides={"num_steps": "1"})
+    with pytest.raises(ValueError, match="--set start=FOLDER"):
+        run("storybook-vae", tmp_path / "nothing", overrides={"num_steps": "1", "hard_share": "0.5"})
 
 
 def test_of_what_a_dit_draws_the_decoder_meets_what_is_near_the_picture(vae_dir, silent_dit):

@@ -86,11 +86,11 @@ class StorybookVAEConfig(TrainConfig):
         """The stage.
 
         Raises:
-            ValueError: the decoder alone is to learn, and nothing says whose.
+            ValueError: the decoder alone is to learn, or on what it does badly, and nothing says whose.
         """
-        if self.start is None and not self.trains_encoder:
+        if self.start is None and (not self.trains_encoder or self.hard_share):
             raise ValueError(
-                "a decoder learns on the latents of a finished encoder; name its run or VAE folder: "
+                "trains_encoder=false and hard_share go on from a finished VAE; name its run or folder: "
                 "--set start=FOLDER"
             )
         processes.require_one(type(self).__name__)
@@ -116,8 +116,7 @@ class StorybookVAE:
             load_weights(self.vae, config.start)
         if not config.trains_encoder:
             self.vae.encoder.requires_grad_(False)
-        self.looks = read_looks(self.vae.eval()) if config.hard_share else None
-        self.vae.train()
+        self.looks = read_looks(self.vae) if config.hard_share else None
         self.drawn: tuple[Tensor, Tensor] | None = None
         if config.dit is not None and config.start is not None:
             self.drawn = draw_pool(
@@ -139,7 +138,7 @@ class StorybookVAE:
             rows = torch.from_numpy(rng.choice(len(numbers), config.scenes, p=self.drawn_weights))
             examples = [drawn_example(config.seed, int(number)) for number in numbers[rows]]
             return DecodedBatch(to_pixels([example.target for example in examples]), latents[rows].float())
-        images = np.stack([self._image(rng) for _ in range(config.scenes)])
+        images = np.stack([self._picture(rng) for _ in range(config.scenes)])
         if not is_whole:
             height, width = (CELL, CELL) if step % 3 else (CELL, CANVAS)
             tiles = images.reshape(config.scenes, ROWS, height, CANVAS // width, width, 3)
@@ -148,7 +147,7 @@ class StorybookVAE:
                 images = _without_most_plain(rng, images, config.scenes * COLUMNS * 2)
         return DecodedBatch(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
-    def _image(self, rng: np.random.Generator) -> np.ndarray:
+    def _picture(self, rng: np.random.Generator) -> np.ndarray:
         if self.looks is not None and rng.random() < self.config.hard_share:
             return render_array(hard_scene(rng, self.looks))
         return _image(rng, self.config.other_share)
