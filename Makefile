@@ -1,5 +1,5 @@
 # make setup       a virtual environment in .venv with everything below; instant once it is up to date
-# make demo        draw a picture and edit it with the small model inside the package
+# make demo        draw five pictures with the small model inside the package
 # make test        the fast tests; `make test-slow` runs the others
 # make check       lint, format and types
 # make parity      compare with recorded tensors of the original: make parity GOLDENS=folder

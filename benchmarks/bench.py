@@ -122,7 +122,7 @@ def _settings(options: Bench, device: str) -> dict[str, Any]:
         "side": 96 if is_tiny else options.side,
         "rounds": 5 if is_tiny else options.rounds,
         "timed_steps": 4 if is_tiny else 2,
-        "picture_steps": 24 if is_tiny else 50,
+        "picture_steps": 8 if is_tiny else 50,
         "prompt_tokens": 40 if is_tiny else 80,
         "growth_side": 64 if is_tiny else 512,
         "batch_side": 64 if is_tiny else 256,

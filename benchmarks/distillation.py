@@ -68,7 +68,7 @@ class Distillation:
     """What was measured; gets what is missing."""
     figures: Path = Path("docs/distillation")
     """Curves go to FIGURES.png, pictures to FIGURES_pictures.png."""
-    model: str = "tiny"
+    model: str = "shapes"
     lora: Path | None = None
     """Of the student; default the model's own."""
     seeds: tuple[int, ...] = (0, 1, 2)

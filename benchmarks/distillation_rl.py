@@ -4,7 +4,7 @@
 
 Both learn the same weak kinds of captions, with the same prompts, groups, rewards, adapter and learning
 rate; each is drawn in the rollout as a user draws it: the teacher with its guidance in its own number of
-steps, the student in four steps without. "teacher in 8 steps" has cheaper rollouts, as recipe rl-tiny
+steps, the student in four steps without. "teacher in 8 steps" has cheaper rollouts, as recipe rl-shapes
 has, and is scored as the teacher is. The cost is counted in passes of one branch of one image through
 the DiT: one for each solver step and branch, three for each trained step and branch (forward, and a
 backward of twice the work). Before and after, held-out prompts of these kinds are drawn and scored exactly.
@@ -25,7 +25,7 @@ from tyro.conf import Positional, arg
 
 from deepgen.evaluation.benchmarks.shapes import prompts, score
 from deepgen.pipeline import DeepGenPipeline
-from deepgen.recipes.rl import rl_tiny
+from deepgen.recipes.rl import rl_shapes
 from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
@@ -51,7 +51,7 @@ class DistillationRL:
 
     output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
     student: Path
-    model: str = "tiny"
+    model: str = "shapes"
     ways: tuple[Way, ...] = ("student", "teacher in 8 steps", "teacher")
     kinds: tuple[str, ...] = ("two", "relation", "counting")
     seeds: tuple[int, ...] = (0,)
@@ -103,7 +103,7 @@ class DistillationRL:
         if way != "student":
             own = {"model": self.model, "guidance_scale": None}
         return replace(
-            rl_tiny(),
+            rl_shapes(),
             **own,
             num_inference_steps=_STEPS[way],
             seed=seed,

@@ -39,7 +39,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
 from deepgen.checkpoints.parts import build, named_config
 from deepgen.models import vae as latent_space
 from deepgen.models.allocation import kept_memory
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_STORYBOOK, DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES, DEEPGEN_TINY
 from deepgen.models.fused import has_kernel
 from deepgen.models.vision_tower import GatedFeedForward, PatchProduct
 from deepgen.models.windows import WindowAttention
@@ -47,8 +47,8 @@ from deepgen.models.windows import WindowAttention
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COMMANDS = {
-    "draw with tiny": ["generate", "a red circle", "--seed", "1", "-o", "x.png"],
-    "plan a drawing": ["generate", "a red circle", "--plan"],
+    "draw with tiny": ["generate", "a cat", "--seed", "1", "-o", "x.png"],
+    "plan a drawing": ["generate", "a cat", "--plan"],
     "info of tiny": ["info", "tiny"],
     "info of a picture": ["info", "drawn.png"],
     "verify tiny": ["verify", "tiny"],
@@ -106,7 +106,7 @@ class ExactParts:
         """Contiguous weights against channels last, whatever the package would choose."""
         full = _random(build("vae", named_config("vae", DEEPGEN_1_0), torch.bfloat16))
         cases: list[tuple[str, nn.Module, int]] = [("SD3.5", full, side) for side in self.sides]
-        for architecture in (DEEPGEN_TINY, DEEPGEN_STORYBOOK):
+        for architecture in (DEEPGEN_SHAPES, DEEPGEN_TINY):
             small = _random(build("vae", named_config("vae", architecture), torch.bfloat16))
             cases.append((architecture.name, small, 96))
         for name, vae, side in cases:
@@ -249,7 +249,7 @@ def _make_pictures(folder: Path) -> None:
     for number in range(20):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / "pictures" / f"{number}.png")
         (folder / "pictures" / f"{number}.txt").write_text(f"picture {number}")
-    command = [sys.executable, "-m", "deepgen", "generate", "a red circle", "--steps", "1", "-o", "drawn.png"]
+    command = [sys.executable, "-m", "deepgen", "generate", "a cat", "--steps", "1", "-o", "drawn.png"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 

@@ -134,7 +134,7 @@ class _RandomTensor:
 
 
 def random_pipeline() -> DeepGenPipeline:
-    """DeepGen 1.0 with random bfloat16 weights, and the tiny model's tokenizer."""
+    """DeepGen 1.0 with random bfloat16 weights, and the tokenizer of `shapes`."""
     parts: dict[str, Any] = {}
     for name in WEIGHTED:
         config = named_config(name, DEEPGEN_1_0)

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import httpx
 import tyro
 
-PROMPTS = ("a red circle", "two blue squares on a white background", "a green star above a yellow cross")
+PROMPTS = ("a cat", "two apples on a white background", "an owl above a bicycle")
 
 
 @dataclass(frozen=True, kw_only=True)

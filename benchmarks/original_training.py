@@ -111,7 +111,7 @@ class OriginalObjective(FlowMatchingObjective):
         for layer in vlm.language_model.layers:
             hidden.append(layer(hidden[-1], attention_mask=mask, position_embeddings=rotary))
         normed, taps = vlm.language_model.norm(hidden[-1]), self.connector.taps
-        if taps is None or max(taps) < len(hidden) - 1:  # DeepGen-Tiny's file ends at its deepest tap
+        if taps is None or max(taps) < len(hidden) - 1:  # the file of `shapes` ends at its deepest tap
             hidden[-1] = normed
         return hidden
 

@@ -1,6 +1,6 @@
 """How far each preset, solver and cache ends from the solution of the ODE, against the passes it takes.
 
-The small model inside the package draws the same prompts from the same noise with each candidate. The
+`shapes`, inside the package, draws the same prompts from the same noise with each candidate. The
 solution is Heun's with 200 steps, which are 399 model calls. The error of a picture is the root mean square
 difference of its clean latents from the solution's, as a share of the solution's own root mean square; a
 candidate's is the mean over pictures. A pass is one branch (positive or negative) of one picture through all
@@ -186,7 +186,7 @@ def _counted_blocks(transformer: Any) -> Iterator[list[float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PresetQuality:
-    """Measure errors and passes of the presets on the small model."""
+    """Measure errors and passes of the presets on `shapes`."""
 
     output: Path | None = None
     """Where the figures go, as JSON."""
@@ -199,7 +199,7 @@ class PresetQuality:
 def main(options: PresetQuality) -> None:
     """Print a line for each candidate and case, and write the figures."""
     torch.set_num_threads(1)
-    pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     results = [
         result
@@ -214,7 +214,7 @@ def main(options: PresetQuality) -> None:
     ]
     if options.output is not None:
         table = {
-            "model": "tiny",
+            "model": "shapes",
             "solution": f"heun, {options.reference_steps} steps",
             "pictures": options.images,
             "results": [asdict(result) for result in results],

@@ -2,7 +2,7 @@
 
     python benchmarks/reward_hacking.py OUTPUT [--steps 40]
 
-The small model is rewarded for pictures that make small JPEG files. The exact judge of the shapes is held
+`shapes` is rewarded for pictures that make small JPEG files. The exact judge of the shapes is held
 out: it sees every picture and is never trained on. Writes the run, and `hacking.png` with both curves, into
 OUTPUT; `OUTPUT/run/samples` has the pictures. An interrupted run goes on.
 """
@@ -18,7 +18,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.recipes.rl import rl_tiny
+from deepgen.recipes.rl import rl_shapes
 from deepgen.training.loop import train
 from deepgen.training.optim import OptimConfig
 from deepgen.training.plot import read_log
@@ -38,7 +38,7 @@ class RewardHacking:
     """Train on the bad reward, and draw what came of it."""
 
     output: Positional[Annotated[Path, arg(metavar="OUTPUT")]]
-    model: str = "tiny"
+    model: str = "shapes"
     steps: int = 40
     lr: float = 1e-3
 
@@ -48,7 +48,7 @@ class RewardHacking:
         prompts = self.output / "prompts.yaml"
         prompts.write_text(MIX)
         config = replace(
-            rl_tiny(),
+            rl_shapes(),
             model=self.model,
             prompts=prompts,
             num_steps=self.steps,

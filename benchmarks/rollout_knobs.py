@@ -18,7 +18,7 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from deepgen.recipes.rl import rl_tiny
+from deepgen.recipes.rl import rl_shapes
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.parallel import Processes
 
@@ -34,7 +34,7 @@ def _window(start: int, size: int) -> dict[str, Any]:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "rl-tiny: cps, eta 0.8, steps 1-3 of 8, shared noise": {},
+    "rl-shapes: cps, eta 0.8, steps 1-3 of 8, shared noise": {},
     "noise of each image its own": {"shares_noise": False},
     "eta 0.4": {"eta": 0.4},
     "eta 1": {"eta": 1.0},
@@ -76,7 +76,7 @@ class RolloutKnobs:
         credit = changes.pop("credit", "exact")
         mix.write_text(MIX.format(credit=credit, task=self.task, kind=self.kind))
         config = replace(
-            rl_tiny(),
+            rl_shapes(),
             model=self.model,
             prompts=mix,
             prompts_per_rollout=self.prompts,

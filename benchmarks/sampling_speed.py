@@ -2,9 +2,9 @@
 
     python benchmarks/sampling_speed.py --before COMMIT --output FILE
 
-Each commit has a process of its own on the embedded `tiny` model with one thread, and the two take turns:
+Each commit has a process of its own on the model of flat shapes with one thread, and the two take turns:
 before, after, before, ... A round draws one served image, four served together, and the groups of one
-rollout of the recipe `rl-tiny`. Both wall and CPU seconds are written down, because other work on a machine
+rollout of the recipe `rl-shapes`. Both wall and CPU seconds are written down, because other work on a machine
 changes the former; ratios are those of medians, above 1 where the later commit is faster.
 """
 
@@ -127,18 +127,19 @@ def work() -> None:
     import torch
 
     from deepgen.pipeline import DeepGenPipeline
-    from deepgen.recipes.rl import rl_tiny
+    from deepgen.recipes import rl
     from deepgen.serving.engine import Engine, EngineConfig
     from deepgen.serving.jobs import GenerationRequest
     from deepgen.training.parallel import Processes
 
     torch.set_num_threads(1)
-    pipe = DeepGenPipeline.from_pretrained("tiny")
+    flat = "shapes" if hasattr(rl, "rl_shapes") else "tiny"  # as older commits call it
+    pipe = DeepGenPipeline.from_pretrained(flat)
     with tempfile.TemporaryDirectory() as folder, Engine(pipe, EngineConfig()) as engine:
         mix = Path(folder) / "prompts.yaml"
         mix.write_text(MIX)
-        changes: dict[str, Any] = {"model": "tiny", "prompts": mix, "prompts_per_rollout": 2}
-        config = replace(rl_tiny(), **changes, sheet_every=0, device="cpu", num_threads=1)
+        changes: dict[str, Any] = {"model": flat, "prompts": mix, "prompts_per_rollout": 2}
+        config = replace(getattr(rl, f"rl_{flat}")(), **changes, sheet_every=0, device="cpu", num_threads=1)
         stage = config.build(Processes("cpu"))
 
         def served(count: int) -> Any:

@@ -148,7 +148,7 @@ async def in_turns(options: Load, other: Path, arguments: list[str]) -> dict[str
 def server(options: Load, *arguments: str, source: Path | None = None) -> Iterator[tuple[str, int]]:
     """Address and process id of a fresh server, of the package below `source` where that is given."""
     environment = {**os.environ, "PYTHONPATH": str(source)} if source else None
-    command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", "0"]
+    command = [sys.executable, "-m", "deepgen", "serve", "shapes", "--port", "0"]
     command += ["--device", "cpu", "--workers", str(options.workers), *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:

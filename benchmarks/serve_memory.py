@@ -90,7 +90,7 @@ class Watch:
 @contextmanager
 def server() -> Iterator[tuple[str, int]]:
     """A server's address and process."""
-    command = [sys.executable, "-m", "deepgen", "serve", "tiny", "--port", "0"]
+    command = [sys.executable, "-m", "deepgen", "serve", "shapes", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

@@ -86,7 +86,7 @@ def timed(call: Callable[..., Any], total: list[float]) -> Callable[..., Any]:
 
 def write_loras(folder: Path) -> dict[str, str]:
     """Adapters of random weights."""
-    pipe = DeepGenPipeline.from_pretrained("tiny")
+    pipe = DeepGenPipeline.from_pretrained("shapes")
     for number, name in enumerate(LORAS):
         torch.manual_seed(number)
         modules = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -102,7 +102,7 @@ def write_loras(folder: Path) -> dict[str, str]:
 
 def loaded() -> DeepGenPipeline:
     """The model inside the package, anew: an engine leaves its adapters in it."""
-    pipe = DeepGenPipeline.from_pretrained("tiny")
+    pipe = DeepGenPipeline.from_pretrained("shapes")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

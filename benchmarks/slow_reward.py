@@ -2,7 +2,7 @@
 
     python benchmarks/slow_reward.py [--latency 2] [--output FILE]
 
-Three reward services in processes of their own judge the small model's rollouts. First all three answer at
+Three reward services in processes of their own judge the rollouts of `shapes`. First all three answer at
 once; then one takes `latency` seconds for every answer, and another is killed after the first step. Reported
 is by how much the median step grew: requests run while the next groups are sampled, the prompts of the next
 rollout are read and the supervised loss is computed, so it should be less than the latency. Measured without
@@ -33,11 +33,11 @@ from typing import Any
 
 import tyro
 
-from deepgen.recipes.rl import rl_tiny
+from deepgen.recipes.rl import rl_shapes
 from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.training.loop import train
 
-MIXTURE = Path(str(files("deepgen.recipes"))) / "mixtures" / "tiny.yaml"
+MIXTURE = Path(str(files("deepgen.recipes"))) / "mixtures" / "shapes.yaml"
 SERVICE = Path(__file__).parents[1] / "tests" / "train" / "reward_process.py"
 
 
@@ -88,7 +88,7 @@ class SlowReward:
             if kills:
                 threading.Thread(target=_kill_after_a_step, args=(services["c"][1], log), daemon=True).start()
             config = replace(
-                rl_tiny(),
+                rl_shapes(),
                 prompts=folder / "prompts.yaml",
                 device="cpu",
                 num_threads=1,

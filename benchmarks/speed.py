@@ -24,8 +24,8 @@ from deepgen.cli.options import ModelOptions
 class Speed(ModelOptions):
     """Time the parts of a picture."""
 
-    prompt: str = "a red circle on a white background"
-    instruction: str = "make the circle blue"
+    prompt: str = "a cat in a meadow"
+    instruction: str = "replace the cat with a dog"
     repeats: int = 3
 
 

@@ -1,6 +1,6 @@
 """Samples per second and FLOP of a training step: the original's path against ours, for both stages.
 
-    python benchmarks/train_path.py [--sizes tiny small] [--rounds 7] [--output result.json]
+    python benchmarks/train_path.py [--sizes shapes small] [--rounds 7] [--output result.json]
 
 Both paths run in this process on the same weights, pictures, prompts, noise and noise levels, one optimizer
 step each in turn, so that a busy machine slows both. A step is one cycle of the published mixture: stage 1
@@ -36,11 +36,12 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig
 
 from deepgen.data.batches import MicroBatch, micro_batch_parts
 from deepgen.data.pixels import bytes_to_pixels
-from deepgen.models.config import DEEPGEN_TINY, Architecture
+from deepgen.embedded import embedded_folder
+from deepgen.models.config import DEEPGEN_SHAPES, Architecture
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
-from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.cache import latent_moments
 from deepgen.training.parallel import Processes
@@ -54,10 +55,10 @@ RESULT = Path(__file__).parent / "results" / "train_path.json"
 MICRO_BATCH = 4
 TARGETS = {("stage 1", "cached"): 1.5, ("stage 2", "ours"): 1.25}
 
-# The stored tiny VLM ends at its deepest tap; the original runs one layer more.
-TINY = replace(
-    DEEPGEN_TINY,
-    vlm={**DEEPGEN_TINY.vlm, "text_config": {**DEEPGEN_TINY.vlm["text_config"], "num_hidden_layers": 6}},
+# The stored VLM of flat shapes ends at its deepest tap; the original runs one layer more.
+FLAT = replace(
+    DEEPGEN_SHAPES,
+    vlm={**DEEPGEN_SHAPES.vlm, "text_config": {**DEEPGEN_SHAPES.vlm["text_config"], "num_hidden_layers": 6}},
 )
 
 # DeepGen 1.0 with widths divided by eight, depths by three and sequences by four, so that every part keeps
@@ -109,7 +110,7 @@ SMALL = Architecture(
     },
     vlm={
         "text_config": {
-            **DEEPGEN_TINY.vlm["text_config"],
+            **DEEPGEN_SHAPES.vlm["text_config"],
             "hidden_size": 256,
             "intermediate_size": 1376,
             "num_hidden_layers": 12,
@@ -122,7 +123,7 @@ SMALL = Architecture(
             },
         },
         "vision_config": {
-            **DEEPGEN_TINY.vlm["vision_config"],
+            **DEEPGEN_SHAPES.vlm["vision_config"],
             "depth": 11,
             "hidden_size": 160,
             "intermediate_size": 428,
@@ -130,7 +131,7 @@ SMALL = Architecture(
             "out_hidden_size": 256,
             "fullatt_block_indexes": [7],
         },
-        **{key: value for key, value in DEEPGEN_TINY.vlm.items() if not key.endswith("_config")},
+        **{key: value for key, value in DEEPGEN_SHAPES.vlm.items() if not key.endswith("_config")},
     },
     scheduler={"num_train_timesteps": 1000, "shift": 3.0},
 )
@@ -148,7 +149,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(TINY, 96, (5, 30), (3, 12), 4),
+    "shapes": Size(FLAT, 96, (5, 30), (3, 12), 4),
     "small": Size(SMALL, 256, (5, 30), (3, 12), 8),
 }
 
@@ -176,7 +177,7 @@ def build_pipeline(architecture: Architecture, transformer: type[DeepGenTransfor
         transformer=transformer.from_config(architecture.transformer),
         vae=AutoencoderKL.from_config(architecture.vae),
         scheduler=FlowMatchEulerDiscreteScheduler(**architecture.scheduler),
-        tokenizer=AutoTokenizer.from_pretrained(TINY_DIR / "tokenizer"),
+        tokenizer=AutoTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer"),
     )
 
 

@@ -22,7 +22,7 @@ SETTINGS = {
     "micro_batch_size": "2",
     "num_workers": "0",
     "device": "cpu",
-    "model": "tiny",
+    "model": "shapes",
     "new_connector": "false",
     "optim.warmup_steps": "2",
     "optim.decay_share": "0",  # the schedule of a part is not that of the whole

@@ -39,8 +39,8 @@ def stage(number: int) -> dict[str, Any]:
 
 
 def tiny(part: str) -> Any:
-    """A part of DeepGen-Tiny with random weights, nothing trained."""
+    """A part of the model of flat shapes with random weights, nothing trained."""
     torch.manual_seed(0)
-    config = named_config(part, ARCHITECTURES["deepgen-tiny"])
+    config = named_config(part, ARCHITECTURES["deepgen-shapes"])
     model = part_class(part)(config) if part == "vlm" else part_class(part)(**config)
     return model.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""Settings that make a supervised recipe run on the tiny model in a second."""
+"""Settings that make a supervised recipe run on a small model in a second."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def small(mixture: Path, **changes: str) -> dict[str, str]:
         "optim.decay_share": "0",
         "optim.warmup_steps": "1",
         "device": "cpu",
-        "model": "tiny",
+        "model": "shapes",
         "new_connector": "false",
         "preflight": "none",
         "before_after": "none",

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
@@ -20,7 +20,7 @@ from deepgen.tiny.tokenizer import write_tokenizer
 
 def write_storybook_model(folder: Path, seed: int = 0) -> Path:
     """Write it to the folder, in bfloat16."""
-    sizes = DEEPGEN_STORYBOOK
+    sizes = DEEPGEN_TINY
     with TemporaryDirectory() as written, torch.random.fork_rng(devices=[]):
         write_tokenizer(Path(written))
         torch.manual_seed(seed)

@@ -120,12 +120,12 @@ def test_a_preset_costs_its_calls_of_both_branches_and_of_one() -> None:
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
     from harness.startup import load_in_a_process, random_folder
 
-    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES
 
     layers = {"num_layers": 3, "dual_attention_layers": (0,)}
     architecture = replace(
         DEEPGEN_1_0,
-        vlm=DEEPGEN_TINY.vlm,
+        vlm=DEEPGEN_SHAPES.vlm,
         connector={**DEEPGEN_1_0.connector, "num_hidden_layers": 1},
         transformer={**DEEPGEN_1_0.transformer, **layers},
     )

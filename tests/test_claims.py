@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 
 import ablation  # noqa: E402  # in tools/, which is no package
-import tiny_rl  # noqa: E402
+import shapes_rl  # noqa: E402
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 
@@ -66,7 +66,7 @@ def test_the_ablation_says_what_was_significant_and_what_was_not() -> None:
 
 @pytest.mark.parametrize(("num_seeds", "has_interval"), [(3, False), (8, True)])
 def test_the_benchmark_of_reinforcement_learning_claims_as_little(num_seeds: int, has_interval: bool) -> None:
-    kinds = [*tiny_rl.GENERATION_KINDS, *(f"edit {kind}" for kind in tiny_rl.EDIT_KINDS)]
+    kinds = [*shapes_rl.GENERATION_KINDS, *(f"edit {kind}" for kind in shapes_rl.EDIT_KINDS)]
 
     def scores(value: float) -> dict[str, dict[str, float]]:
         return {"by default": dict.fromkeys(kinds, value)}
@@ -74,14 +74,14 @@ def test_the_benchmark_of_reinforcement_learning_claims_as_little(num_seeds: int
     found: dict = {"before": scores(0.5)}
     for seed in range(num_seeds):
         found[f"ours-{seed}"] = {"after": scores(0.6 + seed / 100), "rollouts": 1, "passes_per_rollout": 1}
-    table = tiny_rl.TinyRL(output=Path()).table(found)
+    table = shapes_rl.ShapesRL(output=Path()).table(found)
     assert ("±" in table) == has_interval
     assert (f"ours: {num_seeds} seeds (no claim: that takes 8)" in table) == (not has_interval)
 
 
 def test_the_page_of_the_small_model_claims_no_more_than_its_record() -> None:
-    page = (ROOT / "docs" / "tiny" / "README.md").read_text()
-    recorded = json.loads((ROOT / "docs" / "tiny" / "ablation.json").read_text())
+    page = (ROOT / "docs" / "shapes" / "README.md").read_text()
+    recorded = json.loads((ROOT / "docs" / "shapes" / "ablation.json").read_text())
     assert ablation.table(recorded) in page
     assert ablation.claims(recorded) in page
     for name in list(recorded)[1:]:  # which the page says, too
@@ -94,10 +94,9 @@ def test_the_page_of_the_small_model_claims_no_more_than_its_record() -> None:
 
 
 def test_a_published_table_is_of_three_seeds_or_says_that_it_is_of_one() -> None:
-    table = json.loads((ROOT / "docs" / "tiny" / "shapes.json").read_text())
-    for page in (ROOT / "docs" / "tiny" / "README.md", ROOT / "README.md"):
-        said = "one seed of the evaluation" in page.read_text().lower()
-        assert said == (table.get("num_seeds", 1) < PUBLISHED_SEEDS)
+    table = json.loads((ROOT / "docs" / "shapes" / "shapes.json").read_text())
+    said = "one seed of the evaluation" in (ROOT / "docs" / "shapes" / "README.md").read_text().lower()
+    assert said == (table.get("num_seeds", 1) < PUBLISHED_SEEDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -115,9 +115,12 @@ def test_every_option_reaches_the_pipeline(fake: FakePipeline) -> None:
 
 def test_a_preset_chooses_solver_and_steps_and_stands_in_the_record(fake: FakePipeline) -> None:
     assert main(["generate", "a star", "--preset", "balanced", "--seed", "1"]) == 0
-    assert (fake.calls[0]["preset"], fake.calls[0]["num_inference_steps"]) == ("balanced", 17)
+    assert (fake.calls[0]["preset"], fake.calls[0]["num_inference_steps"]) == (
+        "balanced",
+        16,
+    )
     record = read_record(Path("out.png"))
-    assert (record.preset, record.solver, record.num_inference_steps) == ("balanced", "unipc", 17)
+    assert (record.preset, record.solver, record.num_inference_steps) == ("balanced", "unipc", 16)
     assert main(["generate", "a star", "--preset", "fast", "--steps", "9", "--seed", "1"]) == 0
     assert fake.calls[1]["num_inference_steps"] == 9
 
@@ -360,7 +363,7 @@ def test_every_solver_draws_from_the_command_line(
 ) -> None:
     monkeypatch.setattr(DeepGenPipeline, "from_pretrained", lambda *arguments, **options: pipe)
     assert main(["generate", "a star", "--seed", "1", "--steps", "3", "--scheduler", scheduler]) == 0
-    assert "flat shapes" in capsys.readouterr().err
+    assert "a storybook" in capsys.readouterr().err
     assert np.asarray(Image.open("out.png")).std() > 0
     assert read_record(Path("out.png")).solver == scheduler
 

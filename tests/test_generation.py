@@ -92,6 +92,11 @@ def test_a_model_without_defaults_has_the_published_ones_and_a_server_its_preset
     assert (own.num_inference_steps, own.guidance_scale, own.height, own.width) == (50, 4.0, 512, 512)
     assert GenerationSettings().resolve({"preset": "balanced"}).num_inference_steps == 17
     assert GenerationSettings(preset="exact").resolve({"preset": "balanced"}).num_inference_steps == 50
+    few = {"num_inference_steps": 8}  # a preset saves steps, and never adds any
+    assert GenerationSettings(preset="balanced").resolve(few).num_inference_steps == 8
+    assert (
+        GenerationSettings(preset="balanced", num_inference_steps=12).resolve(few).num_inference_steps == 12
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,11 @@ from torch import Tensor
 from deepgen.checkpoints.lora_files import read_lora
 from deepgen.checkpoints.lora_settings import LoraError
 from deepgen.cli.app import main
-from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from deepgen.embedded import embedded_folder
+from deepgen.pipeline import DeepGenPipeline
 from lora_cases import CASES, write_case
+
+SHAPES_DIR = embedded_folder("shapes")
 
 State = dict[str, Tensor]
 
@@ -92,7 +95,7 @@ def refused(pipe: DeepGenPipeline, source: Any, **options: Any) -> str:
 
 @pytest.fixture(scope="module")
 def tiny() -> DeepGenPipeline:
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -146,7 +149,7 @@ def test_a_damaged_file_of_a_user_is_one_line_and_exit_code_1(
         "generate",
         "a star",
         "--model",
-        str(TINY_DIR),
+        str(SHAPES_DIR),
         "--lora",
         str(path),
         "-o",
@@ -590,8 +593,8 @@ def test_the_command_line_applies_what_fits_where_it_is_told_to(
 ) -> None:
     state = foreign_text_encoder(load_file(write_case("peft_keys_with_alpha.safetensors", tmp_path)))
     save_file(state, tmp_path / "a.safetensors")
-    asked = ["generate", "a star", "--steps", "1", "--lora", str(tmp_path / "a.safetensors")]
-    asked += ["-o", str(tmp_path / "a.png")]
+    asked = ["generate", "a star", "--model", "shapes", "--steps", "1"]
+    asked += ["--lora", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png")]
     assert main(asked) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"deepgen: error: .*lora_te1_.*--lora-partial", last)

@@ -80,7 +80,7 @@ def test_part_of_what_was_learnt_passes_the_gate_and_keeps_the_rest() -> None:
     )
     by_scale = result["counting_by_guidance"]
     shares = [100 * statistics.mean(by_scale[scale]) for scale in ("1.75", "1.5", "1.25")]
-    words = "{:.0f} % of 512 drawings right with the small model's 1.75, {:.0f} % with 1.5 and {:.0f} %"
+    words = "{:.0f} % of 512 drawings right with the model's own 1.75, {:.0f} % with 1.5 and {:.0f} %"
     assert words.format(*shares) in PAGE_OF_RL
     whole = recorded("tiny_rl_2026-11-27.json")
     for kind, share, times in (("relation", 0.75, 25), ("edit move", 0.9, 15)):

@@ -46,7 +46,7 @@ datasets:
   - {name: recolor, shapes: edit, kinds: [recolor], rows: 8, rewards: {right: 1}}
 """
 TRAIN = {
-    "model": "tiny",
+    "model": "shapes",
     "new_connector": "false",
     "num_workers": "0",
     "micro_batch_size": "2",
@@ -84,7 +84,7 @@ def commands(folder: Path, num_processes: int) -> list[list[str]]:
     parallel = ["--parallel", "guidance"] if num_processes > 1 else []
     return [
         ["train", "alignment", "-o", str(folder / "supervised"), *supervised],
-        ["train", "rl-tiny", "-o", str(folder / "rl"), "--set", *settings, *rl],
+        ["train", "rl-shapes", "-o", str(folder / "rl"), "--set", *settings, *rl],
         ["generate", "--file", str(rows), *drawn, "-o", str(folder / "pictures")],
         ["generate", "a red circle", *drawn, *parallel, "-o", str(folder / "one.png")],
         [

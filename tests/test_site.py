@@ -100,7 +100,7 @@ def test_the_start_page_shows_what_the_script_draws(monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     script = importlib.import_module("site_images")
     assert f"{script.MARK}\n{script.figures()}\n{script.END}" in script.PAGE.read_text()
-    names = {drawing.name for drawing in [*script.DRAWN, *script.EDITED]} | {"banner"}
+    names = {drawing.name for drawing in [*script.DRAWN, *script.EDITED]}
     assert {path.stem for path in script.FOLDER.iterdir()} == names
 
 

@@ -55,7 +55,7 @@ def test_the_reward_scores_a_picture_and_trains(folder: Path, capsys: pytest.Cap
     assert main(["rewards", "score", "mine.py:redness", "--image", "pictures/a_red_circle.png"]) == 0
     assert "1.0000" in capsys.readouterr().out
     given = ["--prompts", "prompts.txt", "--rewards", "mine.py:redness=1", *SMALL, "-o", "red"]
-    assert main(["train", "rl-tiny", *given]) == 0
+    assert main(["train", "rl-shapes", *given]) == 0
     assert 0 < last_row(folder / "red")["reward/redness"] < 1
     assert "mine.py" in files_run(folder / "red")
 
@@ -73,7 +73,7 @@ def test_the_source_is_counted_and_trained_on(folder: Path, capsys: pytest.Captu
 def test_the_objective_trains(folder: Path) -> None:
     given = ["--prompts", "prompts.txt", "--rewards", "jpeg=1", "--shares-noise=false", *SMALL]
     options = ["--objective", "weighted.py", "--objective-options", "temperature=0.5"]
-    assert main(["train", "rl-tiny", *given, *options, "-o", "weighted"]) == 0
+    assert main(["train", "rl-shapes", *given, *options, "-o", "weighted"]) == 0
     row = last_row(folder / "weighted")
     assert row["policy/weight"] > 0
     assert "weighted.py" in files_run(folder / "weighted")

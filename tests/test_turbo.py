@@ -15,8 +15,9 @@ from deepgen.checkpoints.saving import DISTILLED_FILE, LORA_FILE
 from deepgen.checkpoints.verify import require_unchanged
 from deepgen.cli import main
 from deepgen.distilled_lora import OWN, write_metadata
+from deepgen.embedded import embedded_folder
 from deepgen.generation import GenerationSettings
-from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.rl.policy import Policy
 from deepgen.sampling.few_steps import KEY, FewSteps, even_schedules, read_few_steps
 from deepgen.serving.engine import Engine, EngineConfig
@@ -24,6 +25,7 @@ from deepgen.serving.jobs import GenerationRequest
 from deepgen.serving.sampler import Sampler
 from random_lora import write_lora
 
+SHAPES_DIR = embedded_folder("shapes")
 MADE_FOR = FewSteps(schedules=even_schedules((2, 4), 20.0))
 PROMPT = "a red circle on a white background"
 NOT_DISTILLED = "is for a model that was distilled to few steps, and this one was not"
@@ -31,7 +33,7 @@ NOT_DISTILLED = "is for a model that was distilled to few steps, and this one wa
 
 @pytest.fixture(scope="module")
 def tiny() -> DeepGenPipeline:
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -56,7 +58,7 @@ def picture(pipe: Any, **arguments: Any) -> np.ndarray:
 
 
 def test_four_steps_at_the_levels_that_are_written_and_one_branch(tiny: DeepGenPipeline) -> None:
-    written = json.loads((TINY_DIR / "model_index.json").read_text())["defaults"][KEY]["steps"]
+    written = json.loads((SHAPES_DIR / "model_index.json").read_text())["defaults"][KEY]["steps"]
     shift = tiny.scheduler.config.shift
     for count in (None, 2, 8, 1):
         own = written[str(count or 4)]
@@ -79,7 +81,7 @@ def test_the_embedded_student_draws_what_it_is_asked(tiny: DeepGenPipeline) -> N
 
 
 def test_other_presets_draw_as_if_there_were_no_student(tiny: DeepGenPipeline) -> None:
-    other = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    other = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     other.set_progress_bar_config(disable=True)
     before = picture(other, num_inference_steps=4)
     turbo = picture(other, preset="turbo")
@@ -187,7 +189,7 @@ def test_a_saved_model_takes_its_student_along(tiny: DeepGenPipeline, tmp_path: 
 @pytest.fixture
 def half(tmp_path: Path) -> DeepGenPipeline:
     """`tiny` with a LoRA of its owner's at half its strength."""
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     write_lora(pipe, tmp_path / "mine.safetensors", 3, {"transformer": ["to_q", "to_k"]}, alpha=8)
     pipe.set_adapters(["mine"], [0.5])
@@ -225,7 +227,7 @@ def test_a_server_draws_the_students_pictures_beside_others(tiny: DeepGenPipelin
         preset: picture(tiny, preset=preset, **({} if preset == "turbo" else {"num_inference_steps": 4}))
         for preset in ("turbo", "exact")
     }
-    other = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    other = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     with Engine(other, EngineConfig(max_batch=4)) as engine:
         assert OWN not in engine.model.loras
         assert engine.model.can_use("turbo")
@@ -258,7 +260,7 @@ def test_pictures_with_and_without_the_student_share_a_forward(tiny: DeepGenPipe
         {"preset": "turbo"},
         {"guidance_scale": 1.0, "num_inference_steps": 4},
     ]
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     sampler = Sampler(pipe)
     together = [sample(sampler, **one) for one in asked]
     assert together[0].batch_key == together[1].batch_key
@@ -289,11 +291,11 @@ def test_a_rollout_of_a_distilled_model_takes_its_levels(pipe: DeepGenPipeline) 
 
 
 def test_a_converted_model_keeps_its_student_where_the_layout_has_room(tmp_path: Path) -> None:
-    assert main(["convert", "tiny", str(tmp_path / "folder")]) == 0
+    assert main(["convert", "shapes", str(tmp_path / "folder")]) == 0
     pipe = DeepGenPipeline.from_pretrained(tmp_path / "folder")
     assert pipe("a red circle", preset="turbo", seed=1).images[0].size == (96, 96)
-    assert main(["convert", "tiny", str(tmp_path / "native"), "--layout", "native"]) == 0
-    pipe = DeepGenPipeline.from_pretrained(tmp_path / "native", vlm=str(TINY_DIR), vae=str(TINY_DIR))
+    assert main(["convert", "shapes", str(tmp_path / "native"), "--layout", "native"]) == 0
+    pipe = DeepGenPipeline.from_pretrained(tmp_path / "native", vlm=str(SHAPES_DIR), vae=str(SHAPES_DIR))
     with pytest.raises(ValueError, match="turbo"):
         pipe("a red circle", preset="turbo", seed=1)
 
@@ -302,7 +304,7 @@ def test_a_converted_model_keeps_its_student_where_the_layout_has_room(tmp_path:
 
 
 def plain_tiny() -> DeepGenPipeline:
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -310,7 +312,7 @@ def plain_tiny() -> DeepGenPipeline:
 def test_a_disabled_students_lora_draws_as_if_it_were_not_there() -> None:
     pipe = plain_tiny()
     before = picture(pipe)
-    pipe.load_lora_weights(TINY_DIR / DISTILLED_FILE, adapter_name="student")
+    pipe.load_lora_weights(SHAPES_DIR / DISTILLED_FILE, adapter_name="student")
     student = picture(pipe)
     pipe.disable_lora()
     assert not pipe.is_student

@@ -60,9 +60,9 @@ def redness(candidate, strength: float = 1.0):
 
 
 def quick():
-    from deepgen.recipes.tiny import tiny_dit
+    from deepgen.recipes.shapes import shapes_dit
 
-    return tiny_dit()
+    return shapes_dit()
 
 
 options, source, reward, recipe = RowsOptions, Rows, redness, quick
@@ -317,7 +317,7 @@ def test_things_of_installed_packages_have_names_like_ours(caplog: pytest.LogCap
     assert make_objective("mine", kl_coef=0.0).kl_coef == 0.0
     with pytest.raises(ValueError, match="objective broken of my_objective:Nothing cannot be loaded"):
         make_objective("broken")
-    assert type(recipe("quick")) is type(recipe("tiny-dit"))
+    assert type(recipe("quick")) is type(recipe("shapes-dit"))
 
 
 # --- the record

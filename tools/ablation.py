@@ -1,8 +1,8 @@
-"""What makes the connector work: fresh connectors of other shapes, trained by stage 1 on the small model.
+"""What makes the connector work: fresh connectors of other shapes, trained by stage 1 on `shapes`.
 
     python tools/ablation.py OUTPUT [--steps 300] [--seeds 0 1 ... 7] [--cache FOLDER --data MIXTURE]
 
-VLM, DiT and VAE are those of `tiny` and frozen; every row gets the same samples, noise and steps, and is
+VLM, DiT and VAE are those of `shapes` and frozen; every row gets the same samples, noise and steps, and is
 measured on held-out rows at eight fixed noise levels. A row that is there already is not run again, so the
 command can be interrupted. Writes `ablation.json` and `ablation.md` into OUTPUT: the table, and which
 differences may be claimed. With fewer than eight seeds none may, and the table has no interval.
@@ -86,7 +86,7 @@ class Ablation:
         assert isinstance(config, SupervisedConfig)
         config = replace(
             config,
-            model="tiny",
+            model="shapes",
             new_connector=True,
             connector_options=options,
             data=self.data,

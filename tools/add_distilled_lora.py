@@ -1,6 +1,6 @@
 """Put a distilled LoRA into a model's folder, so that preset "turbo" works with the model alone.
 
-    python tools/add_distilled_lora.py LORA.safetensors src/deepgen/assets/tiny
+    python tools/add_distilled_lora.py LORA.safetensors src/deepgen/assets/shapes
     python tools/add_distilled_lora.py LORA.safetensors FOLDER --then RL.safetensors --rank 32
 
 The file is stored in bfloat16 as distilled_lora.safetensors, named in the defaults of model_index.json with

@@ -1,7 +1,7 @@
-"""`make demo`: pictures of the small models inside this package, in the folder outputs/demo.
+"""`make demo`: pictures of the small model inside this package, in the folder outputs/demo.
 
-The one of flat shapes draws a picture and edits it. The one of the storybook shows its five abilities in one
-strip: a scene, an edit of it, a word, a riddle, and an edit that has to be thought about.
+A scene, an edit of it, a word, a riddle, and an edit that has to be thought about: five abilities, each a
+picture, and all of them in one strip.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from PIL import Image
 
 from deepgen.cli.loading import load_pipeline
 from deepgen.cli.options import ModelOptions
-from deepgen.data.png import image_grid, save_png
+from deepgen.data.png import save_png
 
 FOLDER = Path("outputs/demo")
-PROMPT = "a red circle on a white background"
-INSTRUCTION = "make the circle blue"
 # What the strip shows, from left to right; an edit is of the scene that was drawn first.
 SCENE = "a cat and a dog in a meadow"
 STRIP = (
@@ -29,34 +27,32 @@ STRIP = (
 )
 
 
-def storybook_strip(pipe: Any, seed: int = 1) -> Image.Image:
-    """The five pictures in a row, each with its prompt below it, twice as large as drawn."""
+def draw_strip(pipe: Any, seed: int = 1) -> dict[str, Image.Image]:
+    """Pictures by file name: the five of `STRIP`, and the strip of them, each with its prompt below it and
+    twice as large as drawn.
+    """
     from deepgen.tiny.evaluation.sheet import Tile, sheet
 
     scene = pipe(SCENE, seed=seed).images[0]
-    tiles = []
+    images, tiles = {}, []
     for name, prompt in STRIP:
         edited = {"image": scene} if name.startswith("edit") else {}
         image = scene if name == "scene" else pipe(prompt, seed=seed, **edited).images[0]
+        images[f"{name.split()[-1]}.png"] = image
         tiles.append(Tile(image=image, caption=f"{name}: {prompt}"))
-    return sheet([("", tiles)], caption_lines=4)
+    return images | {"strip.png": sheet([("", tiles)], caption_lines=4)}
 
 
 def main() -> None:
     """Draw, and say where the pictures are."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     pipe: Any = load_pipeline(ModelOptions(model="tiny"))
-    drawn = pipe(PROMPT, seed=1).images[0]
-    edited = pipe(INSTRUCTION, image=drawn, seed=1).images[0]
-    for name, image in (("drawn", drawn), ("edited", edited), ("both", image_grid([drawn, edited]))):
-        save_png(image, FOLDER / f"{name}.png")
-    print(f"{FOLDER / 'drawn.png'}   {PROMPT}")
-    print(f"{FOLDER / 'edited.png'}  {INSTRUCTION}")
-    print(f"{FOLDER / 'both.png'}    side by side")
-    save_png(storybook_strip(load_pipeline(ModelOptions(model="storybook"))), FOLDER / "strip.png")
-    for name, prompt in STRIP:
-        print(f"{name:24} {prompt}")
-    print(FOLDER / "strip.png")
+    images = draw_strip(pipe)
+    for file, image in images.items():
+        save_png(image, FOLDER / file)
+    for file, (name, prompt) in zip(images, STRIP, strict=False):
+        print(f"{FOLDER / file!s:26} {name}: {prompt}")
+    print(f"{FOLDER / 'strip.png'!s:26} all five")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def captions(folder: Path) -> None:
 
 
 def shapes(path: Path) -> None:
-    """A mixture of the small model's world: 8 edits and 16 captions."""
-    text = (ROOT / "src/deepgen/recipes/mixtures/tiny.yaml").read_text()
+    """A mixture of the flat world: 8 edits and 16 captions."""
+    text = (ROOT / "src/deepgen/recipes/mixtures/shapes.yaml").read_text()
     text = text.replace("rows: 10000000, task", "rows: 8, task").replace("rows: 10000000", "rows: 16")
     path.write_text(text)
 
@@ -171,7 +171,7 @@ def certificate(path: Path) -> None:
 
 def prompt_file(path: Path) -> None:
     """Two prompts."""
-    path.write_text('{"prompt": "two blue stars"}\n{"prompt": "a red circle"}\n')
+    path.write_text('{"prompt": "two apples"}\n{"prompt": "a cat in a meadow"}\n')
 
 
 def prompts(path: Path) -> None:
@@ -200,10 +200,10 @@ def small_model(folder: Path) -> Path:
     from deepgen import DeepGenPipeline, DeepGenTransformer2DModel, DeepGenVLM
 
     torch.manual_seed(0)
-    pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32)
     config = {**pipe.transformer.config, "patch_size": 2, "pos_embed_max_size": 128}
     transformer = DeepGenTransformer2DModel.from_config(config)
-    depth = pipe.connector.config["vlm_num_layers"]  # `tiny` leaves out the layers above its deepest tap
+    depth = pipe.connector.config["vlm_num_layers"]  # `shapes` leaves out the layers above its deepest tap
     pipe.vlm.config.text_config.num_hidden_layers = depth
     pipe.vlm.config.text_config.layer_types = ["full_attention"] * depth
     pipe.register_modules(vlm=DeepGenVLM(pipe.vlm.config))

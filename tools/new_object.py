@@ -1,4 +1,4 @@
-"""The tutorial's new object: a corner, a shape that tiny was never shown (docs/tutorials/new_object.md).
+"""The tutorial's new object: a corner, a shape that `shapes` was never shown (docs/tutorials/new_object.md).
 
 `python tools/new_object.py images FOLDER` draws 20 captioned pictures of it in six colors, and beside them
 a mixture that adds pictures and edits of the old world, so that nothing else is forgotten. `python
@@ -100,7 +100,7 @@ class Score:
     """What `deepgen train export --lora-file` wrote."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/new_object")
     """Where `scores.json` and `new_object.png` go."""
-    model: str = "tiny"
+    model: str = "shapes"
     """What the LoRA was trained on."""
     preset: str | None = None
     """How both are drawn, as in `deepgen generate --preset`."""

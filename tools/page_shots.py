@@ -36,11 +36,14 @@ def shoot(folder: Path) -> list[Path]:
 
 
 def write_small(source: Path, target: Path) -> int:
-    """Write a picture with at most 256 colours; its size in bytes."""
+    """Write a picture as it is where it is small enough, otherwise with 256 colours; its size in bytes."""
     with Image.open(source) as image:
-        # Colours by how far apart they are, and not by area: a small red circle stays red.
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
-    few.save(target, optimize=True)
+        whole = image.convert("RGB")
+    whole.save(target, optimize=True)
+    if target.stat().st_size > MOST_BYTES:
+        # Colours by how far apart they are, and not by area: a small red thing stays red.
+        few = whole.quantize(256, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
+        few.save(target, optimize=True)
     return target.stat().st_size
 
 

@@ -38,9 +38,9 @@ def make_inputs() -> dict[str, Tensor]:
     torch.manual_seed(0)
     pipe = measure.load(TINY_DIR, "cpu", torch.float32)
     connector, transformer = pipe.connector.config, pipe.transformer.config
-    texts = [generation_prompt("a red circle"), generation_prompt("two blue squares left of a green star")]
+    texts = [generation_prompt("a cat"), generation_prompt("two apples left of a bicycle")]
     prompts = tokenize(pipe.tokenizer, texts)
-    edits = tokenize(pipe.tokenizer, [texts[0], editing_prompt("make the circle blue", [4])])
+    edits = tokenize(pipe.tokenizer, [texts[0], editing_prompt("replace the cat with a dog", [4])])
     soft = F.interpolate(exact(1, 3, 8, 8, scale=0.4).float(), size=(64, 64), mode="bilinear")[0]
     channels, width = transformer.in_channels, connector.vlm_hidden_size
     return {

@@ -1,4 +1,4 @@
-"""What each stage adds to the small model: docs/tiny/stages.json as a figure beside it."""
+"""What each stage adds to `shapes`: docs/shapes/stages.json as a figure beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "tiny"
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "shapes"
 LABELS = {
     "stage 1": "stage 1: fresh connector, the rest frozen",
     "stage 2": "stage 2: all parts",

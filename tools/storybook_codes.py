@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepgen.models import vae as latent_space
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.tiny.claims import EditClaim, holds
 from deepgen.tiny.codes import to_array, write_code
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     vae = load_vae(args.vae)
-    dit = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer).eval()
+    dit = DeepGenTransformer2DModel(**DEEPGEN_TINY.transformer).eval()
     load_weights(dit, args.run)
     rows = []
     for kind in args.kinds:

@@ -13,7 +13,7 @@ from deepgen.data.pixels import to_pixels
 from deepgen.planning.flops import SampleShape, positions
 from harness.models import Subject
 
-PROMPT = "a red circle left of a blue square and a green star on a white background"
+PROMPT = "a cat left of a dog and an apple on a white background"  # each word a token
 
 
 def prompt_of(subject: Subject, tokens: int) -> str:

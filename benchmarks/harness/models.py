@@ -128,7 +128,7 @@ def shortened(architecture: Architecture, by: int) -> Architecture:
 
 
 def _with_small_tokenizer(architecture: Architecture) -> Architecture:
-    """The same sizes with the token numbers of DeepGen-Tiny, whose tokenizer is at hand."""
+    """The same sizes with the token numbers of the small model, whose tokenizer is at hand."""
     numbers = {name: DEEPGEN_TINY.vlm[name] for name in DEEPGEN_TINY.vlm if name.endswith("_token_id")}
     return replace(architecture, vlm={**architecture.vlm, **numbers})
 

@@ -1,4 +1,4 @@
-"""(f) Error and accuracy against model calls, for every solver and number of steps, on DeepGen-Tiny.
+"""(f) Error and accuracy against model calls, for every solver and number of steps, on `shapes`.
 
 The error of a picture is the distance to the 400-step Euler solution from the same noise, relative to its
 norm. A picture whose path forks lands elsewhere and would hide all the others in a mean, so the median is
@@ -31,7 +31,7 @@ BATCH = 16
 
 def run(store: Store, settings: dict[str, Any]) -> None:
     """A cell for every solver and number of steps; the cheapest of each that is as exact as Euler with 50."""
-    pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     euler = pipe.scheduler
     items = [item for item in prompts(settings["per_kind"], seed=7) if item.edit is None]

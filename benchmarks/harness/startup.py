@@ -31,7 +31,17 @@ COMMANDS = {
     "import deepgen": [sys.executable, "-c", "import deepgen"],
     "deepgen --help": [sys.executable, "-m", "deepgen", "--help"],
     "import the pipeline": [sys.executable, "-c", "import deepgen.pipeline"],
-    "first picture of tiny": [sys.executable, "-m", "deepgen", "generate", "a red circle", "-o", "{out}"],
+    "first picture of shapes": [
+        sys.executable,
+        "-m",
+        "deepgen",
+        "generate",
+        "a red circle",
+        "--model",
+        "shapes",
+        "-o",
+        "{out}",
+    ],
 }
 LOAD = """
 import json, sys, time
@@ -94,7 +104,7 @@ def drop_from_cache(folder: Path) -> None:
 
 
 def random_folder(architecture: Architecture, folder: Path) -> Path:
-    """A model folder of that size, in bfloat16; tokenizer and scheduler are DeepGen-Tiny's."""
+    """A model folder of that size, in bfloat16; tokenizer and scheduler are the small model's."""
     noise = torch.randn(1 << 22).mul_(0.02).to(torch.bfloat16)
 
     def random(shape: tuple[int, ...]) -> torch.Tensor:

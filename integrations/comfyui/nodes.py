@@ -56,7 +56,7 @@ class DeepGenLoad:
     FUNCTION = "load"
     RETURN_TYPES = ("DEEPGEN_MODEL",)
     RETURN_NAMES = ("model",)
-    DESCRIPTION = "Load DeepGen: `tiny`, a folder, a checkpoint file or a Hub name."
+    DESCRIPTION = "Load DeepGen: `tiny`, `shapes`, a folder, a checkpoint file or a Hub name."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class DeepGenGenerate:
         return {
             "required": {
                 "model": ("DEEPGEN_MODEL",),
-                "prompt": ("STRING", {"multiline": True, "default": "a red circle"}),
+                "prompt": ("STRING", {"multiline": True, "default": "a cat in a meadow"}),
                 "seed": _SEED,
             },
             "optional": {
@@ -195,7 +195,7 @@ class DeepGenEdit:
             "required": {
                 "model": ("DEEPGEN_MODEL",),
                 "image": ("IMAGE",),
-                "instruction": ("STRING", {"multiline": True, "default": "make the circle blue"}),
+                "instruction": ("STRING", {"multiline": True, "default": "replace the cat with a dog"}),
                 "seed": _SEED,
             },
             "optional": {

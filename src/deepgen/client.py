@@ -4,9 +4,9 @@ The official `openai` clients work too; this one takes every kind of picture the
 server's own fields and events.
 
     client = Client("http://127.0.0.1:8000")
-    circle, = client.generate("a red circle", seed=1)
-    circle.save("circle.png")
-    client.edit("make the circle blue", circle)[0].image.show()
+    cat, = client.generate("a cat", seed=1)
+    cat.save("cat.png")
+    client.edit("replace the cat with a dog", cat)[0].image.show()
 """
 
 from __future__ import annotations

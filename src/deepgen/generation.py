@@ -101,8 +101,9 @@ class GenerationSettings:
         steps, guidance_scale, schedule = self.num_inference_steps, self.guidance_scale, None
         if chosen.is_distilled:
             steps, guidance_scale, schedule = self._distilled(defaults, chosen.name)
-        if steps is None:
-            steps = chosen.num_steps or defaults["num_inference_steps"]
+        if steps is None:  # a preset saves steps, so it takes no more than the model would without one
+            own = defaults["num_inference_steps"]
+            steps = min(chosen.num_steps or own, own)
         if guidance_scale is None:
             usual = defaults["guidance_scale"]
             guidance_scale = defaults.get("edit_guidance_scale", usual) if is_edit else usual

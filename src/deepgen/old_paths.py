@@ -64,6 +64,8 @@ _SCORED = (
     "unireditbench",
     "wise",
 )
+_TRAINING = ("deepgen.train", "deepgen.training")
+_FLAT = {"vae": "VAE", "vlm": "VLM", "dit": "DiT"}  # parts of the model of flat shapes, which was "tiny"
 _STORYBOOK = ("chains", "prompts", "scores", "sheet", "summary", "table")
 MODULES = {
     "deepgen.data.sources.storybook": "deepgen.tiny.source",
@@ -72,6 +74,12 @@ MODULES = {
     "deepgen.evaluation.storybook": "deepgen.tiny.evaluation.evaluate",
     **{f"deepgen.evaluation.storybook_{name}": f"deepgen.tiny.evaluation.{name}" for name in _STORYBOOK},
     "deepgen.recipes.storybook": "deepgen.tiny.recipes",
+    "deepgen.recipes.tiny": "deepgen.recipes.shapes",
+    **{
+        f"{folder}.stages.tiny_{x}": f"deepgen.training.stages.shapes_{x}"
+        for folder in _TRAINING
+        for x in _FLAT
+    },
     "deepgen.rewards.scorers.storybook": "deepgen.tiny.rewards.storybook",
     "deepgen.rewards.scorers.storybook_kept": "deepgen.tiny.rewards.storybook_kept",
     "deepgen.data.pictures": "deepgen.data.example_images",
@@ -327,6 +335,23 @@ NAMES = {
     },
     "deepgen.train.stages.storybook_vlm": {
         "ReadingBatch": "deepgen.tiny.stages.vlm.StorybookReadingBatch",
+    },
+    "deepgen.recipes.tiny": {
+        f"{old}_{x}": f"deepgen.{home}.{new}_{x}"
+        for old, home, new in (
+            ("tiny", "recipes.shapes", "shapes"),
+            ("storybook", "tiny.recipes", "storybook"),
+        )
+        for x in _FLAT
+    }
+    | {"finish_storybook_vae": "deepgen.tiny.recipes.finish_vae"},
+    **{
+        f"{folder}.stages.tiny_{x}": {
+            f"Tiny{name}{end}": f"deepgen.training.stages.shapes_{x}.Shapes{name}{end}"
+            for end in ("", "Config")
+        }
+        for folder in _TRAINING
+        for x, name in _FLAT.items()
     },
 }
 

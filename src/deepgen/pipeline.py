@@ -96,8 +96,8 @@ class DeepGenPipeline(
 
     Example:
         >>> pipe = DeepGenPipeline.from_pretrained("tiny")
-        >>> picture = pipe("a red circle on a white background", seed=1).images[0]
-        >>> edited = pipe("make the circle blue", image=picture, seed=1).images[0]
+        >>> picture = pipe("a cat above a bicycle", seed=1).images[0]
+        >>> edited = pipe("replace the cat with a dog", image=picture, seed=1).images[0]
     """
 
     model_cpu_offload_seq = "vlm->connector->transformer->vae"

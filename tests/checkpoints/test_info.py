@@ -7,7 +7,7 @@ import torch
 
 from deepgen.checkpoints.info import PartInfo, info, lora_parameters
 from deepgen.checkpoints.parts import build, named_config
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_SHAPES
 
 
 def by_name(result) -> dict[str, PartInfo]:
@@ -80,8 +80,8 @@ def test_a_native_checkpoint_says_what_comes_from_base_models(native, lora, tmp_
 
 
 def test_a_named_architecture_prints_a_table():
-    text = str(info(DEEPGEN_TINY.name))
-    assert text.startswith("deepgen-tiny (architecture)")
+    text = str(info(DEEPGEN_SHAPES.name))
+    assert text.startswith("deepgen-shapes (architecture)")
     assert "training stage 2" in text
 
 

@@ -22,7 +22,8 @@ def parsed(*arguments: str) -> Any:
 @pytest.mark.parametrize("words", [["serve"], ["ui"], ["mcp"], ["eval", "shapes"]], ids=" ".join)
 def test_a_model_is_named_with_or_without_the_option(words: list[str], monkeypatch) -> None:
     monkeypatch.delenv("DEEPGEN_MODEL", raising=False)
-    assert parsed(*words).model == "tiny"
+    usual = "shapes" if "shapes" in words else "tiny"  # the benchmark's own world
+    assert parsed(*words).model == usual
     assert parsed(*words, "folder").model == "folder"
     assert parsed(*words, "--model", "folder").model == "folder"
     assert parsed(*words, "folder", "--model", "folder").model == "folder"

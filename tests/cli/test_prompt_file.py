@@ -173,7 +173,8 @@ def test_a_row_may_ask_for_several_pictures_and_its_own_preset(drawn: list[str])
     assert sorted(files("out")) == ["000002.png", *(f"cats/c-{k}.webp" for k in range(3))]
     records = [read_record(Path(f"out/cats/c-{k}.webp")) for k in range(3)]
     assert [(record.seed, record.preset, record.num_inference_steps) for record in records] == [
-        (k, "fast", 12) for k in (5, 6, 7)
+        (k, "fast", 2)  # the model's own, which are fewer
+        for k in (5, 6, 7)
     ]
     dog = read_record(Path("out/000002.png"))
     assert (dog.num_inference_steps, dog.guidance_scale, dog.preset, dog.seed) == (3, 1, "exact", 1)

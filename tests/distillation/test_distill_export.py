@@ -26,8 +26,16 @@ CHANGES = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distill") / "run"
-    assert main(["train", "distill-tiny", "-o", str(folder), *CHANGES]) == 0
+    assert main(["train", "distill-shapes", "-o", str(folder), *CHANGES]) == 0
     return folder
+
+
+def test_the_small_model_is_distilled_too(tmp_path: Path) -> None:
+    assert main(["train", "distill-tiny", "-o", str(tmp_path / "run"), *CHANGES]) == 0
+    assert main(["train", "export", str(tmp_path / "run"), "--lora-file", "-o", str(tmp_path / "lora")]) == 0
+    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe.load_lora_weights(str(tmp_path / "lora"))
+    assert picture(pipe).shape == (96, 96, 3)
 
 
 def picture(pipe: DeepGenPipeline) -> np.ndarray:
@@ -45,7 +53,7 @@ def test_a_lora_file_and_a_folder_draw_the_same_in_the_steps_they_learnt(run: Pa
     assert defaults[KEY] == made_for.to_json(), "distilled itself, without a LoRA beside it"
     assert (defaults["guidance_scale"], defaults["edit_guidance_scale"]) == (1.0, 1.0)
     assert not (tmp_path / "folder" / DISTILLED_FILE).exists()
-    adapted = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    adapted = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     adapted.load_lora_weights(str(tmp_path / "lora"))
     whole = DeepGenPipeline.from_pretrained(tmp_path / "folder", torch_dtype=torch.float32)
     # the folder is stored in bfloat16
@@ -68,6 +76,6 @@ def test_a_student_is_not_distilled_again(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "export", str(run), "-o", str(tmp_path / "folder")]) == 0
-    again = ["train", "distill-tiny", "--model", str(tmp_path / "folder"), "-o", str(tmp_path / "again")]
+    again = ["train", "distill-shapes", "--model", str(tmp_path / "folder"), "-o", str(tmp_path / "again")]
     assert main([*again, *CHANGES]) == 2
     assert "was distilled already" in capsys.readouterr().err

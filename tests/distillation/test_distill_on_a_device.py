@@ -47,7 +47,7 @@ def steps(
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mean-velocity", "distribution-matching"])
 def test_losses_are_the_cpus_and_nothing_waits_in_a_micro_batch(objective: Any, prompts: Path) -> None:
-    config = recipe("distill-tiny")
+    config = recipe("distill-shapes")
     assert isinstance(config, DistillConfig)
     config = replace(
         config,

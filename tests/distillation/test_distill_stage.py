@@ -26,7 +26,7 @@ from launched_runs import several_processes_learn_what_one_learns, weights
 
 
 def small(prompts: Path, **changes: Any) -> DistillConfig:
-    config = recipe("distill-tiny")
+    config = recipe("distill-shapes")
     assert isinstance(config, DistillConfig)
     settings: dict[str, Any] = {
         "prompts": prompts,
@@ -48,7 +48,7 @@ def stage_of(config: DistillConfig) -> DistillStage:
     return DistillStage(
         config,
         Processes("cpu"),
-        DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32),
+        DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32),
         open_prompts(config.prompts or "", is_scored=False),
     )
 
@@ -188,4 +188,4 @@ def test_two_processes_learn_what_one_learns(mixture: Path, prompts: Path, tmp_p
         "updates_per_pass": "2",
         "optim.eps": "1e-5",
     }
-    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-tiny", changes)
+    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-shapes", changes)

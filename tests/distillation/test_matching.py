@@ -88,7 +88,7 @@ def test_every_step_of_the_student_has_a_gradient() -> None:
 
 
 def small(prompts: Path, **changes: Any) -> DistillConfig:
-    config = recipe("distill-tiny-matching")
+    config = recipe("distill-shapes-matching")
     assert isinstance(config, DistillConfig)
     groups = (ParamGroup(prefix="fake", lr=2e-3),)
     settings: dict[str, Any] = {
@@ -106,7 +106,7 @@ def small(prompts: Path, **changes: Any) -> DistillConfig:
 
 
 def stage_of(config: DistillConfig) -> MatchingStage:
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     return MatchingStage(config, Processes("cpu"), pipe, open_prompts(config.prompts or "", is_scored=False))
 
 
@@ -201,7 +201,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("matching") / "begun"
     changes = ("--num-inference-steps", "2,1", "--teacher-steps", "2", "--paths-per-round", "2")
     more = ("--num-steps", "2", "--passes-per-round", "1", "--updates-per-pass", "2", "--log-every", "1")
-    assert main(["train", "distill-tiny", "-o", str(folder), *changes, *more]) == 0
+    assert main(["train", "distill-shapes", "-o", str(folder), *changes, *more]) == 0
     return folder
 
 
@@ -225,7 +225,7 @@ def test_a_run_begins_with_a_student_resumes_bit_by_bit_and_exports_it_alone(
         if parameter.requires_grad and not name.startswith("fake."):
             assert torch.equal(parameter, averages[name])
 
-    made = {"recipe": "distill-tiny-matching", "overrides": {"num_inference_steps": "2,1"}}
+    made = {"recipe": "distill-shapes-matching", "overrides": {"num_inference_steps": "2,1"}}
     record = tmp_path / "whole" / "config.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "about": made}))
     export = ["train", "export", str(tmp_path / "whole"), "-o"]
@@ -316,4 +316,4 @@ def test_two_processes_match_what_one_matches(mixture: Path, prompts: Path, tmp_
         "optim.eps": "1e-5",
         "optim.warmup_steps": "1",
     }
-    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-tiny-matching", changes)
+    several_processes_learn_what_one_learns(mixture, tmp_path, "distill-shapes-matching", changes)

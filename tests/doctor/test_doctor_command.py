@@ -18,7 +18,7 @@ from deepgen.cli.app import main
 from deepgen.doctor import examination as examining
 from deepgen.doctor import worker
 from deepgen.doctor.examination import Examination, examine
-from deepgen.doctor.picture import shows_a_red_circle, write
+from deepgen.doctor.picture import shows_a_cat, write
 from deepgen.output import DeepGenPipelineOutput
 from doctor.facts import CPU_BUILD, examination, only, packages, problems
 from pretended_device import PretendedDevice
@@ -132,8 +132,8 @@ def test_a_full_disk_is_a_finding(tmp_path: Path) -> None:
 
 def test_a_picture_is_judged_by_its_pixels() -> None:
     pixels = np.full((96, 96, 3), 255, dtype=np.uint8)
-    assert not shows_a_red_circle(Image.fromarray(pixels))
-    assert not shows_a_red_circle(Image.fromarray(pixels * 0))
+    assert not shows_a_cat(Image.fromarray(pixels))
+    assert not shows_a_cat(Image.fromarray(pixels * 0))
 
 
 def test_a_name_that_is_no_picture_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +219,7 @@ def test_a_device_is_measured_drawn_on_and_planned_for(formats: tuple[str, ...],
         found = examine(
             tmp_path / "a.png" if len(formats) > 1 else None,
             known=known,
-            architecture="deepgen-tiny",
+            architecture="deepgen-shapes",
             formats=formats,
             run_jobs=worker.run_here,
         )
@@ -232,7 +232,7 @@ def test_a_device_is_measured_drawn_on_and_planned_for(formats: tuple[str, ...],
     if len(formats) > 1:
         assert found.picture is not None
         assert (found.picture["device"], found.picture["format"]) == ("cuda:0", "bfloat16")
-        assert shows_a_red_circle(Image.open(tmp_path / "a.png"))
+        assert shows_a_cat(Image.open(tmp_path / "a.png"))
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ def test_a_picture_that_is_not_drawn_not_right_or_not_written_is_a_problem() -> 
             {"is_right": None, "message": "RuntimeError: no"},
             "no picture could be drawn on cpu in float32: Run",
         ),
-        ({"is_right": False, "written": "/a.png"}, "on cpu in float32 does not show a red circle"),
+        ({"is_right": False, "written": "/a.png"}, "on cpu in float32 does not show a cat"),
         (
             {"is_right": True, "message": "OSError: [Errno 28] No space left on device"},
             "could not be written: OSE",

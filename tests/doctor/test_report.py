@@ -80,7 +80,7 @@ def test_the_block_ends_the_report_and_says_all_that_matters() -> None:
         "driver NVIDIA 550.54.14: NVIDIA GeForce RTX 4090",
         "variables CUDA_VISIBLE_DEVICES=0",
         "cuda:0 bfloat16: 1 of 2 parts right: worst VAE decoder 5.0e-01 (expected 2.0e-02, at most 1.0e-01)",
-        "drawn on cuda:0 in bfloat16 in 0.3 s: a red circle, as asked; /tmp/doctor.png",
+        "drawn on cuda:0 in bfloat16 in 0.3 s: a cat, as asked; /tmp/doctor.png",
         "cuda:0: 23.0 GB free: no option is needed",
         "problem: cuda:0 gives wrong numbers in bfloat16",
     ):

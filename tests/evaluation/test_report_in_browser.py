@@ -21,7 +21,7 @@ def report(tmp_path: Path) -> Path:
     """Twelve edits by the small model at 2 steps, beside the same with every other one mirrored."""
     options = ["--limit", "12", "--allow-partial"]
     drawn, mirrored = tmp_path / "run-a", tmp_path / "mirrored"
-    steps = ["--model", "tiny", "--steps", "2"]
+    steps = ["--model", "shapes", "--steps", "2"]
     assert main(["eval", "run", "shapes:edit", *steps, *options, "-o", str(drawn)]) == 0
     mirrored.mkdir()
     for index, path in enumerate(sorted((drawn / "shapes-edit/images").glob("*.png"))):

@@ -201,7 +201,7 @@ def test_a_lora_works_on_its_own_wire_only(
 def test_a_lora_of_another_trainer_draws_and_a_damaged_one_leaves_the_model_as_it_was(
     pack: Any, host: Host, tmp_path: Path
 ) -> None:
-    pipe = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     model = sys.modules[pack.__name__ + ".nodes"].Model(pipe)
     asked = {"steps": 1, "seed": 1}
     before = run(pack, "DeepGenGenerate", model=model, **asked)

@@ -209,7 +209,7 @@ def test_kept_memory_is_used_again_and_returned_at_the_end() -> None:
 def test_a_call_of_its_own_is_bit_for_bit_what_it_is_with_gradient(
     dtype: torch.dtype, num_references: int
 ) -> None:
-    transformer = DeepGenPipeline.from_pretrained("tiny", torch_dtype=dtype).transformer
+    transformer = DeepGenPipeline.from_pretrained("shapes", torch_dtype=dtype).transformer
     latents, context, pooled = (
         torch.randn(shape, generator=torch.Generator().manual_seed(number)).to(dtype)
         for number, shape in enumerate([(3, 4, 12, 12), (3, 40, 128), (3, 128)])

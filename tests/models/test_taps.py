@@ -13,14 +13,14 @@ from deepgen.checkpoints.checkpoint import read_checkpoint
 from deepgen.checkpoints.fresh import changed_connector, fresh_connector
 from deepgen.checkpoints.infer_config import connector_config
 from deepgen.checkpoints.layouts import detect
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY, tap_indices
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES, tap_indices
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.errors import CheckpointError
 from deepgen.pipeline import TINY_DIR, DeepGenPipeline
 
 
 def test_named_taps_of_a_stride_make_the_same_connector() -> None:
-    sizes = DEEPGEN_TINY.connector
+    sizes = DEEPGEN_SHAPES.connector
     by_stride = StackedChannelBridge(**sizes)
     named = StackedChannelBridge(**sizes, taps=tap_indices(sizes["vlm_num_layers"], sizes["tap_stride"]))
     assert named.taps == by_stride.taps
@@ -49,13 +49,13 @@ def test_the_states_that_are_read_are_those_of_the_named_layers() -> None:
 
 
 def test_taps_are_kept_by_a_saved_connector(tmp_path: Path) -> None:
-    fresh_connector(DEEPGEN_TINY.connector, ["taps=1,4"]).save_pretrained(tmp_path)
+    fresh_connector(DEEPGEN_SHAPES.connector, ["taps=1,4"]).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["taps"] == [4, 1]
     assert StackedChannelBridge.from_pretrained(tmp_path).taps == (4, 1)
 
 
 def test_a_file_without_a_config_beside_it_asks_for_its_taps() -> None:
-    connector = StackedChannelBridge(**{**DEEPGEN_TINY.connector, "taps": [1, 2, 3, 4]})
+    connector = StackedChannelBridge(**{**DEEPGEN_SHAPES.connector, "taps": [1, 2, 3, 4]})
     tensors = dict(connector.state_dict())
     with pytest.raises(CheckpointError, match="reads 4 VLM layers, and the config names 2 taps"):
         connector_config(tensors, 5, {"taps": [1, 2], "num_attention_heads": 4})

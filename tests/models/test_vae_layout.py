@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from deepgen.models import vae as latent_space
-from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_SHAPES
 from deepgen.pipeline import DeepGenPipeline
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ ROUNDING = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 @pytest.fixture(scope="module")
 def stored() -> AutoencoderKL:
     """The VAE inside the package, in float32 and as its library loads it."""
-    return DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32).vae.eval()  # pyright: ignore
+    return DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32).vae.eval()  # pyright: ignore
 
 
 def without_posterior() -> AutoencoderTiny:
@@ -146,7 +146,7 @@ def test_it_is_trained_with_the_same_gradients(stored: AutoencoderKL) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a pipeline in bfloat16, with its weights in that order, saved."""
     path = tmp_path_factory.mktemp("saved")
-    pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.bfloat16)
+    pipe = DeepGenPipeline.from_pretrained("shapes", dtype=torch.bfloat16)
     assert orders(pipe.vae) == {"last"}  # pyright: ignore[reportArgumentType]  # one of two VAEs
     pipe.save_pretrained(path)
     return path
@@ -197,6 +197,6 @@ def test_the_rule_is_for_16_bits_where_convolutions_have_such_an_order() -> None
 
 
 def test_the_tiny_architecture_has_convolutions_to_lay_out() -> None:
-    vae = AutoencoderKL(**DEEPGEN_TINY.vae).bfloat16()
+    vae = AutoencoderKL(**DEEPGEN_SHAPES.vae).bfloat16()
     latent_space.lay_out(vae)
     assert orders(vae) == {"last"}

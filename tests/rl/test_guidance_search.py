@@ -107,7 +107,7 @@ def test_the_models_own_scale_is_kept_where_no_other_is_worth_more(own: float, c
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    DeepGenPipeline.from_pretrained("tiny").save_pretrained(tmp_path / "model")
+    DeepGenPipeline.from_pretrained("shapes").save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -115,7 +115,7 @@ def test_a_written_scale_is_what_the_model_then_draws_with(folder: Path) -> None
     write_scales(folder, {"guidance_scale": 1.25})
     asked = {"seed": 3, "num_inference_steps": 2, "output_type": "pt"}
     before, after = (
-        DeepGenPipeline.from_pretrained(name, torch_dtype=torch.float32) for name in ("tiny", folder)
+        DeepGenPipeline.from_pretrained(name, torch_dtype=torch.float32) for name in ("shapes", folder)
     )
     chosen = before("a red circle", guidance_scale=1.25, **asked).images
     assert torch.equal(after("a red circle", **asked).images, chosen)
@@ -160,7 +160,7 @@ def test_the_command_judges_prints_and_writes(folder: Path, tmp_path: Path, caps
 def test_what_cannot_be_written_is_said_before_the_model_is_loaded(tmp_path: Path, capsys) -> None:
     mix = tmp_path / "prompts.txt"
     mix.write_text("a red circle\n")
-    asked = ["rewards", "guidance", "tiny", "--prompts", str(mix), "--rewards", "shapes=1", "--write"]
+    asked = ["rewards", "guidance", "shapes", "--prompts", str(mix), "--rewards", "shapes=1", "--write"]
     assert main(asked) == 2
     said = capsys.readouterr().err
     assert "model_index.json" in said

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from deepgen.data.prompts import open_prompts
-from deepgen.pipeline import TINY_DIR
+from deepgen.embedded import embedded_folder
 from deepgen.recipes import recipe
 from deepgen.rl.prompt_words import unknown_word_warning
 from deepgen.training.overrides import override
@@ -20,7 +20,7 @@ from deepgen.training.parallel import Processes
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    return SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(TINY_DIR / "tokenizer"))
+    return SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer"))
 
 
 def warning(tiny: Any, folder: Path, *prompts: str) -> str:
@@ -45,7 +45,7 @@ def test_a_run_says_it_before_the_first_rollout(tmp_path: Path, caplog: pytest.L
     file.write_text("a red zebra\n")
     caplog.set_level(logging.WARNING)
     changes = {"prompts": str(file), "rewards": "jpeg=1", "device": "cpu"}
-    override(recipe("rl-tiny"), changes).build(Processes("cpu"))
+    override(recipe("rl-shapes"), changes).build(Processes("cpu"))
     assert '"zebra" (1 prompt)' in caplog.text
 
 
@@ -56,6 +56,6 @@ def test_a_run_that_passes_by_the_models_student_says_so(
     file = tmp_path / "prompts.txt"
     file.write_text("a red star\n")
     caplog.set_level(logging.WARNING)
-    changes = {"prompts": str(file), "rewards": "jpeg=1", "device": "cpu", "model": "tiny"}
-    override(recipe("rl-tiny-student"), {**changes, "num_inference_steps": steps}).build(Processes("cpu"))
+    changes = {"prompts": str(file), "rewards": "jpeg=1", "device": "cpu", "model": "shapes"}
+    override(recipe("rl-shapes-student"), {**changes, "num_inference_steps": steps}).build(Processes("cpu"))
     assert ("export a run of distillation as a folder" in caplog.text) == is_said

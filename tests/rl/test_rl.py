@@ -563,7 +563,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def run(prompts: Path, **changes: Any) -> RLConfig:
-    base = recipe("rl-tiny")
+    base = recipe("rl-shapes")
     assert isinstance(base, RLConfig)
     settings = {
         "prompts": prompts,
@@ -602,7 +602,7 @@ def test_the_exported_model_contains_what_was_learnt(prompts: Path, tmp_path: Pa
     train(settings, tmp_path / "run")
     export_folder(Trained(settings, tmp_path / "run"), tmp_path / "model")
     before, after = (
-        DeepGenPipeline.from_pretrained("tiny"),
+        DeepGenPipeline.from_pretrained("shapes"),
         DeepGenPipeline.from_pretrained(tmp_path / "model"),
     )
     changed = {

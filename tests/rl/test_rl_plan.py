@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES
 from deepgen.planning.accelerators import ACCELERATORS
 from deepgen.recipes import plan_run
-from deepgen.recipes.rl import rl, rl_published, rl_tiny
+from deepgen.recipes.rl import rl, rl_published, rl_shapes
 from deepgen.rl.plan import RLPlan, plan_rl
 from deepgen.training.plan import plan
 
-TINY = replace(rl_tiny(), prompts_per_rollout=4, num_steps=10, precision="float32")
+TINY = replace(rl_shapes(), prompts_per_rollout=4, num_steps=10, precision="float32")
 
 
 def of_tiny(**changes: object) -> RLPlan:
-    return plan_rl(replace(TINY, **changes), DEEPGEN_TINY, ACCELERATORS["cpu"])
+    return plan_rl(replace(TINY, **changes), DEEPGEN_SHAPES, ACCELERATORS["cpu"])
 
 
 def test_passes_are_those_of_the_solver_and_of_the_window() -> None:

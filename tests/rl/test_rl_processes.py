@@ -34,7 +34,7 @@ def test_two_processes_draw_the_same_images_and_learn_the_same(mixture: Path, tm
     }
     for count in (1, 2):
         folder = tmp_path / str(count)
-        finish(mixture, folder, steps=3, processes=count, recipe="rl-tiny", changes=changes)
+        finish(mixture, folder, steps=3, processes=count, recipe="rl-shapes", changes=changes)
     one, two = (
         [json.loads(line) for line in (tmp_path / str(count) / "log.jsonl").read_text().splitlines()]
         for count in (1, 2)

@@ -61,7 +61,7 @@ def test_a_run_goes_on_when_one_of_three_services_is_killed_and_another_is_slow(
             f"rewards:\n{made}\ndatasets:\n"
             "  - {name: all, shapes: generate, rows: 20, rewards: {quick: 1, slow: 1, doomed: 2}}\n"
         )
-        base = recipe("rl-tiny")
+        base = recipe("rl-shapes")
         assert isinstance(base, RLConfig)
         config = replace(
             base,

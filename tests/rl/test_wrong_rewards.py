@@ -60,7 +60,7 @@ def redness(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Candidate], 
 
 def train(folder: Path, num_steps: int, *more: str) -> int:
     (folder / "prompts.txt").write_text("a red circle on a white background\ntwo blue squares\n")
-    arguments = ["train", "rl-tiny", "--prompts", str(folder / "prompts.txt"), "--rewards", "redness=1"]
+    arguments = ["train", "rl-shapes", "--prompts", str(folder / "prompts.txt"), "--rewards", "redness=1"]
     settings = [*SMALL.split(), f"num_steps={num_steps}", *more]
     return main([*arguments, "-o", str(folder / "run"), "--set", *settings])
 

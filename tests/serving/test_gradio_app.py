@@ -33,13 +33,13 @@ from deepgen.data.png import read_record
 visitor = Client(sys.argv[1], verbose=False)
 api = visitor.view_api(return_format="dict", print_info=False)["named_endpoints"]
 known = [one["parameter_name"] for one in api["/draw"]["parameters"]]
-asked = {"prompt": "a red circle", "images": [], "shape": "square", "n": 1, "seed": "5", "preset": "exact",
+asked = {"prompt": "a cat", "images": [], "shape": "square", "n": 1, "seed": "5", "preset": "exact",
          "num_inference_steps": "2", "guidance_scale": "", "negative_prompt": ""}
 assert set(known) == set(asked), known
 images, said = visitor.predict(**asked, api_name="/draw")
 assert said == "Done", said
 assert images[0]["caption"] == "seed 5", images
-assert read_record(Path(images[0]["image"])).prompt == "a red circle"
+assert read_record(Path(images[0]["image"])).prompt == "a cat"
 try:
     visitor.predict(**{**asked, "prompt": " "}, api_name="/draw")
 except AppError as error:

@@ -101,8 +101,8 @@ def test_every_element_that_a_script_asks_for_is_there_once(page: Elements) -> N
 
 def test_the_card_of_the_embedded_model_says_what_it_can_draw(client: TestClient) -> None:
     (card,) = client.get("/v1/models").json()["data"]
-    assert (card["id"], card["world"]) == ("tiny", "shapes")
-    assert {name: card[name] for name in introduce("shapes")} == introduce("shapes")
+    assert (card["id"], card["world"]) == ("tiny", "storybook")
+    assert {name: card[name] for name in introduce("storybook")} == introduce("storybook")
 
 
 def test_a_model_without_a_world_is_introduced_too() -> None:

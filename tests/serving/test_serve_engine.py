@@ -227,12 +227,12 @@ def test_a_preset_keeps_what_a_mask_keeps(make_engine: Make, image: Image.Image,
     assert (made[~kept] != np.asarray(image)[~kept]).any()
 
 
-def test_a_servers_preset_says_how_many_steps_are_usual(make_engine: Make) -> None:
+def test_a_servers_preset_never_adds_steps_to_the_models_own(make_engine: Make) -> None:
     engine = make_engine(preset="fast")
     own = engine.model.defaults["num_inference_steps"]
-    assert [engine.model.usual_steps(name) for name in (None, "balanced", "exact")] == [12, 17, own]
+    assert [engine.model.usual_steps(name) for name in (None, "balanced", "exact")] == [own, own, own]
     info = engine.submit(GenerationRequest(prompt="a")).info
-    assert (info.settings.num_inference_steps, info.settings.preset) == (12, "fast")
+    assert (info.settings.num_inference_steps, info.settings.preset) == (own, "fast")
     with pytest.raises(ValueError, match="unknown preset 'quick'; known: exact, balanced, fast"):
         engine.submit(GenerationRequest(prompt="a", preset="quick"))
 

@@ -54,7 +54,7 @@ class Process:
     def edit(self, *files: bytes, mask: bytes | None = None, **fields: Any) -> httpx.Response:
         parts = [("image", (f"{index}", file)) for index, file in enumerate(files)]
         parts += [] if mask is None else [("mask", ("mask", mask))]
-        data = {"prompt": "make the circle blue", "num_inference_steps": "1", **fields}
+        data = {"prompt": "make it night", "num_inference_steps": "1", **fields}
         return self.http.post("/v1/images/edits", data=data, files=parts)
 
     def worker(self) -> int:
@@ -119,7 +119,7 @@ def test_uploads_that_stand_still_hold_what_came_and_give_it_back_when_they_end(
         slow.sendall(head + b"Content-Length: 1900000\r\n\r\n" + b" " * 1_600_000)
         return slow
 
-    body = {"prompt": "a red circle", "num_inference_steps": 1, "user": "x" * 500}
+    body = {"prompt": "a cat", "num_inference_steps": 1, "user": "x" * 500}
     padding = b" " * 600_000  # JSON may be surrounded by spaces
     content = httpx.Request("POST", server.url, json=body).content + padding
 

@@ -29,7 +29,7 @@ ASKED: dict[str, Any] = {"seed": 1, "preset": "turbo"}
 
 @pytest.fixture(scope="module")
 def tiny() -> DeepGenPipeline:
-    pipe = DeepGenPipeline.from_pretrained("tiny")
+    pipe = DeepGenPipeline.from_pretrained("shapes")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -55,7 +55,7 @@ def client(tiny: DeepGenPipeline, edited: np.ndarray) -> Iterator[Client]:
 @pytest.fixture
 def own() -> DeepGenPipeline:
     """For doors that use a pipeline themselves, which a server's is not for."""
-    pipe = DeepGenPipeline.from_pretrained("tiny")
+    pipe = DeepGenPipeline.from_pretrained("shapes")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

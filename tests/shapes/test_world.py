@@ -1,4 +1,4 @@
-"""The world of DeepGen-Tiny: drawn, read back, described."""
+"""The flat world: drawn, read back, described."""
 
 import numpy as np
 import pytest

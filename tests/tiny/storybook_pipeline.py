@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers import Qwen2_5_VLConfig
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.models.vlm import DeepGenVLM
@@ -16,7 +16,7 @@ from deepgen.tiny.tokenizer import load_tokenizer
 
 def random_storybook(world: str | None = "storybook", num_steps: int = 1) -> DeepGenPipeline:
     """The same weights every time; draws in one step of the solver."""
-    sizes = DEEPGEN_STORYBOOK
+    sizes = DEEPGEN_TINY
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipe = DeepGenPipeline(

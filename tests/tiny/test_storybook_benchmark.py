@@ -134,25 +134,48 @@ def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
     stages = json.loads((ROOT / "docs/tiny/storybook_stages.json").read_text())
     page = (ROOT / "docs/tiny/README.md").read_text()
     assert load_script("tools/storybook_stages.py").table(stages, "abilities") in page
-    of = {name: f"{score['share']:.2f}" for name, score in stages["parts"]["abilities"].items()}
-    told = (
-        f"pictures {of['generation']}, words {of['text']}, edits {of['editing']}, "
-        f"riddles {of['reasoning']}, edits that need thought {of['reasoning-editing']}"
-    )
-    for file in ("README.md", "CHANGELOG.md"):
-        assert told in " ".join((ROOT / file).read_text().split()), file
-    seeds = json.loads((ROOT / "docs/tiny/storybook_seeds.json").read_text()).values()
-    mean = {name: f"{sum(shares[name] for shares in seeds) / 3:.2f}" for name in next(iter(seeds))}
-    told = (
-        f"Means of the three: generation {mean['generation']}, text {mean['text rendering']}, "
-        f"editing {mean['editing']}, reasoning {mean['reasoning generation']}, "
-        f"reasoning editing {mean['reasoning editing']}; one thing {mean['single']}, two {mean['two']}, "
-        f"three {mean['three']}, counting {mean['counting']}, position {mean['position']}, "
-        f"relation {mean['relation']}, size {mean['size']}, style {mean['style']}; "
-        f"a new ground {mean['change ground']}. Of twelve edits in a row {mean['twelve edits held']} hold, "
-        f"and what none of them concerned has {mean['twelve edits dB']} dB"
-    )
-    assert told in " ".join(page.split())
+    scores = json.loads((ROOT / "docs/tiny/scores.json").read_text())
+    assert (scores["made"]["num_seeds"], scores["made"]["num_prompts_per_kind"]) == (3, 96)
+    of = [f"{scores['abilities'][name]['share']:.2f}" for name in scores["abilities"]]
+    held = f"{scores['twelve edits']['held']:.2f} hold"
+    assert f"| {' | '.join([*of, held])} |" in (ROOT / "README.md").read_text()
+    told = f"pictures {of[0]}, words {of[1]}, edits {of[2]}, riddles {of[3]}, edits that need thought {of[4]}"
+    assert told in " ".join((ROOT / "CHANGELOG.md").read_text().split())
+    kinds = {name: f"{score['share']:.2f}" for name, score in scores["kinds"].items()}
+    for row in (
+        f"| pictures | {of[0]} |",
+        f"| one thing | {kinds['single']} |",
+        f"| two; position; relation | {kinds['two']}; {kinds['position']}; {kinds['relation']} |",
+        f"| counting; style; size | {kinds['counting']}; {kinds['style']}; {kinds['size']} |",
+        f"| words | {of[1]} |",
+        f"| edits | {of[2]} |",
+        f"| riddles | {of[3]} |",
+        f"| edits that need thought | {of[4]} |",
+        f"| twelve edits in a row | {held} |",
+    ):
+        assert row in page
+    table = (ROOT / "docs/tiny/scores.md").read_text()
+    assert all(f"| {name} | **{share}** |" in table for name, share in kinds.items())
+
+
+def test_the_scores_are_published_from_a_finished_evaluation(tmp_path, monkeypatch, capsys):
+    report = json.loads((ROOT / "docs/tiny/scores.json").read_text())
+    made = {**report["made"], **{part: report[part] for part in ("abilities", "kinds", "twelve edits")}}
+    for score in [*made["abilities"].values(), *made["kinds"].values()]:
+        score["trained"] = {"share": score["trained"]}
+        score["levels"] = {level: {"share": share} for level, share in score["levels"].items()}
+    (tmp_path / "storybook.json").write_text(json.dumps(made))
+    (tmp_path / "storybook.md").write_text("# Storybook: x\n\na table\n")
+    scores = load_script("tools/storybook_scores.py")
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), "-o", str(tmp_path)])
+    scores.main()
+    assert (tmp_path / "scores.md").read_text() == "# Scores of tiny\n\na table\n"
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written == json.loads((ROOT / "docs/tiny/scores.json").read_text())
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        scores.main()
+    assert "is not there" in capsys.readouterr().err
 
 
 def test_a_run_that_is_there_is_not_drawn_again(right_run):

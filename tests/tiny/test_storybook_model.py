@@ -84,14 +84,14 @@ def test_info_says_what_the_model_knows(folder, capsys):
 
 
 def test_info_of_a_model_without_a_world_says_nothing_of_one():
-    assert "world" not in info("deepgen-tiny").to_dict()
-    assert "world" not in str(info("deepgen-tiny"))
+    assert "world" not in info("deepgen-shapes").to_dict()
+    assert "world" not in str(info("deepgen-shapes"))
 
 
-def test_info_says_what_the_embedded_model_knows(capsys):
-    assert main(["info", "tiny"]) == 0
+def test_info_says_what_the_model_of_flat_shapes_knows(capsys):
+    assert main(["info", "shapes"]) == 0
     assert "draws the shapes world: one to 4 flat shapes" in capsys.readouterr().out
-    assert main(["info", "tiny", "--json"]) == 0
+    assert main(["info", "shapes", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)["world"]
     assert known["name"] == "shapes"
     assert {"circle", "star"} < set(known["shapes"])
@@ -154,5 +154,5 @@ def test_gallery_and_strip_show_every_ability_with_its_prompts(storybook, tmp_pa
     prompts = gallery.choose_prompts("reasoning edit", 13)
     assert len({prompt.example.kind for prompt in prompts}) == 13
     assert all(prompt.level != "trained" for prompt in prompts)
-    strip = demo.storybook_strip(storybook)
+    strip = demo.draw_strip(storybook)["strip.png"]
     assert strip.width > 5 * 2 * 96

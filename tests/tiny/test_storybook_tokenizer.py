@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.tiny.nouns import NOUNS
 from deepgen.tiny.tokenizer import load_tokenizer, tokens, write_tokenizer
 
@@ -47,7 +47,7 @@ def test_no_text_is_unknown(tokenizer: Any) -> None:
 def test_nouns_are_single_tokens_and_special_ones_stand_where_the_model_names_them(tokenizer: Any) -> None:
     for noun in NOUNS:
         assert all(len(tokenizer.tokenize(part)) == 1 for part in noun.split("-"))
-    vlm = DEEPGEN_STORYBOOK.vlm
+    vlm = DEEPGEN_TINY.vlm
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == vlm["image_token_id"]
     assert tokenizer.convert_tokens_to_ids("<|vision_start|>") == vlm["vision_start_token_id"]
     assert len(tokens()) <= vlm["text_config"]["vocab_size"]

@@ -57,7 +57,7 @@ def test_a_run_ends_with_a_sheet_that_remembers_how_it_was_drawn(finished: Path)
     assert before.prompt == after.prompt == "a red circle"
     assert (before.height, before.width) == (128, 96), "as the picture is trained on, turned by its EXIF data"
     assert before.seed == after.seed
-    assert before.model == "tiny"
+    assert before.model == "shapes"
     assert str(finished) in after.model
 
 
@@ -69,7 +69,7 @@ def test_before_is_the_model_alone_and_after_is_what_an_export_draws(finished: P
 
     row = rows[1]
     export(finished, tmp_path / "lora", what="lora")
-    pipe = DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe = DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     drawn = {"height": 128, "width": 96, "seed": 4, "preset": "fast"}
     alone = pipe("a red circle", **drawn).images[0]

@@ -70,7 +70,7 @@ def mixture_path(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe() -> DeepGenPipeline:
-    return DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    return DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_another_resize_rule_is_refused(mixture_path, cache, pipe, tmp_path) -> 
 def test_other_weights_are_refused_by_the_name_of_their_part(mixture_path, cache) -> None:
     mixture = open_mixture(mixture_path)
     for part in ("VAE", "vision tower"):
-        other = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+        other = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
         module = other.vae.encoder if part == "VAE" else other.vlm.visual
         next(module.parameters()).data.view(-1)[0] += 1
         with pytest.raises(CacheError, match=f"the {part} is another: .* float32 weights"):
@@ -263,7 +263,7 @@ def test_other_weights_are_refused_by_the_name_of_their_part(mixture_path, cache
 
 
 def test_another_decoder_is_accepted_because_nothing_kept_depends_on_it(mixture_path, cache) -> None:
-    other = DeepGenPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    other = DeepGenPipeline.from_pretrained("shapes", torch_dtype=torch.float32)
     next(other.vae.decoder.parameters()).data.add_(1)
     open_cache(cache, open_mixture(mixture_path), other)
 
@@ -331,7 +331,7 @@ def test_the_command_makes_a_cache_that_a_recipe_trains_on(mixture_path, tmp_pat
         "cache",
         str(mixture_path),
         "--model",
-        "tiny",
+        "shapes",
         "--output",
         str(cache),
         "--device",

@@ -31,7 +31,7 @@ from small_runs import small
 
 @pytest.fixture(scope="module")
 def tiny() -> DeepGenPipeline:
-    return DeepGenPipeline.from_pretrained("tiny", dtype=torch.float32)
+    return DeepGenPipeline.from_pretrained("shapes", dtype=torch.float32)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_the_command_prints_it_with_a_sheet_and_ends_with_1_where_it_warns(
     mugs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    words = ["train", "preflight", "lora", "--model", "tiny", "--data", str(mugs), "--device", "cpu"]
+    words = ["train", "preflight", "lora", "--model", "shapes", "--data", str(mugs), "--device", "cpu"]
     words += ["--num-steps", "1", "--preflight.num_images", "2"]
     assert main([*words, "-o", str(sheet)]) == 1
     assert 'warning: the model cannot read "mug" (8 captions)' in capsys.readouterr().out

@@ -12,11 +12,16 @@ from deepgen.checkpoints import remote_code
 from deepgen.checkpoints.saving import DISTILLED_FILE
 from deepgen.checkpoints.sums import SUMS, read_sums
 from deepgen.checkpoints.verify import verify
-from deepgen.pipeline import TINY_DIR, DeepGenPipeline
+from deepgen.embedded import embedded_folder
+from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, recipe_of, run
+from deepgen.training.checkpoints import read_checkpoint_folder
 from deepgen.training.export import Trained
 from deepgen.training.overrides import override
+from deepgen.training.state import Snapshot
 from small_runs import small
+
+SHAPES_DIR = embedded_folder("shapes")
 
 
 def draw(pipe: DeepGenPipeline) -> torch.Tensor:
@@ -47,14 +52,42 @@ def test_an_exported_folder_draws_what_the_run_draws_with_its_adapters_merged(
     assert [path.name for path in (tmp_path / "out").rglob("*lora*")] == [DISTILLED_FILE]
     # bfloat16 files, as the packaged model's are
     assert (exported - expected).abs().mean() < 0.02
-    assert (exported - draw(load("tiny"))).abs().mean() > 0.04
+    assert (exported - draw(load("shapes"))).abs().mean() > 0.04
+
+
+def test_an_export_of_a_run_that_learnt_nothing_says_so(mixture, tmp_path, caplog, monkeypatch) -> None:
+    run("lora", tmp_path / "run", overrides=small(mixture, **FAST))
+    export(tmp_path / "run", tmp_path / "out", what="lora")
+    assert "learnt nothing" not in caplog.text
+
+    def flat_groups(folder: Path) -> Snapshot:
+        snapshot = read_checkpoint_folder(folder)
+        for weights in (snapshot.model, snapshot.ema):
+            for name, value in weights.items():
+                value.mul_(0 if ".lora_B." in name else 1)
+        return snapshot
+
+    monkeypatch.setattr("deepgen.training.export.read_checkpoint_folder", flat_groups)
+    export(tmp_path / "run", tmp_path / "again", what="lora")
+    assert "run learnt nothing: all" in caplog.text
+    assert "groups/flat_share" in caplog.text
+
+
+def test_a_run_of_the_former_tiny_is_not_exported_from_todays(mixture, tmp_path) -> None:
+    run("lora", tmp_path / "run", overrides=small(mixture, **FAST))
+    file = tmp_path / "run" / "config.json"
+    written = json.loads(file.read_text())
+    written["model"] = written["about"]["overrides"]["model"] = "tiny"
+    file.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r'began from another model than tiny.*write "model": "shapes"'):
+        export(tmp_path / "run", tmp_path / "out", what="lora")
 
 
 def test_an_exported_lora_draws_what_the_run_draws(mixture, tmp_path) -> None:
     changes = small(mixture, **FAST)
     run("lora", tmp_path / "run", overrides={**changes, "transformer_lora.alpha": "48"})
     export(tmp_path / "run", tmp_path / "out", what="lora")
-    pipe = load("tiny")
+    pipe = load("shapes")
     plain = draw(pipe)
     pipe.load_lora_weights(tmp_path / "out")
     expected = draw(Trained(recipe_of(tmp_path / "run"), tmp_path / "run").load().to(torch.float32))
@@ -72,7 +105,7 @@ def test_half_the_strength_is_half_the_way_for_adapters_and_for_whole_weights(mi
     for name, strength in (("none", 0.0), ("half", 0.5), ("whole", 1.0)):
         export(tmp_path / "run", tmp_path / name, what="folder", strength=strength)
     start, none, half, whole = (
-        load(p) for p in (TINY_DIR, *(tmp_path / n for n in ("none", "half", "whole")))
+        load(p) for p in (SHAPES_DIR, *(tmp_path / n for n in ("none", "half", "whole")))
     )
     for part in ("vlm", "connector", "transformer"):
         states = [getattr(pipe, part).state_dict() for pipe in (start, none, half, whole)]
@@ -88,7 +121,7 @@ def test_a_lora_file_of_half_the_strength_draws_what_the_folder_of_it_draws(mixt
     run("lora", tmp_path / "run", overrides=small(mixture, **FAST))
     export(tmp_path / "run", tmp_path / "lora", what="lora", strength=0.5)
     export(tmp_path / "run", tmp_path / "whole", what="lora")
-    half, whole = load("tiny"), load("tiny")
+    half, whole = load("shapes"), load("shapes")
     half.load_lora_weights(tmp_path / "lora")
     whole.load_lora_weights(tmp_path / "whole")
     config = recipe_of(tmp_path / "run")
@@ -128,16 +161,16 @@ def test_an_export_in_the_originals_layout_holds_connector_dit_and_lora(alpha, m
     export(tmp_path / "run", tmp_path / "native", what="native")
     export(tmp_path / "run", tmp_path / "folder", what="folder")
     assert verify(tmp_path / "native" / "model.safetensors").hashes == {"model.safetensors": SUMS}
-    written = {*read_sums(TINY_DIR), f"{remote_code.MODULE}.py"}
+    written = {*read_sums(SHAPES_DIR), f"{remote_code.MODULE}.py"}
     assert set(verify(tmp_path / "folder").hashes) == written
-    parts = {"vlm": str(TINY_DIR), "vae": str(TINY_DIR)}
+    parts = {"vlm": str(SHAPES_DIR), "vae": str(SHAPES_DIR)}
     native = DeepGenPipeline.from_pretrained(tmp_path / "native", dtype=torch.float32, lora="merge", **parts)
     folder = load(tmp_path / "folder")
     for name in ("vlm", "connector", "transformer"):
         theirs = getattr(folder, name).state_dict()
         for key, tensor in getattr(native, name).state_dict().items():
             torch.testing.assert_close(tensor, theirs[key], atol=2e-2, rtol=2e-2, msg=f"{name}.{key}")
-    before = load("tiny").vlm.state_dict()
+    before = load("shapes").vlm.state_dict()
     assert any((tensor - before[key]).abs().max() > 1e-3 for key, tensor in native.vlm.state_dict().items())
     with pytest.raises(FileExistsError, match="choose another --output"):
         export(tmp_path / "run", tmp_path / "native", what="native")

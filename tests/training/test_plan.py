@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_SHAPES
 from deepgen.planning.accelerators import ACCELERATORS, Accelerator, accelerator
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.plan import Counts, PlanConfig, _models, _weights, plan, plan_of_recipe
@@ -18,18 +18,18 @@ from planned import STAGE_1, STAGE_2, frozen, stage
 GB = 1e9
 ROOT = Path(__file__).parents[2]
 TINY = PlanConfig(
-    architecture=DEEPGEN_TINY, image_size=96, compute_dtype="float32", edit_share=0.5, global_batch_size=8
+    architecture=DEEPGEN_SHAPES, image_size=96, compute_dtype="float32", edit_share=0.5, global_batch_size=8
 )
 
 
 def parameters(part: str) -> int:
-    return sum(p.numel() for p in frozen("deepgen-tiny")[part].parameters())
+    return sum(p.numel() for p in frozen("deepgen-shapes")[part].parameters())
 
 
 def test_tiny_in_float32_is_exact() -> None:
     rows = plan(replace(TINY, has_ema=True), ACCELERATORS["cpu"]).weights
     trained = parameters("connector")
-    table = frozen("deepgen-tiny")["transformer"].pos_embed.pos_embed.numel()  # stored, not trained
+    table = frozen("deepgen-shapes")["transformer"].pos_embed.pos_embed.numel()  # stored, not trained
     others = sum(parameters(part) for part in ("vlm", "transformer", "vae"))
     assert rows == {
         "frozen weights": 4 * (others + table),
@@ -181,10 +181,10 @@ def test_an_unknown_card_lists_the_known_ones() -> None:
 
 
 def test_a_recipe_becomes_a_plan() -> None:
-    config = plan_of_recipe(SFTConfig(), DEEPGEN_TINY, accelerator("h100"), image_size=96, num_processes=8)
+    config = plan_of_recipe(SFTConfig(), DEEPGEN_SHAPES, accelerator("h100"), image_size=96, num_processes=8)
     assert (config.trains_transformer, config.vlm_lora, config.has_ema) == (True, LoraSettings(), True)
     assert (config.compute_dtype, config.global_batch_size, config.num_processes) == ("bfloat16", 768, 8)
-    assert plan_of_recipe(SFTConfig(), DEEPGEN_TINY, ACCELERATORS["cpu"]).compute_dtype == "float32"
+    assert plan_of_recipe(SFTConfig(), DEEPGEN_SHAPES, ACCELERATORS["cpu"]).compute_dtype == "float32"
 
 
 @pytest.mark.slow

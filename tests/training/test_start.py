@@ -99,7 +99,7 @@ def test_a_cache_is_made_from_base_models_for_a_run_that_begins_with_them(mixtur
 
 
 def test_a_model_that_holds_a_part_is_not_given_it_again(mixture, bases, tmp_path) -> None:
-    with pytest.raises(ValueError, match="tiny holds its own vlm; leave out vlm, or set model=none"):
+    with pytest.raises(ValueError, match="shapes holds its own vlm; leave out vlm, or set model=none"):
         run("sft", tmp_path / "run", overrides=small(mixture, vlm=bases["vlm"]))
 
 
@@ -134,7 +134,9 @@ def test_a_run_of_an_older_recipe_is_not_continued_from_other_models(mixture, tm
     del written["about"]["overrides"]["model"]
     file.write_text(json.dumps(written))
     changes = small(mixture, model="none", new_connector="true")
-    with pytest.raises(ValueError, match=f"began from model tiny, and this would go on from vlm {BASE_VLM}"):
+    with pytest.raises(
+        ValueError, match=f"began from model shapes, and this would go on from vlm {BASE_VLM}"
+    ):
         run("alignment", tmp_path / "run", resume=True, overrides=changes)
     export(tmp_path / "run", tmp_path / "folder", what="folder")  # of what the file says it began with
     assert DeepGenPipeline.from_pretrained(tmp_path / "folder").vlm.config.text_config.hidden_size == 128

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from deepgen.checkpoints.fresh import fresh_connector
 from deepgen.data.png import read_records
-from deepgen.models.config import DEEPGEN_TINY
+from deepgen.models.config import DEEPGEN_SHAPES
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.pipeline import DeepGenPipeline
 from deepgen.recipes import export, recipe, run
@@ -323,7 +323,7 @@ def test_a_fresh_connector_of_another_shape_is_trained_and_exported(options, mix
 
 def connector_of(config: SupervisedConfig, options: tuple[str, ...]) -> StackedChannelBridge:
     changed = replace(config, connector_options=options)
-    return fresh_connector(StackedChannelBridge(**DEEPGEN_TINY.connector), changed.connector_options)
+    return fresh_connector(StackedChannelBridge(**DEEPGEN_SHAPES.connector), changed.connector_options)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_benchmarks_are_logged_and_training_does_not_notice(mixture, tmp_path):
 
 
 def stage_of(name, mixture, **changes):
-    """A stage of the tiny model; nothing of it is trained here."""
+    """A stage of a small model; nothing of it is trained here."""
     config = override(recipe(name), small(mixture, **changes))
     return config.build(Processes("cpu"))
 
@@ -78,7 +78,7 @@ def test_pictures_are_those_the_model_draws_under_evaluation(name, folder_name, 
         benchmark.settings, num_inference_steps=2, guidance_scale=stage.pipe.config.defaults[scale]
     )
     config = RunConfig(output_dir=tmp_path / "run", data_dir=tmp_path, batch_size=8, limit=4)
-    result = run_benchmark(benchmark, load_model("tiny"), settings, config, Scorers())
+    result = run_benchmark(benchmark, load_model("shapes"), settings, config, Scorers())
     assert hashes(folder / folder_name) == hashes(tmp_path / "run" / folder_name)
     assert result is not None
     assert metrics[f"benchmark/{folder_name}"] == (result["table"]["overall"], 1.0)
@@ -90,7 +90,7 @@ def test_pictures_are_those_the_model_draws_under_evaluation(name, folder_name, 
 def test_reinforcement_learning_looks_at_benchmarks_too(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle on a white background\n")
-    config = RLConfig(model="tiny", prompts=prompts, rewards=("jpeg=1",), device="cpu")
+    config = RLConfig(model="shapes", prompts=prompts, rewards=("jpeg=1",), device="cpu")
     config = override(config, {**LOOKING, "benchmarks.names": "shapes"})
     stage = config.build(Processes("cpu"))
     (observer,) = [each for each in stage.observers if isinstance(each, BenchmarkValidation)]

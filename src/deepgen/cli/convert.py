@@ -17,7 +17,7 @@ class Convert:
     """Write a checkpoint of any known layout as a folder of safetensors, or back in the original's layout."""
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """`tiny`, a folder, a checkpoint file or a Hub name; may be named with --model instead."""
+    """`tiny`, `shapes`, a folder, a checkpoint file or a Hub name; may be named with --model instead."""
     target: Positional[Annotated[Path | None, arg(metavar="TARGET")]] = None
     """Where to write; must not exist yet. With --gguf a file, FILE.gguf."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None

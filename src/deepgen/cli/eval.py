@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -42,7 +42,9 @@ def _default_model() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalShapes(NamedModelOptions):
-    """Score a model on the small model's own world."""
+    """Score a model on the world of flat shapes."""
+
+    usual_model: ClassVar[str] = "shapes"
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
     """Where scores and pictures go."""
@@ -84,8 +86,8 @@ class EvalShapes(NamedModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalStorybook(NamedModelOptions):
-    """Score a model on the storybook world: five abilities by level, twelve edits in a row; goes on where it
-    was stopped.
+    """Score a model on the small model's own world, a storybook: five abilities by level, twelve edits in a
+    row; goes on where it was stopped.
     """
 
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/storybook")
@@ -166,7 +168,7 @@ class EvalRun(PluginOptions):
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME[:VARIANT]")]]
     """Which benchmarks, see `deepgen eval list`; or the path of a .py or .yaml file of your own."""
     model: Annotated[str, arg(metavar="NAME")] = field(default_factory=_default_model)
-    """`tiny`, a folder, a Hub name, diffusers:NAME, openai:URL#MODEL or images:FOLDER; or $DEEPGEN_MODEL."""
+    """`tiny`, `shapes`, folder, Hub name, diffusers:NAME, openai:URL#MODEL, images:FOLDER; $DEEPGEN_MODEL."""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data")
     """Official files, one folder for each benchmark; see `deepgen eval fetch`."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")] = Path("outputs/eval")
@@ -297,6 +299,10 @@ class EvalRun(PluginOptions):
         from deepgen.sampling.presets import get_preset
 
         negative, is_distilled = self.negative_prompt, get_preset(self.preset).is_distilled
+        # A published number of steps gives way to the preset's; where there is none, the model decides.
+        preset_steps = get_preset(self.preset).num_steps
+        if benchmark.settings.num_inference_steps is None and not is_distilled:
+            preset_steps = None
         if is_distilled:
             negative = negative or ""  # there is no negative branch
         if negative is None and benchmark.is_edit and _is_published(benchmark):
@@ -309,7 +315,7 @@ class EvalRun(PluginOptions):
             negative = read_text(Path(negative[1:]).expanduser()).strip()
         return settings_with(
             benchmark.settings,
-            num_inference_steps=self.num_inference_steps or get_preset(self.preset).num_steps,
+            num_inference_steps=self.num_inference_steps or preset_steps,
             guidance_scale=1.0 if is_distilled and self.guidance_scale is None else self.guidance_scale,
             height=self.size,
             width=self.size,

@@ -43,7 +43,7 @@ class Info:
     """Say what a checkpoint or an architecture holds and the memory it needs, or how a picture was made."""
 
     path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
-    """`tiny`, a folder, a checkpoint file, a Hub name, an architecture such as deepgen-1.0, or a picture."""
+    """`tiny`, `shapes`, a folder, checkpoint file, Hub name, architecture (deepgen-1.0), or a picture."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Another way to name it."""
     json: bool = False

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepgen.cli.options import Device, Dtype, ModelOptions, Offload, Quantize, asked_memory
-from deepgen.embedded import EMBEDDED, is_embedded, model_source
+from deepgen.embedded import EMBEDDED, embedded_name, is_embedded, model_source
 from deepgen.extras import missing_extra
 from deepgen.processes import launched
 
@@ -42,7 +42,7 @@ def load_pipeline(options: ModelOptions) -> DeepGenPipeline:
         from deepgen.sampling.solvers import make_scheduler
     if is_embedded(options.model):
         if launched().rank == 0:
-            notice = EMBEDDED_NOTICE.format(name=options.model, world=EMBEDDED[options.model])
+            notice = EMBEDDED_NOTICE.format(name=options.model, world=EMBEDDED[embedded_name(options.model)])
             print(textwrap.fill(notice, 110, break_on_hyphens=False), file=sys.stderr)
         torch.set_num_threads(1)  # its tensors are so small that threads wait longer than they work
     if is_embedded(options.model) or not sys.stderr.isatty():

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
@@ -31,9 +31,9 @@ Parallel = Literal["none", "guidance", "context", "both"]
 Preset = Literal["exact", "balanced", "fast", "turbo"]
 
 
-def default_model() -> str:
+def default_model(usual: str = "tiny") -> str:
     """$DEEPGEN_MODEL, or the small model inside this package."""
-    return os.environ.get("DEEPGEN_MODEL") or "tiny"
+    return os.environ.get("DEEPGEN_MODEL") or usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ModelOptions:
     """Which model, and how it is placed in memory."""
 
     model: Annotated[str, arg(metavar="NAME|PATH")] = field(default_factory=default_model)
-    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name. Default: $DEEPGEN_MODEL."""
+    """`tiny` or `shapes` (in the package), a folder, a checkpoint file or a Hub name; or $DEEPGEN_MODEL."""
     vlm: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """The base VLM of a checkpoint that holds none; default Qwen/Qwen2.5-VL-3B-Instruct."""
     transformer: Annotated[str | None, arg(metavar="NAME|PATH")] = None
@@ -95,15 +95,17 @@ class ModelOptions:
 class NamedModelOptions(ModelOptions):
     """The same for commands that take the model's name without an option too: `deepgen serve tiny`."""
 
+    usual_model: ClassVar[str] = "tiny"  # where neither an option nor $DEEPGEN_MODEL names one
+
     model_name: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
-    """`tiny` (inside this package), a folder, a checkpoint file or a Hub name; --model says the same."""
+    """`tiny` or `shapes` (in the package), a folder, a checkpoint file or a Hub name; as --model."""
     model: Annotated[str, arg(metavar="NAME|PATH", help_behavior_hint="")] = ""
-    """The same as MODEL. Default: $DEEPGEN_MODEL, or tiny."""
+    """The same as MODEL. Default: $DEEPGEN_MODEL, or tiny; of `eval shapes` that world's model, shapes."""
 
     def __post_init__(self) -> None:
         """One name, wherever it was given; two that differ are left for `check_model` to refuse."""
         if not self.model:
-            object.__setattr__(self, "model", self.model_name or default_model())
+            object.__setattr__(self, "model", self.model_name or default_model(self.usual_model))
 
     def check_model(self) -> None:
         """ValueError where two models are named."""

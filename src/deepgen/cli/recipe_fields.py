@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from deepgen.embedded import FORMER_RECIPES
 from deepgen.user_files import split_place
 
 _FILE = Path(__file__).with_name("recipe_fields.json")
@@ -34,7 +35,8 @@ def recipe_names() -> list[str]:
 
 def recipe_in(words: Sequence[str]) -> str | None:
     """The recipe that is named among arguments; the first word may also be the place of one's own."""
-    known = next((word for word in words if word in _document()["recipes"]), None)
+    named = [FORMER_RECIPES.get(word, word) for word in words]
+    known = next((word for word in named if word in _document()["recipes"]), None)
     own = words[0] if words and split_place(words[0]) is not None else None
     return own or known or next((word for word in words[:1] if is_packaged(word)), None)
 

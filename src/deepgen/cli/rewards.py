@@ -198,7 +198,7 @@ class TuneGuidance(PluginOptions):
     """Find the guidance a model draws best with, by rewards; reinforcement learning may change it."""
 
     path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
-    """`tiny`, a folder (of an exported run), a checkpoint file or a Hub name."""
+    """`tiny`, `shapes`, a folder (of an exported run), a checkpoint file or a Hub name."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Another way to name it."""
     prompts: Annotated[Path, arg(metavar="FILE")]

@@ -25,7 +25,7 @@ class Verify:
     """
 
     path: Positional[Annotated[str | None, arg(metavar="NAME|PATH")]] = None
-    """`tiny`, a folder, a checkpoint file or a Hub name."""
+    """`tiny`, `shapes`, a folder, a checkpoint file or a Hub name."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Another way to name it."""
     scan: bool = True

@@ -12,7 +12,7 @@
         rewards: [{spelling: 0.7}, {clip_sim: 0.3}]
 
 A row has a `prompt` (or `caption`), the pictures of `references` for an edit, and whatever else a reward
-needs. In the place of a path, `shapes: generate` (or edit) draws rows of the small model's world, and
+needs. In the place of a path, `shapes: generate` (or edit) draws rows of the flat world, and
 `storybook: caption` (or edit, reasoning, reasoning edit) of the storybook's, where `weights: {counting: 3}`
 says how often a kind is drawn, and `each_kind: true` makes a set of every kind, called as the kind.
 Which prompt a group gets is a function of (seed, number of the group), so it is the same on any number of

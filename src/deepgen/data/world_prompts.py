@@ -19,7 +19,7 @@ Row = tuple[str, str, tuple[Image.Image, ...], dict[str, Any]]
 
 
 class ShapesRows:
-    """Rows of the small model's world, with what the exact rewards need."""
+    """Rows of the flat world, with what the exact rewards need."""
 
     def __init__(self, task: str, kinds: Sequence[str] = (), rows: int = 1000, seed: int = 1) -> None:
         if task not in ("generate", "edit"):

@@ -304,7 +304,7 @@ def _of_picture(found: Examination) -> Iterator[Finding]:
     if picture["is_right"] is None:
         yield Finding("problem", f"no picture could be drawn {where}: {picture['message']}")
     elif not picture["is_right"]:
-        yield Finding("problem", f"the picture drawn {where} does not show a red circle", "Report it")
+        yield Finding("problem", f"the picture drawn {where} does not show a cat", "Report it")
     if picture["is_right"] is not None and not picture["written"]:
         yield Finding(
             "problem",

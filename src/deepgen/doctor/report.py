@@ -215,7 +215,7 @@ def _picture(found: Examination) -> Iterator[str]:
     if picture["is_right"] is None:
         yield f"could not be drawn on {picture['device']} in {picture['format']}: {picture['message']}"
         return
-    verdict = "a red circle, as asked" if picture["is_right"] else "not the red circle that was asked for"
+    verdict = "a cat, as asked" if picture["is_right"] else "not the cat that was asked for"
     where = picture["written"] or f"not written: {picture['message']}"
     drawn = f"drawn on {picture['device']} in {picture['format']} in {picture['seconds']:.1f} s"
     yield f"{drawn}: {verdict}; {where}"

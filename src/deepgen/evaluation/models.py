@@ -1,6 +1,6 @@
 """Models to evaluate, by name: a checkpoint, a server, or a folder of pictures.
 
-    tiny                     the small model inside the package
+    tiny, shapes             the small models inside the package
     FOLDER, FILE or HUB ID   DeepGen in any of its forms
     diffusers:NAME           any text-to-image or image-to-image pipeline of diffusers
     openai:URL               an endpoint of the OpenAI Images API, with its version, as openai:http://host/v1#MODEL

@@ -1,8 +1,8 @@
 """The named architectures: every size of every part, as plain dictionaries the libraries' own configs accept.
 
 `deepgen-1.0` is the published model (spec of its checkpoint: 24 joint blocks, six connector layers, 128 think
-tokens). `deepgen-tiny` has the same classes and the same wiring and fits in a package. `scb` takes its
-condition from six (or fewer) layers of the VLM, `last_hidden` from the last one only.
+tokens). `deepgen-tiny` and `deepgen-shapes` have the same classes and the same wiring and fit in a package.
+`scb` takes its condition from six (or fewer) layers of the VLM, `last_hidden` from the last one only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from deepgen.moved import renamed
 
 Variant = Literal["scb", "last_hidden"]
 
@@ -158,10 +160,10 @@ DEEPGEN_1_0_LAST_HIDDEN = Architecture(
 )
 
 # Under six million parameters, 12 MB in bfloat16. One DiT token is one 32-pixel cell of the world: in equal
-# time this learnt several objects where tokens of 16 pixels learnt none (docs/tiny). Token ids follow
+# time this learnt several objects where tokens of 16 pixels learnt none (docs/shapes). Token ids follow
 # shapes/vocabulary.
-DEEPGEN_TINY = Architecture(
-    name="deepgen-tiny",
+DEEPGEN_SHAPES = Architecture(
+    name="deepgen-shapes",
     connector={
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -249,9 +251,9 @@ DEEPGEN_TINY = Architecture(
     },
 )
 
-# The storybook world's model: wider than the flat world's, with a letter's worth of slots more.
-DEEPGEN_STORYBOOK = Architecture(
-    name="deepgen-storybook",
+# The storybook's model: wider than the flat world's, with a letter's worth of slots more.
+DEEPGEN_TINY = Architecture(
+    name="deepgen-tiny",
     connector={
         "hidden_size": 192,
         "intermediate_size": 384,
@@ -342,7 +344,7 @@ DEEPGEN_STORYBOOK = Architecture(
 )
 
 
-ARCHITECTURES = {a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_TINY, DEEPGEN_STORYBOOK)}
+ARCHITECTURES = {a.name: a for a in (DEEPGEN_1_0, DEEPGEN_1_0_LAST_HIDDEN, DEEPGEN_SHAPES, DEEPGEN_TINY)}
 
 
 def architecture(name: str) -> Architecture:
@@ -350,3 +352,6 @@ def architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
+
+
+__getattr__ = renamed(__name__, {"DEEPGEN_STORYBOOK": "deepgen.models.config.DEEPGEN_TINY"})

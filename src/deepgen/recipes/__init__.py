@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepgen.embedded import FORMER_RECIPES
 from deepgen.processes import launched
 from deepgen.recipes.describe import changed_fields
 from deepgen.recipes.own import own_recipes
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # A new file of recipes has a table RECIPES and a line here.
 _MODULES = (
-    *("deepgen.recipes.tiny", "deepgen.tiny.recipes"),
+    *("deepgen.recipes.shapes", "deepgen.tiny.recipes"),
     *("deepgen.recipes.supervised", "deepgen.recipes.rl", "deepgen.recipes.distill"),
 )
 # Of no use to a finished run, and perhaps a file of the user's own.
@@ -49,7 +50,7 @@ def run(
     """Run a named recipe.
 
     Args:
-        recipe_name: such as `tiny-dit`, or the place of one's own, `mine.py:mine`.
+        recipe_name: such as `shapes-dit`, or the place of one's own, `mine.py:mine`.
         output_dir: gets the resolved config, the log and checkpoints.
         resume: continue from the newest checkpoint there; "auto" from the newest whole one.
         overrides: dotted field names and their new values as text, such as {"optim.lr": "1e-4"}.
@@ -128,7 +129,7 @@ def compare_run(
     config = recipe_of(run_dir)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(
-            f"{run_dir} is a run of {type(config).__name__}, which trains a part of the tiny model"
+            f"{run_dir} is a run of {type(config).__name__}, which trains a part of a small model"
         )
     chosen = override(config.before_after or BeforeAfterConfig(), changes or {})
     output = output or run_dir / FILE
@@ -144,7 +145,7 @@ def recipe(name: str) -> TrainConfig:
         FileNotFoundError, ValueError: there is none, with the nearest or those there are; or what is wrong in
             the user's file.
     """
-    recipes = _recipes()
+    recipes, name = _recipes(), FORMER_RECIPES.get(name, name)
     if split_place(name) is not None or (name not in recipes and name in own_recipes(recipes).names()):
         return own_recipes(recipes).load(name).recipe()
     if name not in recipes:
@@ -216,7 +217,7 @@ def export(
     config = recipe_of(run_dir)
     if not isinstance(config, SupervisedConfig):
         raise ValueError(
-            f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.tiny for its parts"
+            f"{run_dir} is a run of {type(config).__name__}; see deepgen.recipes.shapes for its parts"
         )
     write = {"folder": export_folder, "lora": export_lora, "native": export_native}[what]
     write(Trained(config, run_dir, weights, strength), output_dir)
@@ -231,7 +232,7 @@ def preflight_run(recipe_name: str, overrides: Mapping[str, str], output: Path |
         output: a picture of what the VAE loses, where one is wanted.
 
     Raises:
-        ValueError: the recipe trains a part of the tiny model, or the data cannot be opened.
+        ValueError: the recipe trains a part of a small model, or the data cannot be opened.
     """
     from deepgen.data.image_files import save_image
     from deepgen.training.parallel import Processes
@@ -241,7 +242,7 @@ def preflight_run(recipe_name: str, overrides: Mapping[str, str], output: Path |
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
-        raise ValueError(f"{recipe_name} trains a part of the tiny model; it draws its data itself")
+        raise ValueError(f"{recipe_name} trains a part of a small model; it draws its data itself")
     processes = Processes(config.device)
     pipe, mixture = config.opened(processes)
     found = look_at_data(config, mixture, pipe, processes.device)
@@ -262,11 +263,11 @@ def plan_run(
 
     The prompts are counted where a run of reinforcement learning ends after epochs of them and they are here.
 
-    Sizes are those of DeepGen 1.0, or of DeepGen-Tiny where the recipe starts from it, or follow from the
+    Sizes are those of DeepGen 1.0, or of a small model where the recipe starts from it, or follow from the
     configs of other base models; the picture size and the share of edits are the mixture file's.
 
     Raises:
-        ValueError: the recipe trains a part of the tiny model, or the card is unknown.
+        ValueError: the recipe trains a part of a small model, or the card is unknown.
     """
     from deepgen.data.mixture_file import read_outline
     from deepgen.data.opening import recognise
@@ -279,7 +280,7 @@ def plan_run(
 
     config = override(recipe(recipe_name), overrides)
     if not isinstance(config, SupervisedConfig):
-        raise ValueError(f"{recipe_name} trains a part of the tiny model; only whole models are planned")
+        raise ValueError(f"{recipe_name} trains a part of a small model; only whole models are planned")
     architecture = config.start.architecture()
     if isinstance(config, RLSettings):
         try:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepgen.distillation.recipe import DistillConfig
+from deepgen.moved import renamed
 from deepgen.training.adapters import LoraSettings
 from deepgen.training.config import TrainConfig
 from deepgen.training.optim import OptimConfig, ParamGroup
@@ -35,13 +36,13 @@ def distill() -> TrainConfig:
     )
 
 
-def distill_tiny() -> TrainConfig:
+def distill_shapes() -> TrainConfig:
     """The embedded flat model in 4, 2, 8 and 1 steps; docs/distillation.md has the figures, and how the
     weights in the package were made.
     """
     return DistillConfig(
-        model="tiny",
-        prompts=_MIXTURES / "distill-tiny.yaml",
+        model="shapes",
+        prompts=_MIXTURES / "distill-shapes.yaml",
         num_steps=800,
         optim=OptimConfig(lr=1e-3, muon_lr=None, warmup_steps=20, decay_share=0.5, betas=(0.9, 0.99)),
         ema_decay=0.99,
@@ -59,10 +60,21 @@ def distill_tiny() -> TrainConfig:
     )
 
 
-def distill_tiny_matching() -> TrainConfig:
-    """The embedded model's second half: `student` is a run of `distill-tiny`, which goes on by matching."""
+def distill_tiny() -> TrainConfig:
+    """The small model in 4, 2 and 1 steps without a negative branch, as `distill-shapes`."""
     return replace(
-        distill_tiny(),
+        distill_shapes(),
+        model="tiny",
+        prompts=_MIXTURES / "distill-tiny.yaml",
+        num_inference_steps=(4, 2, 1),
+        teacher_steps=8,
+    )
+
+
+def distill_shapes_matching() -> TrainConfig:
+    """The flat model's second half: `student` is a run of `distill-shapes`, which goes on by matching."""
+    return replace(
+        distill_shapes(),
         objective="distribution-matching",
         num_steps=1200,
         optim=OptimConfig(
@@ -83,5 +95,8 @@ def distill_tiny_matching() -> TrainConfig:
 RECIPES = {
     "distill": distill,
     "distill-tiny": distill_tiny,
-    "distill-tiny-matching": distill_tiny_matching,
+    "distill-shapes": distill_shapes,
+    "distill-shapes-matching": distill_shapes_matching,
 }
+
+__getattr__ = renamed(__name__, {"distill_tiny_matching": "deepgen.recipes.distill.distill_shapes_matching"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from deepgen.moved import renamed
 from deepgen.rl.recipe import RLConfig
 from deepgen.sampling.windows import WindowConfig
 from deepgen.training.adapters import LoraSettings
@@ -48,7 +49,7 @@ def rl_published() -> RLConfig:
 
 
 def rl_tiny() -> RLConfig:
-    """The small model against its exact reward; set `prompts`.
+    """The small model against its exact reward or yours; set `prompts`.
 
     The window is at the beginning, where it is decided what stands where: noise in later steps leaves most
     groups of this world with eight equal rewards.
@@ -65,7 +66,12 @@ def rl_tiny() -> RLConfig:
     )
 
 
-def rl_tiny_student() -> RLConfig:
+def rl_shapes() -> RLConfig:
+    """The model of flat shapes against its exact reward; set `prompts`."""
+    return replace(rl_tiny(), model="shapes")
+
+
+def rl_shapes_student() -> RLConfig:
     """A distilled flat model in its four steps, by default in the folder `student`; docs/distillation.md has
     figures.
 
@@ -73,9 +79,9 @@ def rl_tiny_student() -> RLConfig:
     where. Edits and kinds that are right already take part, so that they are not forgotten.
     """
     return replace(
-        rl_tiny(),
+        rl_shapes(),
         model="student",
-        prompts=_MIXTURES / "rl-tiny-student.yaml",
+        prompts=_MIXTURES / "rl-shapes-student.yaml",
         guidance_scale=1.0,
         num_inference_steps=4,
         prompts_per_rollout=16,
@@ -90,5 +96,8 @@ RECIPES = {
     "rl": rl,
     "rl-published": rl_published,
     "rl-tiny": rl_tiny,
-    "rl-tiny-student": rl_tiny_student,
+    "rl-shapes": rl_shapes,
+    "rl-shapes-student": rl_shapes_student,
 }
+
+__getattr__ = renamed(__name__, {"rl_tiny_student": "deepgen.recipes.rl.rl_shapes_student"})

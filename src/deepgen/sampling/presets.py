@@ -35,7 +35,7 @@ class Preset:
     Attributes:
         name: what it is asked for by.
         solver: name of a solver, see `solvers.py`; None: the pipeline's own.
-        num_steps: solver steps; None: the model's own.
+        num_steps: solver steps, where the model's own are not fewer; None: the model's own.
         spacing: (power, last): noise levels before the model's shift are a straight line from 1 to
             last^(1 / power), raised to the power; None: the solver's own.
         guided_above: noise level in [0, 1] below which the negative branch is skipped and the last difference

@@ -112,7 +112,7 @@ class Engine:
 
     Example:
         >>> with Engine(pipe) as engine:
-        ...     job = engine.submit(GenerationRequest(prompt="a red circle", seed=1))
+        ...     job = engine.submit(GenerationRequest(prompt="a cat", seed=1))
         ...     picture = job.result()[0].image
 
     Args:

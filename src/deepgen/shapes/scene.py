@@ -1,4 +1,4 @@
-"""The world of DeepGen-Tiny: one to four flat shapes on a plain background, at most one in each cell of a 3x3
+"""The flat world: one to four flat shapes on a plain background, at most one in each cell of a 3x3
 grid.
 
 A scene is small enough to be stated in words, drawn in microseconds and read back from pixels without a

@@ -1,7 +1,7 @@
 """A fixed code for what a prompt states: the stand-in for the condition of a pretrained text encoder.
 
 A from-scratch text path learns to bind words to objects far too slowly from the flow loss alone. So the two
-halves of DeepGen-Tiny are first trained apart, against one code fixed in advance: the DiT learns to draw from
+halves of its model are first trained apart, against one code fixed in advance: the DiT learns to draw from
 it, the VLM and the connector learn to write it at the think tokens. Each think token is a slot; its code is a
 sum of orthogonal directions, one per stated attribute, so any set of attributes can be read back without
 confusion.

@@ -1,6 +1,6 @@
 """The words of the world, and a tokenizer that reads them.
 
-One token per word, lower case, punctuation apart. Special tokens have the ids the tiny architecture names
+One token per word, lower case, punctuation apart. Special tokens have the ids that the architecture names
 (models/config.py), so its prompts pass through the same template and the same placeholders as the real
 model's.
 """
@@ -105,9 +105,7 @@ def words() -> list[str]:
     plain = [*_TEMPLATE_WORDS, *_WORDS, *SHAPES, *map(plural, SHAPES), *COLORS, *SIZES, *BACKGROUNDS]
     tokens = [*SPECIAL_TOKENS, *dict.fromkeys(plain)]
     if len(tokens) > MAX_TOKENS:
-        raise ValueError(
-            f"the vocabulary holds {len(tokens)} tokens, at most {MAX_TOKENS} fit the tiny model"
-        )
+        raise ValueError(f"the vocabulary holds {len(tokens)} tokens, at most {MAX_TOKENS} fit the model")
     return tokens
 
 

@@ -2,9 +2,9 @@
 
 The parts stand for the pre-trained VLM and DiT of the large model: `storybook-vae`, then `storybook-vlm` and
 `storybook-dit` in any order, and last `storybook-decoder`; `finish_vae` and `assemble` make a pipeline folder
-of them. The model `storybook` inside the package is such a folder, and the published stages begin with it
+of them. The model `tiny` inside the package is such a folder, and the published stages begin with it
 unless `model` names another. Rates of those stages are the ones that served the flat world
-(docs/tiny/README.md); batches fit two CPU cores.
+(docs/shapes/README.md); batches fit two CPU cores.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
-from deepgen.recipes import tiny
+from deepgen.models.config import DEEPGEN_TINY
+from deepgen.recipes import shapes
 from deepgen.recipes.rl import rl_tiny
 from deepgen.rl.evaluation import RLEvaluationConfig
 from deepgen.rl.recipe import RLConfig
@@ -29,10 +29,10 @@ from deepgen.training.optim import OptimConfig
 from deepgen.training.pool import load_weights
 from deepgen.training.stages.alignment import AlignmentConfig
 from deepgen.training.stages.sft import SFTConfig
-from deepgen.training.stages.tiny_vae import normalize_latents
+from deepgen.training.stages.shapes_vae import fit_float16, normalize_latents
 from deepgen.worlds import STORYBOOK
 
-START = "storybook"  # the pre-trained parts inside the package, where no `model` is given
+START = "tiny"  # the pre-trained parts inside the package, where no `model` is given
 _MIXTURES = Path(__file__).parents[1] / "recipes" / "mixtures"
 
 
@@ -119,7 +119,6 @@ def storybook_rl() -> RLConfig:
     """
     return replace(
         rl_tiny(),
-        model=START,
         prompts=_MIXTURES / "storybook-rl.yaml",
         optim=OptimConfig(lr=1e-3, muon_lr=None, betas=(0.9, 0.99), warmup_steps=5, decay_share=0.3),
         sft_coef=1e-3,
@@ -145,7 +144,8 @@ RECIPES = {
 
 
 def finish_vae(run_dir: str | Path, output_dir: str | Path, encoder_dir: str | Path | None = None) -> None:
-    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation.
+    """Write a run of `storybook-vae` as a diffusers VAE folder whose latents have unit deviation, and which
+    float16 can hold.
 
     Args:
         run_dir: the run.
@@ -159,14 +159,14 @@ def finish_vae(run_dir: str | Path, output_dir: str | Path, encoder_dir: str | P
     else:
         vae = load_vae(Path(run_dir))
         rng = np.random.default_rng(0)
-        normalize_latents(vae, to_pixels([sample_scene(rng) for _ in range(256)]))
+        pixels = to_pixels([sample_scene(rng) for _ in range(256)])
+        fit_float16(vae, pixels)
+        normalize_latents(vae, pixels)
     vae.save_pretrained(output_dir)
 
 
 def assemble(
     vae_dir: str | Path, vlm_dir: str | Path, transformer_dir: str | Path, output_dir: str | Path
 ) -> None:
-    """Write the finished parts as one pipeline folder in bfloat16, see `deepgen.recipes.tiny.assemble`."""
-    tiny.assemble(
-        vae_dir, vlm_dir, transformer_dir, output_dir, DEEPGEN_STORYBOOK, load_tokenizer(), STORYBOOK
-    )
+    """Write the finished parts as one pipeline folder in bfloat16, see `deepgen.recipes.shapes.assemble`."""
+    shapes.assemble(vae_dir, vlm_dir, transformer_dir, output_dir, DEEPGEN_TINY, load_tokenizer(), STORYBOOK)

@@ -8,6 +8,7 @@ purpose is mostly kept half way, and what it forgets by the way is mostly not lo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from deepgen.training.finite import require_finite
 from deepgen.training.supervised import SupervisedConfig
 from deepgen.training.supervised_stage import prepare_parts
 
+logger = logging.getLogger(__name__)
 Weights = Literal["ema", "raw"]
 MAX_STRENGTH = 2
 
@@ -95,6 +97,15 @@ class Trained:
                 f"{self.run_dir} was trained with another config: {len(unknown)} parameters differ, "
                 f"such as {unknown[0]}"
             )
+        other = next((name for name, p in parameters.items() if p.shape != values[name].shape), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.run_dir} began from another model than {config.start} is now: {other} is "
+                f"{tuple(values[other].shape)} there and {tuple(parameters[other].shape)} here. A run of the "
+                'former `tiny`, which drew flat shapes, is of `shapes`: write "model": "shapes" in its '
+                "config.json"
+            )
+        _warn_of_nothing_learnt(self.run_dir, values)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 _move(name, parameter, values[name].to(parameter), self.strength)
@@ -106,6 +117,18 @@ class Trained:
     def stored_dtype(self) -> torch.dtype:
         """The number format of the model the run began with, in which an export is written."""
         return self.config.start.stored_dtype()
+
+
+def _warn_of_nothing_learnt(run_dir: Path, values: Mapping[str, torch.Tensor]) -> None:
+    updates = [value for name, value in values.items() if ".lora_B." in name]
+    if updates and not any(bool(value.any()) for value in updates):  # B begins as zeros
+        logger.warning(
+            "%s learnt nothing: all %d updates of its LoRA are zero. A run of reinforcement learning ends "
+            "so where the rewards of every group were equal (groups/flat_share in its log.jsonl): take "
+            "prompts that the model gets right at times, or more images a group",
+            run_dir,
+            len(updates),
+        )
 
 
 def export_folder(trained: Trained, output_dir: Path) -> None:

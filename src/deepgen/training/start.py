@@ -29,11 +29,11 @@ from deepgen.checkpoints.fresh import (
 )
 from deepgen.checkpoints.layouts import Layout, detect, weight_files
 from deepgen.checkpoints.parts import WEIGHTED, stored_dtype
-from deepgen.embedded import model_source
-from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_STORYBOOK, DEEPGEN_TINY, Architecture
+from deepgen.embedded import embedded_name, model_source
+from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES, DEEPGEN_TINY, Architecture
 from deepgen.pipeline import DeepGenPipeline
 
-_EMBEDDED = {"tiny": DEEPGEN_TINY, "storybook": DEEPGEN_STORYBOOK}
+_EMBEDDED = {"tiny": DEEPGEN_TINY, "shapes": DEEPGEN_SHAPES}
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16  # of each weight file
 
 
@@ -136,7 +136,7 @@ class Start:
         """Sizes, for a plan; opens configs at most, and none of published models."""
         if self.model is None:
             return planned_architecture(self.bases, self.connector_options)
-        known = _EMBEDDED.get(self.model, DEEPGEN_1_0)
+        known = _EMBEDDED.get(embedded_name(self.model), DEEPGEN_1_0)
         if not self.connector_options:
             return known
         connector = changed_connector({"tap_stride": 6, **known.connector}, self.connector_options)

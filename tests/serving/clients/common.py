@@ -1,7 +1,7 @@
 """What the scripts of the clients share: where the server is, and where their pictures go.
 
 Each script runs in an environment that has its client and nothing of deepgen. test_real_clients.py opens the
-pictures: what a script draws is a red circle, what it edits is that circle made blue.
+pictures: what a script draws is a cat, what it edits is that cat turned into a dog.
 """
 
 from __future__ import annotations

@@ -10,22 +10,22 @@ from langchain_openai import ChatOpenAI
 
 where = {"base_url": f"{URL}/v1", "api_key": "any"}
 tool = OpenAIDALLEImageGenerationTool(api_wrapper=DallEAPIWrapper(model="dall-e-3", **where))
-save("image tool draws", fetched(tool.run("a red circle")))  # at 1024x1024, which the tool asks for itself
+save("image tool draws", fetched(tool.run("a cat")))  # at 1024x1024, which the tool asks for itself
 
 chat = ChatOpenAI(model="tiny", seed=1, **where)
-first = chat.invoke("a red circle")
+first = chat.invoke("a cat")
 save("shows", shown(first.content))
-history = [HumanMessage("a red circle"), AIMessage(first.content), HumanMessage("make the circle blue")]
+history = [HumanMessage("a cat"), AIMessage(first.content), HumanMessage("replace the cat with a dog")]
 save("chat edits", shown("".join(chunk.content for chunk in chat.stream(history))))
 address = "data:image/png;base64," + base64.b64encode(shown(first.content)).decode()
 parts = [
-    {"type": "text", "text": "make the circle blue"},
+    {"type": "text", "text": "replace the cat with a dog"},
     {"type": "image_url", "image_url": {"url": address}},
 ]
 save("edits", shown(chat.invoke([HumanMessage(parts)]).content))
 
 chat = ChatOpenAI(model="tiny", use_responses_api=True, extra_body={"seed": 1}, **where)
-answer = chat.bind_tools([{"type": "image_generation"}]).invoke("a red circle")
+answer = chat.bind_tools([{"type": "image_generation"}]).invoke("a cat")
 (block,) = [block for block in answer.content_blocks if block["type"] == "image"]
 save("responses draws", base64.b64decode(block["base64"]))
 done()

@@ -23,10 +23,12 @@ def llm(*arguments: str) -> str:
 
 
 llm("keys", "set", "deepgen", "--value", "any")
-path = save("shows", shown(llm("-m", "deepgen", "-o", "seed", "1", "a red circle")))
-save("chat edits", shown(llm("-c", "-o", "seed", "1", "make the circle blue")))
+path = save("shows", shown(llm("-m", "deepgen", "-o", "seed", "1", "a cat")))
+save("chat edits", shown(llm("-c", "-o", "seed", "1", "replace the cat with a dog")))
 save(
     "edits",
-    shown(llm("-m", "deepgen", "--no-stream", "-o", "seed", "1", "-a", str(path), "make the circle blue")),
+    shown(
+        llm("-m", "deepgen", "--no-stream", "-o", "seed", "1", "-a", str(path), "replace the cat with a dog")
+    ),
 )
 done()

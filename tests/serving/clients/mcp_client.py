@@ -18,11 +18,11 @@ async def draws_and_edits(kind, streams):
         await session.initialize()
         tools = {tool.name for tool in (await session.list_tools()).tools}
         assert tools >= {"generate_image", "edit_image"}, tools
-        drawn = await session.call_tool("generate_image", {"prompt": "a red circle", "seed": 1})
+        drawn = await session.call_tool("generate_image", {"prompt": "a cat", "seed": 1})
         picture, text = drawn.content[:2]
         save(f"{kind} draws", base64.b64decode(picture.data))
         name = text.text.partition(":")[0]
-        asked = {"prompt": "make the circle blue", "image": [name], "seed": 1}
+        asked = {"prompt": "replace the cat with a dog", "image": [name], "seed": 1}
         edited = await session.call_tool("edit_image", asked)
         save(f"{kind} edits", base64.b64decode(edited.content[0].data))
 

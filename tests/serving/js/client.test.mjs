@@ -10,7 +10,7 @@ const isPng = b64 => Buffer.from(b64, "base64").subarray(1, 4).toString() === "P
 let drawn;
 
 test("it draws two pictures", async () => {
-  const answer = await client.images.generate({ prompt: "a red circle", n: 2, ...quick });
+  const answer = await client.images.generate({ prompt: "a cat", n: 2, ...quick });
   assert.equal(answer.data.length, 2);
   assert.ok(answer.data.every(entry => isPng(entry.b64_json)));
   assert.deepEqual(answer.data.map(entry => entry.seed), [1, 2]);
@@ -21,13 +21,13 @@ test("it draws two pictures", async () => {
 for (const count of [1, 3])
   test(`it edits ${count} picture(s)`, async () => {
     const files = await Promise.all(Array.from({ length: count }, (_, k) => toFile(drawn, `${k}.png`)));
-    const answer = await client.images.edit({ image: count === 1 ? files[0] : files, prompt: "make it blue", ...quick });
+    const answer = await client.images.edit({ image: count === 1 ? files[0] : files, prompt: "replace the cat with a dog", ...quick });
     assert.ok(isPng(answer.data[0].b64_json));
   });
 
 test("it streams partial pictures of a generation and of an edit", async () => {
   const types = async stream => { const seen = []; for await (const event of stream) { assert.ok(isPng(event.b64_json)); seen.push(event.type); } return seen; };
-  const options = { prompt: "a star", stream: true, partial_images: 2, ...quick, num_inference_steps: 4 };
+  const options = { prompt: "two apples", stream: true, partial_images: 2, ...quick, num_inference_steps: 4 };
   assert.deepEqual(await types(await client.images.generate(options)),
     ["image_generation.partial_image", "image_generation.partial_image", "image_generation.completed"]);
   assert.deepEqual(await types(await client.images.edit({ ...options, image: await toFile(drawn, "a.png") })),

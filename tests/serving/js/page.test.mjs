@@ -98,12 +98,12 @@ test("an empty prompt is asked for, and an example fills it", async () => {
 });
 
 test("a picture is drawn with previews and progress, stands in the history, and is enlarged without smoothing", async () => {
-  await fill("#prompt", "a red circle and a blue star on a white background");
+  await fill("#prompt", "a cat and a bicycle on a white background");
   await page.click("#more summary"); await fill("#steps", "12"); await page.click("#go");
   await page.waitForSelector("img.rough");
   await status("^Done");
   assert.equal(await number("#grid li"), 1);
-  assert.match(await text("#facts"), /a red circle.* · 96x96 · seed \d+/);
+  assert.match(await text("#facts"), /a cat.* · 96x96 · seed \d+/);
   const [own, shown, rendering] = await page.$eval("#view img", image => [image.naturalWidth, image.clientWidth, getComputedStyle(image).imageRendering]);
   assert.equal(own, 96); assert.equal(rendering, "pixelated");
   assert.ok(shown >= 2 * own && shown % own === 0, `96 pixels are shown at ${shown}`);
@@ -115,34 +115,34 @@ test("each result is the next picture to edit; Undo and Redo walk the filmstrip"
   assert.equal(await focused(), "prompt");
   assert.deepEqual(await page.$$eval("#examples button", found => found.map(one => one.textContent)),
     await page.evaluate(async () => (await (await fetch("/v1/models")).json()).data[0].example_edits));
-  await page.type("#prompt", "make the circle green");
+  await page.type("#prompt", "replace the cat with a dog");
   await chord("Control", "Enter");
   await status("^Step"); await status("^Done");
   assert.equal(await value("#prompt"), "");
-  await draw("make the background brown");
+  await draw("make the background pink");
   const strip = () => page.$$eval("#steps-of-edit button", found => found.map(one => [one.textContent, one.getAttribute("aria-current")]));
-  assert.deepEqual(await strip(), [["Start", "false"], ["make the circle green", "false"], ["make the background brown", "step"]]);
+  assert.deepEqual(await strip(), [["Start", "false"], ["replace the cat with a dog", "false"], ["make the background pink", "step"]]);
   assert.equal(await number("#inputs li"), 1);
   assert.deepEqual(await pixels("#inputs img"), await pixels("#view img"), "the next edit starts from the result");
   await accessible("a filmstrip");
 
   const last = await pixels("#view img");
   await page.focus("#undo"); await page.keyboard.press("Enter");
-  await status("^Undone: make the background brown");
-  assert.equal(await value("#prompt"), "make the background brown", "to be changed and tried again");
+  await status("^Undone: make the background pink");
+  assert.equal(await value("#prompt"), "make the background pink", "to be changed and tried again");
   assert.equal((await strip())[1][1], "step");
   assert.deepEqual(await pixels("#inputs img"), await pixels("#view img"));
   await page.keyboard.press("Enter");
-  await status("^Undone: make the circle green");
+  await status("^Undone: replace the cat with a dog");
   assert.equal(await focused(), "redo", "Undo is at its end and hands the focus on");
   await page.keyboard.press("Enter"); await page.keyboard.press("Enter");
-  await status("^Done again: make the background brown");
+  await status("^Done again: make the background pink");
   assert.deepEqual(await pixels("#view img"), last);
   assert.equal(await value("#prompt"), "");
 
   await page.click("#steps-of-edit li:nth-child(2) button");      // another way from the first edit
-  await draw("remove the star");
-  assert.deepEqual((await strip()).map(([name]) => name), ["Start", "make the circle green", "remove the star"]);
+  await draw("remove the bicycle");
+  assert.deepEqual((await strip()).map(([name]) => name), ["Start", "replace the cat with a dog", "remove the bicycle"]);
   assert.equal(await number("#grid li"), 4, "what the new way left stays in the history");
 });
 
@@ -221,7 +221,7 @@ test("only the marked part changes: by brush, by name and by keys", async () => 
   await page.click("#mask-form button[value=done]");
   await status("^Only the marked part may change");
   assert.match(await focused(), /^Part marked/);
-  await draw("make the background brown");
+  await draw("make the background pink");
   const after = await pixels("#view img");
   const differs = (from, to) => before.data.some((value, at) => { const x = Math.floor(at / 4) % 96; return x >= from && x < to && at % 4 < 3 && Math.abs(composed(before, at) - after.data[at]) > 0; });
   const composed = ({ data }, at) => { const alpha = data[at - at % 4 + 3] / 255; return Math.round(data[at] * alpha + 255 * (1 - alpha)); };
@@ -312,7 +312,7 @@ test("an answer that is none of the server's, and no answer, are told as such", 
     return answer ? request.respond(answer) : request.abort();
   };
   page.on("request", meddle);
-  await fill("#prompt", "a red circle"); await page.click("#go"); await status("answered 502");
+  await fill("#prompt", "a cat"); await page.click("#go"); await status("answered 502");
   await page.click("#go"); await status("^The server cannot be reached");
   page.off("request", meddle); await page.setRequestInterception(false);
   complaints.splice(0, complaints.length, ...complaints.filter(line => !/status of 502|ERR_FAILED/.test(line)));
@@ -320,11 +320,11 @@ test("an answer that is none of the server's, and no answer, are told as such", 
 
 test("of several pictures one is chosen to go on", async () => {
   await page.click("input[name=n][value='2']");
-  await draw("a green square", { seed: 5 });
+  await draw("an apple", { seed: 5 });
   assert.deepEqual(await page.$$eval("#view button", found => found.map(one => one.getAttribute("aria-label"))), ["Choose picture 1 of 2", "Choose picture 2 of 2"]);
   await accessible("two pictures");
   await page.focus("#view .frame:nth-child(2) button"); await page.keyboard.press("Enter");
-  assert.match(await text("#facts"), /a green square · 96x96 · seed 6/);
+  assert.match(await text("#facts"), /an apple · 96x96 · seed 6/);
   assert.equal(await focused(), "use");
   await page.click("input[name=n][value='1']"); await page.click("#lock");
 });
@@ -332,26 +332,26 @@ test("of several pictures one is chosen to go on", async () => {
 test("the history outlives the page with its session of edits, is searched, and gives its settings back", async () => {
   const all = await number("#grid li");
   await kept(all); await page.reload(); await page.waitForFunction(count => document.querySelectorAll("#grid li").length === count, {}, all);
-  await page.type("#search", "GREEN circle");
+  await page.type("#search", "DOG cat");
   await page.waitForFunction(() => document.querySelectorAll("#grid li").length === 1);
   assert.equal(await text("#found"), `1 of ${all} pictures`);
   await page.click("#grid button");
-  assert.deepEqual(await page.$$eval("#steps-of-edit button", found => found.map(one => one.textContent)), ["Start", "make the circle green"]);
+  assert.deepEqual(await page.$$eval("#steps-of-edit button", found => found.map(one => one.textContent)), ["Start", "replace the cat with a dog"]);
   await fill("#search", "giraffe");
   assert.equal(await number("#grid li"), 0);
   assert.match(await text("#found"), /^No picture has “giraffe”/);
   await accessible("a search without a find");
-  await fill("#search", "blue star");
+  await fill("#search", "bicycle white");
   await page.click("#grid button");
   await page.$eval("#search", element => { element.value = ""; element.dispatchEvent(new Event("input")); });
   await page.click("#reuse");
-  assert.match(await value("#prompt"), /^a red circle and a blue star/);
+  assert.match(await value("#prompt"), /^a cat and a bicycle/);
   assert.equal(await value("#steps"), "12");
   const seed = await value("#seed"), first = await pixels("#view img");
   await go();
   assert.ok((await text("#facts")).endsWith(`seed ${seed}`));
   assert.deepEqual(await pixels("#view img"), first, "the same seed and settings draw the same picture");
-  await page.click("#grid button[title='make the circle green']");
+  await page.click("#grid button[title='replace the cat with a dog']");
   await page.click("#reuse");
   assert.equal(await number("#inputs li"), 1, "an edit's settings have its picture");
   const edited = await pixels("#view img");
@@ -368,10 +368,10 @@ test("what was deleted comes back, one picture or all of them", async () => {
   await page.focus("#restore"); await page.keyboard.press("Enter");
   assert.equal(await number("#grid li"), all);
   assert.equal(await text("#facts"), facts);
-  await page.click("#use"); await draw("make the background brown");
+  await page.click("#use"); await draw("make the background pink");
   const strip = await text("#steps-of-edit");
   await page.click("#remove");                                      // the last edit: back to the one before
-  assert.equal(await text("#steps-of-edit"), strip.replace(/make the background brown$/, ""));
+  assert.equal(await text("#steps-of-edit"), strip.replace(/make the background pink$/, ""));
   assert.deepEqual(await pixels("#inputs img"), await pixels("#view img"));
   await page.click("#restore");
   assert.equal(await text("#steps-of-edit"), strip);
@@ -412,8 +412,8 @@ test("a key is asked for in a dialog that Escape closes", async () => {
 });
 
 test("it is dark where it is asked to be, and stays so", async () => {
-  await draw("a green triangle");
-  await page.click("#use"); await draw("make the triangle red");
+  await draw("a tulip");
+  await page.click("#use"); await draw("replace the tulip with a rose");
   await page.click("#theme"); await kept(2); await page.reload();
   assert.equal(await page.$eval("html", element => element.dataset.theme), "dark");
   await page.waitForSelector("#view img");

@@ -31,12 +31,12 @@ async function open(width, height, options = {}, scheme = "light") {
     },
   };
 }
-const EDITS = [["make the circle green", 3], ["add a pink square in the top left corner", 5], ["make the background brown", 7]];
+const EDITS = [["replace the cat with a dog", 3], ["add an apple in the top left", 5], ["make the background pink", 7]];
 
 const desktop = await open(1280, 960);
 await desktop.shot("first");
-await desktop.draw("a red circle and a blue star on a white background", 1);
-await desktop.draw("three yellow triangles", 4);
+await desktop.draw("a cat and a bicycle on a white background", 1);
+await desktop.draw("three strawberries", 4);
 await desktop.page.click("#grid li:last-child button");
 await desktop.shot("desktop");
 await desktop.page.click("#use");
@@ -58,22 +58,22 @@ await desktop.shot("masking");
 await desktop.page.click("#mask-form button[value=done]");
 await desktop.page.waitForSelector(".kept");
 await desktop.shot("masked");
-await desktop.draw("remove the star", 9);
+await desktop.draw("remove the bicycle", 9);
 await desktop.shot("masked-drawn");
 await desktop.page.click("#remove");
 await desktop.shot("deleted");
-await desktop.page.type("#search", "circle");
+await desktop.page.type("#search", "cat");
 await desktop.shot("search");
 await desktop.page.setRequestInterception(true);      // as the server says it; a 400 would be on the console
 const message = "num_inference_steps must be between 1 and 200, got 100000", error = { message, type: "invalid_request_error", param: "num_inference_steps", code: "invalid_value" };
 desktop.page.on("request", request => request.url().includes("/v1/images") ? request.respond({ status: 200, contentType: "text/event-stream", body: `data: ${JSON.stringify({ error })}\n\n` }) : request.continue());
-await desktop.fill("steps", "100000"); await desktop.fill("prompt", "remove the star"); await desktop.page.click("#go");
+await desktop.fill("steps", "100000"); await desktop.fill("prompt", "remove the bicycle"); await desktop.page.click("#go");
 await desktop.page.waitForSelector("#status.bad");
 await desktop.page.screenshot({ path: `${folder}/refused.png` });
 
 const dark = await open(1280, 960, {}, "dark");
 await dark.page.click("input[name=n][value='4']");
-await dark.draw("three yellow triangles", 21);
+await dark.draw("three strawberries", 21);
 await dark.shot("several");
 await dark.page.click(".frame:nth-child(2) button");
 await dark.page.click("#knows summary");
@@ -81,7 +81,7 @@ await dark.shot("dark");
 
 const phone = await open(390, 844, { isMobile: true, hasTouch: true });
 await phone.shot("phone-form");
-await phone.draw("a red circle and a blue star on a white background", 1);
+await phone.draw("a cat and a bicycle on a white background", 1);
 await phone.shot("phone-drawn");
 await phone.page.tap("#use");
 await phone.draw(...EDITS[0]); await phone.draw(...EDITS[1]);

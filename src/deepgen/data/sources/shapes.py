@@ -1,4 +1,4 @@
-"""The world of DeepGen-Tiny as a source: captions or edits of drawn scenes, made when they are asked for.
+"""The flat world as a source: captions or edits of drawn scenes, made when they are asked for.
 
 Rows come from the training side of the split; the shapes benchmark asks for the other.
 """

@@ -1,4 +1,4 @@
-"""The shapes benchmark: prompts of DeepGen-Tiny's world, scored exactly from pixels.
+"""The shapes benchmark: prompts of the flat world, scored exactly from pixels.
 
 Prompts come from the held-out side of the split, which training never draws. A generated picture is right
 when every stated property holds and nothing extra is there; an edit is right when the picture is the target

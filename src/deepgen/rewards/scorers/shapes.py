@@ -1,4 +1,4 @@
-"""Whether a picture of DeepGen-Tiny's world is what was asked for, read from its pixels and exact.
+"""Whether a picture of the flat world is what was asked for, read from its pixels and exact.
 
 The right picture scores 1. Everything else scores 0 ("exact") or a part of what was asked for
 ("partial"), which gives a group something to compare while right pictures are rare.

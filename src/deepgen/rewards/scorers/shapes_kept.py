@@ -1,4 +1,4 @@
-"""How much of what an edit should leave alone was left alone, in DeepGen-Tiny's world.
+"""How much of what an edit should leave alone was left alone, in the flat world.
 
 A picture that was not edited at all keeps everything, so this belongs beside a reward for the change.
 """

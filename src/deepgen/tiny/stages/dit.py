@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deepgen.models import vae as latent_space
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.sampling.interpolation import interpolate
 from deepgen.tiny.codes import NUM_SLOTS, WIDTH, directions, empty_code, pooled_code, write_code
@@ -37,7 +37,7 @@ from deepgen.training.config import StageLoss, TrainConfig
 from deepgen.training.optim import OptimConfig
 from deepgen.training.parallel import Processes
 from deepgen.training.pool import load_weights
-from deepgen.training.stages.tiny_dit import DrawingBatch
+from deepgen.training.stages.shapes_dit import DrawingBatch
 
 # How often a kind is drawn; kinds that are not named, once.
 CAPTION_WEIGHTS: Mapping[str, float] = {
@@ -121,7 +121,7 @@ class StorybookDiT:
 
     def __init__(self, config: StorybookDiTConfig, processes: Processes):
         self.config, self.processes = config, processes
-        self.modules: nn.Module = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer)
+        self.modules: nn.Module = DeepGenTransformer2DModel(**DEEPGEN_TINY.transformer)
         if config.start is not None:
             load_weights(self.modules, config.start)
         # Weights, averages and checkpoints are those of the plain module.
@@ -324,6 +324,6 @@ def load_vae(source: Path) -> AutoencoderKL:
     """The VAE of a run or of a folder, in float32."""
     if (source / "config.json").is_file() and (source / "diffusion_pytorch_model.safetensors").is_file():
         return AutoencoderKL.from_pretrained(source).float().eval()
-    vae = AutoencoderKL(**DEEPGEN_STORYBOOK.vae)
+    vae = AutoencoderKL(**DEEPGEN_TINY.vae)
     load_weights(vae, source)
     return vae.eval()

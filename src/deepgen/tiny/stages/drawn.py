@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from deepgen.models import vae as latent_space
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.dit import DeepGenTransformer2DModel
 from deepgen.sampling.interpolation import interpolate
 from deepgen.tiny.codes import empty_code, pooled_code, to_array, write_code
@@ -56,7 +56,7 @@ def draw_pool(
         ValueError: the DiT drew none of the pictures.
     """
     vae = load_vae(vae_dir).to(memory_format=torch.channels_last)
-    dit = DeepGenTransformer2DModel(**DEEPGEN_STORYBOOK.transformer).eval()
+    dit = DeepGenTransformer2DModel(**DEEPGEN_TINY.transformer).eval()
     load_weights(dit, dit_source)
     generator = torch.Generator().manual_seed(seed)
     latents, kept = [], []

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.tiny.render import CANVAS, render_array
 from deepgen.tiny.sample import sample_scene
 from deepgen.tiny.scene import CELL, COLUMNS, ROWS
@@ -110,7 +110,7 @@ class StorybookVAE:
 
     def __init__(self, config: StorybookVAEConfig):
         self.config = config
-        self.vae = AutoencoderKL(**DEEPGEN_STORYBOOK.vae)
+        self.vae = AutoencoderKL(**DEEPGEN_TINY.vae)
         self.modules: nn.Module = self.vae
         if config.start is not None:
             load_weights(self.vae, config.start)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
-from deepgen.models.config import DEEPGEN_STORYBOOK
+from deepgen.models.config import DEEPGEN_TINY
 from deepgen.models.connector import StackedChannelBridge
 from deepgen.models.prompts import Tokens, editing_prompt, generation_prompt, tokenize
 from deepgen.models.vlm import DeepGenVLM, vision_patches
@@ -138,7 +138,7 @@ class StorybookVLM:
     def __init__(self, config: StorybookVLMConfig):
         self.config = config
         self.tokenizer: Any = load_tokenizer()
-        sizes = DEEPGEN_STORYBOOK
+        sizes = DEEPGEN_TINY
         self.vlm = DeepGenVLM(Qwen2_5_VLConfig(**sizes.vlm))
         self.connector = StackedChannelBridge(**sizes.connector)
         self.describe = nn.Linear(sizes.vlm["text_config"]["hidden_size"], WIDTH)
