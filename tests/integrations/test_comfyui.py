@@ -117,7 +117,7 @@ def test_load_draw_and_edit_with_the_small_model(pack: Any, host: Host) -> None:
     model = run(pack, "DeepGenLoad", name="tiny", device="cpu")
     drawn = run(pack, "DeepGenGenerate", model=model, steps=2, seed=3, batch_size=2)
     check(drawn, (2, 96, 96, 3))
-    alone = model.pipe("a red circle", num_inference_steps=2, seed=4, output_type="np").images[0]
+    alone = model.pipe("a cat in a meadow", num_inference_steps=2, seed=4, output_type="np").images[0]
     torch.testing.assert_close(drawn[1], torch.from_numpy(alone), atol=1e-3, rtol=0)
     edited = run(pack, "DeepGenEdit", model=model, image=drawn[:, :80], steps=2, seed=1)
     check(edited, (2, 80, 96, 3))
@@ -189,7 +189,7 @@ def test_a_lora_works_on_its_own_wire_only(
     after = run(pack, "DeepGenGenerate", model=plain, **asked)
     assert torch.equal(before, after)
     assert (before - changed).abs().max() > 1e-3
-    expected = fresh_pipe("a red circle", num_inference_steps=2, seed=1, output_type="np").images[0]
+    expected = fresh_pipe("a cat in a meadow", num_inference_steps=2, seed=1, output_type="np").images[0]
     torch.testing.assert_close(changed[0], torch.from_numpy(expected), atol=1e-3, rtol=0)
     twice = run(pack, "DeepGenLora", model=with_lora, path=path, strength=-1.0)
     undone = run(pack, "DeepGenGenerate", model=twice, **asked)
