@@ -31,6 +31,17 @@ def test_the_original_path_draws_our_picture(pipe: DeepGenPipeline, image: Image
     assert torch.equal(pipe("two cats", **arguments).images, ours), "the reference must leave ours as it was"
 
 
+def test_what_compare_times_is_the_decoding_of_a_picture(pipe: DeepGenPipeline) -> None:
+    from harness.reference import decoded, reference_of
+
+    latents = pipe("two cats", seed=1, output_type="latent").images
+    picture = pipe("two cats", seed=1, output_type="pt").images
+    with torch.no_grad():
+        ours, theirs = decoded(pipe, latents), decoded(reference_of(pipe), latents)
+    assert torch.equal((ours / 2 + 0.5).clamp(0, 1), picture)
+    assert (ours - theirs).abs().max() < 1e-4
+
+
 def test_a_stopped_run_goes_on_and_other_settings_start_anew(tmp_path: Path) -> None:
     from harness.store import Store
 
@@ -120,12 +131,12 @@ def test_a_preset_costs_its_calls_of_both_branches_and_of_one() -> None:
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
     from harness.startup import load_in_a_process, random_folder
 
-    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_SHAPES
+    from deepgen.models.config import DEEPGEN_1_0, DEEPGEN_TINY
 
     layers = {"num_layers": 3, "dual_attention_layers": (0,)}
     architecture = replace(
         DEEPGEN_1_0,
-        vlm=DEEPGEN_SHAPES.vlm,
+        vlm=DEEPGEN_TINY.vlm,
         connector={**DEEPGEN_1_0.connector, "num_hidden_layers": 1},
         transformer={**DEEPGEN_1_0.transformer, **layers},
     )

@@ -20,7 +20,7 @@ from deepgen.planning.flops import SampleShape
 from harness import inputs
 from harness.machine import now, seconds
 from harness.models import Subject
-from harness.reference import reference_of
+from harness.reference import decoded, reference_of
 from harness.store import Store
 
 EDIT_PROMPT_TOKENS = 40
@@ -150,7 +150,7 @@ def _decode(subject: Subject, paths: dict[str, Any], side: int) -> dict[str, flo
     result = {}
     for name, pipe in paths.items():
         with torch.no_grad():
-            result[name] = seconds(lambda pipe=pipe: pipe._decode(latents, "pt", [None]), subject.device)
+            result[name] = seconds(lambda pipe=pipe: decoded(pipe, latents), subject.device)
     return result
 
 

@@ -22,6 +22,7 @@ from deepgen.pipeline import DeepGenPipeline
 from deepgen.sampling.presets import get_preset
 from deepgen.sampling.solvers import NAMES, make_scheduler
 from harness.machine import now
+from harness.reference import decoded
 from harness.store import Store
 
 FINE_STEPS = 400
@@ -91,9 +92,8 @@ def _measure(
     started = now("cpu")
     latents, calls = _draw(pipe, items, steps, **options)
     spent = now("cpu") - started
-    pixels = [
-        picture for part in latents.split(BATCH) for picture in pipe._decode(part, "pil", [None] * len(part))
-    ]
+    with torch.no_grad():
+        pixels = [picture for part in latents.split(BATCH) for picture in decoded(pipe, part)]
     right = [score(item, image).is_right for item, image in zip(items, to_output(pixels, "pil"), strict=True)]
     errors = (latents - target).flatten(1).norm(dim=1) / target.flatten(1).norm(dim=1)
     return {

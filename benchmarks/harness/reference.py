@@ -173,13 +173,20 @@ class ReferencePipeline(DeepGenPipeline):
         with as_loaded():
             return super().encode_reference(pixels)
 
-    def _decode(self, *arguments: Any) -> list[Tensor]:
+    def _draw(self, *arguments: Any, **options: Any) -> tuple[list[Tensor], Tensor]:
+        """Decoded by the VAE as it was loaded."""
         with as_loaded():
-            return super()._decode(*arguments)
+            return super()._draw(*arguments, **options)
 
     def _kept_memory(self) -> AbstractContextManager[None]:
         """The C library's own way with freed memory."""
         return nullcontext()
+
+
+def decoded(pipe: DeepGenPipeline, latents: Tensor) -> Tensor:
+    """Pixels of clean latents (B, C, h, w), in [-1, 1], the way of that pipeline."""
+    with as_loaded() if isinstance(pipe, ReferencePipeline) else nullcontext(), pipe._kept_memory():
+        return latent_space.decode(pipe.vae, latents, is_checked=False).float()
 
 
 def as_loaded() -> Any:

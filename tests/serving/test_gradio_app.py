@@ -34,7 +34,8 @@ visitor = Client(sys.argv[1], verbose=False)
 api = visitor.view_api(return_format="dict", print_info=False)["named_endpoints"]
 known = [one["parameter_name"] for one in api["/draw"]["parameters"]]
 asked = {"prompt": "a cat", "images": [], "shape": "square", "n": 1, "seed": "5", "preset": "exact",
-         "num_inference_steps": "2", "guidance_scale": "", "negative_prompt": ""}
+         "num_inference_steps": "2", "guidance_scale": "", "negative_prompt": "",
+         "keep_unchanged": False}
 assert set(known) == set(asked), known
 images, said = visitor.predict(**asked, api_name="/draw")
 assert said == "Done", said
