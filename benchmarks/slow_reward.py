@@ -38,7 +38,7 @@ from deepgen.rewards.ensemble import RewardEnsembleConfig
 from deepgen.training.loop import train
 
 MIXTURE = Path(str(files("deepgen.recipes"))) / "mixtures" / "shapes.yaml"
-SERVICE = Path(__file__).parents[1] / "tests" / "train" / "reward_process.py"
+SERVICE = Path(__file__).parents[1] / "tests" / "rl" / "reward_process.py"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,23 @@ def test_what_compare_times_is_the_decoding_of_a_picture(pipe: DeepGenPipeline) 
         ours, theirs = decoded(pipe, latents), decoded(reference_of(pipe), latents)
     assert torch.equal((ours / 2 + 0.5).clamp(0, 1), picture)
     assert (ours - theirs).abs().max() < 1e-4
+
+
+def test_a_prompt_has_as_many_tokens_as_are_asked_for() -> None:
+    from types import SimpleNamespace
+
+    from harness.inputs import prompt_of
+
+    subject: Any = SimpleNamespace(pipe=DeepGenPipeline.from_pretrained("tiny"))
+    for tokens in (40, 80, 256):
+        assert subject.pipe._tokenize([prompt_of(subject, tokens)], None).lengths[0] == tokens
+
+
+def test_the_service_of_slow_rewards_is_there() -> None:
+    import slow_reward
+
+    assert slow_reward.SERVICE.is_file()
+    assert slow_reward.MIXTURE.is_file()
 
 
 def test_a_stopped_run_goes_on_and_other_settings_start_anew(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from deepgen.cli.app import main
+from deepgen.cli.eval import EvalRun
+from deepgen.evaluation.benchmarks import load_benchmark
 from evaluation.benchmark_files import write_all
 
 
@@ -54,6 +56,20 @@ def test_a_run_goes_from_the_command_line_to_a_page(tmp_path):
     assert len(document["manifest"]["drawing"]["fingerprint"]) == 64
     assert main(["eval", "report", str(output), "-o", str(tmp_path / "page.html"), "--draws", "0"]) == 0
     assert (tmp_path / "page.html").stat().st_size > 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "steps"),
+    [
+        ("storybook:text", "fast", None),  # the model's own, or the preset's where these are fewer
+        ("shapes", "turbo", 4),
+        ("geneval", "exact", 50),
+        ("geneval", "fast", 12),
+    ],
+)
+def test_a_preset_replaces_published_steps_and_leaves_the_model_its_own(name, preset, steps):
+    settings = EvalRun(names=(name,), preset=preset)._settings(load_benchmark(name))
+    assert settings.num_inference_steps == steps
 
 
 def test_a_published_size_the_model_cannot_draw_becomes_its_own_and_that_is_said_once(

@@ -142,6 +142,9 @@ def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
     told = f"pictures {of[0]}, words {of[1]}, edits {of[2]}, riddles {of[3]}, edits that need thought {of[4]}"
     assert told in " ".join((ROOT / "CHANGELOG.md").read_text().split())
     kinds = {name: f"{score['share']:.2f}" for name, score in scores["kinds"].items()}
+    levels, chains = scores["abilities"]["reasoning"]["levels"], scores["twelve edits"]
+    seconds = scores["made"]["seconds_per_image"]
+    assert f"a picture in {seconds:.2f} s" in (ROOT / "README.md").read_text()
     for row in (
         f"| pictures | {of[0]} |",
         f"| one thing | {kinds['single']} |",
@@ -149,6 +152,16 @@ def test_the_pages_tell_what_is_recorded_of_the_model_in_the_package():
         f"| counting; style; size | {kinds['counting']}; {kinds['style']}; {kinds['size']} |",
         f"| words | {of[1]} |",
         f"| edits | {of[2]} |",
+        f"{scores['abilities']['editing']['kept']:.2f} of the other cells kept",
+        f"new combinations | {levels['new wordings']:.2f}; {levels['new combinations']:.2f} |",
+        "{psnr:.1f} dB where none of them was (30 asked; {num_above} of {num_chains}".format_map(chains),
+        f"the worst {chains['least_psnr']:.1f}",
+        f"A picture took {seconds:.2f} s",
+        f"(`name` {kinds['name']}, `opposite` {kinds['opposite']}, `riddle and text` "
+        f"{kinds['riddle and text']} with",
+        f"({kinds['change ground']})",
+        f"({kinds['not there']})",
+        f"({kinds['full cell']})",
         f"| riddles | {of[3]} |",
         f"| edits that need thought | {of[4]} |",
         f"| twelve edits in a row | {held} |",

@@ -298,11 +298,11 @@ class EvalRun(PluginOptions):
         from deepgen.evaluation.benchmark import settings_with
         from deepgen.sampling.presets import get_preset
 
-        negative, is_distilled = self.negative_prompt, get_preset(self.preset).is_distilled
+        preset = get_preset(self.preset)
+        negative, is_distilled = self.negative_prompt, preset.is_distilled
         # A published number of steps gives way to the preset's; where there is none, the model decides.
-        preset_steps = get_preset(self.preset).num_steps
-        if benchmark.settings.num_inference_steps is None and not is_distilled:
-            preset_steps = None
+        has_steps = benchmark.settings.num_inference_steps is not None
+        preset_steps = preset.num_steps if has_steps or is_distilled else None
         if is_distilled:
             negative = negative or ""  # there is no negative branch
         if negative is None and benchmark.is_edit and _is_published(benchmark):

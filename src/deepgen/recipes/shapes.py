@@ -21,7 +21,7 @@ from deepgen.shapes.entries import scene_entry
 from deepgen.training.config import TrainConfig
 from deepgen.training.pool import load_tokenizer, load_weights, to_pixels
 from deepgen.training.stages.shapes_dit import ShapesDiTConfig
-from deepgen.training.stages.shapes_vae import ShapesVAEConfig, normalize_latents
+from deepgen.training.stages.shapes_vae import ShapesVAEConfig, fit_float16, normalize_latents
 from deepgen.training.stages.shapes_vlm import ShapesVLMConfig
 from deepgen.worlds import SHAPES
 
@@ -101,8 +101,12 @@ def _reader(source: Path, sizes: Architecture) -> tuple[DeepGenVLM, StackedChann
 
 
 def finish_vae(run_dir: str | Path, output_dir: str | Path) -> None:
-    """Write a run of `shapes-vae` as a diffusers VAE folder whose latents have unit deviation."""
+    """Write a run of `shapes-vae` as a diffusers VAE folder whose latents have unit deviation, and which
+    float16 can hold.
+    """
     vae = AutoencoderKL(**DEEPGEN_SHAPES.vae)
     load_weights(vae, Path(run_dir))
-    normalize_latents(vae, to_pixels([scene_entry(0, index) for index in range(256)]))
+    pixels = to_pixels([scene_entry(0, index) for index in range(256)])
+    fit_float16(vae, pixels)
+    normalize_latents(vae, pixels)
     vae.save_pretrained(output_dir)
